@@ -1,0 +1,37 @@
+# make repro   set up and run the whole benchmark on the embedded suite, then show the table
+# make test    set up, lint and pass the tests
+# make lock    resolve requirements.lock anew (needs uv)
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: repro test lint lock env
+
+repro: $(READY)
+	dvc --wait-for-lock repro
+	python -m stages.show
+
+test: lint
+	python -m pytest
+
+lint: $(READY)
+	ruff check
+	ruff format --check
+
+env: $(READY)
+
+$(READY): requirements.lock
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else \
+	  f"Python 3.11 to 3.13 is needed, {sys.executable} is {v.major}.{v.minor}; name another: make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import ensurepip' || { echo "$(PYTHON) cannot make environments: apt install python3-venv"; exit 1; }
+	@rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@touch $@
+
+lock:
+	uv pip compile --universal --python-version 3.11 --generate-hashes --all-extras --no-emit-index-url \
+	  --no-header --quiet --upgrade pyproject.toml -o requirements.lock
