@@ -1,0 +1,71 @@
+"""The image encoder as a pure function of its weights.
+
+The weights of a suite keep q, k and v as tensors of their own (`attn.q.weight`, ...), as the paper's coefficients do:
+one tensor is one coefficient group. open_clip fuses the three; `split_qkv` and `fuse_qkv` go back and forth.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+Weights = dict[str, Tensor]
+Encoder = Callable[[Mapping[str, Tensor], Tensor], Tensor]
+
+FROZEN = ("proj",)
+"""Tensors of the image tower that stay pre-trained: the visual projection (as in the paper's code)."""
+
+PARTS = ("q", "k", "v")
+
+
+def split_qkv(weights: Mapping[str, Tensor]) -> Weights:
+    """Rename `*.attn.in_proj_{weight,bias}` [3d, ...] into `*.attn.{q,k,v}.{weight,bias}` [d, ...]; copy the rest."""
+    split: Weights = {}
+    for name, tensor in weights.items():
+        if ".attn.in_proj_" in name:
+            stem, kind = name.split("in_proj_")
+            for part, rows in zip(PARTS, tensor.chunk(3), strict=True):
+                split[f"{stem}{part}.{kind}"] = rows.clone()
+        else:
+            split[name] = tensor
+    return split
+
+
+def fuse_qkv(weights: Mapping[str, Tensor]) -> Weights:
+    """The inverse of `split_qkv`."""
+    fused: Weights = {}
+    for name, tensor in weights.items():
+        stem, found, kind = name.partition(".attn.q.")
+        if found:
+            rows = [weights[f"{stem}.attn.{part}.{kind}"] for part in PARTS]
+            fused[f"{stem}.attn.in_proj_{kind}"] = torch.cat(rows)
+        elif ".attn.k." not in name and ".attn.v." not in name:
+            fused[name] = tensor
+    return fused
+
+
+def build_clip(config: Mapping[str, Any]) -> torch.nn.Module:
+    """An open_clip CLIP of `config` (embed_dim, vision_cfg, text_cfg, quick_gelu) with freshly drawn weights."""
+    import open_clip  # seconds to import, so only where a model is built
+
+    return open_clip.CLIP(**config)
+
+
+def image_encoder(config: Mapping[str, Any], mean: tuple[float, ...], std: tuple[float, ...]) -> Encoder:
+    """The encoder f(weights, images) of a suite.
+
+    `weights` are split tensors of the image tower, frozen ones included; `images` uint8 [N, H, W, 3] on the same
+    device; the result float [N, D], L2-normalised. The module is a skeleton without storage: it holds no weights.
+    """
+    with torch.device("meta"):
+        tower = build_clip(config).visual.eval()
+
+    def encode(weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
+        sample = next(iter(weights.values()))
+        shift, scale = (sample.new_tensor(values).view(3, 1, 1) for values in (mean, std))
+        pixels = (images.permute(0, 3, 1, 2).to(sample.dtype) / 255 - shift) / scale
+        return normalize(torch.func.functional_call(tower, fuse_qkv(weights), (pixels,), strict=True), dim=-1)
+
+    return encode

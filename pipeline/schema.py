@@ -1,0 +1,19 @@
+"""What every set of parameters has in common, and the parameters that several modules share."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Parameters(BaseModel):
+    """A set of parameters; subclasses list typed fields. `strict`: "0.1" is not a number, 1.0 is no step count."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Schedule(Parameters):
+    """How long and how fast a suite is calibrated: what depends on the size of its models."""
+
+    lr: float = Field(gt=0)
+    """Adam's learning rate for the coefficients."""
+    steps: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    """Images per task and step."""

@@ -1,0 +1,157 @@
+"""Files in and out, atomically: a reader sees the old file, the new file or none, never half of one.
+
+Bytes are a function of the content alone (sorted JSON keys, fixed float format, no timestamps), so that a rerun of a
+stage gives the same hashes.
+"""
+
+import csv
+import io
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from pipeline.errors import BenchmarkError
+
+
+class StoreError(BenchmarkError):
+    """A file that is missing, truncated or not what it should be; the message names it."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that takes its place when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path`."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write `content` to `path` as UTF-8."""
+    write_bytes(path, content.encode("utf-8"))
+
+
+def read_text(path: Path) -> str:
+    """The text of `path`; StoreError if it is missing."""
+    try:
+        return path.read_text("utf-8")
+    except FileNotFoundError as error:
+        raise StoreError(f"{path}: no such file; run the stage that writes it (dvc repro)") from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON with sorted keys; NaN and infinities are refused."""
+    write_text(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; StoreError if it is missing or broken."""
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise StoreError(f"{path}: not valid JSON ({error}); delete the file and run its stage again") from error
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a CSV table with a header line and Unix line ends."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_text(path, buffer.getvalue())
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write named tensors as safetensors; non-finite values are refused with the tensor's name."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise StoreError(f"{path}: tensor {name!r} holds non-finite values; nothing was written")
+    write_bytes(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+
+
+class TensorFile(Mapping[str, torch.Tensor]):
+    """The tensors of a safetensors file, each read when it is asked for; `shapes` reads only the header.
+
+    A tensor with a value that is not finite is refused with StoreError.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open `path`; StoreError if it is missing, truncated or no safetensors file."""
+        try:
+            self._path, self._file = path, safe_open(path, "pt")
+        except (OSError, SafetensorError) as error:
+            raise StoreError(f"{path}: cannot be read as safetensors ({error}); run its stage again") from error
+        self._names = tuple(self._file.keys())
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        tensor = self._file.get_tensor(name)
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise StoreError(f"{self._path}: tensor {name!r} holds non-finite values; run its stage again")
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor's shape."""
+        return {name: tuple(self._file.get_slice(name).get_shape()) for name in self._names}
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write one array as .npy."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write named arrays as one .npz."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a .npz; StoreError if it is missing or broken."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise StoreError(f"{path}: cannot be read as .npz arrays ({error})") from error
+
+
+def read_array(path: Path) -> np.ndarray:
+    """One .npy array, memory-mapped read-only; StoreError if it is missing or truncated."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise StoreError(f"{path}: cannot be read as a .npy array ({error})") from error

@@ -1,0 +1,86 @@
+"""Task vectors, their merge, and the gradient with respect to its coefficients.
+
+    theta_g(lambda) = theta_0,g + sum_t lambda[t, g] * tau_t,g        (one group g = one tensor)
+    dL/dlambda[t, g] = <dL/dtheta_g, tau_t,g>
+
+The second line is all that calibration needs: one forward and backward of the merged model, then one pass over the task
+vectors. No autograd graph ever goes through the merge.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import BenchmarkError
+from pipeline.model import Weights
+
+
+class TaskVectors(Mapping[str, Tensor]):
+    """tau, formed when it is asked for: name -> [T, *shape], in the order of the suite's groups.
+
+    `base` and `experts` are mappings from names to tensors; over files (`store.TensorFile`) this holds one stacked
+    tensor at a time. `dtype` is the precision in which theta_t - theta_0 is formed: in float64 the difference of two
+    float32 weights keeps what `merge` needs to give an expert back exactly. Raises BenchmarkError with the
+    tensor's name where a weight is not finite.
+    """
+
+    def __init__(
+        self,
+        base: Mapping[str, Tensor],
+        experts: Sequence[Mapping[str, Tensor]],
+        groups: Sequence[str],
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self._base, self._experts, self._groups, self._dtype = base, experts, tuple(groups), dtype
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._groups)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return torch.stack([self._difference(expert, name) for expert in self._experts])
+
+    @property
+    def tasks(self) -> int:
+        """T, the number of experts."""
+        return len(self._experts)
+
+    def task(self, index: int) -> Weights:
+        """tau_t of one task: name -> tensor."""
+        return {name: self._difference(self._experts[index], name) for name in self._groups}
+
+    def _difference(self, expert: Mapping[str, Tensor], name: str) -> Tensor:
+        difference = expert[name].to(self._dtype) - self._base[name].to(self._dtype)
+        if not bool(torch.isfinite(difference).all()):
+            raise BenchmarkError(
+                f"tensor {name!r} of an expert or the base holds non-finite values; prepare the suite again"
+            )
+        return difference
+
+
+def merge(base: Mapping[str, Tensor], vectors: Mapping[str, Tensor], coefficients: Tensor) -> Weights:
+    """theta_0 + sum_t lambda[t, g] tau_t,g for every group; tensors of `base` without a task vector are kept.
+
+    base: name -> tensor; vectors: name -> [T, *shape]; coefficients [T, G], G in the order of `vectors`. The sum is
+    formed in the precision of the vectors and returned in that of the base.
+    """
+    merged = dict(base)
+    for column, name in enumerate(vectors):
+        stacked = vectors[name]
+        delta = torch.tensordot(coefficients[:, column].to(stacked.dtype), stacked, dims=1)
+        merged[name] = (base[name].to(stacked.dtype) + delta).to(base[name].dtype)
+    return merged
+
+
+def contract(gradient: Mapping[str, Tensor], vectors: Mapping[str, Tensor]) -> Tensor:
+    """dL/dlambda [T, G] from dL/dtheta: the inner product of each group's gradient with each task vector."""
+    columns = [vectors[name].flatten(1) @ gradient[name].flatten() for name in vectors]
+    return torch.stack(columns, dim=1)
+
+
+def add(base: Mapping[str, Tensor], delta: Mapping[str, Tensor]) -> Weights:
+    """theta_0 + delta for the tensors that `delta` names; the rest of `base` is kept."""
+    return {name: weight + delta[name].to(weight.dtype) if name in delta else weight for name, weight in base.items()}
