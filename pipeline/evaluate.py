@@ -1,0 +1,50 @@
+"""Counting correct answers: integers, so that a reader can recompute every figure. No batch is ever skipped."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline import merges
+from pipeline.errors import BenchmarkError
+from pipeline.features import encode
+from pipeline.parallel import run
+from pipeline.suite import SuiteFolder, device, to_device
+
+HEADER = ("suite", "method", "task", "seed", "samples", "correct", "total")
+Row = tuple[str, str, str, int | None, int, int, int]
+
+
+def correct(folder: Path, artefact: Path, index: int, split: str) -> dict[str, tuple[int, int]]:
+    """{task: (correct, total)} of the `index`-th seed of a merge on a split."""
+    suite, target = SuiteFolder(folder), device()
+    encoder, heads, counts = suite.suite.encoder(), suite.heads(), {}
+    for weights, tasks in merges.models(suite, artefact, index):
+        there = to_device(weights, target)
+        for task in tasks:
+            labels = torch.from_numpy(np.array(suite.labels(split, task))).to(target)
+            logits = encode(encoder, there, suite.images(split, task), target) @ heads[task].to(target).T
+            if not bool(torch.isfinite(logits).all()):
+                raise BenchmarkError(
+                    f"{artefact}: the merged model's logits on {task} are not finite; nothing was scored"
+                )
+            counts[task] = (int((logits.argmax(1) == labels).sum()), len(labels))
+    return counts
+
+
+def rows(folder: Path, method: str, artefacts: list[Path], split: str, title: str) -> list[Row]:
+    """The scores of every seed of every artefact, a row per task: see HEADER.
+
+    `seed` is None for a method without randomness, `samples` the unlabelled images of the task that it used.
+    """
+    suite = SuiteFolder(folder).suite
+    abouts = [(path, merges.load(path)[0]) for path in artefacts]
+    cells = [
+        (path, index, seed, about["samples"]) for path, about in abouts for index, seed in enumerate(about["seeds"])
+    ]
+    counts = run(correct, [(folder, path, index, split) for path, index, *_ in cells], title)
+    return [
+        (suite.name, method, task, seed, samples[task], *count[task])
+        for (_, _, seed, samples), count in zip(cells, counts, strict=True)
+        for task in suite.task_names
+    ]

@@ -1,0 +1,25 @@
+"""The methods: a file is a method, found by its name; no registry.
+
+Every method file has TITLE (for tables), PAPER (its reference), Params (its parameters, with the defaults of the
+literature) and one of two functions:
+
+    merge(vectors, params)                        data-free: from the task vectors (`TaskVectors`) alone
+    calibrate(problem, schedule, seed, params)    from unlabelled calibration images (`calibrate.Problem`)
+
+`merge` returns coefficients, where the result is linear in the raw task vectors ([T, G], or [T, T, G] for one model per
+task), or else the merged delta {name: tensor}. `calibrate` returns a `Calibration`.
+"""
+
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+
+def names() -> tuple[str, ...]:
+    """The names of all methods, sorted."""
+    return tuple(sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py")))
+
+
+def load(name: str) -> ModuleType:
+    """The method's module; `name` must be one of `names()`."""
+    return import_module(f"{__name__}.{name}")

@@ -1,0 +1,27 @@
+"""AdaMerging, layer-wise: lambda minimises the entropy of the merged model's predictions.
+
+arXiv 2310.02575, eq. 7 and 8. Starts at 0.3, Adam, no weight decay; the original code clamps lambda to [0, 1],
+FusionBench's does not: `clamp` chooses.
+"""
+
+from pydantic import Field
+
+from pipeline.calibrate import Calibration, Problem, descend
+from pipeline.objectives import entropy
+from pipeline.schema import Parameters, Schedule
+
+TITLE = "AdaMerging"
+PAPER = "Yang et al., 2024, arXiv 2310.02575"
+
+
+class Params(Parameters):
+    """initial_coefficient: lambda at the start; weight_decay: Adam's L2 on lambda; clamp: keep lambda in [0, 1]."""
+
+    initial_coefficient: float = Field(0.3, ge=-2, le=2)
+    weight_decay: float = Field(0.0, ge=0)
+    clamp: bool = False
+
+
+def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -> Calibration:
+    """Minimise the entropy summed over tasks."""
+    return descend(problem, entropy, schedule, seed, **params.model_dump())

@@ -1,0 +1,32 @@
+"""SAMerging: multi-teacher distillation with sharpness-aware minimisation of the coefficients.
+
+    min_lambda max_{|epsilon| <= rho} sum_t KL(expert_t || merged(lambda + epsilon))        (arXiv 2512.21288)
+
+The model is merged anew at lambda + epsilon before the second gradient. Its parameters are top-level keys of
+params.yaml: it is the method under study.
+"""
+
+from pydantic import Field
+
+from pipeline.calibrate import Calibration, Problem, Sharpness, descend
+from pipeline.objectives import distillation
+from pipeline.schema import Parameters, Schedule
+
+TITLE = "SAMerging"
+PAPER = "arXiv 2512.21288, with the re-merge between the two passes"
+
+
+class Params(Parameters):
+    """rho and sharpness of SAM; temperature, initial_coefficient and weight_decay as in distillation."""
+
+    rho: float = Field(0.07, ge=0)
+    sharpness: Sharpness = "sam"
+    temperature: float = Field(2.0, gt=0)
+    initial_coefficient: float = Field(0.0, ge=-2, le=2)
+    weight_decay: float = Field(5e-4, ge=0)
+
+
+def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -> Calibration:
+    """Minimise the distillation loss summed over tasks, at the worst point within rho."""
+    settings = params.model_dump(exclude={"temperature"})
+    return descend(problem, distillation(params.temperature), schedule, seed, **settings)

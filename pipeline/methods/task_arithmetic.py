@@ -1,0 +1,25 @@
+"""Task arithmetic: theta = theta_0 + scale * sum_t tau_t.
+
+The paper picks the scale on labelled validation data; we keep the literature's fixed 0.3 (AdaMerging, FusionBench).
+"""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from pipeline.schema import Parameters
+from pipeline.vectors import TaskVectors
+
+TITLE = "Task arithmetic"
+PAPER = "Ilharco et al., 2023, arXiv 2212.04089"
+
+
+class Params(Parameters):
+    """scale: the one coefficient of all tasks and groups."""
+
+    scale: float = Field(0.3, ge=0, le=2)
+
+
+def merge(vectors: TaskVectors, params: Params) -> Tensor:
+    """Coefficients [T, G], all `scale`."""
+    return torch.full((vectors.tasks, len(vectors)), params.scale, dtype=torch.float64)

@@ -1,0 +1,19 @@
+"""The pre-trained model on every task, the floor: theta = theta_0."""
+
+import torch
+from torch import Tensor
+
+from pipeline.schema import Parameters
+from pipeline.vectors import TaskVectors
+
+TITLE = "Zero-shot"
+PAPER = "Radford et al., 2021, arXiv 2103.00020"
+
+
+class Params(Parameters):
+    """No parameters."""
+
+
+def merge(vectors: TaskVectors, params: Params) -> Tensor:
+    """Coefficients [T, G], all zero."""
+    return torch.zeros(vectors.tasks, len(vectors), dtype=torch.float64)

@@ -1,0 +1,55 @@
+"""Independent pieces of work on every core, in order, whatever the device.
+
+On a GPU the pieces run one after the other in this process; on the CPU in one single-threaded process per core. The
+results are the same bytes either way of scheduling: no piece sees another.
+"""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from pipeline.errors import BenchmarkError
+from pipeline.suite import device
+
+Result = TypeVar("Result")
+
+
+def workers() -> int:
+    """Processes to use on the CPU: SAMERGING_WORKERS if set, else the cores this process may run on."""
+    chosen = os.environ.get("SAMERGING_WORKERS", "")
+    if chosen and not (chosen.isdigit() and int(chosen) > 0):
+        raise BenchmarkError(f"SAMERGING_WORKERS={chosen!r}: expected a positive whole number")
+    return int(chosen) if chosen else len(os.sched_getaffinity(0))
+
+
+def run(function: Callable[..., Result], pieces: Iterable[Sequence[Any]], title: str) -> list[Result]:
+    """[function(*piece) for piece in pieces], in that order, with a progress bar called `title`.
+
+    `function` must be importable from its module and the pieces picklable. The first error is raised at once; pieces
+    that have not started are dropped.
+    """
+    todo = [tuple(piece) for piece in pieces]
+    count = min(workers(), len(todo))
+    if device().type != "cpu" or count <= 1:
+        return [function(*piece) for piece in tqdm(todo, desc=title, unit="run")]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "open_clip", function.__module__])
+    with ProcessPoolExecutor(count, mp_context=context, initializer=device) as pool:
+        futures: list[Future[Result]] = [pool.submit(function, *piece) for piece in todo]
+        try:
+            for future in tqdm(as_completed(futures), total=len(futures), desc=title, unit="run"):
+                future.result()
+        except BrokenProcessPool as error:
+            raise BenchmarkError(
+                f"{title}: a worker process was killed, most likely for lack of memory; free some, or set "
+                f"SAMERGING_WORKERS below {count}"
+            ) from error
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+        return [future.result() for future in futures]
