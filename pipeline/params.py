@@ -1,0 +1,215 @@
+"""params.yaml: its schema and its only reader.
+
+The whole file is checked before any stage does work; a stage is then given exactly the values that it declares.
+Everything that changes a number is in params.yaml; where and with how many processes stages run is not
+(SAMERGING_DEVICE, SAMERGING_WORKERS).
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipeline import methods, suites
+from pipeline.errors import BenchmarkError
+from pipeline.schema import Parameters, Schedule
+
+PATH = Path("params.yaml")
+
+
+class ParamsError(BenchmarkError):
+    """params.yaml is not valid; the message has a line per problem: key, value, what was expected, nearest name."""
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    if len(set(values)) != len(values):
+        raise ValueError("values must differ")
+    return values
+
+
+Names = Annotated[list[str], AfterValidator(_distinct)]
+Counts = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1), AfterValidator(_distinct)]
+
+
+class Methods(Parameters):
+    """Which baselines run, by what they see."""
+
+    merge: Names
+    calibrate: Names
+
+
+class Study(Parameters):
+    """The data-efficiency study."""
+
+    samples: Counts
+
+
+class Report(Parameters):
+    """How tables and figures look: no number depends on it."""
+
+    dpi: int = Field(ge=50, le=1200)
+    width: float = Field(gt=1, le=20)
+    decimals: int = Field(ge=0, le=4)
+
+
+class Params(methods.load("samerging").Params):
+    """Every key of params.yaml; SAMerging's own parameters are top-level."""
+
+    suites: Annotated[Names, Field(min_length=1)]
+    methods: Methods
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_distinct)]
+    samples_per_task: int = Field(ge=1)
+    calibration_split: Literal["train", "validation", "test"]
+    evaluation_split: Literal["test", "validation"]
+    schedule: dict[str, Schedule]
+    study: Study
+    merge: dict[str, Any]
+    calibrate: dict[str, Any]
+    recipe: dict[str, Any]
+    report: Report
+
+
+def load(wanted: Iterable[str] = (), path: Path = PATH) -> dict[str, Any]:
+    """The values of the dotted keys in `wanted`, after checking the whole file.
+
+    "merge.ties" gives that method's `Params`, "recipe.<suite>" its family's `Recipe`, "schedule.<suite>" a `Schedule`.
+    Raises ParamsError with a line per problem.
+    """
+    checked = check(_read(path))
+    return {key: _at(checked, key) for key in wanted}
+
+
+def _read(path: Path) -> Any:
+    try:
+        return YAML(typ="safe").load(path)  # YAML 1.2, as DVC: 1e-05 is a float
+    except FileNotFoundError as error:
+        raise ParamsError(f"{path.resolve()}: no such file; run from the root of the repository") from error
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def _at(params: Params, key: str) -> Any:
+    value: Any = params
+    for part in key.split(".", 1):
+        entries = dict(value)
+        if part not in entries:
+            raise ParamsError(f"params.yaml: no {key}{_nearest(part, entries)}; expected one of {_list(entries)}")
+        value = entries[part]
+    return value
+
+
+def check(content: Any) -> Params:
+    """The validated parameters, or ParamsError."""
+    if not isinstance(content, dict):
+        raise ParamsError(f"params.yaml: expected a mapping of parameters, found {type(content).__name__}")
+    defaults = [key for key, field in Params.model_fields.items() if not field.is_required()]
+    problems = [f"{key}: missing; add it to params.yaml" for key in defaults if key not in content]
+    params = _model(Params, content, "", problems)
+    if params is None:
+        raise ParamsError(_lines(problems))
+    known = {name: methods.load(name) for name in methods.names()}
+    defined = {name: suites.load(name) for name in suites.names()}
+    merge = _sections("merge", params.merge, {n: m.Params for n, m in known.items() if hasattr(m, "merge")}, problems)
+    learned = {n: m.Params for n, m in known.items() if hasattr(m, "calibrate") and n != "samerging"}
+    calibrate = _sections("calibrate", params.calibrate, learned, problems)
+    recipes = _sections(
+        "recipe", params.recipe, {name: family.Recipe for name, (family, _) in defined.items()}, problems
+    )
+    for key, chosen, section in (
+        ("merge", params.methods.merge, merge),
+        ("calibrate", params.methods.calibrate, calibrate),
+    ):
+        for name in chosen:
+            if name not in getattr(params, key):
+                problems.append(
+                    f"methods.{key}: {name!r} has no parameters; expected an entry {key}.{name} ({{}} if it has none)"
+                    f"{_nearest(name, section)}"
+                )
+    for name in params.schedule.keys() - defined.keys():
+        problems.append(f"schedule.{name}: no such suite{_nearest(name, defined)}; expected one of {_list(defined)}")
+    for name in params.suites:
+        if name not in defined:
+            problems.append(
+                f"suites: {name!r}: no such suite{_nearest(name, defined)}; expected one of {_list(defined)}"
+            )
+        elif name not in params.recipe or name not in params.schedule:
+            problems.append(f"suites: {name!r} needs the entries recipe.{name} and schedule.{name}")
+        elif name in recipes:
+            family, definition = defined[name]
+            _fits(params, name, family.sizes(definition, recipes[name]), problems)
+    if problems:
+        raise ParamsError(_lines(problems))
+    return params.model_copy(update={"merge": merge, "calibrate": calibrate, "recipe": recipes})
+
+
+def _fits(params: Params, suite: str, sizes: Mapping[str, Mapping[str, int]], problems: list[str]) -> None:
+    batch = params.schedule[suite].batch_size
+    for task, splits in sizes.items():
+        pool = splits[params.calibration_split]
+        if batch > pool:
+            problems.append(
+                f"schedule.{suite}.batch_size = {batch}: above the calibration pool of {task} "
+                f"({pool} images in its {params.calibration_split} split); expected at most {pool}"
+            )
+
+
+def _sections(
+    key: str, entries: Mapping[str, Any], models: Mapping[str, type[Parameters]], problems: list[str]
+) -> dict[str, Parameters]:
+    found = {}
+    for name, content in entries.items():
+        if name not in models:
+            nearest = _nearest(name, models)
+            problems.append(f"{key}.{name}: no such entry{nearest}; expected one of {_list(models)}")
+        elif not isinstance(content, dict):
+            problems.append(f"{key}.{name} = {content!r}: expected a mapping of parameters ({{}} for the defaults)")
+        elif (model := _model(models[name], content, f"{key}.{name}.", problems)) is not None:
+            found[name] = model
+    return found
+
+
+def _model(model: type[Parameters], content: Mapping[str, Any], prefix: str, problems: list[str]) -> Any:
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        problems.extend(_line(problem, model, prefix) for problem in error.errors(include_url=False))
+        return None
+
+
+def _line(problem: Mapping[str, Any], model: type[Parameters], prefix: str) -> str:
+    where = prefix + ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        fields = model.model_fields
+        for part in problem["loc"][:-1]:
+            inner = fields[part].annotation if part in fields else None
+            fields = getattr(inner, "model_fields", Schedule.model_fields)
+        known = _list(fields) or "none at all"
+        name = str(problem["loc"][-1])
+        return f"{where} = {problem['input']!r}: no such parameter{_nearest(name, fields)}; expected one of {known}"
+    if problem["type"] == "missing":
+        return f"{where}: missing; add it to params.yaml"
+    message = problem["msg"].removeprefix("Value error, ")
+    near = ""
+    if problem["type"] == "literal_error":
+        near = _nearest(
+            problem["input"], [option.strip("' ") for option in re.split(",| or ", problem["ctx"]["expected"])]
+        )
+    return f"{where} = {problem['input']!r}: {message[0].lower()}{message[1:]}{near}"
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = get_close_matches(str(name), [*known], n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+def _lines(problems: list[str]) -> str:
+    return "\n".join(["params.yaml is not valid:", *(f"  {problem}" for problem in problems)])

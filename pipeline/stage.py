@@ -1,0 +1,185 @@
+"""A stage: what it declares, and the guarantee that it ran on exactly that.
+
+A stage script declares the parameters, inputs and outputs that dvc.yaml declares for it (tests/test_pipeline.py holds
+the two together). It is given those values and nothing else. Its outputs appear when it has succeeded, whole, or not at
+all. DVC hashes dependencies again after a command: a stage whose code, parameters or inputs changed while it ran
+therefore fails and says so.
+"""
+
+import ast
+import hashlib
+import os
+import platform
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline import store
+from pipeline.errors import BenchmarkError
+from pipeline.suite import device
+
+PACKAGES = ("torch", "open_clip_torch", "numpy", "safetensors", "scikit-learn", "scikit-image", "mlxtend", "pillow")
+
+
+class ChangedWhileRunning(BenchmarkError):
+    """Code, parameters or inputs of the stage are not what they were when it started."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a running stage is given."""
+
+    names: Mapping[str, str]
+    """The stage's arguments: suite, method."""
+    params: Mapping[str, Any]
+    """The declared parameters, by their declared (unformatted) keys."""
+    inputs: tuple[Path, ...]
+    outputs: tuple[Path, ...]
+    """Where to write, in the order declared; moved into place when the stage succeeds."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The declaration of a stage; `{suite}` and `{method}` stand for its arguments."""
+
+    name: str
+    arguments: tuple[str, ...]
+    params: tuple[str, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    modules: tuple[str, ...] = ()
+    """Modules that the stage finds by name: `pipeline.methods.{method}`, or `pipeline.suites.*` for a whole folder."""
+    recorded: bool = True
+    """Whether a run record (hardware, versions, seconds) is the last output, under data/runs."""
+
+    def record(self, names: Mapping[str, str]) -> str:
+        """The path of the run record."""
+        return f"data/runs/{'-'.join((self.name, *names.values()))}.json"
+
+    def main(self, function: Callable[[Job], None]) -> None:
+        """Run the stage with the arguments of the command line; exit code 1 and a message on a BenchmarkError."""
+        given = sys.argv[1:]
+        if len(given) != len(self.arguments):
+            sys.exit(f"usage: python -m stages.{self.name} {' '.join(f'<{name}>' for name in self.arguments)}")
+        try:
+            self.run(function, dict(zip(self.arguments, given, strict=True)))
+        except BenchmarkError as error:
+            sys.exit(f"{self.name}: {error}")
+
+    def run(self, function: Callable[[Job], None], names: Mapping[str, str]) -> None:
+        """Check, run, check again, and only then move the outputs into place."""
+        started, code = time.monotonic(), _contents(self.code(names))
+        params = self._values(names)
+        inputs = tuple(Path(path.format(**names)) for path in self.inputs)
+        for path in inputs:
+            if not path.exists():
+                raise BenchmarkError(f"{path} is missing; `dvc repro` makes it, `dvc checkout` brings it back")
+        before = _signatures(inputs)
+        outputs = tuple(Path(path.format(**names)) for path in self.outputs)
+        scratch = Path("data/.partial") / Path(self.record(names)).stem
+        shutil.rmtree(scratch, ignore_errors=True)
+        job = Job(names, params, inputs, tuple(scratch / str(index) / path.name for index, path in enumerate(outputs)))
+        for path in job.outputs:
+            path.parent.mkdir(parents=True)
+        function(job)
+        changed = [f"code {path}" for path, hashed in code.items() if hashed != _contents([path]).get(path)]
+        changed += [f"parameter {key}" for key, value in self._values(names).items() if value != params[key]]
+        changed += [f"input {path}" for path, signature in _signatures(inputs).items() ^ before.items()]
+        if changed:
+            raise ChangedWhileRunning(f"changed while the stage ran: {', '.join(sorted(set(changed)))}; run it again")
+        for written, path in zip(job.outputs, outputs, strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path)
+            written.replace(path)
+        shutil.rmtree(scratch)
+        if self.recorded:
+            store.write_json(Path(self.record(names)), _record(self.name, names, params, time.monotonic() - started))
+
+    def code(self, names: Mapping[str, str]) -> list[Path]:
+        """The project's files that the stage runs: the import closure of its script and of its `modules`."""
+        found = [f"stages.{self.name}"]
+        for module in self.modules:
+            folder, star, _ = module.format(**names).partition(".*")
+            files = sorted(Path(folder.replace(".", "/")).glob("*.py")) if star else []
+            found += [f"{folder}.{file.stem}" for file in files if file.stem != "__init__"] or [folder]
+        return closure(found)
+
+    def _values(self, names: Mapping[str, str]) -> dict[str, Any]:
+        # By name, so that the checker is no dependency: it refuses values, it never alters one.
+        loaded = import_module("pipeline.params").load([key.format(**names) for key in self.params])
+        return dict(zip(self.params, loaded.values(), strict=True))
+
+
+def closure(modules: Iterable[str], root: Path = Path()) -> list[Path]:
+    """The files below `root` that importing `modules` runs, found by reading import statements."""
+    waiting, seen = [file for name in modules for file in _files(name, root)], set()
+    while waiting:
+        file = waiting.pop()
+        if file in seen:
+            continue
+        seen.add(file)
+        for node in ast.walk(ast.parse((root / file).read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                imported = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            else:
+                continue
+            waiting += [found for name in imported for found in _files(name, root)]
+    return sorted(seen)
+
+
+def _files(module: str, root: Path) -> list[Path]:
+    """The files of a module and of the packages it lies in, if they are the project's."""
+    parts, found = module.split("."), []
+    for length in range(1, len(parts) + 1):
+        stem = Path(*parts[:length])
+        found += [file for file in (stem / "__init__.py", stem.with_suffix(".py")) if (root / file).is_file()]
+    return found
+
+
+def _contents(paths: Iterable[Path]) -> dict[Path, str]:
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()}
+
+
+def _signatures(inputs: Iterable[Path]) -> dict[Path, tuple[int, int, int]]:
+    files = [file for path in inputs for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
+    stats = {file: file.stat() for file in files if file.is_file()}
+    return {file: (stat.st_ino, stat.st_size, stat.st_mtime_ns) for file, stat in stats.items()}
+
+
+def _record(name: str, names: Mapping[str, str], params: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """Where and how a stage ran: measurements, not results."""
+    used = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    target = device()
+    return {
+        "stage": name,
+        "arguments": dict(names),
+        "params": {key.format(**names): _plain(value) for key, value in params.items()},
+        "seconds": round(seconds, 1),
+        "peak_mib": max(used) // 1024,
+        "device": torch.cuda.get_device_name(target) if target.type == "cuda" else "cpu",
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "packages": {package: metadata.version(package) for package in PACKAGES},
+    }
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump() if hasattr(value, "model_dump") else value
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -1,0 +1,25 @@
+"""Count correct answers of a merge, whatever method made it, on every task."""
+
+from pipeline import store
+from pipeline.evaluate import HEADER, rows
+from pipeline.stage import Job, Stage
+
+STAGE = Stage(
+    name="evaluate",
+    arguments=("suite", "method"),
+    params=("evaluation_split",),
+    inputs=("data/suites/{suite}", "data/merges/{suite}/{method}"),
+    outputs=("data/scores/{suite}/{method}.csv",),
+)
+
+
+def run(job: Job) -> None:
+    """Write a row per task and seed."""
+    folder, artefact = job.inputs
+    method = job.names["method"]
+    scores = rows(folder, method, [artefact], job.params["evaluation_split"], f"evaluate {method}")
+    store.write_csv(job.outputs[0], HEADER, scores)
+
+
+if __name__ == "__main__":
+    STAGE.main(run)

@@ -1,0 +1,25 @@
+"""Tables, figures and one page from everything that was measured; no number is computed by hand afterwards."""
+
+from pipeline.report import write
+from pipeline.results import choose
+from pipeline.stage import Job, Stage
+
+STAGE = Stage(
+    name="report",
+    arguments=(),
+    params=("suites", "methods", "report"),
+    inputs=("data/scores", "data/studies", "data/merges", "data/previews", "data/runs"),
+    outputs=("reports/tables", "reports/figures", "reports/plots", "reports/metrics.json", "reports/index.html"),
+    modules=("pipeline.methods.*",),
+    recorded=False,
+)
+
+
+def run(job: Job) -> None:
+    """Write the outputs that reports/README.md explains."""
+    suites, chosen, look = (job.params[key] for key in STAGE.params)
+    write(job.inputs, suites, choose(chosen.merge, chosen.calibrate), look, job.outputs)
+
+
+if __name__ == "__main__":
+    STAGE.main(run)

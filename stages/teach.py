@@ -1,0 +1,28 @@
+"""Cache every expert's logits on the calibration pool of its own task: the teachers of distillation."""
+
+from pipeline import store
+from pipeline.parallel import run as run_all
+from pipeline.stage import Job, Stage
+from pipeline.suite import SuiteFolder
+from pipeline.teach import teach
+
+STAGE = Stage(
+    name="teach",
+    arguments=("suite",),
+    params=("calibration_split",),
+    inputs=("data/suites/{suite}",),
+    outputs=("data/teachers/{suite}",),
+)
+
+
+def run(job: Job) -> None:
+    """Write <task>.npy, float32 [pool, classes], for every task."""
+    folder = job.inputs[0]
+    tasks = SuiteFolder(folder).suite.task_names
+    logits = run_all(teach, [(folder, task, job.params["calibration_split"]) for task in tasks], "teachers")
+    for task, values in zip(tasks, logits, strict=True):
+        store.write_array(job.outputs[0] / f"{task}.npy", values.numpy())
+
+
+if __name__ == "__main__":
+    STAGE.main(run)
