@@ -1,0 +1,138 @@
+"""Results -> every file of reports/ that is computed."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from pipeline import figures, methods, scores, store, tables
+from pipeline.page import page
+from pipeline.results import Chosen, Results, parameters, read
+from pipeline.scores import AVERAGE, CEILING, FLOOR, GAP, MAIN
+
+POINTS = 100
+"""Points of a loss curve in reports/plots."""
+
+
+def draw(results: Results, chosen: Chosen, titles: Mapping[str, str], width: float) -> dict[str, tuple[Figure, str]]:
+    """{name: (figure, caption)}."""
+    looks, runs, protocol = figures.styles(titles), results.runs, results.protocol.sentence()
+    levels = runs.groupby("method")[AVERAGE].mean().reindex([FLOOR, CEILING])
+    means = runs.groupby("method")[list(results.tasks)].mean()
+    splits = f"{results.protocol.calibration_split} images"
+    few = results.used[results.used.samples < results.used.k].task.unique()
+    capped = f" A task with fewer images uses all it has ({', '.join(few)})." if len(few) else ""
+    seeds = f"{len(results.protocol.seeds)} seed{'s' * (len(results.protocol.seeds) != 1)}"
+    efficiency = figures.efficiency(results.study.reset_index(), levels[FLOOR], levels[CEILING], looks, width)
+    return {
+        "accuracy": (
+            figures.accuracies(means, looks, width),
+            f"Accuracy per task; calibrated methods: mean over {seeds}. {protocol}",
+        ),
+        "efficiency": (
+            efficiency,
+            f"Average accuracy over the {len(results.tasks)} tasks of the {results.protocol.evaluation_split} split "
+            f"against unlabelled {splits} per task, the same number of optimiser steps for each; mean and band of one "
+            f"sample standard deviation over {seeds}; methods are shifted sideways a little.{capped}",
+        ),
+        "coefficients": (
+            figures.coefficients(results.coefficients, results.tasks, results.groups, width),
+            f"Coefficients of {titles[MAIN]} per task and tensor of the image tower, mean over {seeds}, calibrated on "
+            f"{splits}; numbers are transformer blocks, in and out what lies before and after them.",
+        ),
+        "losses": (
+            figures.losses({name: results.losses[name] for name in chosen.calibrated}, looks, width),
+            f"Loss of the batch before each step, on {splits}; mean and range over {seeds}. Each method has its own "
+            "objective and scale.",
+        ),
+        "images": (
+            figures.contact_sheet(results.images, width),
+            "The first images of each task's test split.",
+        ),
+    }
+
+
+def write(inputs: Sequence[Path], suites: Sequence[str], chosen: Chosen, look: Any, outputs: Sequence[Path]) -> None:
+    """Write everything. look: dpi, width, decimals; outputs: tables, figures, plots, metrics.json, index.html."""
+    tabled, drawn, plotted, metrics, index = outputs
+    known = {name: methods.load(name) for name in chosen.names}
+    titles = {name: module.TITLE for name, module in known.items()}
+    found = [read(inputs, suite, chosen) for suite in suites]
+    sections = []
+    for results in found:
+        suite, runs = results.suite, results.runs
+        table = tables.build(runs, chosen.groups, titles, look.decimals, results.protocol.caption())
+        store.write_text(tabled / f"{suite}.csv", tables.csv(runs, chosen.groups, titles))
+        store.write_text(tabled / f"{suite}.md", tables.markdown(table))
+        store.write_text(tabled / f"{suite}.tex", tables.latex(table, suite))
+        store.write_text(tabled / f"{suite}-efficiency.csv", tables.efficiency(results.study, results.used))
+        shown = []
+        for name, (figure, caption) in draw(results, chosen, titles, look.width).items():
+            files = {kind: figures.render(figure, kind, f"{suite}-{name}", look.dpi) for kind in figures.FORMATS}
+            for kind, content in files.items():
+                store.write_bytes(drawn / f"{suite}-{name}.{kind}", content)
+            svg = files["svg"].decode()
+            shown.append({"svg": Markup(svg[svg.index("<svg") :]), "caption": caption})
+        free = chosen.groups["Data-free"]
+        said = scores.sentences(runs, results.tasks, free, titles, look.decimals)
+        sections.append({"name": suite, "sentences": said, "table": table, "figures": shown, **_provenance(results)})
+    for name, text in _plots(found).items():
+        store.write_text(plotted / f"{name}.csv", text)
+    store.write_json(metrics, {results.suite: summary(results.runs) for results in found})
+    papers = [(name, titles[name], module.PAPER) for name, module in known.items()]
+    store.write_text(index, page(suites=sections, methods=papers))
+
+
+def summary(runs: pd.DataFrame) -> dict[str, Any]:
+    """What metrics.json says of a suite: average accuracy per method and SAMerging's gap closed, if it is defined."""
+    means = runs.groupby("method")[[AVERAGE, GAP]].mean().round(2)
+    gap = means.loc[MAIN, GAP]
+    return {"accuracy": means[AVERAGE].to_dict()} | ({f"{MAIN}_gap_closed": gap} if np.isfinite(gap) else {})
+
+
+def _provenance(results: Results) -> dict[str, list[tuple[str, ...]]]:
+    """Parameters, versions and stages as rows of text."""
+    versions: dict[str, set[str]] = {}
+    for record in results.records:
+        for name, version in {"python": record["python"], **record["packages"]}.items():
+            versions.setdefault(name, set()).add(version)
+    return {
+        "params": [(key, json.dumps(value)) for key, value in sorted(parameters("", results.records).items())],
+        "versions": [(name, ", ".join(sorted(found))) for name, found in versions.items()],
+        "stages": [
+            (
+                f"{record['stage']} {record['arguments'].get('method', '')}".strip(),
+                f"{record['seconds']:,.1f}",
+                f"{record['peak_mib']:,}",
+                f"{record['device']}; {record['cores']} cores of {record['processor']}",
+            )
+            for record in results.records
+        ],
+    }
+
+
+def _plots(found: Iterable[Results]) -> dict[str, str]:
+    """Tidy CSVs for `dvc plots`: accuracy, efficiency and losses, in per cent and nats."""
+    rows: dict[str, list[pd.DataFrame]] = {"accuracy": [], "efficiency": [], "losses": []}
+    for results in found:
+        tidy = results.runs[list(results.tasks)].melt(var_name="task", value_name="accuracy", ignore_index=False)
+        rows["accuracy"].append(tidy.reset_index().assign(suite=results.suite))
+        averages = results.study[AVERAGE].rename("accuracy").reset_index()
+        rows["efficiency"].append(averages.assign(suite=results.suite))
+        for method, values in results.losses.items():
+            stride = -(-values.shape[1] // POINTS)
+            seeds, steps = np.indices(values.shape)[:, :, ::stride].reshape(2, -1)
+            named = {"suite": results.suite, "method": method, "seed": np.sort(results.protocol.seeds)[seeds]}
+            rows["losses"].append(pd.DataFrame(named | {"step": steps, "loss": values[seeds, steps]}))
+    order = {
+        "accuracy": ["suite", "method", "task", "seed", "accuracy"],
+        "efficiency": ["suite", "method", "k", "seed", "accuracy"],
+        "losses": ["suite", "method", "seed", "step", "loss"],
+    }
+    tidied = {name: pd.concat(frames)[order[name]].replace({"seed": -1}, "") for name, frames in rows.items()}
+    return {name: frame.to_csv(index=False, float_format="%.6g", lineterminator="\n") for name, frame in tidied.items()}

@@ -1,0 +1,177 @@
+"""Runs -> the paper-style table of a suite, as CSV, Markdown and LaTeX, with a caption that says what was measured."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from pipeline.scores import AVERAGE, GAP, NORMALISED, WORST
+
+LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "–": "--",
+    "−": "$-$",
+}
+EMBEDDED = ("mini-", "nano-")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What the numbers of a suite were measured with."""
+
+    suite: str
+    calibration_split: str
+    evaluation_split: str
+    asked: int
+    """Unlabelled images asked for per task."""
+    used: Mapping[str, int]
+    """Unlabelled images that each task had to give."""
+    seeds: Sequence[int]
+
+    def sentence(self) -> str:
+        """Splits, images and seeds, for captions."""
+        few = ", ".join(f"{task} {count:,}" for task, count in self.used.items() if count < self.asked)
+        same = self.calibration_split == self.evaluation_split
+        return (
+            f"Scored on the {self.evaluation_split} split. Calibrated methods saw {self.asked:,} unlabelled images per "
+            f"task{f' (k capped at the pool: {few})' * bool(few)} of the {self.calibration_split} split"
+            f"{', TRANSDUCTIVE: the split they are scored on' * same}; "
+            f"{len(self.seeds)} seed{'s' * (len(self.seeds) != 1)} ({', '.join(map(str, self.seeds))})."
+        )
+
+    def caption(self) -> str:
+        """The caption of the suite's table."""
+        kind = " (embedded: made from installed packages, not the paper's benchmark)" * self.suite.startswith(EMBEDDED)
+        return (
+            f"Suite {self.suite}{kind}: accuracy in %. {self.sentence()} "
+            f"{'Mean ± sample standard deviation over seeds; ' * (len(self.seeds) > 1)}"
+            "methods without randomness ran once. Bold: best, underlined: second best of the merged models."
+        )
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A rounded mean, its rounded deviation ("" where there is none), and its rank: "best", "second" or ""."""
+
+    mean: str
+    deviation: str
+    mark: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as text: sections of rows (title, cells), one cell per column."""
+
+    caption: str
+    columns: tuple[str, ...]
+    sections: tuple[tuple[str, tuple[tuple[str, tuple[Cell, ...]], ...]], ...]
+
+
+def statistics(runs: pd.DataFrame, by: Sequence[str] = ("method",)) -> pd.DataFrame:
+    """Mean, sample standard deviation (undefined for one run) and number of runs of every column."""
+    return runs.groupby(list(by), sort=False).agg(["mean", "std", "count"])
+
+
+def build(
+    runs: pd.DataFrame, groups: Mapping[str, Sequence[str]], titles: Mapping[str, str], decimals: int, caption: str
+) -> Table:
+    """The table of `runs`; `groups` are titles of sections and their methods, the first one not ranked."""
+    columns, found = tuple(name for name in runs if name != WORST), statistics(runs)
+    ranked = [method for _, methods in list(groups.items())[1:] for method in methods]
+    printed = found.xs("mean", axis=1, level=1).loc[ranked].map(lambda value: float(f"{value:.{decimals}f}"))
+    marks = {name: ranks(printed[name]) for name in columns}
+
+    def cell(method: str, name: str) -> Cell:
+        mean, deviation, _ = found.loc[method, name]
+        shown = [f"{value:.{decimals}f}" if np.isfinite(value) else "" for value in (mean, deviation)]
+        return Cell(shown[0].replace("-", "−") or "–", shown[1], marks[name].get(method, ""))
+
+    return Table(
+        caption,
+        columns,
+        tuple(
+            (title, tuple((titles[method], tuple(cell(method, name) for name in columns)) for method in methods))
+            for title, methods in groups.items()
+            if methods
+        ),
+    )
+
+
+def ranks(values: pd.Series) -> dict[str, str]:
+    """{method: "best" or "second"} of the printed values: equal ones share a rank, and two bests leave no second."""
+    places = values.rank(method="min", ascending=False)
+    return {str(method): {1: "best", 2: "second"}[place] for method, place in places.items() if place in (1, 2)}
+
+
+def csv(runs: pd.DataFrame, groups: Mapping[str, Sequence[str]], titles: Mapping[str, str]) -> str:
+    """All columns with six decimals, each followed by its standard deviation; empty where undefined."""
+    found = statistics(runs)
+    flat = pd.DataFrame({"method": [method for methods in groups.values() for method in methods]})
+    flat["title"] = flat.method.map(titles)
+    flat["group"] = [title for title, methods in groups.items() for _ in methods]
+    flat["runs"] = found[AVERAGE]["count"].loc[flat.method].to_numpy()
+    for name in runs:
+        flat[name] = found[name]["mean"].loc[flat.method].to_numpy()
+        flat[f"{name} std"] = found[name]["std"].loc[flat.method].to_numpy()
+    return flat.to_csv(index=False, float_format="%.6f", lineterminator="\n")
+
+
+def markdown(table: Table) -> str:
+    """The table as GitHub-flavoured Markdown, caption last."""
+    wrap = {"best": "**{}**", "second": "<u>{}</u>", "": "{}"}
+
+    def text(cell: Cell) -> str:
+        return wrap[cell.mark].format(cell.mean) + (f" ± {cell.deviation}" if cell.deviation else "")
+
+    lines = [["Method", *table.columns], [":--", *["--:"] * len(table.columns)]]
+    for title, rows in table.sections:
+        lines.append([f"*{_markdown(title)}*", *[""] * len(table.columns)])
+        lines += [[_markdown(name), *map(text, cells)] for name, cells in rows]
+    body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{body}\n\n{_markdown(table.caption)}\n"
+
+
+def latex(table: Table, label: str) -> str:
+    """A `table` float at the width of the line; needs the packages booktabs and graphicx."""
+    wrap = {"best": r"\textbf{{{}}}", "second": r"\underline{{{}}}", "": "{}"}
+
+    def text(cell: Cell) -> str:
+        deviation = rf" {{\scriptsize$\pm$\,{cell.deviation}}}" if cell.deviation else ""
+        return wrap[cell.mark].format(escape(cell.mean)) + deviation
+
+    width, body = len(table.columns), []
+    for title, rows in table.sections:
+        body += [r"\midrule", rf"\multicolumn{{{width + 1}}}{{l}}{{\emph{{{escape(title)}}}}} \\"]
+        body += [" & ".join([escape(name), *map(text, cells)]) + r" \\" for name, cells in rows]
+    head = " & ".join(["Method", *map(escape, table.columns)]) + r" \\"
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{escape(table.caption)}}}", rf"\label{{tab:{label}}}"]
+    lines += [r"\resizebox{\linewidth}{!}{%", rf"\begin{{tabular}}{{l{'r' * width}}}", r"\toprule", head, *body]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table}", ""])
+
+
+def efficiency(runs: pd.DataFrame, used: pd.DataFrame) -> str:
+    """CSV of the data-efficiency study: a row per k and method. `used` has k, method, samples."""
+    found = runs.groupby(["k", "method"])
+    rows = found[AVERAGE].agg(["count", "mean", "std", "min", "max"])
+    rows.columns = ["seeds", AVERAGE, f"{AVERAGE} std", f"{AVERAGE} min", f"{AVERAGE} max"]
+    rows = rows.join(found[[NORMALISED, GAP, WORST]].mean())
+    rows.insert(0, "fewest samples used", used.groupby(["k", "method"]).samples.min())
+    return rows.reset_index().to_csv(index=False, float_format="%.6f", lineterminator="\n")
+
+
+def escape(text: str) -> str:
+    """`text` as LaTeX shows it."""
+    return "".join(LATEX.get(character, character) for character in text)
+
+
+def _markdown(text: str) -> str:
+    return re.sub(r"([\\|*_<>`\[\]])", r"\\\1", text)
