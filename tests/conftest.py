@@ -1,0 +1,41 @@
+"""Fixtures shared by the tests; the problems themselves are built in tests/toy.py."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests import toy
+
+os.environ["SAMERGING_DEVICE"] = "cpu"
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def problem() -> toy.Problem:
+    """Three experts of a two-layer encoder in float64, with their teachers' logits."""
+    return toy.problem()
+
+
+@pytest.fixture(scope="session")
+def pristine_suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A valid suite folder of three tasks on a one-layer CLIP with random weights; not to be changed."""
+    folder = tmp_path_factory.mktemp("suite") / "tiny"
+    toy.write_suite(folder)
+    return folder
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the code and the parameters, and the current folder: what a stage sees of a checkout."""
+    toy.copy_code(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def at_root(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The root of the repository, as the current folder."""
+    monkeypatch.chdir(toy.ROOT)
+    return toy.ROOT

@@ -1,0 +1,282 @@
+"""The calibration loop: its gradient, its sharpness, its batches, and what it refuses."""
+
+from dataclasses import replace
+from itertools import islice
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import kl_div
+
+from pipeline import calibrate, methods
+from pipeline.calibrate import Diverged, Problem, batches, descend, draw, generator, gradient, sharp_gradient
+from pipeline.objectives import distillation, entropy
+from pipeline.schema import Schedule
+from pipeline.vectors import merge
+from tests import toy
+
+SCHEDULE = Schedule(lr=0.05, steps=6, batch_size=4)
+START = {"initial_coefficient": 0.2, "weight_decay": 5e-4}
+OBJECTIVE = distillation(2.0)
+
+
+def point(seed: int = 3) -> Tensor:
+    """Coefficients [3, G]."""
+    rng = torch.Generator().manual_seed(seed)
+    return 0.3 * torch.randn(3, len(toy.GROUPS), generator=rng, dtype=torch.float64)
+
+
+def by_hand(problem: Problem, at: Tensor, chosen: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """The distillation loss at temperature 2 and its gradient, by autograd through the merge itself."""
+    at = at.clone().requires_grad_()
+    merged = {
+        name: problem.base[name] + sum(at[t, g] * problem.vectors[name][t] for t in range(len(at)))
+        for g, name in enumerate(problem.vectors)
+    }
+    loss = torch.zeros((), dtype=torch.float64)
+    for head, pool, teacher, batch in zip(problem.heads, problem.images, problem.teachers, chosen, strict=True):
+        student = problem.encoder(merged, pool[batch]) @ head.T
+        p, q = (torch.softmax(logits / 2, -1) for logits in (teacher[batch], student))
+        loss = loss + kl_div(q.log(), p, reduction="batchmean")
+    (slope,) = torch.autograd.grad(loss, at)
+    return loss.detach(), slope
+
+
+def test_gradient_equals_autograd_through_the_merge(problem: Problem):
+    chosen = (torch.tensor([0, 3]), torch.tensor([5, 1, 2]), torch.tensor([8]))
+    loss, slope = gradient(problem, OBJECTIVE, point(), chosen)
+    expected_loss, expected = by_hand(problem, point(), chosen)
+    torch.testing.assert_close(loss, expected_loss, rtol=0, atol=1e-12)
+    torch.testing.assert_close(slope, expected, rtol=0, atol=1e-10)
+    assert slope.abs().min() > 1e-6
+
+
+def test_gradient_leaves_its_inputs_alone(problem: Problem):
+    kept = toy.cloned(problem.base), toy.cloned(problem.vectors)
+    at = point()
+    gradient(problem, OBJECTIVE, at, toy.whole(problem))
+    assert toy.same(problem.base, kept[0])
+    assert toy.same(problem.vectors, kept[1])
+    assert torch.equal(at, point())
+    assert not any(tensor.requires_grad for tensor in (*problem.base.values(), *problem.vectors.values(), at))
+
+
+def quadratic(seed: int = 0) -> tuple[Tensor, calibrate.LossAndGradient]:
+    """A positive definite A and the function x -> (x'Ax / 2, Ax)."""
+    root = torch.randn(6, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    matrix = root @ root.T + torch.eye(6, dtype=torch.float64)
+    return matrix, lambda x: (x @ matrix @ x / 2, matrix @ x)
+
+
+@pytest.mark.parametrize("rho", [0.01, 0.07, 1.0])
+def test_sam_on_a_quadratic_has_its_closed_form(rho: float):
+    matrix, function = quadratic()
+    x = torch.arange(1.0, 7.0, dtype=torch.float64)
+    loss, slope = sharp_gradient(function, x, rho, "sam")
+    expected = matrix @ (x + rho * matrix @ x / (matrix @ x).norm())
+    torch.testing.assert_close(slope, expected, rtol=0, atol=1e-10)
+    assert float(loss) == pytest.approx(float(x @ matrix @ x / 2))
+
+
+def test_sam_perturbs_by_rho_along_the_gradient():
+    slope = torch.randn(3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    step = calibrate.perturbation(torch.zeros(3, 4, dtype=torch.float64), slope, 0.07, "sam")
+    assert float(step.norm()) == pytest.approx(0.07, abs=1e-15)
+    torch.testing.assert_close(step / step.norm(), slope / slope.norm(), rtol=0, atol=1e-15)
+
+
+def test_asam_perturbs_relative_to_the_coefficients():
+    at, slope = point(), point(4)
+    step = calibrate.perturbation(at, slope, 0.07, "asam")
+    assert float((step / at).norm()) == pytest.approx(0.07, abs=1e-14)
+    torch.testing.assert_close(step, 0.07 * at**2 * slope / (at * slope).norm(), rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("sharpness", ["sam", "asam"])
+def test_no_direction_gives_no_perturbation(sharpness: calibrate.Sharpness):
+    zero = torch.zeros(3, 4, dtype=torch.float64)
+    assert torch.equal(calibrate.perturbation(zero, zero, 0.07, sharpness), zero)
+
+
+def test_asam_at_zero_coefficients_gives_no_perturbation():
+    zero = torch.zeros(3, len(toy.GROUPS), dtype=torch.float64)
+    assert torch.equal(calibrate.perturbation(zero, point(), 0.07, "asam"), zero)
+
+
+@pytest.mark.parametrize("sharpness", ["sam", "asam"])
+def test_second_gradient_is_taken_at_the_perturbed_point(problem: Problem, sharpness: calibrate.Sharpness):
+    chosen, at = toy.whole(problem), point()
+    loss, sharp = sharp_gradient(lambda x: gradient(problem, OBJECTIVE, x, chosen), at, 0.3, sharpness)
+    first_loss, first = by_hand(problem, at, chosen)
+    _, expected = by_hand(problem, at + calibrate.perturbation(at, first, 0.3, sharpness), chosen)
+    torch.testing.assert_close(loss, first_loss, rtol=0, atol=1e-12)
+    torch.testing.assert_close(sharp, expected, rtol=0, atol=1e-10)
+    assert (sharp - first).norm() > 1e-2 * first.norm()
+
+
+def test_descend_merges_anew_at_the_perturbed_point(problem: Problem):
+    seen = []
+
+    def recording(weights, images):
+        seen.append(toy.cloned({name: tensor.detach() for name, tensor in weights.items()}))
+        return toy.encoder(weights, images)
+
+    one = Schedule(lr=0.05, steps=1, batch_size=100)
+    descend(replace(problem, encoder=recording), OBJECTIVE, one, 0, rho=0.3, sharpness="sam", **START)
+    start = torch.full((3, len(toy.GROUPS)), 0.2, dtype=torch.float64)
+    _, slope = by_hand(problem, start, toy.whole(problem))
+    points = (start, start + 0.3 * slope / slope.norm())
+    assert len(seen) == 2
+    for found, at in zip(seen, points, strict=True):
+        expected = merge(problem.base, problem.vectors, at)
+        for name in toy.GROUPS:
+            torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("settings", [{"rho": 0.0, "sharpness": "sam"}, {"rho": 0.07, "sharpness": "none"}])
+def test_without_sharpness_descend_is_plain_descent(problem: Problem, settings: dict):
+    plain = descend(problem, OBJECTIVE, SCHEDULE, 0, **START)
+    found = descend(problem, OBJECTIVE, SCHEDULE, 0, **START, **settings)
+    assert torch.equal(found.coefficients, plain.coefficients)
+    assert torch.equal(found.losses, plain.losses)
+
+
+@pytest.mark.parametrize("sharpness", ["sam", "asam"])
+def test_sharpness_changes_the_result(problem: Problem, sharpness: calibrate.Sharpness):
+    plain = descend(problem, OBJECTIVE, SCHEDULE, 0, **START)
+    found = descend(problem, OBJECTIVE, SCHEDULE, 0, rho=0.07, sharpness=sharpness, **START)
+    assert (found.coefficients - plain.coefficients).abs().max() > 1e-4
+
+
+def test_sam_without_the_second_merge_is_plain_descent(problem: Problem, monkeypatch: pytest.MonkeyPatch):
+    """The released code merges once per step: its second gradient repeats the first, whatever rho."""
+    plain = descend(problem, OBJECTIVE, SCHEDULE, 0, **START)
+    calls: list[Tensor] = []
+    kept: list[dict[str, Tensor]] = []
+
+    def merged_once_per_step(base, vectors, coefficients):
+        calls.append(coefficients.clone())
+        if len(calls) % 2:
+            kept.append(merge(base, vectors, coefficients))
+        return {name: tensor.detach().clone() for name, tensor in kept[-1].items()}
+
+    monkeypatch.setattr(calibrate, "merge", merged_once_per_step)
+    released = descend(problem, OBJECTIVE, SCHEDULE, 0, rho=0.07, sharpness="sam", **START)
+    assert len(calls) == 2 * SCHEDULE.steps
+    assert not torch.equal(calls[0], calls[1])
+    assert torch.equal(released.coefficients, plain.coefficients)
+    assert torch.equal(released.losses, plain.losses)
+
+
+def test_descend_is_adam_on_the_summed_loss(problem: Problem):
+    """Against a loop written with torch alone, full batches."""
+    schedule = Schedule(lr=0.05, steps=5, batch_size=100)
+    found = descend(problem, OBJECTIVE, schedule, 0, rho=0.2, sharpness="sam", **START)
+    at = torch.full((3, len(toy.GROUPS)), 0.2, dtype=torch.float64)
+    optimiser = torch.optim.Adam([at], lr=0.05, weight_decay=5e-4)
+    losses = []
+    for _ in range(5):
+        loss, first = by_hand(problem, at, toy.whole(problem))
+        _, at.grad = by_hand(problem, at + 0.2 * first / first.norm(), toy.whole(problem))
+        optimiser.step()
+        losses.append(loss)
+    torch.testing.assert_close(found.coefficients, at, rtol=0, atol=1e-8)
+    torch.testing.assert_close(found.losses, torch.stack(losses), rtol=0, atol=1e-8)
+    assert found.losses[-1] < found.losses[0]
+
+
+def test_descend_is_deterministic_and_depends_on_the_seed(problem: Problem):
+    found = [descend(problem, OBJECTIVE, SCHEDULE, seed, **START).coefficients for seed in (0, 0, 1)]
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+def test_weight_decay_pulls_the_coefficients_to_zero(problem: Problem):
+    settings = {"initial_coefficient": 0.2}
+    free, pulled = (descend(problem, OBJECTIVE, SCHEDULE, 0, weight_decay=w, **settings) for w in (0.0, 10.0))
+    assert pulled.coefficients.norm() < free.coefficients.norm()
+
+
+def test_clamp_keeps_coefficients_between_zero_and_one(problem: Problem):
+    fast = Schedule(lr=0.9, steps=4, batch_size=4)
+    settings = {"initial_coefficient": 0.5, "weight_decay": 0.0}
+    free = descend(problem, entropy, fast, 0, **settings).coefficients
+    kept = descend(problem, entropy, fast, 0, clamp=True, **settings).coefficients
+    assert free.min() < 0
+    assert free.max() > 1
+    assert kept.min() >= 0
+    assert kept.max() <= 1
+
+
+def test_one_task_at_its_own_expert_has_nothing_to_learn():
+    alone = toy.problem(tasks=1)
+    one = torch.ones(1, len(toy.GROUPS), dtype=torch.float64)
+    loss, slope = gradient(alone, OBJECTIVE, one, toy.whole(alone))
+    assert abs(float(loss)) < 1e-12
+    assert slope.abs().max() < 1e-12
+    assert float(gradient(alone, OBJECTIVE, 0 * one, toy.whole(alone))[0]) > 1e-3
+
+
+@pytest.mark.parametrize("settings", [{"rho": 0.0}, {"sharpness": "none"}])
+def test_samerging_without_sharpness_is_distillation_bit_for_bit(problem: Problem, settings: dict):
+    samerging, distilled = methods.load("samerging"), methods.load("distillation")
+    found = samerging.calibrate(problem, SCHEDULE, 0, samerging.Params(**settings))
+    expected = distilled.calibrate(problem, SCHEDULE, 0, distilled.Params())
+    assert torch.equal(found.coefficients, expected.coefficients)
+    assert torch.equal(found.losses, expected.losses)
+    assert not torch.equal(
+        samerging.calibrate(problem, SCHEDULE, 0, samerging.Params()).coefficients, expected.coefficients
+    )
+
+
+def test_temperature_reaches_the_objective(problem: Problem):
+    module = methods.load("samerging")
+    one, two = (module.calibrate(problem, SCHEDULE, 0, module.Params(temperature=t)) for t in (1.0, 2.0))
+    assert not torch.equal(one.losses, two.losses)
+
+
+@pytest.mark.parametrize(("count", "size"), [(10, 3), (10, 5), (7, 7), (5, 4), (1, 1)])
+def test_batches_use_every_index_once_per_cycle(count: int, size: int):
+    drawn = torch.cat([*islice(batches(count, size, generator(0)), 4 * count)])
+    cycles = drawn[: len(drawn) // count * count].view(-1, count)
+    assert len(cycles) >= 4
+    assert all(sorted(cycle.tolist()) == [*range(count)] for cycle in cycles)
+    if count > 3:
+        assert len({tuple(cycle.tolist()) for cycle in cycles}) > 1
+
+
+def test_batches_larger_than_the_pool_hold_the_pool():
+    assert [len(batch) for batch in islice(batches(3, 16, generator(0)), 3)] == [3, 3, 3]
+
+
+def test_batches_are_deterministic():
+    found = [torch.stack([*islice(batches(9, 4, generator(seed, "x")), 9)]) for seed in (0, 0, 1)]
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+def test_generators_do_not_touch_the_global_one():
+    before = torch.random.get_rng_state()
+    torch.rand(3, generator=generator(0))
+    descend(toy.problem(), OBJECTIVE, SCHEDULE, 0, **START)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_draws_are_nested_seeded_distinct_and_capped():
+    largest = draw(50, 50, 0, "cats")
+    assert sorted(largest.tolist()) == [*range(50)]
+    assert all(torch.equal(draw(50, k, 0, "cats"), largest[:k]) for k in (1, 4, 16))
+    assert torch.equal(draw(50, 1600, 0, "cats"), largest)
+    assert not torch.equal(draw(50, 50, 1, "cats"), largest)
+    assert not torch.equal(draw(50, 50, 0, "dogs"), largest)
+
+
+def test_nan_in_a_head_is_reported_with_its_step(problem: Problem):
+    broken = replace(problem, heads=(problem.heads[0] * float("nan"), *problem.heads[1:]))
+    with pytest.raises(Diverged, match=r"step 1: loss nan; try a smaller lr or rho"):
+        descend(broken, OBJECTIVE, SCHEDULE, 0, **START)
+
+
+def test_a_huge_learning_rate_is_reported_at_the_step_it_diverges(problem: Problem):
+    with pytest.raises(Diverged, match="diverged at step 2:"):
+        descend(problem, OBJECTIVE, Schedule(lr=1e300, steps=9, batch_size=4), 0, **START)

@@ -1,0 +1,381 @@
+"""dvc.yaml: which change reruns which stages, and that every stage declares exactly what it uses. Computes nothing."""
+
+import re
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import networkx as nx
+import pytest
+from dvc.dependency.param import ParamsDependency
+from dvc.repo import Repo
+from dvc.utils.hydra import apply_overrides
+from dvc.utils.serialize import modify_yaml
+from ruamel.yaml import YAML
+
+from pipeline.stage import Stage
+from tests import toy
+
+REPORT = frozenset({"report"})
+SAMERGING = frozenset({"samerging@mini-8", "evaluate-samerging@mini-8", "study-samerging@mini-8"}) | REPORT
+SAMERGING_SCORE = SAMERGING - {"study-samerging@mini-8"}
+ADAMERGING = frozenset(
+    {"calibrate@mini-8-adamerging", "evaluate-calibrated@mini-8-adamerging", "study@mini-8-adamerging"} | REPORT
+)
+DISTILLATION = frozenset(
+    {"calibrate@mini-8-distillation", "evaluate-calibrated@mini-8-distillation", "study@mini-8-distillation"} | REPORT
+)
+STUDIES = frozenset({"study@mini-8-adamerging", "study@mini-8-distillation", "study-samerging@mini-8"}) | REPORT
+CALIBRATED = SAMERGING | ADAMERGING | DISTILLATION
+TASK_ARITHMETIC = frozenset({"merge@mini-8-task_arithmetic", "evaluate@mini-8-task_arithmetic"}) | REPORT
+TIES = frozenset({"merge@mini-8-ties", "evaluate@mini-8-ties"}) | REPORT
+MERGES = frozenset(f"merge@mini-8-{name}" for name in ("zeroshot", "individual", "average", "task_arithmetic", "ties"))
+EVALUATES = frozenset(
+    {
+        "evaluate@mini-8-zeroshot",
+        "evaluate@mini-8-individual",
+        "evaluate@mini-8-average",
+        "evaluate@mini-8-task_arithmetic",
+        "evaluate@mini-8-ties",
+        "evaluate-calibrated@mini-8-adamerging",
+        "evaluate-calibrated@mini-8-distillation",
+        "evaluate-samerging@mini-8",
+    }
+)
+EVERYTHING = frozenset({"prepare@mini-8", "teach@mini-8"}) | MERGES | EVALUATES | CALIBRATED
+NOTHING: frozenset[str] = frozenset()
+
+RERUNS: dict[str, frozenset[str]] = {
+    # What runs. The stages that a new suite or method adds are the subject of tests of their own.
+    "suites": REPORT,
+    "methods.merge": REPORT,
+    "methods.calibrate": REPORT,
+    # What all calibrated methods share.
+    "seeds": CALIBRATED,
+    "samples_per_task": CALIBRATED - STUDIES | REPORT,
+    "calibration_split": CALIBRATED | {"teach@mini-8"},
+    "evaluation_split": EVALUATES | STUDIES,
+    # The method under study.
+    "rho": SAMERGING,
+    "sharpness": SAMERGING,
+    "temperature": SAMERGING,
+    "initial_coefficient": SAMERGING,
+    "weight_decay": SAMERGING,
+    "schedule.mini-8.lr": CALIBRATED,
+    "schedule.mini-8.steps": CALIBRATED,
+    "schedule.mini-8.batch_size": CALIBRATED,
+    "schedule.nano-3.lr": NOTHING,
+    "schedule.nano-3.steps": NOTHING,
+    "schedule.nano-3.batch_size": NOTHING,
+    "study.samples": STUDIES,
+    # Baselines.
+    "merge.zeroshot": {"merge@mini-8-zeroshot", "evaluate@mini-8-zeroshot"} | REPORT,
+    "merge.individual": {"merge@mini-8-individual", "evaluate@mini-8-individual"} | REPORT,
+    "merge.average": {"merge@mini-8-average", "evaluate@mini-8-average"} | REPORT,
+    "merge.task_arithmetic.scale": TASK_ARITHMETIC,
+    "merge.ties.keep": TIES,
+    "merge.ties.scale": TIES,
+    "merge.ties.aggregate": TIES,
+    "calibrate.adamerging.initial_coefficient": ADAMERGING,
+    "calibrate.adamerging.weight_decay": ADAMERGING,
+    "calibrate.adamerging.clamp": ADAMERGING,
+    "calibrate.distillation.temperature": DISTILLATION,
+    "calibrate.distillation.initial_coefficient": DISTILLATION,
+    "calibrate.distillation.weight_decay": DISTILLATION,
+    # The suites themselves.
+    "recipe.mini-8.seed": EVERYTHING,
+    "recipe.mini-8.train_images": EVERYTHING,
+    "recipe.mini-8.validation_images": EVERYTHING,
+    "recipe.mini-8.test_images": EVERYTHING,
+    "recipe.mini-8.width": EVERYTHING,
+    "recipe.mini-8.layers": EVERYTHING,
+    "recipe.mini-8.caption_noise": EVERYTHING,
+    "recipe.mini-8.pretrain_steps": EVERYTHING,
+    "recipe.mini-8.pretrain_batch": EVERYTHING,
+    "recipe.mini-8.pretrain_lr": EVERYTHING,
+    "recipe.mini-8.expert_steps": EVERYTHING,
+    "recipe.mini-8.expert_batch": EVERYTHING,
+    "recipe.mini-8.expert_lr": EVERYTHING,
+    "recipe.nano-3.seed": NOTHING,
+    "recipe.nano-3.train_images": NOTHING,
+    "recipe.nano-3.validation_images": NOTHING,
+    "recipe.nano-3.test_images": NOTHING,
+    "recipe.nano-3.width": NOTHING,
+    "recipe.nano-3.layers": NOTHING,
+    "recipe.nano-3.caption_noise": NOTHING,
+    "recipe.nano-3.pretrain_steps": NOTHING,
+    "recipe.nano-3.pretrain_batch": NOTHING,
+    "recipe.nano-3.pretrain_lr": NOTHING,
+    "recipe.nano-3.expert_steps": NOTHING,
+    "recipe.nano-3.expert_batch": NOTHING,
+    "recipe.nano-3.expert_lr": NOTHING,
+    # How the report looks.
+    "report.dpi": REPORT,
+    "report.width": REPORT,
+    "report.decimals": REPORT,
+}
+"""Every leaf of params.yaml and the stages that run again when it changes, with suites: [mini-8]."""
+
+SOURCES: dict[str, frozenset[str]] = {
+    "pipeline/methods/ties.py": TIES,
+    "pipeline/methods/adamerging.py": ADAMERGING,
+    "pipeline/methods/samerging.py": SAMERGING,
+    "pipeline/calibrate.py": CALIBRATED,
+    "pipeline/objectives.py": CALIBRATED,
+    "pipeline/study.py": STUDIES,
+    "pipeline/evaluate.py": EVALUATES | STUDIES,
+    "pipeline/teach.py": CALIBRATED | {"teach@mini-8"},
+    "pipeline/suites/mini.py": EVERYTHING,
+    "pipeline/suites/mini-8.yaml": EVERYTHING,
+    "pipeline/suites/nano-3.yaml": NOTHING,
+    "pipeline/vectors.py": EVERYTHING,
+    "pipeline/params.py": NOTHING,
+    "pipeline/figures.py": REPORT,
+    "pipeline/tables.py": REPORT,
+    "pipeline/scores.py": REPORT,
+    "stages/samerging.py": SAMERGING_SCORE,
+    "stages/calibrate.py": CALIBRATED - SAMERGING - STUDIES | REPORT,
+}
+"""Source files and the stages that run again when one changes."""
+
+
+class Declared(NamedTuple):
+    """What dvc.yaml says of a stage."""
+
+    cmd: str
+    params: frozenset[str]
+    values: Mapping[str, Any]
+    deps: frozenset[str]
+    outs: tuple[str, ...]
+
+    def files(self) -> set[str]:
+        """The dependencies, those on a folder of code as its files."""
+        folders = {path for path in self.deps if path.startswith("pipeline/") and (toy.ROOT / path).is_dir()}
+        inside = (file for folder in folders for file in (toy.ROOT / folder).rglob("*.py"))
+        return {*self.deps - folders, *(file.relative_to(toy.ROOT).as_posix() for file in inside)}
+
+
+class Pipeline(NamedTuple):
+    """All stages, and the graph: an edge leads from a stage to what it needs."""
+
+    stages: dict[str, Declared]
+    graph: nx.DiGraph
+
+    def downstream(self, direct: set[str]) -> set[str]:
+        """The stages and all that need them."""
+        return direct | {needing for name in direct for needing in nx.ancestors(self.graph, name)}
+
+    def reruns(self, leaf: str) -> set[str]:
+        """The stages that run again when a leaf of params.yaml changes."""
+        covers = lambda key: leaf == key or leaf.startswith(f"{key}.") or key.startswith(f"{leaf}.")  # noqa: E731
+        return self.downstream({name for name, one in self.stages.items() if any(map(covers, one.params))})
+
+
+def read(root: Path) -> Pipeline:
+    """The pipeline as DVC understands it."""
+    with Repo(str(root)) as repo:
+        index, stages = repo.index, {}
+        for stage in index.stages:
+            of_params = [dep for dep in stage.deps if isinstance(dep, ParamsDependency)]
+            stages[stage.name] = Declared(
+                stage.cmd,
+                frozenset(key for dep in of_params for key in dep.params),
+                {key: value for dep in of_params for key, value in dep.read_params().items()},
+                frozenset(dep.def_path for dep in stage.deps if not isinstance(dep, ParamsDependency)),
+                tuple(out.def_path for out in stage.outs),
+            )
+        graph = nx.relabel_nodes(index.graph, {stage: stage.name for stage in index.graph})
+    return Pipeline(stages, graph)
+
+
+def checkout(root: Path) -> Path:
+    """A repository with what DVC reads to build its graph."""
+    toy.copy_code(root, ("dvc.yaml", "params.yaml", ".dvc/config", ".dvcignore"))
+    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
+    return root
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    """The pipeline of the repository as it is."""
+    return read(checkout(tmp_path_factory.mktemp("checkout")))
+
+
+@contextmanager
+def edited(path: Path) -> Iterator[dict[str, Any]]:
+    """The content of params.yaml, written back as DVC writes it."""
+    with modify_yaml(str(path)) as content:
+        yield content
+
+
+def after(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> Pipeline:
+    """The pipeline with other parameters."""
+    root = checkout(tmp_path)
+    with edited(root / "params.yaml") as content:
+        change(content)
+    return read(root)
+
+
+def differing(one: Pipeline, other: Pipeline) -> set[str]:
+    """The stages of both that are declared differently or read other values, and all that need them."""
+    direct = {name for name in one.stages.keys() & other.stages.keys() if one.stages[name] != other.stages[name]}
+    return other.downstream(direct)
+
+
+def leaves(content: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The dotted keys of everything that is no mapping, and of empty mappings."""
+    for name, value in content.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def test_every_parameter_is_in_the_table_and_no_other():
+    content = YAML(typ="safe").load(toy.ROOT / "params.yaml")
+    assert content["suites"] == ["mini-8"]
+    assert sorted(leaves(content)) == sorted(RERUNS)
+
+
+@pytest.mark.parametrize("leaf", RERUNS)
+def test_a_parameter_reruns_exactly_its_stages(pipeline: Pipeline, leaf: str):
+    assert pipeline.reruns(leaf) == RERUNS[leaf]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "rho=0.5",
+        "merge.ties.scale=0.9",
+        "samples_per_task=7",
+        "calibration_split=validation",
+        "evaluation_split=validation",
+        "recipe.mini-8.width=128",
+        "recipe.nano-3.width=128",
+        "study.samples=[2]",
+        "report.dpi=77",
+    ],
+)
+def test_the_table_holds_for_values_as_dvc_sets_them(pipeline: Pipeline, tmp_path: Path, change: str):
+    root = checkout(tmp_path)
+    apply_overrides(str(root / "params.yaml"), [change])  # what `dvc exp run -S` calls
+    assert differing(pipeline, read(root)) == RERUNS[change.split("=", maxsplit=1)[0]]
+
+
+def test_the_stages_of_the_table_are_those_of_the_pipeline(pipeline: Pipeline):
+    assert pipeline.stages.keys() == EVERYTHING
+
+
+@pytest.mark.parametrize("file", SOURCES)
+def test_a_source_file_reruns_exactly_its_stages(pipeline: Pipeline, file: str):
+    assert (toy.ROOT / file).is_file()
+    direct = {name for name, one in pipeline.stages.items() if file in one.files()}
+    assert pipeline.downstream(direct) == SOURCES[file]
+
+
+def test_a_new_data_free_method_runs_alone(pipeline: Pipeline, tmp_path: Path):
+    def add(content: dict[str, Any]) -> None:
+        content["methods"]["merge"].append("new")
+        content["merge"]["new"] = {"scale": 1.0}
+
+    found = after(tmp_path, add)
+    assert found.stages.keys() - pipeline.stages.keys() == {"merge@mini-8-new", "evaluate@mini-8-new"}
+    assert differing(pipeline, found) == REPORT
+    assert "pipeline/methods/new.py" in found.stages["merge@mini-8-new"].deps
+    assert found.stages["merge@mini-8-new"].params == {"merge.new"}
+
+
+def test_a_new_calibrated_method_runs_alone(pipeline: Pipeline, tmp_path: Path):
+    def add(content: dict[str, Any]) -> None:
+        content["methods"]["calibrate"].append("new")
+        content["calibrate"]["new"] = {}
+
+    found = after(tmp_path, add)
+    added = {"calibrate@mini-8-new", "evaluate-calibrated@mini-8-new", "study@mini-8-new"}
+    assert found.stages.keys() - pipeline.stages.keys() == added
+    assert differing(pipeline, found) == REPORT
+
+
+def test_a_method_that_is_left_out_reruns_no_other(pipeline: Pipeline, tmp_path: Path):
+    found = after(tmp_path, lambda content: content["methods"]["merge"].remove("ties"))
+    assert pipeline.stages.keys() - found.stages.keys() == TIES - REPORT
+    assert differing(pipeline, found) == REPORT
+
+
+def test_a_new_suite_leaves_the_others_alone(pipeline: Pipeline, tmp_path: Path):
+    found = after(tmp_path, lambda content: content["suites"].append("nano-3"))
+    added = found.stages.keys() - pipeline.stages.keys()
+    assert added == {name.replace("mini-8", "nano-3") for name in EVERYTHING - REPORT}
+    assert differing(pipeline, found) == REPORT
+
+
+def test_the_graph_stays_small_enough_for_dvc(tmp_path: Path):
+    def grow(content: dict[str, Any]) -> None:
+        content["suites"] = ["mini-8", "nano-3", "more"]
+        content["recipe"]["more"] = {}
+        content["schedule"]["more"] = {}
+        content["methods"]["merge"] = [f"m{index}" for index in range(16)]
+        content["methods"]["calibrate"] = [f"c{index}" for index in range(3)]  # with samerging twenty methods
+        content["merge"] = {name: {} for name in content["methods"]["merge"]}
+        content["calibrate"] = {name: {} for name in content["methods"]["calibrate"]}
+
+    assert len(after(tmp_path, grow).stages) <= 140
+
+
+def script(one: Declared) -> tuple[Stage, dict[str, str]]:
+    """The stage script that a command runs, and its arguments by name."""
+    found = re.fullmatch(r"python -m (stages\.\w+)((?: [\w.-]+)*)", one.cmd)
+    assert found is not None, one.cmd
+    stage: Stage = import_module(found[1]).STAGE
+    assert found[1] == f"stages.{stage.name}"
+    return stage, dict(zip(stage.arguments, found[2].split(), strict=True))
+
+
+@pytest.mark.parametrize("name", sorted(EVERYTHING))
+def test_a_stage_declares_what_its_script_uses(pipeline: Pipeline, at_root: Path, name: str):
+    one = pipeline.stages[name]
+    stage, names = script(one)
+    code = {path.as_posix() for path in stage.code(names)}
+    assert one.params == {key.format(**names) for key in stage.params}
+    assert one.files() == code | {path.format(**names) for path in stage.inputs}
+    outputs = [path.format(**names) for path in stage.outputs]
+    assert sorted(one.outs) == sorted([*outputs, stage.record(names)] if stage.recorded else outputs)
+
+
+def test_every_stage_script_is_a_stage_and_stays_thin(pipeline: Pipeline):
+    used = {script(one)[0].name for one in pipeline.stages.values()}
+    texts = {path.stem: path.read_text() for path in (toy.ROOT / "stages").glob("[!_]*.py")}
+    declaring = {name for name, text in texts.items() if "STAGE = Stage(" in text}
+    assert used == declaring
+    assert all(len(text.splitlines()) <= 40 for text in texts.values())
+
+
+def test_every_data_path_has_one_writer(pipeline: Pipeline):
+    outs = [path for one in pipeline.stages.values() for path in one.outs]
+    assert len({*outs}) == len(outs)
+    written = tuple(f"{path}/" for path in outs)
+    for one in pipeline.stages.values():
+        for path in one.deps:
+            if path.startswith("data/"):
+                assert any(out == f"{path}/" or out.startswith(f"{path}/") for out in written), path
+
+
+def test_dvc_rewrites_params_yaml_without_a_change(tmp_path: Path):
+    """`dvc exp run -S` writes the file anew: block lists, comments and numbers must be as it writes them."""
+    path = tmp_path / "params.yaml"
+    text = (toy.ROOT / "params.yaml").read_text()
+    path.write_text(text)
+    with edited(path) as content:
+        content["rho"] = 0.5
+    assert path.read_text() == re.sub(r"(?m)^rho: .*$", "rho: 0.5", text)
+
+
+def test_every_top_level_parameter_is_explained():
+    lines = (toy.ROOT / "params.yaml").read_text().splitlines()
+    keys = [index for index, line in enumerate(lines) if re.match(r"\w", line)]
+    assert len(keys) == len(YAML(typ="safe").load(toy.ROOT / "params.yaml"))
+    assert [lines[index] for index in keys if not lines[index - 1].startswith("# ")] == []
+    assert [line for line in lines if re.search(r":\s*\[|:\s*\{[^}]", line.split("#")[0])] == []

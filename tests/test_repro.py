@@ -1,0 +1,198 @@
+"""The real thing on the tests' suite: `dvc repro` in a fresh checkout, minutes.
+
+One checkout is run once and shared; every test leaves it as it found it. A second checkout shows that the results are
+the same bytes elsewhere and with another number of processes.
+"""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dvc.utils.hydra import apply_overrides
+from ruamel.yaml import YAML
+
+from tests import toy
+
+pytestmark = pytest.mark.slow
+
+SMALL = (
+    "suites=[nano-3]",
+    "seeds=[0,1]",
+    "samples_per_task=8",
+    "study.samples=[1,4]",
+    "methods.merge=[zeroshot,individual,average,ties]",
+    "methods.calibrate=[distillation]",
+    "schedule.nano-3.steps=3",
+    "recipe.nano-3.pretrain_steps=4",
+    "recipe.nano-3.expert_steps=4",
+)
+DATA_FREE = ("zeroshot", "individual", "average", "ties")
+CALIBRATED = ("distillation", "samerging")
+SAMERGING = {"samerging@nano-3", "evaluate-samerging@nano-3", "study-samerging@nano-3", "report"}
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A copy of the repository under Git and DVC."""
+
+    root: Path
+    environment: dict[str, str]
+
+    def call(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command at the root; its output is in stdout, errors included."""
+        return subprocess.run(
+            command,
+            cwd=self.root,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+
+    def ran(self, *arguments: str) -> set[str]:
+        """Call DVC, which must succeed; the stages whose command it ran."""
+        done = self.call("dvc", *arguments)
+        assert done.returncode == 0, done.stdout
+        return set(re.findall(r"Running stage '([^']+)'", done.stdout))
+
+    def set(self, *overrides: str) -> None:
+        """Set values in params.yaml."""
+        apply_overrides(str(self.root / "params.yaml"), list(overrides))
+
+    def lock(self) -> dict[str, dict]:
+        """The stages of dvc.lock."""
+        return YAML(typ="safe").load(self.root / "dvc.lock")["stages"]
+
+    def hashes(self) -> dict[str, str]:
+        """{path: hash} of every result; run records and the page that shows them hold times and hardware."""
+        outs = (out for stage in self.lock().values() for out in stage["outs"])
+        measured = ("data/runs/", "reports/index.html")
+        return {out["path"]: out["md5"] for out in outs if not out["path"].startswith(measured)}
+
+    def contents(self, folder: str) -> dict[str, bytes]:
+        """{path: content} of the files below a folder."""
+        files = (path for path in sorted((self.root / folder).rglob("*")) if path.is_file())
+        return {path.relative_to(self.root).as_posix(): path.read_bytes() for path in files}
+
+    def rows(self, path: str) -> list[dict[str, str]]:
+        """The rows of a CSV file."""
+        with (self.root / path).open(newline="") as file:
+            return [*csv.DictReader(file)]
+
+
+def checkout(root: Path, **environment: str) -> Checkout:
+    """A fresh repository of the files that Git knows or would add, with small parameters and no results."""
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=toy.ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    toy.copy_code(root, [name for name in names if name != "dvc.lock" and (toy.ROOT / name).is_file()])
+    paths = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(root.parent)}
+    who = {f"GIT_{role}_{what}": "test@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    own = {"DVC_SITE_CACHE_DIR": str(root.parent / "site"), "DVC_NO_ANALYTICS": "1", "SAMERGING_DEVICE": "cpu"}
+    ours = ("GIT_", "PYTHON", "SAMERGING_")
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
+    made = Checkout(root, {**inherited, **paths, **who, **own, **environment})
+    made.set(*SMALL)
+    for command in (("git", "init", "-q"), ("git", "add", "-A"), ("git", "commit", "-q", "-m", "start")):
+        done = made.call(*command)
+        assert done.returncode == 0, done.stdout
+    return made
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A checkout in which `dvc repro` has run, committed."""
+    made = checkout(tmp_path_factory.mktemp("first") / "repo")
+    assert made.ran("repro") == set(made.lock())
+    for command in (("git", "add", "-A"), ("git", "commit", "-q", "-m", "results")):
+        done = made.call(*command)
+        assert done.returncode == 0, done.stdout
+    return made
+
+
+def test_every_method_is_scored_on_every_image(finished: Checkout):
+    suite = json.loads((finished.root / "data/suites/nano-3/suite.json").read_text())
+    tasks = [task["name"] for task in suite["tasks"]]
+    labels = {task: np.load(finished.root / f"data/suites/nano-3/labels/test/{task}.npy") for task in tasks}
+    scores = finished.root / "data/scores/nano-3"
+    assert {path.stem for path in scores.iterdir()} == {*DATA_FREE, *CALIBRATED}
+    for method in (*DATA_FREE, *CALIBRATED):
+        rows = finished.rows(f"data/scores/nano-3/{method}.csv")
+        seeds = ["0", "1"] if method in CALIBRATED else [""]
+        assert [(row["seed"], row["task"]) for row in rows] == [(seed, task) for seed in seeds for task in tasks]
+        for row in rows:
+            assert (row["suite"], row["method"]) == ("nano-3", method)
+            assert int(row["total"]) == len(labels[row["task"]])
+            assert 0 <= int(row["correct"]) <= int(row["total"])
+            assert int(row["samples"]) == (8 if method in CALIBRATED else 0)
+    for method in CALIBRATED:
+        rows = finished.rows(f"data/studies/nano-3/{method}/scores.csv")
+        expected = [(k, seed, task) for k in ("1", "4") for seed in ("0", "1") for task in tasks]
+        assert [(row["k"], row["seed"], row["task"]) for row in rows] == expected
+        assert all(row["samples"] == row["k"] for row in rows)
+
+
+def test_the_report_is_written_for_the_suite_that_ran(finished: Checkout):
+    written = finished.contents("reports")
+    assert {"reports/index.html", "reports/metrics.json", "reports/tables/nano-3.md"} <= written.keys()
+    table = written["reports/tables/nano-3.md"].decode()
+    assert all(title in table for title in ("Zero-shot", "Individual experts", "TIES", "SAMerging"))
+    assert not [path for path in written if "mini-8" in path]
+    json.loads(written["reports/metrics.json"])
+
+
+def test_the_lock_records_parameters_and_hashes(finished: Checkout):
+    recorded = finished.lock()["samerging@nano-3"]
+    assert recorded["params"]["params.yaml"]["rho"] == 0.07
+    assert recorded["cmd"] == "python -m stages.samerging nano-3"
+    assert all(entry["md5"] for entry in (*recorded["deps"], *recorded["outs"]))
+
+
+def test_a_second_run_does_nothing(finished: Checkout):
+    before = (finished.root / "dvc.lock").read_bytes()
+    assert finished.ran("repro") == set()
+    assert (finished.root / "dvc.lock").read_bytes() == before
+    assert finished.call("git", "status", "--porcelain").stdout == ""
+
+
+def test_another_rho_reruns_samerging_alone_and_going_back_runs_nothing(finished: Checkout):
+    first = finished.hashes()
+    results = finished.contents("data/merges"), finished.contents("reports")
+    assert finished.ran("exp", "run", "-S", "rho=0.5") == SAMERGING
+    assert finished.lock()["samerging@nano-3"]["params"]["params.yaml"]["rho"] == 0.5
+    changed = {path for path, hashed in finished.hashes().items() if hashed != first[path]}
+    assert {"data/merges/nano-3/samerging", "data/studies/nano-3/samerging"} <= changed
+    assert not [path for path in changed if path.startswith("data/") and "samerging" not in path]
+    finished.set("rho=0.07")
+    assert finished.ran("repro") <= {"report"}  # what is in Git is not in DVC's run cache
+    assert finished.hashes() == first
+    assert (finished.contents("data/merges"), finished.contents("reports")) == results
+    assert finished.call("git", "status", "--porcelain").stdout == ""
+
+
+def test_a_wrong_parameter_fails_with_its_message_and_loses_nothing(finished: Checkout):
+    first, merges = finished.hashes(), finished.contents("data/merges")
+    finished.set("rho=-1")
+    failed = finished.call("dvc", "repro")
+    assert failed.returncode != 0
+    assert "rho = -1: input should be greater than or equal to 0" in failed.stdout
+    assert "Traceback" not in failed.stdout
+    finished.set("rho=0.07")
+    assert finished.ran("repro") == set()
+    assert finished.hashes() == first
+    assert finished.contents("data/merges") == merges
+
+
+def test_results_are_the_same_bytes_elsewhere_and_with_one_process(
+    finished: Checkout, tmp_path_factory: pytest.TempPathFactory
+):
+    other = checkout(tmp_path_factory.mktemp("second") / "elsewhere", SAMERGING_WORKERS="1")
+    other.ran("repro")
+    assert other.hashes() == finished.hashes()

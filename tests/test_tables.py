@@ -1,0 +1,132 @@
+"""Golden tables, ranks, captions and escapes."""
+
+import re
+
+import pandas as pd
+import pytest
+
+from pipeline.tables import Protocol, build, csv, efficiency, escape, latex, markdown, ranks
+
+PROTOCOL = Protocol("mini-8", "train", "test", 1600, {"a": 1600, "b": 1097}, (0, 1))
+TITLES = {"zeroshot": "Zero-shot", "x_1": "X & <Y>|_1", "y": "Y"}
+GROUPS = {"Floor": ["zeroshot"], "Data-free": [], "Merged": ["x_1", "y"]}
+INDEX = pd.MultiIndex.from_tuples([("zeroshot", -1), ("x_1", 0), ("x_1", 1), ("y", -1)], names=["method", "seed"])
+RUNS = pd.DataFrame({"a": [90.0, 50, 52, 60], "Average": [90.0, 50, 52, 51.04], "Worst task": [1.0, 2, 3, 4]}, INDEX)
+TABLE = build(RUNS, GROUPS, TITLES, 1, "A_B: 5 %")
+
+
+def test_golden_markdown():
+    assert markdown(TABLE) == (
+        "| Method | a | Average |\n"
+        "| :-- | --: | --: |\n"
+        "| *Floor* |  |  |\n"
+        "| Zero-shot | 90.0 | 90.0 |\n"
+        "| *Merged* |  |  |\n"
+        "| X & \\<Y\\>\\|\\_1 | <u>51.0</u> ± 1.4 | **51.0** ± 1.4 |\n"
+        "| Y | **60.0** | **51.0** |\n"
+        "\nA\\_B: 5 %\n"
+    )
+
+
+def test_golden_latex():
+    assert latex(TABLE, "s").splitlines() == [
+        r"\begin{table}",
+        r"\centering",
+        r"\caption{A\_B: 5 \%}",
+        r"\label{tab:s}",
+        r"\resizebox{\linewidth}{!}{%",
+        r"\begin{tabular}{lrr}",
+        r"\toprule",
+        r"Method & a & Average \\",
+        r"\midrule",
+        r"\multicolumn{3}{l}{\emph{Floor}} \\",
+        r"Zero-shot & 90.0 & 90.0 \\",
+        r"\midrule",
+        r"\multicolumn{3}{l}{\emph{Merged}} \\",
+        r"X \& \textless{}Y\textgreater{}\textbar{}\_1 & \underline{51.0} {\scriptsize$\pm$\,1.4} & "
+        r"\textbf{51.0} {\scriptsize$\pm$\,1.4} \\",
+        r"Y & \textbf{60.0} & \textbf{51.0} \\",
+        r"\bottomrule",
+        r"\end{tabular}}",
+        r"\end{table}",
+    ]
+
+
+def test_golden_csv():
+    assert csv(RUNS[["a", "Average"]], GROUPS, TITLES) == (
+        "method,title,group,runs,a,a std,Average,Average std\n"
+        "zeroshot,Zero-shot,Floor,1,90.000000,,90.000000,\n"
+        "x_1,X & <Y>|_1,Merged,2,51.000000,1.414214,51.000000,1.414214\n"
+        "y,Y,Merged,1,60.000000,,51.040000,\n"
+    )
+
+
+def test_undefined_values_are_shown_as_such():
+    table = build(RUNS.assign(a=float("nan")), GROUPS, TITLES, 1, "")
+    assert "| Y | – | **51.0** |" in markdown(table)
+    assert r"Y & -- & \textbf{51.0}" in latex(table, "s")
+
+
+def test_negative_numbers_have_a_minus():
+    table = build(RUNS.assign(a=-400.0), GROUPS, TITLES, 1, "")
+    assert "| Y | **−400.0** |" in markdown(table)
+    assert r"Y & \textbf{$-$400.0} &" in latex(table, "s")
+
+
+def test_latex_stays_balanced_whatever_names_hold():
+    hostile = dict.fromkeys(TITLES, r"}{\&%$#_~^")
+    text = re.sub(r"\\[{}&%$#_]", "", latex(build(RUNS, GROUPS, hostile, 1, hostile["y"]), "s"))
+    assert text.count("{") == text.count("}")
+    assert text.count("$") % 2 == 0
+    assert not re.search(r"[#~^_]", text)
+    assert all(line.count("&") in (0, 2) for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([3, 2, 1], {"m0": "best", "m1": "second"}),
+        ([3, 3, 2], {"m0": "best", "m1": "best"}),
+        ([3, 2, 2], {"m0": "best", "m1": "second", "m2": "second"}),
+        ([float("nan"), 1, 2], {"m1": "second", "m2": "best"}),
+        ([], {}),
+    ],
+)
+def test_ranks(values, expected):
+    assert ranks(pd.Series(values, index=[f"m{i}" for i in range(len(values))], dtype=float)) == expected
+
+
+def test_caption_says_what_was_measured():
+    caption = PROTOCOL.caption()
+    assert "embedded" in caption
+    assert "not the paper's benchmark" in caption
+    assert "Scored on the test split" in caption
+    assert (
+        "1,600 unlabelled images per task (k capped at the pool: b 1,097) of the train split; 2 seeds (0, 1)" in caption
+    )
+    assert "TRANSDUCTIVE" not in caption
+
+
+def test_caption_of_the_transductive_protocol_and_of_one_seed():
+    caption = Protocol("vit-b-32", "test", "test", 16, {"a": 16}, (3,)).caption()
+    assert "TRANSDUCTIVE" in caption
+    assert "1 seed (3)" in caption
+    assert "embedded" not in caption
+    assert "capped" not in caption
+    assert "±" not in caption
+
+
+def test_escape_leaves_nothing_special():
+    assert escape(r"a\b{c}_$&%#~^<>|±") == (
+        r"a\textbackslash{}b\{c\}\_\$\&\%\#\textasciitilde{}\textasciicircum{}\textless{}\textgreater{}\textbar{}$\pm$"
+    )
+
+
+def test_efficiency_has_a_row_per_budget_and_method():
+    index = pd.MultiIndex.from_tuples([(1, "y", 0), (1, "y", 1), (4, "y", 0)], names=["k", "method", "seed"])
+    runs = pd.DataFrame({"Average": [50.0, 52, 60], "Normalised": 1.0, "Gap closed": 2.0, "Worst task": 3.0}, index)
+    used = pd.DataFrame({"k": [1, 1, 4, 4], "method": "y", "samples": [1, 1, 4, 3]})
+    assert efficiency(runs, used).splitlines()[1:] == [
+        "1,y,1,2,51.000000,1.414214,50.000000,52.000000,1.000000,2.000000,3.000000",
+        "4,y,3,1,60.000000,,60.000000,60.000000,1.000000,2.000000,3.000000",
+    ]
