@@ -1,0 +1,249 @@
+"""Images of the CLIP suites: from the hub's parquet files to uint8 [N, 224, 224, 3], as CLIP's own processor sees them.
+
+An image is decoded as the `datasets` library does it (EXIF rotation applied, cut-off files refused), converted to RGB
+without regard to transparency, resized to 224 on its short side (bicubic) and cropped to the centre. Nothing is
+skipped: the first image that cannot be decoded stops the split, with its file, row and path.
+"""
+
+import io
+import json
+import multiprocessing
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from PIL import ExifTags, Image, ImageOps
+from pyarrow import parquet
+from tqdm import tqdm
+
+from pipeline import store
+from pipeline.errors import BenchmarkError
+from pipeline.suites._clip_tasks import ClipTask
+
+SIDE = 224
+BATCH = 16  # rows read at a time: an image may have megabytes
+PIECE = 512  # rows that a process decodes in one go
+BROKEN = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, struct.error, zlib.error,
+    Image.DecompressionBombError, Image.DecompressionBombWarning,
+)  # fmt: skip
+"""What PIL raises for files that are not what they claim to be."""
+
+
+def preprocess(image: Image.Image, side: int = SIDE) -> np.ndarray:
+    """CLIP's preprocessing without the normalisation: uint8 [side, side, 3]."""
+    image = _rgb(image)
+    short, long = sorted(image.size)
+    length = int(side * long / short)
+    if length * side > (Image.MAX_IMAGE_PIXELS or np.inf):
+        raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels: too elongated to be resized")
+    width, height = (side, length) if image.width <= image.height else (length, side)
+    left, top = (width - side) // 2, (height - side) // 2
+    resized = image.resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(resized.crop((left, top, left + side, top + side)))
+
+
+def decode(content: bytes) -> Image.Image:
+    """The image of an encoded file, upright; raises one of BROKEN if it is damaged, cut off or absurdly large."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # damaged EXIF data
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        image = Image.open(io.BytesIO(content))
+        image.load()
+        return image if image.getexif().get(ExifTags.Base.Orientation, 1) == 1 else ImageOps.exif_transpose(image)
+
+
+class Group(NamedTuple):
+    """A row group of a parquet file, what can be read by itself; `start` rows of the file come before it."""
+
+    path: Path
+    number: int
+    start: int
+    rows: int
+
+
+class ParquetSplit:
+    """A split of a task in local parquet files: its length, its labels, its images one by one."""
+
+    def __init__(self, files: Sequence[Path], task: ClipTask) -> None:
+        """Read the files' footers; BenchmarkError for a file that is no parquet or has not the task's columns."""
+        self.files, self.task, self.groups = tuple(files), task, list[Group]()
+        for path in self.files:
+            with _opened(path) as file:
+                _column(path, file.schema_arrow, task.image_column)
+                start = 0
+                for number in range(file.num_row_groups):
+                    self.groups.append(Group(path, number, start, file.metadata.row_group(number).num_rows))
+                    start += self.groups[-1].rows
+
+    def __len__(self) -> int:
+        return sum(group.rows for group in self.groups)
+
+    def labels(self) -> np.ndarray:
+        """Labels of all rows, int64 [N], the first class 0; BenchmarkError for one that is no class of the task."""
+        return np.concatenate([np.zeros(0, np.int64), *(_labels(path, self.task) for path in self.files)])
+
+    def image(self, row: int) -> np.ndarray:
+        """The preprocessed image of a row, uint8 [224, 224, 3]."""
+        ((group, rows, _),) = self.pieces(np.array([row]))
+        return next(_images(group, rows, self.task))
+
+    def pieces(self, indices: np.ndarray) -> list[tuple[Group, list[int], int]]:
+        """Ascending rows in pieces of work: (row group, rows of the group, how many of `indices` come before)."""
+        if not len(indices) or indices[0] < 0 or indices[-1] >= len(self) or (np.diff(indices) <= 0).any():
+            raise BenchmarkError(f"{self.task.name}: expected ascending rows of 0 to {len(self) - 1}, got {indices}")
+        pieces, start = [], 0
+        for group in self.groups:
+            first, end = (int(place) for place in np.searchsorted(indices, (start, start + group.rows)))
+            for place in range(first, end, PIECE):
+                pieces.append((group, (indices[place : min(end, place + PIECE)] - start).tolist(), place))
+            start += group.rows
+        return pieces
+
+
+def decode_split(
+    files: Sequence[Path], task: ClipTask, out_images: Path, out_labels: Path, indices: np.ndarray | None, workers: int
+) -> None:
+    """Write the images and labels of a split, or of its ascending rows `indices`, decoded by `workers` processes.
+
+    The bytes do not depend on `workers`; a process holds one row group. Files appear when they are complete.
+    """
+    split = ParquetSplit(files, task)
+    pieces = split.pieces(np.arange(len(split)) if indices is None else indices)
+    labels = split.labels() if indices is None else split.labels()[indices]
+    with store.replacing(out_images) as target:
+        offset = np.lib.format.open_memmap(target, "w+", np.uint8, (len(labels), SIDE, SIDE, 3)).offset
+        size = SIDE * SIDE * 3
+        _run([(group, rows, task, target, offset + place * size) for group, rows, place in pieces], task.name, workers)
+        store.write_array(out_labels, labels)
+
+
+def draw_pool(total: int, size: int, seed: int) -> np.ndarray:
+    """`size` of `total` rows without replacement, ascending; all rows if there are no more."""
+    return np.sort(np.random.default_rng(seed).choice(total, min(size, total), replace=False))
+
+
+def field_validation(total: int) -> tuple[np.ndarray, np.ndarray]:
+    """The field's split of the training rows: 90 % and 10 %, torch's random_split with seed 0, each ascending.
+
+    A pool is drawn from the first part alone, `train[draw_pool(len(train), size, seed)]`: it shares no row with the
+    second.
+    """
+    held_out = int(total * 0.1)
+    rng = torch.Generator().manual_seed(0)
+    parts = torch.utils.data.random_split(range(total), [total - held_out, held_out], rng)
+    train, validation = (np.sort(np.array(part.indices, dtype=np.int64)) for part in parts)
+    return train, validation
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> int:
+    """How many images of `a` occur in `b`, by content."""
+    contents = {blake2b(np.ascontiguousarray(image), digest_size=16).digest() for image in b}
+    return sum(blake2b(np.ascontiguousarray(image), digest_size=16).digest() in contents for image in a)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode} have no known range")
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _opened(path: Path) -> parquet.ParquetFile:
+    try:
+        return parquet.ParquetFile(path, buffer_size=2**20, pre_buffer=False)  # in small reads
+    except (OSError, pa.ArrowException) as error:
+        raise BenchmarkError(f"{path}: cannot be read as parquet ({error}); fetch it again") from error
+
+
+def _column(path: Path, schema: pa.Schema, names: Sequence[str]) -> str:
+    for name in names:
+        if name in schema.names:
+            return name
+    raise BenchmarkError(f"{path}: no column {' or '.join(names)}, the file has {', '.join(schema.names)}")
+
+
+def _labels(path: Path, task: ClipTask) -> np.ndarray:
+    with _opened(path) as file:
+        schema = file.schema_arrow
+        name = _column(path, schema, task.label_column)
+        column = file.read(columns=[name]).column(name)
+    written = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))  # by `datasets`
+    known = written.get("info", {}).get("features", {}).get(name, {}).get("names") or task.classes
+    plain = [["".join(filter(str.isalnum, text.lower())) for text in texts] for texts in (known, task.classes)]
+    if len(known) != len(task.classes) or (plain[0] != plain[1] and {*plain[0]} == {*plain[1]}):
+        raise BenchmarkError(
+            f"{path}: {name} has {len(known)} classes, {', '.join(known[:3])} ..., expected those of {task.name} in "
+            f"their order: {len(task.classes)}, {', '.join(task.classes[:3])} ..."
+        )
+    if pa.types.is_string(column.type):
+        numbers = {text: label for label, text in enumerate(known)}
+        labels = np.array([numbers.get(text, -1) for text in column.to_pylist()], dtype=np.int64)
+    elif (pa.types.is_integer(column.type) or pa.types.is_boolean(column.type)) and not column.null_count:
+        labels = column.cast(pa.int64()).to_numpy() - task.label_offset
+    else:
+        raise BenchmarkError(f"{path}: {name} is {column.type} with {column.null_count} nulls, expected labels")
+    if (wrong := np.flatnonzero((labels < 0) | (labels >= len(task.classes)))).size:
+        raise BenchmarkError(
+            f"{path}: row {wrong[0]}: {name} {column[int(wrong[0])].as_py()!r} is none of the {len(task.classes)} "
+            f"classes of {task.name} (first label {task.label_offset})"
+        )
+    return labels
+
+
+def _images(group: Group, rows: Sequence[int], task: ClipTask) -> Iterator[np.ndarray]:
+    """The preprocessed images at ascending rows of a row group."""
+    with _opened(group.path) as file:
+        name = _column(group.path, file.schema_arrow, task.image_column)
+        start, todo = 0, list(reversed(rows))
+        for batch in file.iter_batches(BATCH, row_groups=[group.number], columns=[name]):
+            while todo and todo[-1] < start + len(batch):
+                row = todo.pop()
+                cell = batch.column(0)[row - start].as_py()
+                content, origin = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
+                try:
+                    image = decode(content)
+                    yield preprocess(image.transpose(Image.Transpose.TRANSPOSE) if task.transpose else image)
+                except BROKEN as error:
+                    reason = f"{type(error).__name__}: {str(error).split(' <')[0]}"
+                    raise BenchmarkError(
+                        f"{group.path}: row {group.start + row} ({origin or 'no path'}): the image cannot be decoded "
+                        f"({reason}); fetch the file of {task.dataset} again"
+                    ) from error
+            start += len(batch)
+            if not todo:
+                return
+
+
+def _write(group: Group, rows: Sequence[int], task: ClipTask, target: Path, offset: int) -> None:
+    with target.open("r+b") as file:
+        file.seek(offset)
+        for image in _images(group, rows, task):
+            file.write(image.tobytes())
+
+
+def _run(pieces: Sequence[tuple[Any, ...]], title: str, workers: int) -> None:
+    """_write(*piece) for all pieces, in processes even where stages compute on a GPU: decoding is the CPU's work."""
+    bar, columns = {"total": len(pieces), "desc": title, "unit": "piece"}, list(zip(*pieces, strict=True))
+    if min(workers, len(pieces)) <= 1:
+        list(tqdm(map(_write, *columns), **bar))
+        return
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(min(workers, len(pieces)), mp_context=context) as pool:
+        try:
+            list(tqdm(pool.map(_write, *columns), **bar))
+        except BrokenProcessPool as error:
+            raise BenchmarkError(f"{title}: a process was killed; let fewer run (SAMERGING_WORKERS)") from error
