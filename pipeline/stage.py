@@ -26,7 +26,10 @@ from pipeline import store
 from pipeline.errors import BenchmarkError
 from pipeline.suite import device
 
-PACKAGES = ("torch", "open_clip_torch", "numpy", "safetensors", "scikit-learn", "scikit-image", "mlxtend", "pillow")
+PACKAGES = (
+    "torch", "open_clip_torch", "numpy", "safetensors", "pillow", "scikit-learn", "scikit-image", "mlxtend",
+    "huggingface_hub", "pyarrow",
+)  # fmt: skip
 
 
 class ChangedWhileRunning(BenchmarkError):

@@ -1,4 +1,4 @@
-"""Get a suite: base, experts, zero-shot heads, images and labels in one layout for all, and a preview of its images."""
+"""Get a suite: base, experts, heads, images and labels in one layout for all; a preview and where it came from."""
 
 from pipeline.preview import preview
 from pipeline.stage import Job, Stage
@@ -8,18 +8,18 @@ STAGE = Stage(
     name="prepare",
     arguments=("suite",),
     params=("recipe.{suite}",),
-    inputs=("pipeline/suites/{suite}.yaml",),
-    outputs=("data/suites/{suite}", "data/previews/{suite}.npz"),
+    inputs=("pipeline/suites/{suite}.yaml", "pipeline/suites/tables"),
+    outputs=("data/suites/{suite}", "data/previews/{suite}.npz", "data/origins/{suite}.json"),
     modules=("pipeline.suites.*",),
 )
 
 
 def run(job: Job) -> None:
-    """Prepare the suite by its family and keep a few images for the report."""
+    """Prepare the suite by its family and keep for the report what it shows of it."""
     suite = job.names["suite"]
     family, definition = load(suite)
     family.prepare(suite, definition, job.params["recipe.{suite}"], job.outputs[0])
-    preview(job.outputs[0], job.outputs[1])
+    preview(*job.outputs)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from pipeline.errors import BenchmarkError
 from pipeline.model import FROZEN, Weights, build_clip, image_encoder, split_qkv
 from pipeline.parallel import run
 from pipeline.schema import Parameters
-from pipeline.suite import Suite, SuiteFolder, Task
+from pipeline.suite import SPLITS, Suite, SuiteFolder, Task
 from pipeline.suites import _mini_images as images
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
@@ -90,10 +90,25 @@ def prepare(name: str, definition: Definition, recipe: Recipe, folder: Path) -> 
         mean=MEAN,
         std=STD,
         groups=tuple(key for key in base if key not in FROZEN),
-        provenance={"source": "embedded: made from installed packages, see data/README.md"},
+        provenance={
+            "source": "embedded: made from installed packages, see data/README.md",
+            "embedded": True,
+            "fetched": [],
+            "overlap": {task: _overlap(folder, task) for task in tasks},
+            "anchors": {},
+            "published": [],
+        },
     )
     suite.save(folder)
     SuiteFolder(folder)
+
+
+def _overlap(folder: Path, task: str) -> dict[str, int]:
+    """How many training and validation images occur among the test images, by content."""
+    splits = {split: store.read_array(folder / "images" / split / f"{task}.npy") for split in SPLITS}
+    contents = {split: [image.tobytes() for image in pixels] for split, pixels in splits.items()}
+    known = {*contents["test"]}
+    return {split: sum(image in known for image in contents[split]) for split in ("train", "validation")}
 
 
 def _config(recipe: Recipe) -> dict[str, Any]:
