@@ -10,7 +10,8 @@ A suite is a set of tasks on one backbone; a method edits the task vectors, pick
     teach        teacher logits                               problem     from files to one calibration
     merges       the artefact of a merge                      evaluate    counting correct answers
     study        data efficiency                              preview     images for the contact sheet
-    results -> scores -> tables, figures -> page, report    from counts to what people look at
+    results -> scores, anchors -> tables, figures -> page, report    from counts to what people look at
+    hub          files of public repositories, verified
     stage        declaration and guarantees of a DVC stage    parallel    independent pieces on every core
     store        files in and out, atomically                 errors      the user's errors
 """

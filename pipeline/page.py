@@ -4,6 +4,26 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+GRID = """\
+{% macro left(table, column) %}{% if table.columns[column] in table.words %} class="left"{% endif %}{% endmacro %}
+{% macro grid(table) %}
+<div class="scroll"><table>
+<caption>{{ table.caption }}</caption>
+<thead><tr><th scope="col">{{ table.head }}</th>{% for name in table.columns %}\
+<th scope="col"{{ left(table, loop.index0) }}>{{ name }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for title, rows in table.sections %}
+<tr class="group"><th colspan="{{ table.columns | length + 1 }}">{{ title }}</th></tr>
+{% for name, cells in rows %}
+<tr><td>{{ name }}</td>{% for cell in cells %}<td{{ left(table, loop.index0) }}>\
+{% if cell.mark == "best" %}<b>{{ cell.mean }}</b>{% elif cell.mark == "second" %}<u>{{ cell.mean }}</u>\
+{% else %}{{ cell.mean }}{% endif %}{% if cell.deviation %} <small>± {{ cell.deviation }}</small>{% endif %}</td>\
+{% endfor %}</tr>
+{% endfor %}
+{% endfor %}
+</tbody>
+</table></div>{% endmacro %}
+"""
 TEMPLATE = """\
 <!DOCTYPE html>
 <html lang="en">
@@ -18,7 +38,7 @@ h1, h2 { line-height: 1.2; } h2 { margin-top: 3rem; border-top: 1px solid var(--
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .5rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child, .text td, .text th { text-align: left; } .wrap td { white-space: normal; }
+th:first-child, td:first-child, .text td, .text th, .left { text-align: left; } .wrap td { white-space: normal; }
 tr.group th { font-weight: normal; font-style: italic; background: var(--soft); }
 caption, figcaption { caption-side: bottom; text-align: left; font-size: .85rem; padding-top: .4rem; }
 caption { white-space: normal; } small { opacity: .75; }
@@ -41,24 +61,9 @@ each section names. reports/README.md explains every column and figure.</p>
 <li>{{ sentence }}</li>
 {% endfor %}
 </ul>
-<div class="scroll"><table>
-<caption>{{ suite.table.caption }}</caption>
-<thead><tr><th scope="col">Method</th>{% for name in suite.table.columns %}<th scope="col">{{ name }}</th>{% endfor %}\
-</tr></thead>
-<tbody>
-{% for title, rows in suite.table.sections %}
-<tr class="group"><th colspan="{{ suite.table.columns | length + 1 }}">{{ title }}</th></tr>
-{% for name, cells in rows %}
-<tr><td>{{ name }}</td>{% for cell in cells %}<td>\
-{% if cell.mark == "best" %}<b>{{ cell.mean }}</b>{% elif cell.mark == "second" %}<u>{{ cell.mean }}</u>\
-{% else %}{{ cell.mean }}{% endif %}{% if cell.deviation %} <small>± {{ cell.deviation }}</small>{% endif %}</td>\
-{% endfor %}</tr>
-{% endfor %}
-{% endfor %}
-</tbody>
-</table></div>
-<details><summary>Computed from: parameters, versions, hardware and wall time of {{ suite.stages | length }} stages
-</summary>
+{{ grid(suite.table) }}
+<details><summary>Computed from: parameters, versions, origin, hardware and wall time of {{ suite.stages | length }}
+stages</summary>
 <div class="scroll"><table class="text wrap">
 <caption>Parameters of all stages</caption>
 {% for key, value in suite.params %}
@@ -77,8 +82,32 @@ each section names. reports/README.md explains every column and figure.</p>
 {% for row in suite.stages %}
 <tr>{% for value in row %}<td>{{ value }}</td>{% endfor %}</tr>
 {% endfor %}
+</table>
+<p>{{ suite.source }}</p>
+{% if suite.fetched %}
+<table class="text">
+<caption>Fetched and verified</caption>
+<tr><th scope="col">repository</th><th scope="col">commit</th><th scope="col">files</th><th scope="col">GiB</th></tr>
+{% for row in suite.fetched %}
+<tr>{% for value in row %}<td>{{ value }}</td>{% endfor %}</tr>
+{% endfor %}
+</table>
+{% endif %}
+<table class="text">
+<caption>Images that occur among the test images of their task, by content</caption>
+<tr><th scope="col">task</th><th scope="col">train</th><th scope="col">validation</th></tr>
+{% for row in suite.overlap %}
+<tr>{% for value in row %}<td>{{ value }}</td>{% endfor %}</tr>
+{% endfor %}
 </table></div>
+{% for warning in suite.warnings %}
+<p><b>Warning:</b> {{ warning }}</p>
+{% endfor %}
 </details>
+{% for title, table in suite.beside %}
+<h3>{{ title }}</h3>
+{{ grid(table) }}
+{% endfor %}
 {% for figure in suite.figures %}
 <figure>
 {{ figure.svg }}
@@ -104,4 +133,4 @@ each section names. reports/README.md explains every column and figure.</p>
 def page(**content: Any) -> str:
     """The page of `suites` and `methods`; whatever is not marked as safe is escaped."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(TEMPLATE).render(content)
+    return environment.from_string(GRID + TEMPLATE).render(content)

@@ -10,13 +10,14 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from pipeline import figures, methods, scores, store, tables
+from pipeline import anchors, figures, methods, scores, store, tables
 from pipeline.page import page
 from pipeline.results import Chosen, Results, parameters, read
 from pipeline.scores import AVERAGE, CEILING, FLOOR, GAP, MAIN
 
 POINTS = 100
 """Points of a loss curve in reports/plots."""
+GIB = 2**30
 
 
 def draw(results: Results, chosen: Chosen, titles: Mapping[str, str], width: float) -> dict[str, tuple[Figure, str]]:
@@ -66,11 +67,15 @@ def write(inputs: Sequence[Path], suites: Sequence[str], chosen: Chosen, look: A
     sections = []
     for results in found:
         suite, runs = results.suite, results.runs
-        table = tables.build(runs, chosen.groups, titles, look.decimals, results.protocol.caption())
+        anchored, beside = _published(results, chosen, known, look.decimals)
+        table = tables.build(runs, chosen.groups, titles, look.decimals, results.protocol.caption(anchored))
         store.write_text(tabled / f"{suite}.csv", tables.csv(runs, chosen.groups, titles))
         store.write_text(tabled / f"{suite}.md", tables.markdown(table))
         store.write_text(tabled / f"{suite}.tex", tables.latex(table, suite))
         store.write_text(tabled / f"{suite}-efficiency.csv", tables.efficiency(results.study, results.used))
+        for name, (_, other, text) in beside.items():
+            store.write_text(tabled / f"{suite}-{name}.csv", text)
+            store.write_text(tabled / f"{suite}-{name}.md", tables.markdown(other))
         shown = []
         for name, (figure, caption) in draw(results, chosen, titles, look.width).items():
             files = {kind: figures.render(figure, kind, f"{suite}-{name}", look.dpi) for kind in figures.FORMATS}
@@ -80,7 +85,9 @@ def write(inputs: Sequence[Path], suites: Sequence[str], chosen: Chosen, look: A
             shown.append({"svg": Markup(svg[svg.index("<svg") :]), "caption": caption})
         free = chosen.groups["Data-free"]
         said = scores.sentences(runs, results.tasks, free, titles, look.decimals)
-        sections.append({"name": suite, "sentences": said, "table": table, "figures": shown, **_provenance(results)})
+        others = [(title, other) for title, other, _ in beside.values()]
+        content = {"name": suite, "sentences": said, "table": table, "beside": others, "figures": shown}
+        sections.append({**content, **_provenance(results), **_origin(results)})
     for name, text in _plots(found).items():
         store.write_text(plotted / f"{name}.csv", text)
     store.write_json(metrics, {results.suite: summary(results.runs) for results in found})
@@ -93,6 +100,57 @@ def summary(runs: pd.DataFrame) -> dict[str, Any]:
     means = runs.groupby("method")[[AVERAGE, GAP]].mean().round(2)
     gap = means.loc[MAIN, GAP]
     return {"accuracy": means[AVERAGE].to_dict()} | ({f"{MAIN}_gap_closed": gap} if np.isfinite(gap) else {})
+
+
+def _published(
+    results: Results, chosen: Chosen, known: Mapping[str, Any], decimals: int
+) -> tuple[str, dict[str, tuple[str, tables.Table, str]]]:
+    """What is said of anchors, and {name: (title, table, CSV)} of what stands beside published accuracies."""
+    runs, tasks, split = results.runs, results.tasks, results.protocol.evaluation_split
+    compared, beside = anchors.compare(runs, tasks, results.origin["anchors"]), {}
+    said = anchors.sentence(compared, split)
+    if len(compared) and split == anchors.SPLIT:
+        beside["anchors"] = ("Anchors", anchors.anchor_table(compared, said), anchors.anchor_csv(compared))
+    if rows := results.origin["published"]:
+        own = anchors.ours(runs, tasks, _told(results, chosen, known), split)
+        others = anchors.published(rows, tasks)
+        table = anchors.published_table(own, others, tasks, decimals, split)
+        beside["published"] = ("Published results", table, anchors.published_csv(own, others))
+    return said, beside
+
+
+def _told(results: Results, chosen: Chosen, known: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """{method: its name, parameters and protocol}, in the order of the tables."""
+    params = parameters(results.suite, results.records)
+    sees = dict.fromkeys((FLOOR, CEILING), "not merged") | dict.fromkeys(chosen.calibrated, results.protocol.sees())
+    told = {}
+    for name in chosen.names:
+        own = {key: params[key] for key in known[name].Params.model_fields if key in params}
+        found = params.get(f"merge.{name}", params.get(f"calibrate.{name}", own))
+        settings = ", ".join(f"{key} {value}" for key, value in found.items())
+        told[name] = {"method": known[name].TITLE, "hyperparameters": settings, "protocol": sees.get(name, "data-free")}
+    return told
+
+
+def _origin(results: Results) -> dict[str, Any]:
+    """Where the suite came from, as text: source, what was fetched, overlaps with the test images, warnings."""
+    origin, split = results.origin, results.protocol.calibration_split
+    fetched = []
+    for one in origin["fetched"]:
+        size = sum(file["size"] for file in one["files"]) / GIB
+        name = one["repo"] if one["repo"] == one["id"] else f"{one['repo']} (now {one['id']})"
+        fetched.append((name, one["commit"][:12], f"{len(one['files']):,}", f"{size:,.2f}"))
+    counts = {task: origin["overlap"][task] for task in results.tasks}
+    return {
+        "source": origin["source"],
+        "fetched": fetched,
+        "overlap": [(task, f"{found['train']:,}", f"{found['validation']:,}") for task, found in counts.items()],
+        "warnings": [
+            f"{n:,} calibration-pool image{'s' * (n != 1)} of task {task} also occur{'s' * (n == 1)} in its test split."
+            for task, found in counts.items()
+            if (n := found.get(split, 0))
+        ],
+    }
 
 
 def _provenance(results: Results) -> dict[str, list[tuple[str, ...]]]:

@@ -16,6 +16,9 @@ from pipeline import scores, store, tables
 from pipeline.errors import BenchmarkError
 from pipeline.scores import CEILING, FLOOR, MAIN
 
+ORIGIN = ("source", "embedded", "fetched", "overlap", "anchors", "published")
+"""What data/origins/<suite>.json holds."""
+
 
 @dataclass(frozen=True)
 class Results:
@@ -36,6 +39,8 @@ class Results:
     images: Mapping[str, np.ndarray]
     records: tuple[Mapping[str, Any], ...]
     protocol: tables.Protocol
+    origin: Mapping[str, Any]
+    """Where the suite came from, see ORIGIN."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +69,8 @@ def choose(merge: Sequence[str], calibrate: Sequence[str]) -> Chosen:
 
 
 def read(inputs: Sequence[Path], suite: str, chosen: Chosen) -> Results:
-    """The results of a suite; inputs: the folders of scores, studies, merges, previews and run records."""
-    counted, studied, merged, previews, recorded = inputs
+    """The results of a suite; inputs: the folders of scores, studies, merges, previews, origins, run records."""
+    counted, studied, merged, previews, origins, recorded = inputs
     images = store.read_arrays(previews / f"{suite}.npz")
     tasks = tuple(images)
     frame = _scores([counted / suite / f"{name}.csv" for name in chosen.names])
@@ -76,6 +81,7 @@ def read(inputs: Sequence[Path], suite: str, chosen: Chosen) -> Results:
         raise BenchmarkError(f"{merged / suite / MAIN}: tasks {about['tasks']}, expected {list(tasks)}; run dvc repro")
     values = store.TensorFile(merged / suite / MAIN / "coefficients.safetensors")["coefficients"].numpy()
     losses = {name: _losses(merged / suite / name / "losses.csv") for name in chosen.calibrated}
+    origin = _origin(origins / f"{suite}.json")
     records = tuple(store.read_json(recorded / f"{name}.json") for name in _records(suite, chosen))
     params = parameters(suite, records)
     used = frame[frame.method.isin(chosen.calibrated)].groupby("task").samples.min()
@@ -86,6 +92,7 @@ def read(inputs: Sequence[Path], suite: str, chosen: Chosen) -> Results:
         params["samples_per_task"],
         {task: int(used[task]) for task in tasks},
         params["seeds"],
+        origin["embedded"],
     )
     return Results(
         suite,
@@ -99,7 +106,15 @@ def read(inputs: Sequence[Path], suite: str, chosen: Chosen) -> Results:
         images,
         records,
         protocol,
+        origin,
     )
+
+
+def _origin(path: Path) -> dict[str, Any]:
+    origin = store.read_json(path)
+    if missing := [key for key in ORIGIN if key not in origin]:
+        raise BenchmarkError(f"{path}: no {', '.join(missing)}; prepare the suite again")
+    return origin
 
 
 def _scores(paths: Iterable[Path], extra: Sequence[str] = ()) -> pd.DataFrame:

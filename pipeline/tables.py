@@ -21,7 +21,6 @@ LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "–": "--",
     "−": "$-$",
 }
-EMBEDDED = ("mini-", "nano-")
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,8 @@ class Protocol:
     used: Mapping[str, int]
     """Unlabelled images that each task had to give."""
     seeds: Sequence[int]
+    embedded: bool
+    """Whether the suite is made from installed packages."""
 
     def sentence(self) -> str:
         """Splits, images and seeds, for captions."""
@@ -48,13 +49,21 @@ class Protocol:
             f"{len(self.seeds)} seed{'s' * (len(self.seeds) != 1)} ({', '.join(map(str, self.seeds))})."
         )
 
-    def caption(self) -> str:
-        """The caption of the suite's table."""
-        kind = " (embedded: made from installed packages, not the paper's benchmark)" * self.suite.startswith(EMBEDDED)
+    def sees(self) -> str:
+        """What calibrated methods saw, as a cell of a table."""
+        split = {"train": "training"}.get(self.calibration_split, self.calibration_split)
+        few = "up to " * (min(self.used.values()) < self.asked)
+        seeds = f"; mean over {len(self.seeds)} seeds" * (len(self.seeds) > 1)
+        return f"{split} images without labels, {few}{self.asked:,} per task{seeds}"
+
+    def caption(self, more: str = "") -> str:
+        """The caption of the suite's table; `more` is its last sentence."""
+        kind = " (embedded: made from installed packages, not the paper's benchmark)" * self.embedded
         return (
             f"Suite {self.suite}{kind}: accuracy in %. {self.sentence()} "
             f"{'Mean ± sample standard deviation over seeds; ' * (len(self.seeds) > 1)}"
             "methods without randomness ran once. Bold: best, underlined: second best of the merged models."
+            f"{' ' * bool(more)}{more}"
         )
 
 
@@ -69,11 +78,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table as text: sections of rows (title, cells), one cell per column."""
+    """A table as text: sections of rows (title, cells), one cell per column; `words` are the columns of text."""
 
     caption: str
     columns: tuple[str, ...]
     sections: tuple[tuple[str, tuple[tuple[str, tuple[Cell, ...]], ...]], ...]
+    head: str = "Method"
+    words: tuple[str, ...] = ()
 
 
 def statistics(runs: pd.DataFrame, by: Sequence[str] = ("method",)) -> pd.DataFrame:
@@ -92,8 +103,8 @@ def build(
 
     def cell(method: str, name: str) -> Cell:
         mean, deviation, _ = found.loc[method, name]
-        shown = [f"{value:.{decimals}f}" if np.isfinite(value) else "" for value in (mean, deviation)]
-        return Cell(shown[0].replace("-", "−") or "–", shown[1], marks[name].get(method, ""))
+        spread = f"{deviation:.{decimals}f}" if np.isfinite(deviation) else ""
+        return Cell(number(mean, decimals), spread, marks[name].get(method, ""))
 
     return Table(
         caption,
@@ -104,6 +115,11 @@ def build(
             if methods
         ),
     )
+
+
+def number(value: float, decimals: int, sign: str = "") -> str:
+    """`value` as tables print it; `sign`: "+" for differences."""
+    return f"{value:{sign}.{decimals}f}".replace("-", "−") if np.isfinite(value) else "–"
 
 
 def ranks(values: pd.Series) -> dict[str, str]:
@@ -130,9 +146,10 @@ def markdown(table: Table) -> str:
     wrap = {"best": "**{}**", "second": "<u>{}</u>", "": "{}"}
 
     def text(cell: Cell) -> str:
-        return wrap[cell.mark].format(cell.mean) + (f" ± {cell.deviation}" if cell.deviation else "")
+        return wrap[cell.mark].format(_markdown(cell.mean)) + (f" ± {cell.deviation}" if cell.deviation else "")
 
-    lines = [["Method", *table.columns], [":--", *["--:"] * len(table.columns)]]
+    sides = [":--" if name in table.words else "--:" for name in table.columns]
+    lines = [[table.head, *table.columns], [":--", *sides]]
     for title, rows in table.sections:
         lines.append([f"*{_markdown(title)}*", *[""] * len(table.columns)])
         lines += [[_markdown(name), *map(text, cells)] for name, cells in rows]
@@ -152,7 +169,7 @@ def latex(table: Table, label: str) -> str:
     for title, rows in table.sections:
         body += [r"\midrule", rf"\multicolumn{{{width + 1}}}{{l}}{{\emph{{{escape(title)}}}}} \\"]
         body += [" & ".join([escape(name), *map(text, cells)]) + r" \\" for name, cells in rows]
-    head = " & ".join(["Method", *map(escape, table.columns)]) + r" \\"
+    head = " & ".join([escape(table.head), *map(escape, table.columns)]) + r" \\"
     lines = [r"\begin{table}", r"\centering", rf"\caption{{{escape(table.caption)}}}", rf"\label{{tab:{label}}}"]
     lines += [r"\resizebox{\linewidth}{!}{%", rf"\begin{{tabular}}{{l{'r' * width}}}", r"\toprule", head, *body]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table}", ""])

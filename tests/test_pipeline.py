@@ -116,6 +116,18 @@ RERUNS: dict[str, frozenset[str]] = {
     "report.dpi": REPORT,
     "report.width": REPORT,
     "report.decimals": REPORT,
+} | {
+    # The paper's suites, of which none runs.
+    f"{key}.{group}-{backbone}.{leaf}": NOTHING
+    for group in ("ta8", "tall14", "tall20")
+    for backbone in ("vit-b-32", "vit-b-16", "vit-l-14")
+    for key, leaf in (
+        ("schedule", "lr"),
+        ("schedule", "steps"),
+        ("schedule", "batch_size"),
+        ("recipe", "seed"),
+        ("recipe", "pool"),
+    )
 }
 """Every leaf of params.yaml and the stages that run again when it changes, with suites: [mini-8]."""
 
@@ -135,6 +147,8 @@ SOURCES: dict[str, frozenset[str]] = {
     "pipeline/params.py": NOTHING,
     "pipeline/figures.py": REPORT,
     "pipeline/tables.py": REPORT,
+    "pipeline/anchors.py": REPORT,
+    "pipeline/hub.py": EVERYTHING,
     "pipeline/scores.py": REPORT,
     "stages/samerging.py": SAMERGING_SCORE,
     "stages/calibrate.py": CALIBRATED - SAMERGING - STUDIES | REPORT,

@@ -21,8 +21,27 @@ GROUPS = ["conv1.weight", "blocks.0.q.weight", "blocks.1.q.weight", "ln_post.wei
 SEEDS = [0, 1]
 CHOSEN = choose(["zeroshot", "individual", "average"], ["distillation"])
 LOOK = SimpleNamespace(dpi=50, width=6.5, decimals=1)
-INPUTS = ("scores", "studies", "merges", "previews", "runs")
+INPUTS = ("scores", "studies", "merges", "previews", "origins", "runs")
 OUTPUTS = ("tables", "figures", "plots", "metrics.json", "index.html")
+ORIGIN = {
+    "source": "made <here>",
+    "embedded": True,
+    "fetched": [],
+    "overlap": {task: {"train": 0, "validation": 0} for task in TASKS},
+    "anchors": {},
+    "published": [],
+}
+FILES = [{"name": f"{index}", "size": 3 * 2**28, "sha256": None, "blob": "0"} for index in range(2)]
+MODEL = {"repo": "a/<b>", "kind": "model", "revision": "main", "id": "a/<b>", "commit": "0123456789abcdef" * 2}
+ROW = {"method": "M<1>", "hyperparameters": "k 1", "protocol": "data_free", "source": "p<2>", "note": ""}
+PUBLIC = {
+    "source": "public",
+    "embedded": False,
+    "fetched": [{**MODEL, "files": FILES}, {**MODEL, "repo": "old", "id": "new/name", "files": FILES[:1]}],
+    "overlap": {TASKS[0]: {"train": 1, "validation": 2}, TASKS[1]: {"train": 1200, "validation": 0}},
+    "anchors": {task: {"zeroshot": 20.1, "individual": 80.2} for task in TASKS},
+    "published": [{**ROW, "task": task, "accuracy": 50 + index} for index, task in enumerate(TASKS)],
+}
 HEADER = ("suite", "method", "task", "seed", "samples", "correct", "total")
 
 
@@ -52,6 +71,7 @@ def data(tmp_path):
     store.write_tensors(merged / "coefficients.safetensors", {"coefficients": torch.arange(16.0).reshape(2, 1, 2, 4)})
     images = {task: np.full((3, 4, 4, 3), 90 * index, np.uint8) for index, task in enumerate(TASKS)}
     store.write_arrays(folder / "previews/mini-x.npz", images)
+    store.write_json(folder / "origins/mini-x.json", ORIGIN)
     for stage in ("prepare", "teach"):
         record(folder, stage, calibration_split="train")
     return folder
@@ -124,12 +144,88 @@ def test_the_whole_report_twice(data, tmp_path, monkeypatch):
         "merges/mini-x/samerging/coefficients.safetensors",
         "merges/mini-x/distillation/losses.csv",
         "previews/mini-x.npz",
+        "origins/mini-x.json",
         "runs/evaluate-mini-x-samerging.json",
     ],
 )
 def test_a_missing_file_is_named(data, tmp_path, name):
     (data / name).unlink()
     with pytest.raises(BenchmarkError, match=re.escape(name)):
+        report(data, tmp_path / "out")
+
+
+def public(data, **changes):
+    store.write_json(data / "origins/mini-x.json", PUBLIC | changes)
+
+
+def rescore(data, split):
+    for path in (data / "runs").glob("*.json"):
+        content = store.read_json(path)
+        if "evaluation_split" in content["params"]:
+            store.write_json(path, {**content, "params": {"evaluation_split": split}})
+
+
+def test_an_embedded_suite_shows_where_it_came_from_and_nothing_published(data, tmp_path):
+    files = report(data, tmp_path / "out")
+    html = files["index.html"].decode()
+    assert "(embedded: made from installed packages" in html
+    assert "<p>made &lt;here&gt;</p>" in html
+    assert "<td>b&amp;&lt;i&gt;</td><td>0</td><td>0</td>" in html
+    assert not re.search("Fetched|Warning|<h3>|[Aa]nchor|[Pp]ublished", re.sub(r"(?s)<svg.*?</svg>", "", html))
+
+
+def test_a_public_suite_stands_beside_what_was_published(data, tmp_path):
+    embedded = report(data, tmp_path / "embedded")
+    public(data)
+    files = report(data, tmp_path / "public")
+    new = {f"tables/mini-x-{name}.{kind}" for name in ("anchors", "published") for kind in ("csv", "md")}
+    assert files.keys() - embedded.keys() == new
+    captioned = {"index.html", "tables/mini-x.md", "tables/mini-x.tex"}
+    assert {name for name in embedded if embedded[name] != files[name]} == captioned
+    said = (
+        "Anchors: 2 of 4 published accuracies of these checkpoints reproduced within 0.1 points; "
+        "NOT reproduced: b&<i> expert (−0.200), a_1 expert (−0.200)."
+    )
+    table = files["tables/mini-x.md"].decode()
+    assert "embedded" not in table
+    assert table.endswith(said.replace("_", r"\_").replace("<", r"\<").replace(">", r"\>") + "\n")
+    published = files["tables/mini-x-published.csv"].decode().splitlines()
+    assert [line.split(",")[0] for line in published[1:]] == [
+        *("Zero-shot", "Individual experts", "Simple average", "Distillation", "SAMerging", "M<1>")
+    ]
+    assert published[5].endswith(',"training images without labels, 6 per task; mean over 2 seeds",this run,')
+    assert published[6] == "M<1>,k 1,50.000000,51.000000,50.500000,data_free,p<2>,"
+    html = files["index.html"].decode()
+    assert html.count("NOT reproduced: b&amp;&lt;i&gt; expert (−0.200)") == 2
+    assert "<td>a/&lt;b&gt;</td><td>0123456789ab</td><td>2</td><td>1.50</td>" in html
+    assert "<td>old (now new/name)</td><td>0123456789ab</td><td>1</td><td>0.75</td>" in html
+    assert "1 calibration-pool image of task b&amp;&lt;i&gt; also occurs in its test split." in html
+    assert "1,200 calibration-pool images of task a_1 also occur in its test split." in html
+    assert '<td class="left">data_free</td><td class="left">k 1</td><td class="left">p&lt;2&gt;</td>' in html
+    assert "published results on the same checkpoints; protocols differ: see the column" in html
+
+
+def test_images_are_not_warned_of_where_none_are_in_the_calibration_split(data, tmp_path):
+    public(data, overlap={task: {"train": 0, "validation": 9} for task in TASKS})
+    html = report(data, tmp_path / "out")["index.html"]
+    assert b"<td>a_1</td><td>0</td><td>9</td>" in html
+    assert b"Warning" not in html
+
+
+def test_anchors_are_not_compared_on_another_split(data, tmp_path):
+    public(data)
+    rescore(data, "validation")
+    files = report(data, tmp_path / "out")
+    assert not [name for name in files if "anchors" in name]
+    assert b"<h3>Anchors" not in files["index.html"]
+    assert b"Anchors: not compared; they are accuracies on the test split" in files["tables/mini-x.md"]
+    assert b',"this run, validation split",' in files["tables/mini-x-published.csv"]
+    assert b"are of the test split, this run scored the validation split" in files["tables/mini-x-published.md"]
+
+
+def test_an_origin_that_is_not_whole_is_named(data, tmp_path):
+    store.write_json(data / "origins/mini-x.json", {"source": "", "embedded": True, "overlap": {}, "fetched": []})
+    with pytest.raises(BenchmarkError, match=r"mini-x\.json: no anchors, published; prepare the suite again"):
         report(data, tmp_path / "out")
 
 

@@ -5,9 +5,9 @@ import re
 import pandas as pd
 import pytest
 
-from pipeline.tables import Protocol, build, csv, efficiency, escape, latex, markdown, ranks
+from pipeline.tables import Cell, Protocol, Table, build, csv, efficiency, escape, latex, markdown, ranks
 
-PROTOCOL = Protocol("mini-8", "train", "test", 1600, {"a": 1600, "b": 1097}, (0, 1))
+PROTOCOL = Protocol("mini-8", "train", "test", 1600, {"a": 1600, "b": 1097}, (0, 1), True)
 TITLES = {"zeroshot": "Zero-shot", "x_1": "X & <Y>|_1", "y": "Y"}
 GROUPS = {"Floor": ["zeroshot"], "Data-free": [], "Merged": ["x_1", "y"]}
 INDEX = pd.MultiIndex.from_tuples([("zeroshot", -1), ("x_1", 0), ("x_1", 1), ("y", -1)], names=["method", "seed"])
@@ -108,12 +108,34 @@ def test_caption_says_what_was_measured():
 
 
 def test_caption_of_the_transductive_protocol_and_of_one_seed():
-    caption = Protocol("vit-b-32", "test", "test", 16, {"a": 16}, (3,)).caption()
+    protocol = Protocol("mini-like", "test", "test", 16, {"a": 16}, (3,), False)
+    caption = protocol.caption()
     assert "TRANSDUCTIVE" in caption
     assert "1 seed (3)" in caption
     assert "embedded" not in caption
     assert "capped" not in caption
     assert "±" not in caption
+    assert protocol.sees() == "test images without labels, 16 per task"
+
+
+def test_a_caption_ends_with_what_is_said_of_anchors():
+    assert PROTOCOL.caption("Anchors: none.") == f"{PROTOCOL.caption()} Anchors: none."
+
+
+def test_what_calibrated_methods_saw_as_a_cell():
+    assert PROTOCOL.sees() == "training images without labels, up to 1,600 per task; mean over 2 seeds"
+
+
+def test_columns_of_words_are_left_aligned_and_escaped():
+    cells = (Cell("−1.0", "", ""), Cell("a_b|c", "", ""))
+    table = Table("", ("x", "why"), (("S", (("n", cells),)),), "Task", ("why",))
+    assert markdown(table).splitlines()[:4] == [
+        "| Task | x | why |",
+        "| :-- | --: | :-- |",
+        "| *S* |  |  |",
+        "| n | −1.0 | a\\_b\\|c |",
+    ]
+    assert r"Task & x & why \\" in latex(table, "s")
 
 
 def test_escape_leaves_nothing_special():
