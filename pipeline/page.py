@@ -33,7 +33,7 @@ TEMPLATE = """\
 <title>SAMerging benchmark</title>
 <style>
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
 h1, h2 { line-height: 1.2; } h2 { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: 1rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
@@ -41,7 +41,8 @@ th, td { padding: .2rem .5rem; text-align: right; white-space: nowrap; border-bo
 th:first-child, td:first-child, .text td, .text th, .left { text-align: left; } .wrap td { white-space: normal; }
 tr.group th { font-weight: normal; font-style: italic; background: var(--soft); }
 caption, figcaption { caption-side: bottom; text-align: left; font-size: .85rem; padding-top: .4rem; }
-caption { white-space: normal; } small { opacity: .75; }
+caption { white-space: normal; position: sticky; left: 0; max-width: min(76rem, 100vw - 3rem); }
+p, li, figure { max-width: 60rem; } small { opacity: .75; }
 figure { margin: 2rem 0; } figure svg { width: 100%; height: auto; background: #fff; border-radius: 4px; }
 details { border: 1px solid var(--line); border-radius: 4px; padding: .4rem .8rem; margin: 1rem 0; }
 summary { cursor: pointer; }

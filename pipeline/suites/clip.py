@@ -18,14 +18,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
+from torch import Tensor
 from tqdm import tqdm
 
 from pipeline import hub, store
 from pipeline.errors import BenchmarkError
 from pipeline.model import FROZEN
-from pipeline.parallel import workers
+from pipeline.parallel import run, workers
 from pipeline.schema import Parameters
-from pipeline.suite import SPLITS, Name, Suite, SuiteFolder, Task
+from pipeline.suite import SPLITS, Name, Suite, SuiteFolder, Task, device
 from pipeline.suites import _clip_images as images
 from pipeline.suites import _clip_weights as weights
 from pipeline.suites._clip_tasks import (
@@ -148,7 +149,7 @@ def prepare(name: str, definition: Definition, recipe: Recipe, folder: Path) -> 
         key = commits.get(source.repo) or _contents(_paths(source, fetched))
         overlap[about.name] = _images(about, source, _paths(source, fetched), key, recipe, kept, folder)
     config = weights.open_clip_config(json.loads(store.read_text(_paths(base, fetched)[0])))
-    groups = _weights(config, _tensors(_paths(base, fetched)[1]), entries, folder)
+    groups = _weights(config, _paths(base, fetched)[1], [about for about, _, _ in entries], folder)
     for (about, _, _), expert in zip(entries, experts, strict=True):
         converted = weights.vision_tensors(_tensors(_paths(expert, fetched)[0]))
         store.write_tensors(folder / "experts" / f"{about.name}.safetensors", converted)
@@ -219,22 +220,28 @@ def _contents(paths: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _weights(
-    config: dict[str, Any], tensors: Any, entries: Sequence[tuple[ClipTask, str, str]], folder: Path
-) -> tuple[str, ...]:
+def _weights(config: dict[str, Any], path: Path, tasks: Sequence[ClipTask], folder: Path) -> tuple[str, ...]:
     """Write theta_0 and the zero-shot heads; the names of the merged tensors in the model's order."""
+    base = weights.base_tensors(_tensors(path))
+    store.write_tensors(folder / "base.safetensors", base)
+    heads = run(_head, [(config, path, about.classes, about.templates) for about in tasks], "heads")
+    store.write_tensors(
+        folder / "heads.safetensors", {about.name: head for about, head in zip(tasks, heads, strict=True)}
+    )
+    return tuple(name for name in base if name not in FROZEN)
+
+
+def _head(config: dict[str, Any], path: Path, classes: Sequence[str], templates: Sequence[str]) -> Tensor:
+    """The zero-shot head [classes, D] of a task."""
     from open_clip import SimpleTokenizer
 
-    base = weights.base_tensors(tensors)
-    store.write_tensors(folder / "base.safetensors", base)
-    clip = weights.load_text(config, tensors)
+    clip, target = weights.load_text(config, _tensors(path)), device()
     tokenize = SimpleTokenizer(context_length=clip.context_length)
-    heads = {
-        about.name: weights.zero_shot_head(clip, tokenize, about.classes, about.templates)
-        for about, _, _ in tqdm(entries, desc="heads", unit="task")
-    }
-    store.write_tensors(folder / "heads.safetensors", heads)
-    return tuple(name for name in base if name not in FROZEN)
+    for name, parameter in clip.named_parameters():
+        if not name.startswith("visual."):  # which has no storage
+            parameter.data = parameter.data.to(target)
+    clip.attn_mask = clip.attn_mask.to(target)
+    return weights.zero_shot_head(clip, tokenize, classes, templates).cpu()
 
 
 def _images(
