@@ -167,7 +167,7 @@ class Declared(NamedTuple):
 
     def files(self) -> set[str]:
         """The dependencies, those on a folder of code as its files."""
-        folders = {path for path in self.deps if path.startswith("pipeline/") and (toy.ROOT / path).is_dir()}
+        folders = {path for path in self.deps if path.startswith("pipeline/") and [*(toy.ROOT / path).glob("*.py")]}
         inside = (file for folder in folders for file in (toy.ROOT / folder).rglob("*.py"))
         return {*self.deps - folders, *(file.relative_to(toy.ROOT).as_posix() for file in inside)}
 
