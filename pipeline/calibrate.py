@@ -19,6 +19,8 @@ from pipeline.schema import Schedule
 from pipeline.vectors import contract, merge
 
 Sharpness = Literal["sam", "asam", "none"]
+PIXELS = 64 * 224 * 224
+"""Pixels in one pass: 64 images of CLIP's size, which keep a GPU busy and whose activations fit beside TALL-20."""
 LossAndGradient = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
@@ -80,16 +82,34 @@ def gradient(
 ) -> tuple[Tensor, Tensor]:
     """The loss summed over tasks (scalar) and its gradient with respect to the coefficients [T, G].
 
-    `chosen` holds the indices of each task's batch. All tasks go through the merged encoder together.
+    `chosen` holds the indices of each task's batch. Tasks go through the merged encoder together, as many at a time as
+    PIXELS allows: the merge and the contraction are paid once, memory does not grow with the number of tasks.
     """
     merged = merge(problem.base, problem.vectors, coefficients)
     leaves = {name: merged[name].requires_grad_() for name in problem.vectors}
-    images = torch.cat([pool[batch] for pool, batch in zip(problem.images, chosen, strict=True)])
-    features = problem.encoder(merged, images).split([len(batch) for batch in chosen])
-    parts = zip(features, problem.heads, problem.teachers, chosen, strict=True)
-    loss = torch.stack([objective(x @ head.T, teacher[batch]) for x, head, teacher, batch in parts]).sum()
-    weights = torch.autograd.grad(loss, list(leaves.values()))
-    return loss.detach(), contract(dict(zip(leaves, weights, strict=True)), problem.vectors)
+    batches_of_tasks = [(task, problem.images[task][batch], batch) for task, batch in enumerate(chosen)]
+    losses, slopes = [], []
+    for together in _passes(batches_of_tasks):
+        features = problem.encoder(merged, torch.cat([images for _, images, _ in together]))
+        parts = zip(features.split([len(batch) for _, _, batch in together]), together, strict=True)
+        loss = torch.stack(
+            [objective(x @ problem.heads[task].T, problem.teachers[task][batch]) for x, (task, _, batch) in parts]
+        ).sum()
+        found = torch.autograd.grad(loss, list(leaves.values()))
+        losses.append(loss.detach())
+        slopes = [total.add_(more) for total, more in zip(slopes, found, strict=True)] if slopes else [*found]
+    return torch.stack(losses).sum(), contract(dict(zip(leaves, slopes, strict=True)), problem.vectors)
+
+
+def _passes(batches_of_tasks: list[tuple[int, Tensor, Tensor]]) -> Iterator[list[tuple[int, Tensor, Tensor]]]:
+    """(task, images, indices) of whole tasks, at most PIXELS together; a task that has more goes alone."""
+    together: list[tuple[int, Tensor, Tensor]] = []
+    for one in batches_of_tasks:
+        if together and sum(images.numel() // 3 for _, images, _ in [*together, one]) > PIXELS:
+            yield together
+            together = []
+        together.append(one)
+    yield together
 
 
 def perturbation(point: Tensor, slope: Tensor, rho: float, sharpness: Sharpness) -> Tensor:

@@ -280,3 +280,19 @@ def test_nan_in_a_head_is_reported_with_its_step(problem: Problem):
 def test_a_huge_learning_rate_is_reported_at_the_step_it_diverges(problem: Problem):
     with pytest.raises(Diverged, match="diverged at step 2:"):
         descend(problem, OBJECTIVE, Schedule(lr=1e300, steps=9, batch_size=4), 0, **START)
+
+
+def test_the_gradient_does_not_depend_on_the_number_of_passes(monkeypatch: pytest.MonkeyPatch):
+    problem = toy.problem()
+    chosen = toy.whole(problem)
+    whole = gradient(problem, OBJECTIVE, point(), chosen)
+    seen: list[int] = []
+    counted = replace(problem, encoder=lambda at, images: seen.append(len(images)) or problem.encoder(at, images))
+    gradient(counted, OBJECTIVE, point(), chosen)
+    assert seen == [sum(len(batch) for batch in chosen)]
+    seen.clear()
+    monkeypatch.setattr(calibrate, "PIXELS", 1)
+    parts = gradient(counted, OBJECTIVE, point(), chosen)
+    assert seen == [len(batch) for batch in chosen]
+    for one, other in zip(whole, parts, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
