@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from safetensors.torch import load
 
 from pipeline import suites
 from pipeline.errors import BenchmarkError
+from pipeline.model import fuse_qkv
 from pipeline.suite import SPLITS, SuiteFolder
 from pipeline.suites import _clip_tasks, clip
 from tests import hub_server, replicas
@@ -71,7 +74,6 @@ def test_every_suite_of_the_paper_prepares(name: str, filled: hub_server.Hub, tm
         expert = found.expert(task)
         assert any(not expert[key].equal(found.base()[key]) for key in expert)
     encoder = found.suite.encoder()
-    import torch
 
     images = torch.from_numpy(np.array(found.images("test", expected[0])))
     features = encoder(dict(found.base()), images)
@@ -209,8 +211,6 @@ def test_no_room_for_the_decoded_images_is_said_before_fetching(
 
 
 def test_the_pickled_weights_of_a_base_are_read(hub: hub_server.Hub, repositories, tmp_path, monkeypatch):
-    import torch
-    from safetensors.torch import load
 
     monkeypatch.setenv("SAMERGING_WORKERS", "1")
     definition = own(tmp_path, repositories)
@@ -223,3 +223,17 @@ def test_the_pickled_weights_of_a_base_are_read(hub: hub_server.Hub, repositorie
     for name in ("base.safetensors", "heads.safetensors"):
         assert (tmp_path / "safe" / name).read_bytes() == (tmp_path / "pickled" / name).read_bytes()
     assert json.loads((tmp_path / "safe/suite.json").read_text())["groups"]
+
+
+def test_an_expert_of_the_older_line_is_read_from_its_pickle(
+    hub: hub_server.Hub, repositories: dict[str, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SAMERGING_WORKERS", "1")
+    clip.prepare("mine", own(tmp_path, repositories), RECIPE, tmp_path / "new")
+    tower = fuse_qkv({**SuiteFolder(tmp_path / "new").base(), **SuiteFolder(tmp_path / "new").expert("mine")})
+    torch.save({f"model.visual.{name}": tensor for name, tensor in tower.items()}, tmp_path / "expert.pt")
+    definition = own(tmp_path, repositories, expert=str(tmp_path / "expert.pt"))
+    clip.prepare("mine", definition, RECIPE, tmp_path / "old")
+    new, old = (SuiteFolder(tmp_path / name).expert("mine") for name in ("new", "old"))
+    assert new.keys() == old.keys()
+    assert all(new[name].equal(old[name]) for name in new)

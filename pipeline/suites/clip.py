@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from pipeline import hub, store
 from pipeline.errors import BenchmarkError
-from pipeline.model import FROZEN
+from pipeline.model import FROZEN, Weights
 from pipeline.parallel import run, workers
 from pipeline.schema import Parameters
 from pipeline.suite import SPLITS, Name, Suite, SuiteFolder, Task, device
@@ -151,8 +151,8 @@ def prepare(name: str, definition: Definition, recipe: Recipe, folder: Path) -> 
     config = weights.open_clip_config(json.loads(store.read_text(_paths(base, fetched)[0])))
     groups = _weights(config, _paths(base, fetched)[1], [about for about, _, _ in entries], folder)
     for (about, _, _), expert in zip(entries, experts, strict=True):
-        converted = weights.vision_tensors(_tensors(_paths(expert, fetched)[0]))
-        store.write_tensors(folder / "experts" / f"{about.name}.safetensors", converted)
+        tuned = _expert(_paths(expert, fetched)[0])
+        store.write_tensors(folder / "experts" / f"{about.name}.safetensors", tuned)
     Suite(
         name=name,
         tasks=tuple(Task(name=about.name, classes=about.classes) for about, _, _ in entries),
@@ -210,6 +210,11 @@ def _paths(source: Source, fetched: dict[tuple[str, str], Path]) -> list[Path]:
 
 def _tensors(path: Path) -> Any:
     return weights.read_pickle(path) if path.suffix == ".bin" else store.TensorFile(path)
+
+
+def _expert(path: Path) -> Weights:
+    """The merged tensors of an expert: a Hugging Face checkpoint, or a .pt file of the older open_clip line."""
+    return weights.from_pickle(path) if path.suffix in (".pt", ".pth") else weights.vision_tensors(_tensors(path))
 
 
 def _contents(paths: Sequence[Path]) -> str:
