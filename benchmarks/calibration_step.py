@@ -22,9 +22,10 @@ from torch import Tensor
 from tqdm import trange
 
 from pipeline.calibrate import Problem, gradient, sharp_gradient
-from pipeline.model import FROZEN, build_clip, image_encoder, split_qkv
+from pipeline.model import FROZEN, build_clip, split_qkv
 from pipeline.objectives import distillation
 from pipeline.suite import device
+from pipeline.tower import Tower
 from pipeline.vectors import merge
 
 WIDTHS = {"vit-b-32": (768, 12, 32, 512), "vit-b-16": (768, 12, 16, 512), "vit-l-14": (1024, 24, 14, 768)}
@@ -47,7 +48,7 @@ def problem(backbone: str, tasks: int, batch: int, target: torch.device) -> Prob
         return torch.randn(shape, generator=rng, device=target)
 
     return Problem(
-        encoder=image_encoder(config, (0.5,) * 3, (0.25,) * 3),
+        encoder=Tower(config, (0.5,) * 3, (0.25,) * 3),
         base=base,
         vectors={n: 1e-3 * noise(tasks, *tensor.shape) for n, tensor in base.items() if n not in FROZEN},
         heads=tuple(noise(CLASSES, features) for _ in range(tasks)),

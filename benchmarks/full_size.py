@@ -7,11 +7,13 @@ them there, and prints and writes each stage's seconds and peak memory. Accuraci
 import argparse
 import io
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +35,7 @@ VISION = {
     "vit-l-14": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "patch_size": 14},
 }
 TEXT = {"vit-b-32": (512, 8), "vit-b-16": (512, 8), "vit-l-14": (768, 12)}
-METHODS = {"merge": ["average", "task_arithmetic", "ties"], "calibrate": ["distillation"]}
+METHODS = {"merge": ["average", "task_arithmetic", "ties"], "calibrate": ["distillation"], "study": []}
 SCORED = ("ties", "samerging")
 """One method per form of artefact: evaluation knows no methods."""
 
@@ -116,6 +118,15 @@ def measure(work: Path) -> list[dict[str, object]]:
     return [{key: value for key, value in record.items() if key != "params"} for record in records]
 
 
+def apart(function: Callable[..., None], *arguments: object) -> None:
+    """Run `function` in a process of its own."""
+    process = multiprocessing.get_context("spawn").Process(target=function, args=arguments)
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(f"{function.__name__} failed")
+
+
 def main() -> None:
     """Parse the command line, run, print a table and write benchmarks/results/full_size-<backbone>-<T>.json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -128,8 +139,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         configure(work, arguments.backbone, tasks, arguments.images, arguments.steps)
-        checkpoints(arguments.backbone, tasks, work)
-        images(tasks, arguments.images, work)
+        # In processes of their own: Linux hands the peak memory of a process down to the programs that it starts.
+        apart(checkpoints, arguments.backbone, tasks, work)
+        apart(images, tasks, arguments.images, work)
         records = measure(work)
     result = {"arguments": vars(arguments), "stages": records}
     target = ROOT / "benchmarks" / "results" / f"full_size-{arguments.backbone}-{arguments.tasks}.json"

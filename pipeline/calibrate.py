@@ -16,11 +16,10 @@ from pipeline.errors import BenchmarkError
 from pipeline.model import Encoder, Weights
 from pipeline.objectives import Objective
 from pipeline.schema import Schedule
+from pipeline.solution import Solution
 from pipeline.vectors import contract, merge
 
 Sharpness = Literal["sam", "asam", "none"]
-PIXELS = 64 * 224 * 224
-"""Pixels in one pass: 64 images of CLIP's size, which keep a GPU busy and whose activations fit beside TALL-20."""
 LossAndGradient = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
@@ -38,14 +37,10 @@ class Problem:
     """Per task uint8 [k_t, H, W, 3]: the calibration images of one draw."""
     teachers: tuple[Tensor, ...]
     """Per task [k_t, classes]: the expert's logits on those images."""
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What a calibration gives: coefficients [T, G] and the loss before each of its steps [steps]."""
-
-    coefficients: Tensor
-    losses: Tensor
+    precision: torch.dtype = torch.float32
+    """bfloat16: the encoder's matrix products are rounded; coefficients, heads and losses stay as they are."""
+    images_per_pass: int = 1 << 30
+    """How many images go through the encoder at once."""
 
 
 class Diverged(BenchmarkError):
@@ -83,32 +78,40 @@ def gradient(
     """The loss summed over tasks (scalar) and its gradient with respect to the coefficients [T, G].
 
     `chosen` holds the indices of each task's batch. Tasks go through the merged encoder together, as many at a time as
-    PIXELS allows: the merge and the contraction are paid once, memory does not grow with the number of tasks.
+    `images_per_pass` allows: merge and contraction are paid once, memory does not grow with the number of tasks.
     """
     merged = merge(problem.base, problem.vectors, coefficients)
     leaves = {name: merged[name].requires_grad_() for name in problem.vectors}
-    batches_of_tasks = [(task, problem.images[task][batch], batch) for task, batch in enumerate(chosen)]
     losses, slopes = [], []
-    for together in _passes(batches_of_tasks):
-        features = problem.encoder(merged, torch.cat([images for _, images, _ in together]))
-        parts = zip(features.split([len(batch) for _, _, batch in together]), together, strict=True)
-        loss = torch.stack(
-            [objective(x @ problem.heads[task].T, problem.teachers[task][batch]) for x, (task, _, batch) in parts]
-        ).sum()
+    for tasks in _passes([len(batch) for batch in chosen], problem.images_per_pass):
+        loss = _loss(problem, objective, merged, {task: chosen[task] for task in tasks})
         found = torch.autograd.grad(loss, list(leaves.values()))
         losses.append(loss.detach())
         slopes = [total.add_(more) for total, more in zip(slopes, found, strict=True)] if slopes else [*found]
     return torch.stack(losses).sum(), contract(dict(zip(leaves, slopes, strict=True)), problem.vectors)
 
 
-def _passes(batches_of_tasks: list[tuple[int, Tensor, Tensor]]) -> Iterator[list[tuple[int, Tensor, Tensor]]]:
-    """(task, images, indices) of whole tasks, at most PIXELS together; a task that has more goes alone."""
-    together: list[tuple[int, Tensor, Tensor]] = []
-    for one in batches_of_tasks:
-        if together and sum(images.numel() // 3 for _, images, _ in [*together, one]) > PIXELS:
+def _loss(problem: Problem, objective: Objective, weights: Weights, chosen: dict[int, Tensor]) -> Tensor:
+    """The objective summed over some tasks, {task: indices of its batch}, in one pass."""
+    images = torch.cat([problem.images[task][batch] for task, batch in chosen.items()])
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=problem.precision == torch.bfloat16):
+        features = problem.encoder(weights, images).to(problem.heads[0].dtype)
+    parts = features.split([len(batch) for batch in chosen.values()])
+    per_task = [
+        objective(part @ problem.heads[task].T, problem.teachers[task][batch])
+        for part, (task, batch) in zip(parts, chosen.items(), strict=True)
+    ]
+    return torch.stack(per_task).sum()
+
+
+def _passes(sizes: list[int], limit: int) -> Iterator[list[int]]:
+    """Consecutive tasks whose batches, of these sizes, hold at most `limit` images; a larger batch goes alone."""
+    together: list[int] = []
+    for task, size in enumerate(sizes):
+        if together and sum(sizes[one] for one in together) + size > limit:
             yield together
             together = []
-        together.append(one)
+        together.append(task)
     yield together
 
 
@@ -148,7 +151,7 @@ def descend(
     rho: float = 0.0,
     sharpness: Sharpness = "none",
     clamp: bool = False,
-) -> Calibration:
+) -> Solution:
     """Minimise the objective over the coefficients with Adam; the last point is the result.
 
     Starts at `initial_coefficient` everywhere; `weight_decay` is Adam's coupled L2 term on the coefficients; `clamp`
@@ -172,4 +175,4 @@ def descend(
         losses.append(loss)
         if not bool(torch.isfinite(loss)) or not bool(torch.isfinite(point).all()):
             raise Diverged(f"calibration diverged at step {step + 1}: loss {float(loss)}; try a smaller lr or rho")
-    return Calibration(point, torch.stack(losses))
+    return Solution(point, losses=torch.stack(losses))

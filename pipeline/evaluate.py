@@ -18,12 +18,13 @@ Row = tuple[str, str, str, int | None, int, int, int]
 def correct(folder: Path, artefact: Path, index: int, split: str) -> dict[str, tuple[int, int]]:
     """{task: (correct, total)} of the `index`-th seed of a merge on a split."""
     suite, target = SuiteFolder(folder), device()
-    encoder, heads, counts = suite.suite.encoder(), suite.heads(), {}
-    for weights, tasks in merges.models(suite, artefact, index):
-        there = to_device(weights, target)
-        for task in tasks:
+    counts = {}
+    for model in merges.models(suite, artefact, index):
+        weights = to_device(model.weights, target)
+        for task in model.tasks:
             labels = torch.from_numpy(np.array(suite.labels(split, task))).to(target)
-            logits = encode(encoder, there, suite.images(split, task), target) @ heads[task].to(target).T
+            features = encode(model.encoder, weights, suite.images(split, task), target)
+            logits = features @ model.heads[task].to(target).T
             if not bool(torch.isfinite(logits).all()):
                 raise BenchmarkError(
                     f"{artefact}: the merged model's logits on {task} are not finite; nothing was scored"

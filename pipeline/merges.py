@@ -3,20 +3,26 @@
 merge.json                  form, seeds, tasks and groups in order, images used per task
 coefficients.safetensors    form "coefficients": [S, M, T, G] for S seeds and M models (1, or T: one per task)
 delta-<i>.safetensors       form "delta": the merged delta of the i-th seed, where it is not linear in the raw tau
+extras-<i>.safetensors      what the i-th seed's model needs beside the merged weights; merge.json names the kind, and
+                            `pipeline.extras` knows how each kind answers
 losses.csv, draws.safetensors    of calibrated methods: the loss before each step, the indices of the images used
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from pipeline import store
+from pipeline import extras, store
+from pipeline.extras import Served
 from pipeline.model import Weights
-from pipeline.suite import Suite, SuiteFolder
-from pipeline.vectors import add, merge
+from pipeline.schema import Parameters
+from pipeline.solution import Solution
+from pipeline.suite import SuiteFolder
+from pipeline.vectors import TaskVectors, add, merge
 
 
 @dataclass(frozen=True)
@@ -29,43 +35,59 @@ class Merges:
     """Unlabelled images used per task, tasks in order; 0 for a data-free method."""
     groups: tuple[str, ...]
     """Names of the last axis of the coefficients."""
-    coefficients: Tensor | None = None
-    """[S, M, T, G]."""
-    deltas: Sequence[Weights] = ()
-    losses: Tensor | None = None
-    """[S, steps]."""
+    solutions: Sequence[Solution]
+    """One per seed, all of one form."""
     draws: dict[str, Tensor] | None = None
     """Per task [S, samples]: indices into the calibration pool."""
 
 
-def data_free(result: Tensor | Weights, suite: Suite) -> Merges:
-    """What a data-free method returned, as an artefact."""
-    samples = dict.fromkeys(suite.task_names, 0)
-    if isinstance(result, Tensor):
-        stacked = result if result.ndim == 3 else result[None]
-        return Merges((None,), samples, suite.groups, coefficients=stacked[None])
-    return Merges((None,), samples, suite.groups, deltas=(result,))
+def data_free(method: ModuleType, vectors: TaskVectors, params: Parameters, tasks: Sequence[str]) -> Merges:
+    """The merges of a data-free method: one, or one for each of its `seeds` if it draws."""
+    seeds: tuple[int | None, ...] = (None,)
+    if hasattr(params, "seeds"):
+        seeds = tuple(params.seeds)
+        answers = [method.merge(vectors, params, seed) for seed in seeds]
+    else:
+        answers = [method.merge(vectors, params)]
+    return Merges(seeds, dict.fromkeys(tasks, 0), (*vectors,), [_solution(answer) for answer in answers])
+
+
+def _solution(answer: Tensor | Weights | Solution) -> Solution:
+    if isinstance(answer, Solution):
+        return answer
+    return Solution(answer) if isinstance(answer, Tensor) else Solution(delta=answer)
 
 
 def save(merges: Merges, folder: Path) -> None:
     """Write the artefact; non-finite values are refused."""
-    form = "coefficients" if merges.coefficients is not None else "delta"
-    if merges.coefficients is not None:
-        store.write_tensors(folder / "coefficients.safetensors", {"coefficients": merges.coefficients})
-    for index, delta in enumerate(merges.deltas):
-        store.write_tensors(folder / f"delta-{index}.safetensors", delta)
-    if merges.losses is not None:
-        steps = range(merges.losses.shape[1])
+    first = merges.solutions[0]
+    if first.coefficients is not None:
+        stacked = torch.stack([one.coefficients for one in merges.solutions])
+        models = stacked if stacked.ndim == 4 else stacked[:, None]
+        store.write_tensors(folder / "coefficients.safetensors", {"coefficients": models})
+    for index, one in enumerate(merges.solutions):
+        if one.delta is not None:
+            store.write_tensors(folder / f"delta-{index}.safetensors", one.delta)
+        if one.extras is not None:
+            store.write_tensors(folder / f"extras-{index}.safetensors", one.extras.tensors)
+    if first.losses is not None:
         rows = [
-            (seed, step, f"{float(losses[step]):.6g}")
-            for seed, losses in zip(merges.seeds, merges.losses, strict=True)
-            for step in steps
+            (seed, step, f"{loss:.6g}")
+            for seed, one in zip(merges.seeds, merges.solutions, strict=True)
+            for step, loss in enumerate(one.losses.tolist())
         ]
         store.write_csv(folder / "losses.csv", ("seed", "step", "loss"), rows)
     if merges.draws is not None:
         store.write_tensors(folder / "draws.safetensors", merges.draws)
-    about = {"form": form, "seeds": merges.seeds, "samples": merges.samples}
-    store.write_json(folder / "merge.json", {**about, "tasks": [*merges.samples], "groups": merges.groups})
+    about = {
+        "form": "delta" if first.coefficients is None else "coefficients",
+        "extras": first.extras.kind if first.extras else None,
+        "seeds": merges.seeds,
+        "samples": merges.samples,
+        "tasks": [*merges.samples],
+        "groups": merges.groups,
+    }
+    store.write_json(folder / "merge.json", about)
 
 
 def load(folder: Path) -> tuple[dict, Tensor | None]:
@@ -76,17 +98,27 @@ def load(folder: Path) -> tuple[dict, Tensor | None]:
     return about, store.TensorFile(folder / "coefficients.safetensors")["coefficients"]
 
 
-def models(suite: SuiteFolder, folder: Path, index: int) -> Iterator[tuple[Weights, tuple[str, ...]]]:
-    """The models of the `index`-th seed: (weights of the whole image tower, the tasks they serve), one at a time.
+def models(suite: SuiteFolder, folder: Path, index: int) -> Iterator[Served]:
+    """The models of the `index`-th seed and the tasks that each serves, one at a time.
 
     Merged in float64 tensor by tensor and rounded once, so that one-hot coefficients give that expert exactly.
     """
-    _, coefficients = load(folder)
-    tasks = suite.suite.task_names
+    about, coefficients = load(folder)
+    found = _merged(suite, folder, index, coefficients)
+    if about["extras"] is None:
+        yield from found
+        return
+    tensors = store.TensorFile(folder / f"extras-{index}.safetensors")
+    for served in found:
+        yield from extras.load(about["extras"]).serve(served, dict(suite.base()), tensors)
+
+
+def _merged(suite: SuiteFolder, folder: Path, index: int, coefficients: Tensor | None) -> Iterator[Served]:
+    tasks, encoder, heads = suite.suite.task_names, suite.suite.encoder(), suite.heads()
     base = dict(suite.base())
     if coefficients is None:
-        yield add(base, store.TensorFile(folder / f"delta-{index}.safetensors")), tasks
+        yield Served(encoder, add(base, store.TensorFile(folder / f"delta-{index}.safetensors")), heads, tasks)
         return
     served = [tasks] if coefficients.shape[1] == 1 else [(task,) for task in tasks]
     for matrix, names in zip(coefficients[index], served, strict=True):
-        yield merge(base, suite.vectors(torch.float64), matrix), names
+        yield Served(encoder, merge(base, suite.vectors(torch.float64), matrix), heads, names)

@@ -1,4 +1,4 @@
-"""The image encoder as a pure function of its weights.
+"""The weights of an image encoder.
 
 The weights of a suite keep q, k and v as tensors of their own (`attn.q.weight`, ...), as the paper's coefficients do:
 one tensor is one coefficient group. open_clip fuses the three; `split_qkv` and `fuse_qkv` go back and forth.
@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 Weights = dict[str, Tensor]
 Encoder = Callable[[Mapping[str, Tensor], Tensor], Tensor]
@@ -51,21 +50,3 @@ def build_clip(config: Mapping[str, Any]) -> torch.nn.Module:
     import open_clip  # seconds to import, so only where a model is built
 
     return open_clip.CLIP(**config)
-
-
-def image_encoder(config: Mapping[str, Any], mean: tuple[float, ...], std: tuple[float, ...]) -> Encoder:
-    """The encoder f(weights, images) of a suite.
-
-    `weights` are split tensors of the image tower, frozen ones included; `images` uint8 [N, H, W, 3] on the same
-    device; the result float [N, D], L2-normalised. The module is a skeleton without storage: it holds no weights.
-    """
-    with torch.device("meta"):
-        tower = build_clip(config).visual.eval()
-
-    def encode(weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
-        sample = next(iter(weights.values()))
-        shift, scale = (sample.new_tensor(values).view(3, 1, 1) for values in (mean, std))
-        pixels = (images.permute(0, 3, 1, 2).to(sample.dtype) / 255 - shift) / scale
-        return normalize(torch.func.functional_call(tower, fuse_qkv(weights), (pixels,), strict=True), dim=-1)
-
-    return encode

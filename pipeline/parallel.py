@@ -11,6 +11,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
+import psutil
 from tqdm import tqdm
 
 from pipeline.errors import BenchmarkError
@@ -27,14 +28,17 @@ def workers() -> int:
     return int(chosen) if chosen else len(os.sched_getaffinity(0))
 
 
-def run(function: Callable[..., Result], pieces: Iterable[Sequence[Any]], title: str) -> list[Result]:
+def run(function: Callable[..., Result], pieces: Iterable[Sequence[Any]], title: str, need: int = 0) -> list[Result]:
     """[function(*piece) for piece in pieces], in that order, with a progress bar called `title`.
 
-    `function` must be importable from its module and the pieces picklable. The first error is raised at once; pieces
-    that have not started are dropped.
+    `function` must be importable from its module and the pieces picklable. `need`: bytes of memory that one piece
+    takes; no more of them run at once than fit into what is free. The first error is raised at once; pieces that have
+    not started are dropped.
     """
     todo = [tuple(piece) for piece in pieces]
     count = min(workers(), len(todo))
+    if need:
+        count = min(count, max(1, psutil.virtual_memory().available // need))
     if device().type != "cpu" or count <= 1:
         return [function(*piece) for piece in tqdm(todo, desc=title, unit="run")]
     context = multiprocessing.get_context("forkserver")

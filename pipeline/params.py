@@ -17,7 +17,7 @@ from ruamel.yaml.error import YAMLError
 
 from pipeline import methods, suites
 from pipeline.errors import BenchmarkError
-from pipeline.schema import Parameters, Schedule
+from pipeline.schema import Parameters, Precision, Schedule
 
 PATH = Path("params.yaml")
 
@@ -41,6 +41,7 @@ class Methods(Parameters):
 
     merge: Names
     calibrate: Names
+    study: Names
 
 
 class Study(Parameters):
@@ -66,6 +67,7 @@ class Params(methods.load("samerging").Params):
     samples_per_task: int = Field(ge=1)
     calibration_split: Literal["train", "validation", "test"]
     evaluation_split: Literal["test", "validation"]
+    precision: Precision
     schedule: dict[str, Schedule]
     study: Study
     merge: dict[str, Any]
@@ -120,15 +122,16 @@ def check(content: Any) -> Params:
     recipes = _sections(
         "recipe", params.recipe, {name: family.Recipe for name, (family, _) in defined.items()}, problems
     )
-    for key, chosen, section in (
-        ("merge", params.methods.merge, merge),
-        ("calibrate", params.methods.calibrate, calibrate),
+    for key, section, found in (
+        ("merge", "merge", merge),
+        ("calibrate", "calibrate", calibrate),
+        ("study", "calibrate", calibrate),
     ):
-        for name in chosen:
-            if name not in getattr(params, key):
+        for name in getattr(params.methods, key):
+            if name not in getattr(params, section):
                 problems.append(
-                    f"methods.{key}: {name!r} has no parameters; expected an entry {key}.{name} ({{}} if it has none)"
-                    f"{_nearest(name, section)}"
+                    f"methods.{key}: {name!r} has no parameters; expected an entry {section}.{name} ({{}} if it has "
+                    f"none){_nearest(name, found)}"
                 )
     for name in params.schedule.keys() - defined.keys():
         problems.append(f"schedule.{name}: no such suite{_nearest(name, defined)}; expected one of {_list(defined)}")

@@ -49,6 +49,8 @@ class Chosen:
 
     data_free: tuple[str, ...]
     calibrated: tuple[str, ...]
+    studied: tuple[str, ...]
+    """Those of the calibrated ones whose data efficiency was measured."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -63,9 +65,9 @@ class Chosen:
         return {"Floor and ceiling, not merged": fixed, "Data-free": free, "Calibrated": list(self.calibrated)}
 
 
-def choose(merge: Sequence[str], calibrate: Sequence[str]) -> Chosen:
+def choose(merge: Sequence[str], calibrate: Sequence[str], study: Sequence[str]) -> Chosen:
     """The methods that params.yaml names, and SAMerging."""
-    return Chosen(tuple(merge), (*calibrate, MAIN))
+    return Chosen(tuple(merge), (*calibrate, MAIN), (*study, MAIN))
 
 
 def read(inputs: Sequence[Path], suite: str, chosen: Chosen) -> Results:
@@ -74,7 +76,7 @@ def read(inputs: Sequence[Path], suite: str, chosen: Chosen) -> Results:
     images = store.read_arrays(previews / f"{suite}.npz")
     tasks = tuple(images)
     frame = _scores([counted / suite / f"{name}.csv" for name in chosen.names])
-    study = _scores([studied / suite / name / "scores.csv" for name in chosen.calibrated], ("k",))
+    study = _scores([studied / suite / name / "scores.csv" for name in chosen.studied], ("k",))
     runs = scores.runs(frame, tasks)
     about = store.read_json(merged / suite / MAIN / "merge.json")
     if tuple(about["tasks"]) != tasks:
@@ -134,7 +136,7 @@ def _records(suite: str, chosen: Chosen) -> list[str]:
         *(f"calibrate-{suite}-{name}" for name in baselines),
         f"{MAIN}-{suite}",
         *(f"evaluate-{suite}-{name}" for name in chosen.names),
-        *(f"study-{suite}-{name}" for name in baselines),
+        *(f"study-{suite}-{name}" for name in chosen.studied[:-1]),
         f"study_{MAIN}-{suite}",
     ]
 

@@ -1,6 +1,12 @@
 """What every set of parameters has in common, and the parameters that several modules share."""
 
+from typing import Literal
+
+import torch
 from pydantic import BaseModel, ConfigDict, Field
+
+Precision = Literal["float32", "bfloat16"]
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Parameters(BaseModel):

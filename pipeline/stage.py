@@ -113,7 +113,7 @@ class Stage:
         for module in self.modules:
             folder, star, _ = module.format(**names).partition(".*")
             files = sorted(Path(folder.replace(".", "/")).glob("*.py")) if star else []
-            found += [f"{folder}.{file.stem}" for file in files if file.stem != "__init__"] or [folder]
+            found += [folder, *(f"{folder}.{file.stem}" for file in files if file.stem != "__init__")]
         return closure(found)
 
     def _values(self, names: Mapping[str, str]) -> dict[str, Any]:

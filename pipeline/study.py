@@ -9,31 +9,21 @@ from pathlib import Path
 
 from pipeline import merges, store
 from pipeline.evaluate import HEADER, rows
-from pipeline.problem import calibrate_seeds
-from pipeline.schema import Parameters, Schedule
+from pipeline.problem import Setting, calibrate_seeds
 
 
 def efficiency(
-    folder: Path,
-    teachers: Path,
-    method: str,
-    params: Parameters,
-    schedule: Schedule,
-    calibration_split: str,
-    evaluation_split: str,
-    samples: Sequence[int],
-    seeds: Sequence[int],
-    output: Path,
+    setting: Setting, evaluation_split: str, samples: Sequence[int], seeds: Sequence[int], output: Path
 ) -> None:
     """Write the merges of every k of `samples` to `output`/k and all scores to `output`/scores.csv.
 
     The scores have one column more than those of `evaluate`, first: `k`, the number of images asked for.
     """
-    found = calibrate_seeds(folder, teachers, method, params, schedule, calibration_split, tuple(samples), tuple(seeds))
+    found = calibrate_seeds(setting, samples, seeds)
     artefacts = [output / str(k) for k in samples]
     for one, path in zip(found, artefacts, strict=True):
         merges.save(one, path)
-    scores = rows(folder, method, artefacts, evaluation_split, f"evaluate {method}")
+    scores = rows(setting.suite, setting.method, artefacts, evaluation_split, f"evaluate {setting.method}")
     per_artefact = len(scores) // len(artefacts)
     budgets = [k for k in samples for _ in range(per_artefact)]
     store.write_csv(output / "scores.csv", ("k", *HEADER), [(k, *row) for k, row in zip(budgets, scores, strict=True)])

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from pipeline import store
 from pipeline.errors import BenchmarkError
-from pipeline.model import FROZEN, Encoder, Weights, image_encoder
+from pipeline.model import FROZEN, Weights
+from pipeline.tower import Tower
 from pipeline.vectors import TaskVectors
 
 SPLITS = ("train", "validation", "test")
@@ -62,9 +63,9 @@ class Suite(BaseModel):
         """Task names in order: the first axis of every coefficient tensor."""
         return tuple(task.name for task in self.tasks)
 
-    def encoder(self) -> Encoder:
-        """The image encoder f(weights, images), see `pipeline.model.image_encoder`."""
-        return image_encoder(self.model, self.mean, self.std)
+    def encoder(self) -> Tower:
+        """The image encoder, see `pipeline.tower`."""
+        return Tower(self.model, self.mean, self.std)
 
     def save(self, folder: Path) -> None:
         """Write suite.json; the other files are written by the family that prepares the suite."""

@@ -1,24 +1,24 @@
 """Merge by a baseline that sees unlabelled calibration images, once for every seed."""
 
 from pipeline import merges
-from pipeline.problem import calibrate_seeds
+from pipeline.problem import Setting, calibrate_seeds
 from pipeline.stage import Job, Stage
 
-SETTINGS = ("calibrate.{method}", "schedule.{suite}", "calibration_split", "samples_per_task", "seeds")
+SETTING = ("calibrate.{method}", "schedule.{suite}", "calibration_split", "precision")
 STAGE = Stage(
     name="calibrate",
     arguments=("suite", "method"),
-    params=SETTINGS,
+    params=(*SETTING, "samples_per_task", "seeds"),
     inputs=("data/suites/{suite}", "data/teachers/{suite}"),
     outputs=("data/merges/{suite}/{method}",),
-    modules=("pipeline.methods.{method}",),
+    modules=("pipeline.methods.{method}", "pipeline.toolbox.*", "pipeline.extras.*"),
 )
 
 
 def run(job: Job) -> None:
     """Write the artefact of `pipeline.merges`."""
-    params, schedule, split, samples, seeds = (job.params[key] for key in SETTINGS)
-    (found,) = calibrate_seeds(*job.inputs, job.names["method"], params, schedule, split, (samples,), tuple(seeds))
+    setting = Setting(*job.inputs, job.names["method"], *(job.params[key] for key in SETTING))
+    (found,) = calibrate_seeds(setting, [job.params["samples_per_task"]], job.params["seeds"])
     merges.save(found, job.outputs[0])
 
 

@@ -10,6 +10,7 @@ STAGE = Stage(
     params=("evaluation_split",),
     inputs=("data/suites/{suite}", "data/merges/{suite}/{method}"),
     outputs=("data/scores/{suite}/{method}.csv",),
+    modules=("pipeline.extras.*",),
 )
 
 

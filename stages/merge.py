@@ -10,15 +10,15 @@ STAGE = Stage(
     params=("merge.{method}",),
     inputs=("data/suites/{suite}",),
     outputs=("data/merges/{suite}/{method}",),
-    modules=("pipeline.methods.{method}",),
+    modules=("pipeline.methods.{method}", "pipeline.toolbox.*", "pipeline.extras.*"),
 )
 
 
 def run(job: Job) -> None:
     """Write the artefact of `pipeline.merges`."""
     suite = SuiteFolder(job.inputs[0])
-    result = methods.load(job.names["method"]).merge(suite.vectors(), job.params["merge.{method}"])
-    merges.save(merges.data_free(result, suite.suite), job.outputs[0])
+    method, params = methods.load(job.names["method"]), job.params["merge.{method}"]
+    merges.save(merges.data_free(method, suite.vectors(), params, suite.suite.task_names), job.outputs[0])
 
 
 if __name__ == "__main__":

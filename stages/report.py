@@ -18,7 +18,7 @@ STAGE = Stage(
 def run(job: Job) -> None:
     """Write the outputs that reports/README.md explains."""
     suites, chosen, look = (job.params[key] for key in STAGE.params)
-    write(job.inputs, suites, choose(chosen.merge, chosen.calibrate), look, job.outputs)
+    write(job.inputs, suites, choose(chosen.merge, chosen.calibrate, chosen.study), look, job.outputs)
 
 
 if __name__ == "__main__":

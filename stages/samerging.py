@@ -2,24 +2,25 @@
 
 from pipeline import merges
 from pipeline.methods.samerging import Params
-from pipeline.problem import calibrate_seeds
+from pipeline.problem import Setting, calibrate_seeds
 from pipeline.stage import Job, Stage
 
-SETTINGS = ("schedule.{suite}", "calibration_split", "samples_per_task", "seeds")
+SETTING = ("schedule.{suite}", "calibration_split", "precision")
 STAGE = Stage(
     name="samerging",
     arguments=("suite",),
-    params=(*Params.model_fields, *SETTINGS),
+    params=(*Params.model_fields, *SETTING, "samples_per_task", "seeds"),
     inputs=("data/suites/{suite}", "data/teachers/{suite}"),
     outputs=("data/merges/{suite}/samerging",),
+    modules=("pipeline.extras.*",),
 )
 
 
 def run(job: Job) -> None:
     """Write the artefact of `pipeline.merges`."""
     params = Params(**{key: job.params[key] for key in Params.model_fields})
-    schedule, split, samples, seeds = (job.params[key] for key in SETTINGS)
-    (found,) = calibrate_seeds(*job.inputs, "samerging", params, schedule, split, (samples,), tuple(seeds))
+    setting = Setting(*job.inputs, "samerging", params, *(job.params[key] for key in SETTING))
+    (found,) = calibrate_seeds(setting, [job.params["samples_per_task"]], job.params["seeds"])
     merges.save(found, job.outputs[0])
 
 

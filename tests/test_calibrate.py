@@ -282,7 +282,7 @@ def test_a_huge_learning_rate_is_reported_at_the_step_it_diverges(problem: Probl
         descend(problem, OBJECTIVE, Schedule(lr=1e300, steps=9, batch_size=4), 0, **START)
 
 
-def test_the_gradient_does_not_depend_on_the_number_of_passes(monkeypatch: pytest.MonkeyPatch):
+def test_the_gradient_does_not_depend_on_the_number_of_passes():
     problem = toy.problem()
     chosen = toy.whole(problem)
     whole = gradient(problem, OBJECTIVE, point(), chosen)
@@ -291,8 +291,22 @@ def test_the_gradient_does_not_depend_on_the_number_of_passes(monkeypatch: pytes
     gradient(counted, OBJECTIVE, point(), chosen)
     assert seen == [sum(len(batch) for batch in chosen)]
     seen.clear()
-    monkeypatch.setattr(calibrate, "PIXELS", 1)
-    parts = gradient(counted, OBJECTIVE, point(), chosen)
+    parts = gradient(replace(counted, images_per_pass=1), OBJECTIVE, point(), chosen)
     assert seen == [len(batch) for batch in chosen]
     for one, other in zip(whole, parts, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_bfloat16_ends_near_float32():
+    """Short runs of both: the coefficients move together, and the rounding shows."""
+    problem = toy.clip_problem(dtype=torch.float32)
+    schedule = Schedule(lr=0.02, steps=10, batch_size=8)
+    start = {"initial_coefficient": 0.3, "weight_decay": 0.0}
+    precisions = (torch.float32, torch.bfloat16)
+    runs = [descend(replace(problem, precision=one), OBJECTIVE, schedule, 0, **start) for one in precisions]
+    fine, coarse = (run.coefficients - 0.3 for run in runs)
+    assert coarse.dtype == torch.float32
+    assert not torch.equal(fine, coarse)
+    assert float((fine - coarse).norm() / fine.norm()) < 0.2
+    assert float((fine * coarse).sum() / fine.norm() / coarse.norm()) > 0.99
+    torch.testing.assert_close(runs[0].losses, runs[1].losses, rtol=0.02, atol=0.0)

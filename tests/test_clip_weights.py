@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from pipeline.errors import BenchmarkError
-from pipeline.model import FROZEN, build_clip, image_encoder, split_qkv
+from pipeline.model import FROZEN, build_clip, split_qkv
 from pipeline.suites import _clip_weights as clip_weights
+from pipeline.tower import Tower
 from tests import toy
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -119,7 +120,7 @@ def check_against_transformers(model: torch.nn.Module, config: Mapping[str, Any]
     ours, state = clip_weights.open_clip_config(config), model.state_dict()
     pixels, normalised = images()
     theirs = model(input_ids=captions(), pixel_values=normalised)
-    found = image_encoder(ours, MEAN, STD)(clip_weights.base_tensors(state), pixels)
+    found = Tower(ours, MEAN, STD)(clip_weights.base_tensors(state), pixels)
     clip = clip_weights.load_text(ours, state)
     text = clip.encode_text(captions(), normalize=True)
     head = clip_weights.zero_shot_head(clip, tokenizer(), CLASSES, TEMPLATES, batch=4)
@@ -170,7 +171,7 @@ def test_experts_keep_the_projection_of_the_base(prefix: str):
     whole.vision_model = tuned.vision_model
     pixels, normalised = images()
     theirs = normalize(whole.eval()(normalised).image_embeds, dim=-1)
-    encode = image_encoder(clip_weights.open_clip_config(small(16)), MEAN, STD)
+    encode = Tower(clip_weights.open_clip_config(small(16)), MEAN, STD)
     proj = clip_weights.base_tensors(base.state_dict())["proj"]
     assert (encode({**weights, "proj": proj}, pixels) - theirs).abs().max() < CLOSE
 

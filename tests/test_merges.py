@@ -1,5 +1,6 @@
 """The artefact of a merge: what is written comes back, and stands for the right models."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,9 @@ import torch
 
 from pipeline import merges, methods, store
 from pipeline.errors import BenchmarkError
+from pipeline.extras import Served, adapters, masks
 from pipeline.merges import Merges
+from pipeline.solution import Extras, Solution
 from pipeline.suite import SuiteFolder
 from tests import toy
 
@@ -21,7 +24,7 @@ def suite(pristine_suite: Path) -> SuiteFolder:
 def written(name: str, suite: SuiteFolder, folder: Path) -> Path:
     """The artefact of a data-free method with its defaults."""
     module = methods.load(name)
-    merges.save(merges.data_free(module.merge(suite.vectors(), module.Params()), suite.suite), folder)
+    merges.save(merges.data_free(module, suite.vectors(), module.Params(), suite.suite.task_names), folder)
     return folder
 
 
@@ -33,25 +36,28 @@ def calibrated(suite: SuiteFolder) -> Merges:
         seeds=(0, 7),
         samples=dict.fromkeys(tasks, 4),
         groups=groups,
-        coefficients=torch.randn(2, 1, len(tasks), len(groups), generator=rng),
-        losses=torch.tensor([[2.0, 1.0 / 3.0], [4.0, 0.5]]),
+        solutions=[
+            Solution(torch.randn(len(tasks), len(groups), generator=rng), losses=torch.tensor(losses))
+            for losses in ([2.0, 1.0 / 3.0], [4.0, 0.5])
+        ],
         draws={task: torch.tensor([[0, 1, 2, 3], [4, 5, 6, 7]]) for task in tasks},
     )
 
 
 def test_zeroshot_stands_for_the_base(suite: SuiteFolder, tmp_path: Path):
-    ((weights, tasks),) = merges.models(suite, written("zeroshot", suite, tmp_path), 0)
-    assert tasks == suite.suite.task_names
-    assert toy.same(weights, dict(suite.base()))
+    (found,) = merges.models(suite, written("zeroshot", suite, tmp_path), 0)
+    assert found.tasks == suite.suite.task_names
+    assert toy.same(found.weights, dict(suite.base()))
+    assert toy.same(dict(found.heads), dict(suite.heads()))
 
 
 def test_individual_stands_for_every_expert_on_its_own_task(suite: SuiteFolder, tmp_path: Path):
     found = [*merges.models(suite, written("individual", suite, tmp_path), 0)]
-    assert [tasks for _, tasks in found] == [(task,) for task in suite.suite.task_names]
-    for weights, (task,) in found:
-        expert = suite.expert(task)
-        assert torch.equal(weights["proj"], suite.base()["proj"])
-        assert all(torch.equal(weights[name], expert[name]) for name in suite.suite.groups)
+    assert [served.tasks for served in found] == [(task,) for task in suite.suite.task_names]
+    for served in found:
+        expert = suite.expert(served.tasks[0])
+        assert torch.equal(served.weights["proj"], suite.base()["proj"])
+        assert all(torch.equal(served.weights[name], expert[name]) for name in suite.suite.groups)
 
 
 def test_a_delta_is_added_to_the_base(suite: SuiteFolder, tmp_path: Path):
@@ -59,8 +65,9 @@ def test_a_delta_is_added_to_the_base(suite: SuiteFolder, tmp_path: Path):
     assert sorted(path.name for path in folder.iterdir()) == ["delta-0.safetensors", "merge.json"]
     module = methods.load("ties")
     delta, base = module.merge(suite.vectors(), module.Params()), suite.base()
-    ((weights, tasks),) = merges.models(suite, folder, 0)
-    assert tasks == suite.suite.task_names
+    (found,) = merges.models(suite, folder, 0)
+    weights = found.weights
+    assert found.tasks == suite.suite.task_names
     assert {*weights} == {*base}
     assert all(torch.equal(weights[name], base[name] + delta[name]) for name in delta)
     assert torch.equal(weights["proj"], base["proj"])
@@ -75,7 +82,8 @@ def test_a_calibrated_artefact_comes_back(suite: SuiteFolder, tmp_path: Path):
     assert about["samples"] == given.samples
     assert tuple(about["tasks"]) == suite.suite.task_names
     assert tuple(about["groups"]) == suite.suite.groups
-    assert torch.equal(coefficients, given.coefficients)
+    assert about["extras"] is None
+    assert torch.equal(coefficients[:, 0], torch.stack([one.coefficients for one in given.solutions]))
     draws = store.TensorFile(tmp_path / "draws.safetensors")
     assert all(torch.equal(draws[task], chosen) for task, chosen in given.draws.items())
     losses = (tmp_path / "losses.csv").read_text().splitlines()
@@ -86,11 +94,12 @@ def test_every_seed_has_its_own_model(suite: SuiteFolder, tmp_path: Path):
     given = calibrated(suite)
     merges.save(given, tmp_path)
     for index in range(2):
-        ((weights, _),) = merges.models(suite, tmp_path, index)
+        (found,) = merges.models(suite, tmp_path, index)
+        weights = found.weights
         for group, name in enumerate(suite.suite.groups):
             base = suite.base()[name].double()
             deltas = [suite.expert(task)[name].double() - base for task in suite.suite.task_names]
-            column = given.coefficients[index, 0, :, group].double()
+            column = given.solutions[index].coefficients[:, group].double()
             expected = base + sum(weight * delta for weight, delta in zip(column, deltas, strict=True))
             torch.testing.assert_close(weights[name], expected.float(), rtol=0, atol=1e-6)
 
@@ -105,7 +114,68 @@ def test_the_same_merge_gives_the_same_bytes(suite: SuiteFolder, tmp_path: Path)
 
 def test_coefficients_that_are_not_finite_are_refused(suite: SuiteFolder, tmp_path: Path):
     given = calibrated(suite)
-    given.coefficients[1, 0, 0, 0] = float("nan")
+    given.solutions[1].coefficients[0, 0] = float("nan")
     with pytest.raises(BenchmarkError, match="'coefficients' holds non-finite values"):
         merges.save(given, tmp_path)
     assert not [*tmp_path.iterdir()]
+
+
+def test_extras_come_back(suite: SuiteFolder, tmp_path: Path):
+    """Heads of its own, the simplest kind, on top of coefficients, for each of two seeds."""
+    given = calibrated(suite)
+    noise = torch.Generator().manual_seed(1)
+    heads = [{task: torch.randn(t.shape, generator=noise) for task, t in suite.heads().items()} for _ in range(2)]
+    extended = [replace(one, extras=Extras("heads", own)) for one, own in zip(given.solutions, heads, strict=True)]
+    merges.save(replace(given, solutions=extended), tmp_path)
+    assert merges.load(tmp_path)[0]["extras"] == "heads"
+    merges.save(given, tmp_path / "plain")
+    for index, own in enumerate(heads):
+        (found,) = merges.models(suite, tmp_path, index)
+        (plain,) = merges.models(suite, tmp_path / "plain", index)
+        assert toy.same(dict(found.heads), own)
+        assert toy.same(found.weights, plain.weights)
+
+
+def test_adapters_correct_the_features_of_their_task(suite: SuiteFolder):
+    noise = torch.Generator().manual_seed(2)
+    served = Served(suite.suite.encoder(), dict(suite.base()), suite.heads(), suite.suite.task_names)
+    tensors = {f"{task}/down": torch.randn(3, 16, generator=noise) for task in served.tasks}
+    tensors |= {f"{task}/up": torch.randn(16, 3, generator=noise) for task in served.tasks}
+    images = torch.randint(256, (4, 14, 14, 3), generator=noise, dtype=torch.uint8)
+    features = served.encoder(served.weights, images)
+    found = [*adapters.serve(served, served.weights, tensors)]
+    assert [one.tasks for one in found] == [(task,) for task in served.tasks]
+    for one in found:
+        (task,) = one.tasks
+        expected = features - (features @ tensors[f"{task}/down"].T).clamp(min=0) @ tensors[f"{task}/up"].T
+        torch.testing.assert_close(one.encoder(one.weights, images), expected)
+
+
+def test_masks_keep_what_they_mark(suite: SuiteFolder):
+    base = dict(suite.base())
+    noise = torch.Generator().manual_seed(3)
+    groups = suite.suite.groups
+    shared = {name: base[name] + torch.randn(base[name].shape, generator=noise) for name in groups}
+    served = Served(suite.suite.encoder(), {**base, **shared}, suite.heads(), suite.suite.task_names)
+    kept = {
+        f"{task}/{name}": torch.rand(base[name].shape, generator=noise) < 0.5
+        for task in served.tasks
+        for name in groups
+    }
+    scales = {f"{task}/scale": torch.tensor(0.5 + index) for index, task in enumerate(served.tasks)}
+    tensors = {name: masks.pack(mask) for name, mask in kept.items()} | scales
+    found = [*masks.serve(served, base, tensors)]
+    assert [one.tasks for one in found] == [(task,) for task in served.tasks]
+    for one in found:
+        (task,) = one.tasks
+        assert torch.equal(one.weights["proj"], base["proj"])
+        for name in groups:
+            expected = base[name] + scales[f"{task}/scale"] * kept[f"{task}/{name}"] * (shared[name] - base[name])
+            torch.testing.assert_close(one.weights[name], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (8,), (3, 5), (2, 3, 4)])
+def test_packed_masks_come_back(shape: tuple[int, ...]):
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(4)) < 0.5
+    assert torch.equal(masks.unpack(masks.pack(mask), mask.shape), mask)
+    assert len(masks.pack(mask)) == (mask.numel() + 7) // 8

@@ -53,11 +53,13 @@ RERUNS: dict[str, frozenset[str]] = {
     "suites": REPORT,
     "methods.merge": REPORT,
     "methods.calibrate": REPORT,
+    "methods.study": REPORT,
     # What all calibrated methods share.
     "seeds": CALIBRATED,
     "samples_per_task": CALIBRATED - STUDIES | REPORT,
     "calibration_split": CALIBRATED | {"teach@mini-8"},
     "evaluation_split": EVALUATES | STUDIES,
+    "precision": CALIBRATED,
     # The method under study.
     "rho": SAMERGING,
     "sharpness": SAMERGING,
@@ -308,7 +310,7 @@ def test_a_new_calibrated_method_runs_alone(pipeline: Pipeline, tmp_path: Path):
         content["calibrate"]["new"] = {}
 
     found = after(tmp_path, add)
-    added = {"calibrate@mini-8-new", "evaluate-calibrated@mini-8-new", "study@mini-8-new"}
+    added = {"calibrate@mini-8-new", "evaluate-calibrated@mini-8-new"}
     assert found.stages.keys() - pipeline.stages.keys() == added
     assert differing(pipeline, found) == REPORT
 

@@ -19,7 +19,7 @@ from pipeline.results import choose, parameters
 TASKS = ("b&<i>", "a_1")
 GROUPS = ["conv1.weight", "blocks.0.q.weight", "blocks.1.q.weight", "ln_post.weight"]
 SEEDS = [0, 1]
-CHOSEN = choose(["zeroshot", "individual", "average"], ["distillation"])
+CHOSEN = choose(["zeroshot", "individual", "average"], ["distillation"], ["distillation"])
 LOOK = SimpleNamespace(dpi=50, width=6.5, decimals=1)
 INPUTS = ("scores", "studies", "merges", "previews", "origins", "runs")
 OUTPUTS = ("tables", "figures", "plots", "metrics.json", "index.html")

@@ -13,6 +13,7 @@ from pipeline import store
 from pipeline.calibrate import Problem
 from pipeline.model import FROZEN, Weights, build_clip, split_qkv
 from pipeline.suite import SPLITS, Suite, Task
+from pipeline.tower import Tower
 from pipeline.vectors import TaskVectors
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,6 +67,29 @@ def problem(tasks: int = 3, dtype: torch.dtype = torch.float64, spread: float = 
     teachers = [encoder(expert, pool) @ head.T for expert, pool, head in zip(experts, images, heads, strict=True)]
     vectors = dict(TaskVectors(base, experts, GROUPS, dtype))
     return Problem(encoder, base, vectors, tuple(heads), tuple(images), tuple(teachers))
+
+
+def clip_problem(tasks: int = 3, dtype: torch.dtype = torch.float64, spread: float = 0.05) -> Problem:
+    """A calibration problem of two transformer blocks, for methods that look inside the tower."""
+    rng = torch.Generator().manual_seed(7)
+    half = (0.5, 0.5, 0.5)
+    tower = Tower({**CLIP, "vision_cfg": {**CLIP["vision_cfg"], "layers": 2}}, half, half)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        clip = build_clip({**CLIP, "vision_cfg": {**CLIP["vision_cfg"], "layers": 2}})
+    base = {name: value.detach().to(dtype) for name, value in split_qkv(dict(clip.visual.named_parameters())).items()}
+    groups = [name for name in base if name not in FROZEN]
+    experts = [
+        {name: base[name] + spread * torch.randn(base[name].shape, generator=rng, dtype=dtype) for name in groups}
+        for _ in range(tasks)
+    ]
+    images = [torch.randint(256, (count, 14, 14, 3), generator=rng, dtype=torch.uint8) for count in POOLS[:tasks]]
+    heads = [4 * torch.randn(count, 16, generator=rng, dtype=dtype) for count in CLASSES[:tasks]]
+    teachers = [
+        tower({**base, **expert}, pool) @ head.T for expert, pool, head in zip(experts, images, heads, strict=True)
+    ]
+    vectors = dict(TaskVectors(base, experts, groups, dtype))
+    return Problem(tower, base, vectors, tuple(heads), tuple(images), tuple(teachers))
 
 
 def whole(found: Problem) -> tuple[Tensor, ...]:

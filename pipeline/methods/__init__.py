@@ -4,10 +4,13 @@ Every method file has TITLE (for tables), PAPER (its reference), Params (its par
 literature) and one of two functions:
 
     merge(vectors, params)                        data-free: from the task vectors (`TaskVectors`) alone
+    merge(vectors, params, seed)                  the same for a method that draws; its Params list the `seeds`
     calibrate(problem, schedule, seed, params)    from unlabelled calibration images (`calibrate.Problem`)
 
-`merge` returns coefficients, where the result is linear in the raw task vectors ([T, G], or [T, T, G] for one model per
-task), or else the merged delta {name: tensor}. `calibrate` returns a `Calibration`.
+`merge` returns coefficients where the result is linear in the raw task vectors ([T, G], or [T, T, G] for one model per
+task), or else the merged delta {name: tensor}, or a `Solution`. `calibrate` returns a `Solution`. What a method shares
+with others lies in `pipeline.toolbox`. A file whose definition could not be checked against its source has UNVERIFIED
+too, which says what could not; every table marks such a method.
 """
 
 from importlib import import_module

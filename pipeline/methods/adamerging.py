@@ -6,9 +6,10 @@ FusionBench's does not: `clamp` chooses.
 
 from pydantic import Field
 
-from pipeline.calibrate import Calibration, Problem, descend
+from pipeline.calibrate import Problem, descend
 from pipeline.objectives import entropy
 from pipeline.schema import Parameters, Schedule
+from pipeline.solution import Solution
 
 TITLE = "AdaMerging"
 PAPER = "Yang et al., 2024, arXiv 2310.02575"
@@ -22,6 +23,6 @@ class Params(Parameters):
     clamp: bool = False
 
 
-def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -> Calibration:
+def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -> Solution:
     """Minimise the entropy summed over tasks."""
     return descend(problem, entropy, schedule, seed, **params.model_dump())

@@ -6,9 +6,10 @@ second gradient equals the first.
 
 from pydantic import Field
 
-from pipeline.calibrate import Calibration, Problem, descend
+from pipeline.calibrate import Problem, descend
 from pipeline.objectives import distillation
 from pipeline.schema import Parameters, Schedule
+from pipeline.solution import Solution
 
 TITLE = "Distillation"
 PAPER = "arXiv 2512.21288 without SAM, as its released code computes"
@@ -22,7 +23,7 @@ class Params(Parameters):
     weight_decay: float = Field(5e-4, ge=0)
 
 
-def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -> Calibration:
+def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -> Solution:
     """Minimise the distillation loss summed over tasks."""
     settings = params.model_dump(exclude={"temperature"})
     return descend(problem, distillation(params.temperature), schedule, seed, **settings)

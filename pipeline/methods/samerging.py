@@ -8,9 +8,10 @@ params.yaml: it is the method under study.
 
 from pydantic import Field
 
-from pipeline.calibrate import Calibration, Problem, Sharpness, descend
+from pipeline.calibrate import Problem, Sharpness, descend
 from pipeline.objectives import distillation
 from pipeline.schema import Parameters, Schedule
+from pipeline.solution import Solution
 
 TITLE = "SAMerging"
 PAPER = "arXiv 2512.21288, with the re-merge between the two passes"
@@ -26,7 +27,7 @@ class Params(Parameters):
     weight_decay: float = Field(5e-4, ge=0)
 
 
-def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -> Calibration:
+def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -> Solution:
     """Minimise the distillation loss summed over tasks, at the worst point within rho."""
     settings = params.model_dump(exclude={"temperature"})
     return descend(problem, distillation(params.temperature), schedule, seed, **settings)

@@ -23,11 +23,12 @@ from tqdm import trange
 
 from pipeline import store
 from pipeline.errors import BenchmarkError
-from pipeline.model import FROZEN, Weights, build_clip, image_encoder, split_qkv
+from pipeline.model import FROZEN, Weights, build_clip, split_qkv
 from pipeline.parallel import run
 from pipeline.schema import Parameters
 from pipeline.suite import SPLITS, Suite, SuiteFolder, Task
 from pipeline.suites import _mini_images as images
+from pipeline.tower import Tower
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 CONTEXT = 12
@@ -219,7 +220,7 @@ def _expert(task: str, config: Mapping[str, Any], recipe: Recipe, folder: Path) 
     base = dict(store.TensorFile(folder / "base.safetensors"))
     head = store.TensorFile(folder / "heads.safetensors")[task]
     pixels, labels = _training(folder, task)
-    encode = image_encoder(config, MEAN, STD)
+    encode = Tower(config, MEAN, STD)
     frozen: Weights = {key: base[key] for key in FROZEN}
     expert = {key: value.requires_grad_() for key, value in base.items() if key not in FROZEN}
     optimiser = torch.optim.Adam(expert.values(), lr=recipe.expert_lr, fused=True)
