@@ -170,6 +170,7 @@ def _record(name: str, names: Mapping[str, str], params: Mapping[str, Any], seco
         "params": {key.format(**names): _plain(value) for key, value in params.items()},
         "seconds": round(seconds, 1),
         "peak_mib": max(used) // 1024,
+        "peak_gpu_mib": torch.cuda.max_memory_allocated(target) >> 20 if target.type == "cuda" else None,
         "device": torch.cuda.get_device_name(target) if target.type == "cuda" else "cpu",
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),

@@ -96,23 +96,23 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 class TensorFile(Mapping[str, torch.Tensor]):
-    """The tensors of a safetensors file, each read when it is asked for; `shapes` reads only the header.
+    """The tensors of a safetensors file, each a copy, read when it is asked for; `shapes` reads only the header.
 
-    A tensor with a value that is not finite is refused with StoreError.
+    The file is mapped into memory only while a tensor is read: what has been read of many large files does not stay
+    there. A tensor with a value that is not finite is refused with StoreError.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open `path`; StoreError if it is missing, truncated or no safetensors file."""
-        try:
-            self._path, self._file = path, safe_open(path, "pt")
-        except (OSError, SafetensorError) as error:
-            raise StoreError(f"{path}: cannot be read as safetensors ({error}); run its stage again") from error
-        self._names = tuple(self._file.keys())
+        """Of `path`; StoreError if it is missing, truncated or no safetensors file."""
+        self._path = path
+        with self._open() as file:
+            self._names = tuple(file.keys())
 
     def __getitem__(self, name: str) -> torch.Tensor:
         if name not in self._names:
             raise KeyError(name)
-        tensor = self._file.get_tensor(name)
+        with self._open() as file:
+            tensor = file.get_tensor(name).clone()
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise StoreError(f"{self._path}: tensor {name!r} holds non-finite values; run its stage again")
         return tensor
@@ -125,7 +125,14 @@ class TensorFile(Mapping[str, torch.Tensor]):
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every tensor's shape."""
-        return {name: tuple(self._file.get_slice(name).get_shape()) for name in self._names}
+        with self._open() as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in self._names}
+
+    def _open(self) -> safe_open:
+        try:
+            return safe_open(self._path, "pt")
+        except (OSError, SafetensorError) as error:
+            raise StoreError(f"{self._path}: cannot be read as safetensors ({error}); run its stage again") from error
 
 
 def write_array(path: Path, array: np.ndarray) -> None:

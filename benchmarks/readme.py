@@ -1,0 +1,105 @@
+"""The README's performance section from benchmarks/results: `python -m benchmarks.readme` rewrites it in place."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import RESULTS
+
+README = Path(__file__).parent.parent / "README.md"
+BEGIN, END = "<!-- performance: python -m benchmarks.readme -->", "<!-- /performance -->"
+
+
+def section(results: Path = RESULTS) -> str:
+    """The section's Markdown."""
+    found = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(results.glob("*.json"))}
+    parts = [
+        ("One calibration step, in turn with its floor (a plain forward and backward over the same images)", _steps),
+        ("Scoring a merged model, against open_clip's own forward on images in memory", _evaluations),
+        ("Data-free merges, against reading the experts' bytes once", _data_free),
+        ("How a SAMerging step grows with tasks T and images k", _growth),
+        ("Every stage at full size, random weights in the public file formats", _full_size),
+    ]
+    return "\n\n".join(f"{title}:\n\n{table}" for title, make in parts if (table := _table(list(make(found)))))
+
+
+def _table(rows: list[tuple[str, ...]]) -> str:
+    if len(rows) < 2:
+        return ""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
+
+
+def _of(found: dict[str, Any], kind: str) -> Iterator[dict[str, Any]]:
+    return (content for name, content in found.items() if name.startswith(f"{kind}-"))
+
+
+def _where(one: dict[str, Any]) -> str:
+    threads = one["arguments"].get("threads")
+    return f"{one['device']}, {one['cores']} cores" + (f", {threads} threads" if threads else "")
+
+
+def _ratio(row: dict[str, Any]) -> str:
+    ratio = row["ratio"]
+    return f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})"
+
+
+def _steps(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    yield ("backbone", "T x batch", "precision", "floor, s", "step / floor", "SAM / floor", "graph / floor", "hardware")
+    for one in _of(found, "calibration_step"):
+        given, rows = one["arguments"], one["rows"]
+        ratios = [_ratio(rows[name]) for name in ("plain", "sam", "graph")]
+        size = f"{given['tasks']} x {given['batch']}"
+        floor = f"{rows['floor']['seconds']['median']:.3f}"
+        yield (given["backbone"], size, given["precision"], floor, *ratios, _where(one))
+
+
+def _evaluations(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    yield ("backbone", "plain, images/s", "pipeline, images/s", "seconds / plain", "hardware")
+    for one in _of(found, "evaluation"):
+        rows = one["rows"]
+        speeds = [f"{rows[name]['images_per_second']:,.0f}" for name in ("plain", "pipeline")]
+        yield (one["arguments"]["backbone"], *speeds, _ratio(rows["pipeline"]), _where(one))
+
+
+def _data_free(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    yield ("backbone", "T", "method", "seconds", "seconds / reading once", "peak, GiB", "experts, GiB", "hardware")
+    for one in _of(found, "data_free"):
+        given = one["arguments"]
+        for name, row in one["rows"].items():
+            peak, size = f"{row['peak_mib'] / 1024:.1f}", f"{one['experts_mib'] / 1024:.1f}"
+            seconds = f"{row['seconds']['median']:.1f}"
+            yield (given["backbone"], str(given["tasks"]), name, seconds, _ratio(row), peak, size, _where(one))
+
+
+def _growth(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    yield ("backbone", "T", "k", "batch", "s/step", "peak, GiB", "hardware")
+    for one in _of(found, "growth"):
+        given = one["arguments"]
+        for row in one["rows"]:
+            numbers = (str(row["tasks"]), str(row["samples"]), str(given["batch"]), f"{row['seconds_per_step']:.3f}")
+            yield (given["backbone"], *numbers, f"{row['peak_mib'] / 1024:.1f}", _where(one))
+
+
+def _full_size(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    yield ("suite", "stage", "seconds", "peak, GiB", "hardware")
+    for one in _of(found, "full_size"):
+        given = one["arguments"]
+        suite = f"{given['tasks']} tasks, {given['backbone']}, {given['images']} images, {given['steps']} steps"
+        for stage in one["stages"]:
+            name = " ".join((stage["stage"], *[value for key, value in stage["arguments"].items() if key != "suite"]))
+            where = f"{stage['processor']}, {stage['cores']} cores" if stage["device"] == "cpu" else stage["device"]
+            yield (suite, name, f"{stage['seconds']:.0f}", f"{stage['peak_mib'] / 1024:.1f}", where)
+
+
+def main() -> None:
+    """Replace what lies between the markers."""
+    text = README.read_text("utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    README.write_text(f"{before}{BEGIN}\n{section()}\n{END}{after}", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
