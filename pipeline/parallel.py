@@ -42,7 +42,7 @@ def run(function: Callable[..., Result], pieces: Iterable[Sequence[Any]], title:
     if device().type != "cpu" or count <= 1:
         return [function(*piece) for piece in tqdm(todo, desc=title, unit="run")]
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "open_clip", function.__module__])
+    context.set_forkserver_preload(["torch", function.__module__])
     with ProcessPoolExecutor(count, mp_context=context, initializer=device) as pool:
         futures: list[Future[Result]] = [pool.submit(function, *piece) for piece in todo]
         try:

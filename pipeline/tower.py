@@ -1,50 +1,80 @@
-"""The image encoder as pure functions of its weights: whole, or block by block for methods that look inside."""
+"""CLIP's image tower as pure functions of its weights: whole, or block by block for methods that look inside.
+
+A Vision Transformer (Dosovitskiy et al., arXiv 2010.11929; Radford et al., arXiv 2103.00020), pre-norm:
+
+    h <- h + out_proj(attention(q, k, v of ln_1(h)))
+    h <- h + c_proj(gelu(c_fc(ln_2(h))))
+
+Written out, on the tensors of a suite as they are (q, k and v apart), because methods need what enters every matrix and
+may put something else in a matrix's place. Tests hold it to open_clip's and transformers' own forward passes.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, normalize, scaled_dot_product_attention
+from torch.nn.functional import conv2d, gelu, layer_norm, linear, normalize, scaled_dot_product_attention
 
-from pipeline.model import PARTS, Weights, build_clip, fuse_qkv
+from pipeline.errors import BenchmarkError
+from pipeline.model import PARTS, Weights
+
+Multiply = Callable[[str, Tensor], Tensor]
+KNOWN = {"image_size", "layers", "width", "head_width", "patch_size", "mlp_ratio"}
+"""Keys of vision_cfg that are understood, the last from the shapes: another one would mean another architecture."""
 
 
 class Tower:
-    """The image encoder of a suite, whole or block by block, as pure functions of the weights they are given.
+    """The image encoder of a suite.
 
     `weights` are the split tensors of the image tower, frozen ones included; `images` uint8 [N, H, W, 3] on the same
-    device. The module behind it is a skeleton without storage: it holds no weights.
+    device. A missing tensor is a KeyError.
     """
 
     def __init__(self, config: Mapping[str, Any], mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        """The tower of a CLIP as `build_clip` takes it; `mean` and `std` per channel, of pixels in [0, 1]."""
-        with torch.device("meta"):
-            self._tower = build_clip(config).visual.eval()
-        self._mean, self._std = mean, std
-        self.depth = len(self._tower.transformer.resblocks)
+        """The tower of a CLIP as `build_clip` takes it; `mean` and `std` per channel, of pixels in [0, 1].
+
+        Raises BenchmarkError for a vision_cfg with keys that it does not know.
+        """
+        vision = config["vision_cfg"]
+        if unknown := sorted(vision.keys() - KNOWN):
+            raise BenchmarkError(f"vision_cfg: {', '.join(unknown)} not supported; expected {', '.join(sorted(KNOWN))}")
+        self.depth: int = vision["layers"]
         """Number of transformer blocks."""
+        self._heads, self._patch = vision["width"] // vision["head_width"], vision["patch_size"]
+        self._activation = _quick_gelu if config.get("quick_gelu") else gelu
+        self._mean, self._std = mean, std
 
     def __call__(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
         """Features [N, D] of unit length: `finish` of all blocks of `embed`."""
-        return normalize(_call(self._tower, fuse_qkv(weights), self._pixels(weights, images)), dim=-1)
+        tokens = self.embed(weights, images)
+        for index in range(self.depth):
+            tokens = self.block(weights, index, tokens)
+        return self.finish(weights, tokens)
 
     def embed(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
         """Tokens [N, L, width] that enter the first block."""
-        return _call(_Embed(self._tower), _under("tower.", fuse_qkv(weights)), self._pixels(weights, images))
+        sample = weights["conv1.weight"]
+        shift, scale = (sample.new_tensor(values).view(3, 1, 1) for values in (self._mean, self._std))
+        pixels = (images.permute(0, 3, 1, 2).to(sample.dtype) / 255 - shift) / scale
+        patches = conv2d(pixels, sample, stride=self._patch).flatten(2).transpose(1, 2)
+        first = weights["class_embedding"].to(patches.dtype).expand(len(patches), 1, -1)
+        return _norm(weights, "ln_pre", torch.cat([first, patches], dim=1) + weights["positional_embedding"])
 
     def block(self, weights: Mapping[str, Tensor], index: int, tokens: Tensor) -> Tensor:
         """Tokens [N, L, width] after a block, from those that enter it; the block's own weights are enough."""
-        return _call(self._tower.transformer.resblocks[index], _block(weights, index), tokens)
+        return self.block_by(weights, index, tokens, lambda name, x: _product(weights, name, x))
 
-    def block_by(
-        self, weights: Mapping[str, Tensor], index: int, tokens: Tensor, multiply: Callable[[str, Tensor], Tensor]
-    ) -> Tensor:
+    def block_by(self, weights: Mapping[str, Tensor], index: int, tokens: Tensor, multiply: Multiply) -> Tensor:
         """As `block`, but every product W x + b is `multiply(name, x)`, `name` that of W without ".weight"."""
         stem = block_name(index)
-        module = _Opened(self._tower.transformer.resblocks[index])
-        own = {f"block.{name}": tensor for name, tensor in _block(weights, index).items()}
-        return torch.func.functional_call(module, own, (tokens, lambda name, x: multiply(stem + name, x)), strict=True)
+        entering = _norm(weights, f"{stem}ln_1", tokens)
+        parts = [multiply(f"{stem}attn.{part}", entering) for part in PARTS]
+        heads = [part.unflatten(-1, (self._heads, -1)).transpose(1, 2) for part in parts]
+        context = scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+        between = tokens + multiply(f"{stem}attn.out_proj", context)
+        hidden = self._activation(multiply(f"{stem}mlp.c_fc", _norm(weights, f"{stem}ln_2", between)))
+        return between + multiply(f"{stem}mlp.c_proj", hidden)
 
     def inputs(self, weights: Mapping[str, Tensor], index: int, tokens: Tensor) -> Weights:
         """What enters each matrix of a block: {name of the matrix: [N, L, in]}; q, k and v share one tensor."""
@@ -52,53 +82,14 @@ class Tower:
 
         def multiply(name: str, x: Tensor) -> Tensor:
             seen[f"{name}.weight"] = x
-            return linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
+            return _product(weights, name, x)
 
         self.block_by(weights, index, tokens, multiply)
         return seen
 
     def finish(self, weights: Mapping[str, Tensor], tokens: Tensor) -> Tensor:
         """Features [N, D] of unit length from the tokens after the last block."""
-        return normalize(_call(_Finish(self._tower), _under("tower.", fuse_qkv(weights)), tokens), dim=-1)
-
-    def _pixels(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
-        sample = next(iter(weights.values()))
-        shift, scale = (sample.new_tensor(values).view(3, 1, 1) for values in (self._mean, self._std))
-        return (images.permute(0, 3, 1, 2).to(sample.dtype) / 255 - shift) / scale
-
-
-class _Embed(torch.nn.Module):
-    def __init__(self, tower: torch.nn.Module) -> None:
-        super().__init__()
-        self.tower = tower
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.tower._embeds(pixels)
-
-
-class _Finish(torch.nn.Module):
-    def __init__(self, tower: torch.nn.Module) -> None:
-        super().__init__()
-        self.tower = tower
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        pooled, _ = self.tower._pool(tokens)
-        return pooled @ self.tower.proj
-
-
-class _Opened(torch.nn.Module):
-    def __init__(self, block: torch.nn.Module) -> None:
-        super().__init__()
-        self.block = block
-
-    def forward(self, tokens: Tensor, multiply: Callable[[str, Tensor], Tensor]) -> Tensor:
-        entering = self.block.ln_1(tokens)
-        parts = [multiply(f"attn.{part}", entering) for part in PARTS]
-        heads = [part.unflatten(-1, (self.block.attn.num_heads, -1)).transpose(1, 2) for part in parts]
-        context = scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
-        between = tokens + multiply("attn.out_proj", context)
-        hidden = self.block.mlp.gelu(multiply("mlp.c_fc", self.block.ln_2(between)))
-        return between + multiply("mlp.c_proj", hidden)
+        return normalize(_norm(weights, "ln_post", tokens[:, 0]) @ weights["proj"], dim=-1)
 
 
 def block_name(index: int) -> str:
@@ -106,20 +97,14 @@ def block_name(index: int) -> str:
     return f"transformer.resblocks.{index}."
 
 
-def within(tensors: Mapping[str, Tensor], prefix: str) -> Weights:
-    """The tensors whose names begin with `prefix`, without it."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+def _product(weights: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
+    return linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
 
 
-def _block(weights: Mapping[str, Tensor], index: int) -> Weights:
-    """A block's tensors as open_clip names them within the block."""
-    own = {name: tensor for name, tensor in weights.items() if name.startswith(block_name(index))}
-    return within(fuse_qkv(own), block_name(index))
+def _norm(weights: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
+    weight = weights[f"{name}.weight"]
+    return layer_norm(x, weight.shape, weight, weights[f"{name}.bias"])
 
 
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> Weights:
-    return {prefix + name: tensor for name, tensor in tensors.items()}
-
-
-def _call(module: torch.nn.Module, weights: Mapping[str, Tensor], argument: Tensor) -> Any:
-    return torch.func.functional_call(module, dict(weights), (argument,), strict=True)
+def _quick_gelu(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(1.702 * x)

@@ -287,3 +287,11 @@ def test_closure_follows_every_form_of_import(tmp_path: Path):
         (tmp_path / name).write_text(text)
     found = {path.as_posix() for path in closure(["a.one"], tmp_path)}
     assert found == {"a/__init__.py", "a/one.py", "a/two.py", "a/three.py", "a/deep/__init__.py", "a/deep/four.py"}
+
+
+def test_stages_start_without_what_takes_seconds_to_import(at_root: Path):
+    names = sorted(path.stem for path in (at_root / "stages").glob("[!_]*.py"))
+    code = f"import sys, {', '.join(f'stages.{name}' for name in names)}; print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=at_root)
+    assert "torch" in found.stdout.split()
+    assert {"open_clip", "torchvision", "transformers", "torch._dynamo"}.isdisjoint(found.stdout.split())

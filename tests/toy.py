@@ -107,11 +107,11 @@ def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     return [*one] == [*other] and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def clip_weights(seed: int = 0) -> tuple[torch.nn.Module, Weights]:
+def clip_weights(seed: int = 0, config: Mapping[str, object] = CLIP) -> tuple[torch.nn.Module, Weights]:
     """A small CLIP with random weights, and those of its image tower with q, k and v apart."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        clip = build_clip(CLIP).eval()
+        clip = build_clip(config).eval()
     return clip, split_qkv({name: value.detach() for name, value in clip.visual.named_parameters()})
 
 
