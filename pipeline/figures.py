@@ -28,6 +28,8 @@ STYLE = {
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
 MARKERS = ("s", "^", "v", "D", "P", "X", "<", ">")
 LINES = ("--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
+PANELS = 4
+"""Panels side by side."""
 FORMATS = {
     "svg": {"Date": None, "Creator": None},
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
@@ -59,21 +61,30 @@ def styles(titles: Mapping[str, str]) -> dict[str, Style]:
 
 
 @mpl.rc_context(STYLE)
-def accuracies(means: pd.DataFrame, looks: Mapping[str, Style], width: float) -> Figure:
-    """A row per task, a marker per method. means: method -> accuracy in % per task."""
-    tasks = list(means)
-    figure = Figure((width, (0.075 * len(looks) + 0.04) * len(tasks) + 1.0), layout="constrained")
+def accuracies(
+    means: pd.DataFrame, groups: Mapping[str, Sequence[str]], titles: Mapping[str, str], width: float
+) -> Figure:
+    """A row per method, best average first: a dot per task, a bar at their mean; a colour per section of the table.
+
+    means: method -> accuracy in % per task.
+    """
+    averages = means.mean(axis=1)
+    order = averages.loc[[name for names in groups.values() for name in names]].sort_values(kind="stable").index[::-1]
+    figure = Figure((width, 0.17 * len(order) + 1.0), layout="constrained")
     axes = figure.add_subplot()
-    offsets = (np.arange(len(looks)) + 0.5) / len(looks) * 0.9 - 0.45
-    for index, _ in enumerate(tasks):
-        axes.axhspan(index - 0.5, index + 0.5, color="#000000", alpha=0.05 * (index % 2), linewidth=0)
-    for offset, (name, look) in zip(offsets, looks.items(), strict=True):
-        rows = np.arange(len(tasks)) + offset
-        axes.plot(means.loc[name], rows, look.marker, color=look.colour, label=look.title, markeredgewidth=1.2)
-    axes.set(yticks=range(len(tasks)), yticklabels=tasks, ylim=(len(tasks) - 0.5, -0.5), xlabel="accuracy (%)")
+    for (title, names), colour in zip(groups.items(), ("#777777", *COLOURS), strict=False):
+        rows = [order.get_loc(name) for name in names]
+        if rows:
+            places = np.repeat(rows, means.shape[1])
+            axes.plot(means.loc[list(names)].to_numpy().ravel(), places, "o", color=colour, alpha=0.35, markersize=3)
+            axes.plot(averages[list(names)], rows, "|", color=colour, markersize=9, markeredgewidth=2, label=title)
+    for row, name in enumerate(order):
+        axes.annotate(f"{averages[name]:.1f}", (1.01, row), xycoords=("axes fraction", "data"), va="center")
+    axes.set(yticks=range(len(order)), yticklabels=[titles[name] for name in order], xlabel="accuracy (%)")
+    axes.set_ylim(len(order) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", alpha=0.3, linewidth=0.5)
-    figure.legend(loc="outside upper center", ncols=4)
+    figure.legend(loc="outside upper center", ncols=2)
     return figure
 
 
@@ -106,15 +117,20 @@ def coefficients(values: np.ndarray, tasks: Sequence[str], groups: Sequence[str]
 @mpl.rc_context(STYLE)
 def losses(curves: Mapping[str, np.ndarray], looks: Mapping[str, Style], width: float) -> Figure:
     """A panel per method: loss [S, steps], mean and least to greatest over seeds. Objectives differ, so do the axes."""
-    figure = Figure((width, 2.2), layout="constrained")
-    panels = figure.subplots(1, len(curves), squeeze=False)[0]
-    for axes, (name, values) in zip(panels, curves.items(), strict=True):
+    columns = min(len(curves), PANELS)
+    lines = -(-len(curves) // columns)
+    figure = Figure((width, 1.7 * lines + 0.5), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False)
+    for axes, (name, values) in zip(panels.flat, curves.items(), strict=False):
         steps = np.arange(values.shape[1])
         axes.fill_between(steps, values.min(0), values.max(0), color=looks[name].colour, alpha=0.25, linewidth=0)
         axes.plot(steps, values.mean(0), color=looks[name].colour)
         axes.set(title=looks[name].title, xlabel="step")
         axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(5, integer=True))
-    panels[0].set_ylabel("loss of the batch (nats)")
+    for axes in panels.flat[len(curves) :]:
+        axes.set_axis_off()
+    for axes in panels[:, 0]:
+        axes.set_ylabel("loss of the batch")
     return figure
 
 

@@ -120,9 +120,10 @@ stages</summary>
 <section id="methods">
 <h2>Methods</h2>
 <table class="text wrap">
-<tr><th scope="col">method</th><th scope="col">name</th><th scope="col">reference</th></tr>
-{% for name, title, paper in methods %}
-<tr><td>{{ title }}</td><td><code>{{ name }}</code></td><td>{{ paper }}</td></tr>
+<tr><th scope="col">method</th><th scope="col">name</th><th scope="col">reference</th>\
+<th scope="col">not verified</th></tr>
+{% for name, title, paper, unverified in methods %}
+<tr><td>{{ title }}</td><td><code>{{ name }}</code></td><td>{{ paper }}</td><td>{{ unverified }}</td></tr>
 {% endfor %}
 </table>
 </section>

@@ -10,9 +10,10 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from pipeline import anchors, figures, methods, scores, store, tables
+from pipeline import anchors, figures, scores, store, tables
 from pipeline.page import page
-from pipeline.results import Chosen, Results, parameters, read
+from pipeline.references import MARK, Reference, refer
+from pipeline.results import Chosen, Results, on_top, parameters, read
 from pipeline.scores import AVERAGE, CEILING, FLOOR, GAP, MAIN
 
 POINTS = 100
@@ -32,8 +33,9 @@ def draw(results: Results, chosen: Chosen, titles: Mapping[str, str], width: flo
     efficiency = figures.efficiency(results.study.reset_index(), levels[FLOOR], levels[CEILING], looks, width)
     return {
         "accuracy": (
-            figures.accuracies(means, looks, width),
-            f"Accuracy per task; calibrated methods: mean over {seeds}. {protocol}",
+            figures.accuracies(means, chosen.sections(results.several), titles, width),
+            f"Accuracy of every method: a dot per task, a bar at their mean, best first; methods with randomness: mean "
+            f"over their seeds. {protocol}",
         ),
         "efficiency": (
             efficiency,
@@ -47,9 +49,9 @@ def draw(results: Results, chosen: Chosen, titles: Mapping[str, str], width: flo
             f"{splits}; numbers are transformer blocks, in and out what lies before and after them.",
         ),
         "losses": (
-            figures.losses({name: results.losses[name] for name in chosen.calibrated}, looks, width),
+            figures.losses(results.losses, looks, width),
             f"Loss of the batch before each step, on {splits}; mean and range over {seeds}. Each method has its own "
-            "objective and scale.",
+            "objective, unit and scale.",
         ),
         "images": (
             figures.contact_sheet(results.images, width),
@@ -61,21 +63,24 @@ def draw(results: Results, chosen: Chosen, titles: Mapping[str, str], width: flo
 def write(inputs: Sequence[Path], suites: Sequence[str], chosen: Chosen, look: Any, outputs: Sequence[Path]) -> None:
     """Write everything. look: dpi, width, decimals; outputs: tables, figures, plots, metrics.json, index.html."""
     tabled, drawn, plotted, metrics, index = outputs
-    known = {name: methods.load(name) for name in chosen.names}
-    titles = {name: module.TITLE for name, module in known.items()}
+    references = refer(chosen)
+    titles = {name: one.title for name, one in references.items()}
     found = [read(inputs, suite, chosen) for suite in suites]
     sections = []
     for results in found:
-        suite, runs = results.suite, results.runs
-        anchored, beside = _published(results, chosen, known, look.decimals)
-        table = tables.build(runs, chosen.groups, titles, look.decimals, results.protocol.caption(anchored))
-        store.write_text(tabled / f"{suite}.csv", tables.csv(runs, chosen.groups, titles))
+        suite, runs, groups = results.suite, results.runs, chosen.sections(results.several)
+        anchored, beside = _published(results, chosen, references, look.decimals)
+        table = tables.build(runs, groups, titles, look.decimals, results.protocol.caption(anchored))
+        store.write_text(tabled / f"{suite}.csv", tables.csv(runs, groups, titles))
         store.write_text(tabled / f"{suite}.md", tables.markdown(table))
         store.write_text(tabled / f"{suite}.tex", tables.latex(table, suite))
         store.write_text(tabled / f"{suite}-efficiency.csv", tables.efficiency(results.study, results.used))
         for name, (_, other, text) in beside.items():
             store.write_text(tabled / f"{suite}-{name}.csv", text)
             store.write_text(tabled / f"{suite}-{name}.md", tables.markdown(other))
+        lasting, timed = (_overview(results, groups, titles, look.decimals, clock) for clock in (False, True))
+        store.write_text(tabled / f"{suite}-overview.md", tables.markdown(lasting))
+        store.write_text(tabled / f"{suite}-overview.tex", tables.latex(lasting, f"{suite}-overview"))
         shown = []
         for name, (figure, caption) in draw(results, chosen, titles, look.width).items():
             files = {kind: figures.render(figure, kind, f"{suite}-{name}", look.dpi) for kind in figures.FORMATS}
@@ -83,16 +88,34 @@ def write(inputs: Sequence[Path], suites: Sequence[str], chosen: Chosen, look: A
                 store.write_bytes(drawn / f"{suite}-{name}.{kind}", content)
             svg = files["svg"].decode()
             shown.append({"svg": Markup(svg[svg.index("<svg") :]), "caption": caption})
-        free = chosen.groups["Data-free"]
-        said = scores.sentences(runs, results.tasks, free, titles, look.decimals)
-        others = [(title, other) for title, other, _ in beside.values()]
+        said = scores.sentences(runs, results.tasks, groups["Data-free"], titles, look.decimals)
+        others = [("All methods at a glance", timed), *((title, other) for title, other, _ in beside.values())]
         content = {"name": suite, "sentences": said, "table": table, "beside": others, "figures": shown}
         sections.append({**content, **_provenance(results), **_origin(results)})
     for name, text in _plots(found).items():
         store.write_text(plotted / f"{name}.csv", text)
     store.write_json(metrics, {results.suite: summary(results.runs) for results in found})
-    papers = [(name, titles[name], module.PAPER) for name, module in known.items()]
+    papers = [(name, one.title, one.paper, one.unverified) for name, one in references.items()]
     store.write_text(index, page(suites=sections, methods=papers))
+
+
+def _overview(
+    results: Results, groups: Mapping[str, Sequence[str]], titles: Mapping[str, str], decimals: int, clock: bool
+) -> tables.Table:
+    """The table of all methods; with `clock`, how long each merge took."""
+    seconds = results.seconds if clock else None
+    beside = tables.Beside(results.rescaled, results.samples, results.costs, seconds)
+    marked = f" {MARK} Our reading: what could not be checked stands in the list of methods." * any(
+        title.endswith(MARK) for title in titles.values()
+    )
+    caption = (
+        f"Suite {results.suite}: {results.protocol.sentence()} Scale from KL: the average accuracy when the scale of "
+        "the merge is not the published one but the one at which experts and merged model agree most on unlabelled "
+        "calibration images. Images: unlabelled images per task, at most. Extra: bytes needed at inference beside one "
+        "image encoder and the zero-shot heads, in % of the encoder. FLOPs: of an image, over the encoder's."
+        f"{' Seconds: of the stage that merged, all seeds and the start of Python included.' * clock}{marked}"
+    )
+    return tables.overview(results.runs, beside, groups, titles, decimals, caption)
 
 
 def summary(runs: pd.DataFrame) -> dict[str, Any]:
@@ -103,7 +126,7 @@ def summary(runs: pd.DataFrame) -> dict[str, Any]:
 
 
 def _published(
-    results: Results, chosen: Chosen, known: Mapping[str, Any], decimals: int
+    results: Results, chosen: Chosen, references: Mapping[str, Reference], decimals: int
 ) -> tuple[str, dict[str, tuple[str, tables.Table, str]]]:
     """What is said of anchors, and {name: (title, table, CSV)} of what stands beside published accuracies."""
     runs, tasks, split = results.runs, results.tasks, results.protocol.evaluation_split
@@ -112,23 +135,25 @@ def _published(
     if len(compared) and split == anchors.SPLIT:
         beside["anchors"] = ("Anchors", anchors.anchor_table(compared, said), anchors.anchor_csv(compared))
     if rows := results.origin["published"]:
-        own = anchors.ours(runs, tasks, _told(results, chosen, known), split)
+        own = anchors.ours(runs, tasks, _told(results, chosen, references), split)
         others = anchors.published(rows, tasks)
         table = anchors.published_table(own, others, tasks, decimals, split)
         beside["published"] = ("Published results", table, anchors.published_csv(own, others))
     return said, beside
 
 
-def _told(results: Results, chosen: Chosen, known: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+def _told(results: Results, chosen: Chosen, references: Mapping[str, Reference]) -> dict[str, dict[str, str]]:
     """{method: its name, parameters and protocol}, in the order of the tables."""
     params = parameters(results.suite, results.records)
-    sees = dict.fromkeys((FLOOR, CEILING), "not merged") | dict.fromkeys(chosen.calibrated, results.protocol.sees())
+    learned = (*chosen.calibrated, *map(on_top, chosen.operated))
+    sees = dict.fromkeys((FLOOR, CEILING), "not merged") | dict.fromkeys(learned, results.protocol.sees())
     told = {}
     for name in chosen.names:
-        own = {key: params[key] for key in known[name].Params.model_fields if key in params}
+        own = {key: params[key] for key in references[name].settings if key in params}
         found = params.get(f"merge.{name}", params.get(f"calibrate.{name}", own))
         settings = ", ".join(f"{key} {value}" for key, value in found.items())
-        told[name] = {"method": known[name].TITLE, "hyperparameters": settings, "protocol": sees.get(name, "data-free")}
+        told[name] = {"method": references[name].title, "hyperparameters": settings}
+        told[name]["protocol"] = sees.get(name, "data-free")
     return told
 
 

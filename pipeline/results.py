@@ -4,7 +4,7 @@ What an earlier choice of suites and methods left behind in the same folders is 
 """
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,22 @@ class Results:
     suite: str
     tasks: tuple[str, ...]
     runs: pd.DataFrame
+    rescaled: pd.DataFrame
+    """As `runs`: methods with the scale that unlabelled images chose, under the method's own name."""
     study: pd.DataFrame
     """As `runs`, with k."""
     used: pd.DataFrame
     """Columns k, method, task, samples of the study."""
+    samples: Mapping[str, int]
+    """Most unlabelled images per task that a method used."""
+    costs: Mapping[str, Mapping[str, Any]]
+    """Per method what `pipeline.costs` counted."""
+    several: frozenset[str]
+    """Methods that need more than one model's weights or computation at inference."""
+    seconds: Mapping[str, float]
+    """Per method how long its merge or calibration took."""
     losses: Mapping[str, np.ndarray]
-    """[S, steps] per calibrated method, seeds ascending."""
+    """[S, steps] per method that takes steps, seeds ascending."""
     coefficients: np.ndarray
     """[T, G], SAMerging's mean over seeds."""
     groups: tuple[str, ...]
@@ -49,40 +59,58 @@ class Chosen:
 
     data_free: tuple[str, ...]
     calibrated: tuple[str, ...]
-    studied: tuple[str, ...]
-    """Those of the calibrated ones whose data efficiency was measured."""
+    operated: tuple[str, ...] = ()
+    """Merges that Representation Surgery was put on top of."""
+    rescaled: tuple[str, ...] = ()
+    """Methods whose scale was chosen on unlabelled images as well."""
+    studied: tuple[str, ...] = ()
+    """Calibrated methods whose data efficiency was measured."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """All of them, in the order of the tables."""
-        return (*self.data_free, *self.calibrated)
+        return (*self.data_free, *self.calibrated, *map(on_top, self.operated))
 
-    @property
-    def groups(self) -> dict[str, list[str]]:
-        """The sections of a table."""
+    def sections(self, several: Collection[str]) -> dict[str, list[str]]:
+        """The sections of a table; `several`: methods with more than one model at inference."""
         fixed = [name for name in (FLOOR, CEILING) if name in self.data_free]
-        free = [name for name in self.data_free if name not in fixed]
-        return {"Floor and ceiling, not merged": fixed, "Data-free": free, "Calibrated": list(self.calibrated)}
+        free = [name for name in self.data_free if name not in (*fixed, *several)]
+        learned = [name for name in self.calibrated if name not in several]
+        more = [name for name in self.names if name in several and name not in fixed]
+        sections = {"Floor and ceiling, not merged": fixed, "Data-free": free, "Calibrated": learned}
+        return {**sections, "More than one model at inference": more}
 
 
-def choose(merge: Sequence[str], calibrate: Sequence[str], study: Sequence[str]) -> Chosen:
+def on_top(name: str) -> str:
+    """The name of surgery on top of a method."""
+    return f"surgery-{name}"
+
+
+def choose(methods: Mapping[str, Sequence[str]]) -> Chosen:
     """The methods that params.yaml names, and SAMerging."""
-    return Chosen(tuple(merge), (*calibrate, MAIN), (*study, MAIN))
+    return Chosen(
+        tuple(methods["merge"]),
+        (*methods["calibrate"], MAIN),
+        tuple(methods["surgery"]),
+        tuple(methods["rescale"]),
+        (*methods["study"], MAIN),
+    )
 
 
 def read(inputs: Sequence[Path], suite: str, chosen: Chosen) -> Results:
-    """The results of a suite; inputs: the folders of scores, studies, merges, previews, origins, run records."""
-    counted, studied, merged, previews, origins, recorded = inputs
+    """The results of a suite; inputs: the folders of scores, costs, studies, merges, previews, origins, run records."""
+    counted, priced, studied, merged, previews, origins, recorded = inputs
     images = store.read_arrays(previews / f"{suite}.npz")
     tasks = tuple(images)
     frame = _scores([counted / suite / f"{name}.csv" for name in chosen.names])
     study = _scores([studied / suite / name / "scores.csv" for name in chosen.studied], ("k",))
     runs = scores.runs(frame, tasks)
-    about = store.read_json(merged / suite / MAIN / "merge.json")
-    if tuple(about["tasks"]) != tasks:
-        raise BenchmarkError(f"{merged / suite / MAIN}: tasks {about['tasks']}, expected {list(tasks)}; run dvc repro")
+    abouts = {name: store.read_json(merged / suite / name / "merge.json") for name in chosen.names}
+    if tuple(abouts[MAIN]["tasks"]) != tasks:
+        found = abouts[MAIN]["tasks"]
+        raise BenchmarkError(f"{merged / suite / MAIN}: tasks {found}, expected {list(tasks)}; run dvc repro")
     values = store.TensorFile(merged / suite / MAIN / "coefficients.safetensors")["coefficients"].numpy()
-    losses = {name: _losses(merged / suite / name / "losses.csv") for name in chosen.calibrated}
+    curves = {name: merged / suite / name / "losses.csv" for name in chosen.calibrated}
     origin = _origin(origins / f"{suite}.json")
     records = tuple(store.read_json(recorded / f"{name}.json") for name in _records(suite, chosen))
     params = parameters(suite, records)
@@ -97,19 +125,31 @@ def read(inputs: Sequence[Path], suite: str, chosen: Chosen) -> Results:
         origin["embedded"],
     )
     return Results(
-        suite,
-        tasks,
-        runs,
-        scores.runs(study, tasks, runs),
-        study[["k", "method", "task", "samples"]],
-        losses,
-        values.mean(axis=0)[0],
-        tuple(about["groups"]),
-        images,
-        records,
-        protocol,
-        origin,
+        suite=suite,
+        tasks=tasks,
+        runs=runs,
+        rescaled=_rescaled(counted / suite, chosen, tasks, runs),
+        study=scores.runs(study, tasks, runs),
+        used=study[["k", "method", "task", "samples"]],
+        samples=frame.groupby("method").samples.max().to_dict(),
+        costs={name: store.read_json(priced / suite / f"{name}.json") for name in chosen.names},
+        several=frozenset(name for name, about in abouts.items() if about["extras"] not in (None, "heads")),
+        seconds={name: store.read_json(recorded / f"{one}.json")["seconds"] for name, one in _makers(suite, chosen)},
+        losses={name: _losses(path) for name, path in curves.items() if path.exists()},
+        coefficients=values.mean(axis=0)[0],
+        groups=tuple(abouts[MAIN]["groups"]),
+        images=images,
+        records=records,
+        protocol=protocol,
+        origin=origin,
     )
+
+
+def _rescaled(folder: Path, chosen: Chosen, tasks: Sequence[str], runs: pd.DataFrame) -> pd.DataFrame:
+    if not chosen.rescaled:
+        return runs.iloc[:0]
+    frame = _scores([folder / f"{name}-rescaled.csv" for name in chosen.rescaled])
+    return scores.runs(frame.assign(method=frame.method.str.removesuffix("-rescaled")), tasks, runs)
 
 
 def _origin(path: Path) -> dict[str, Any]:
@@ -127,15 +167,24 @@ def _losses(path: Path) -> np.ndarray:
     return pd.read_csv(io.StringIO(store.read_text(path))).pivot(index="seed", columns="step", values="loss").to_numpy()
 
 
+def _makers(suite: str, chosen: Chosen) -> list[tuple[str, str]]:
+    """(method, name of the run record of the stage that made its merge)."""
+    return [
+        *((name, f"merge-{suite}-{name}") for name in chosen.data_free),
+        *((name, f"calibrate-{suite}-{name}") for name in chosen.calibrated[:-1]),
+        (MAIN, f"{MAIN}-{suite}"),
+        *((on_top(name), f"surgery-{suite}-{name}") for name in chosen.operated),
+    ]
+
+
 def _records(suite: str, chosen: Chosen) -> list[str]:
     """The names of the run records, in the order of the pipeline."""
-    baselines = chosen.calibrated[:-1]
+    scaled = [f"{name}-rescaled" for name in chosen.rescaled]
     return [
         *(f"{stage}-{suite}" for stage in ("prepare", "teach")),
-        *(f"merge-{suite}-{name}" for name in chosen.data_free),
-        *(f"calibrate-{suite}-{name}" for name in baselines),
-        f"{MAIN}-{suite}",
-        *(f"evaluate-{suite}-{name}" for name in chosen.names),
+        *(record for _, record in _makers(suite, chosen)),
+        *(f"rescale-{suite}-{name}" for name in chosen.rescaled),
+        *(f"evaluate-{suite}-{name}" for name in (*chosen.names, *scaled)),
         *(f"study-{suite}-{name}" for name in chosen.studied[:-1]),
         f"study_{MAIN}-{suite}",
     ]

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -93,10 +94,18 @@ def statistics(runs: pd.DataFrame, by: Sequence[str] = ("method",)) -> pd.DataFr
 
 
 def build(
-    runs: pd.DataFrame, groups: Mapping[str, Sequence[str]], titles: Mapping[str, str], decimals: int, caption: str
+    runs: pd.DataFrame,
+    groups: Mapping[str, Sequence[str]],
+    titles: Mapping[str, str],
+    decimals: int,
+    caption: str,
+    keep: Sequence[str] = (),
 ) -> Table:
-    """The table of `runs`; `groups` are titles of sections and their methods, the first one not ranked."""
-    columns, found = tuple(name for name in runs if name != WORST), statistics(runs)
+    """The table of `runs`; `groups` are titles of sections and their methods, the first one not ranked.
+
+    The worst task is left out where it is not in `keep`: it stands among the tasks.
+    """
+    columns, found = tuple(name for name in runs if name != WORST or name in keep), statistics(runs)
     ranked = [method for _, methods in list(groups.items())[1:] for method in methods]
     printed = found.xs("mean", axis=1, level=1).loc[ranked].map(lambda value: float(f"{value:.{decimals}f}"))
     marks = {name: ranks(printed[name]) for name in columns}
@@ -115,6 +124,59 @@ def build(
             if methods
         ),
     )
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What the overview tells of the methods beside their accuracies."""
+
+    rescaled: pd.DataFrame
+    """Runs with the scale that unlabelled images chose, where a method has one."""
+    samples: Mapping[str, int]
+    costs: Mapping[str, Mapping[str, Any]]
+    seconds: Mapping[str, float] | None
+    """How long each merge took; None where nothing of the machine may show."""
+
+
+def overview(
+    runs: pd.DataFrame,
+    beside: Beside,
+    groups: Mapping[str, Sequence[str]],
+    titles: Mapping[str, str],
+    decimals: int,
+    caption: str,
+) -> Table:
+    """One row per method: averages, what they cost, what they used. Groups as in `build`."""
+    summary = build(runs[[AVERAGE, NORMALISED, GAP, WORST]], groups, titles, decimals, caption, keep=(WORST,))
+    chosen = statistics(beside.rescaled[[AVERAGE]]) if len(beside.rescaled) else None
+
+    def cells(method: str) -> tuple[Cell, ...]:
+        cost = beside.costs[method]
+        encoder, plain = cost["encoder_bytes"], cost["plain_flops"]
+        held = cost["extra_bytes"] or (cost["encoders"] - 1) * encoder
+        texts = [
+            f"{beside.samples[method]:,}",
+            f"{100 * held / encoder:.{decimals}f}",
+            f"{np.mean([*cost['flops'].values()]) / plain:.2f}",
+        ]
+        if beside.seconds is not None:
+            texts.append(f"{beside.seconds[method]:.1f}")
+        return (_scaled(chosen, method, decimals), *(Cell(text, "", "") for text in texts))
+
+    more = ("Scale from KL", "Images", "Extra, %", "FLOPs, ×", *["Seconds"] * (beside.seconds is not None))
+    order = [methods for methods in groups.values() if methods]
+    sections = tuple(
+        (title, tuple((name, (*own, *cells(method))) for (name, own), method in zip(rows, methods, strict=True)))
+        for (title, rows), methods in zip(summary.sections, order, strict=True)
+    )
+    return Table(caption, (*summary.columns, *more), sections)
+
+
+def _scaled(found: pd.DataFrame | None, method: str, decimals: int) -> Cell:
+    if found is None or method not in found.index:
+        return Cell("–", "", "")
+    mean, deviation, _ = found.loc[method, AVERAGE]
+    return Cell(number(mean, decimals), f"{deviation:.{decimals}f}" if np.isfinite(deviation) else "", "")
 
 
 def number(value: float, decimals: int, sign: str = "") -> str:

@@ -8,7 +8,7 @@ STAGE = Stage(
     name="report",
     arguments=(),
     params=("suites", "methods", "report"),
-    inputs=("data/scores", "data/studies", "data/merges", "data/previews", "data/origins", "data/runs"),
+    inputs=("data/scores", "data/costs", "data/studies", "data/merges", "data/previews", "data/origins", "data/runs"),
     outputs=("reports/tables", "reports/figures", "reports/plots", "reports/metrics.json", "reports/index.html"),
     modules=("pipeline.methods.*",),
     recorded=False,
@@ -18,7 +18,7 @@ STAGE = Stage(
 def run(job: Job) -> None:
     """Write the outputs that reports/README.md explains."""
     suites, chosen, look = (job.params[key] for key in STAGE.params)
-    write(job.inputs, suites, choose(chosen.merge, chosen.calibrate, chosen.study), look, job.outputs)
+    write(job.inputs, suites, choose(dict(chosen)), look, job.outputs)
 
 
 if __name__ == "__main__":
