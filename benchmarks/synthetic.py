@@ -51,6 +51,7 @@ def problem(backbone: str, tasks: int, batch: int, target: torch.device, precisi
         heads=tuple(noise(CLASSES, features) for _ in range(tasks)),
         images=tuple(pixels() for _ in range(tasks)),
         teachers=tuple(noise(batch, CLASSES) for _ in range(tasks)),
+        tasks=tuple(f"task-{number}" for number in range(tasks)),
         precision=precision,
         images_per_pass=images_per_pass(suite, target),
     )

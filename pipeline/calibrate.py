@@ -1,12 +1,14 @@
 """Learning the coefficients: one loop for AdaMerging, distillation and SAMerging.
 
 A step draws a batch of every task's calibration images, computes dL/dlambda by one batched forward and backward of the
-merged model (`gradient`), makes it sharpness-aware if asked (`sharp_gradient`), and lets Adam move lambda.
+merged model (`gradient`), makes it sharpness-aware if asked (`sharp_gradient`), and lets Adam move lambda. Methods that
+learn something else beside or instead of lambda share `streams`, `rounded` and `require_finite`.
 """
 
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -20,6 +22,7 @@ from pipeline.solution import Solution
 from pipeline.vectors import contract, merge
 
 Sharpness = Literal["sam", "asam", "none"]
+Granularity = Literal["layer", "task"]
 LossAndGradient = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
@@ -37,6 +40,8 @@ class Problem:
     """Per task uint8 [k_t, H, W, 3]: the calibration images of one draw."""
     teachers: tuple[Tensor, ...]
     """Per task [k_t, classes]: the expert's logits on those images."""
+    tasks: tuple[str, ...]
+    """The names of the tasks."""
     precision: torch.dtype = torch.float32
     """bfloat16: the encoder's matrix products are rounded; coefficients, heads and losses stay as they are."""
     images_per_pass: int = 1 << 30
@@ -72,6 +77,23 @@ def batches(count: int, size: int, rng: torch.Generator) -> Iterator[Tensor]:
         waiting = waiting[size:]
 
 
+def streams(problem: Problem, size: int, seed: int) -> list[Iterator[Tensor]]:
+    """Per task its endless `batches`; each task draws for itself."""
+    return [batches(len(pool), size, generator(seed, "batches", task)) for task, pool in enumerate(problem.images)]
+
+
+def rounded(problem: Problem) -> torch.autocast:
+    """The context in which the encoder runs: its matrix products have the problem's precision."""
+    kind = problem.images[0].device.type
+    return torch.autocast(kind, torch.bfloat16, enabled=problem.precision == torch.bfloat16)
+
+
+def require_finite(step: int, loss: Tensor, *learned: Tensor) -> None:
+    """Raise Diverged unless the loss and what was learned are finite; `step` counts from 0."""
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in (loss, *learned)):
+        raise Diverged(f"calibration diverged at step {step + 1}: loss {float(loss)}; try a smaller lr or rho")
+
+
 def gradient(
     problem: Problem, objective: Objective, coefficients: Tensor, chosen: tuple[Tensor, ...]
 ) -> tuple[Tensor, Tensor]:
@@ -94,7 +116,7 @@ def gradient(
 def _loss(problem: Problem, objective: Objective, weights: Weights, chosen: dict[int, Tensor]) -> Tensor:
     """The objective summed over some tasks, {task: indices of its batch}, in one pass."""
     images = torch.cat([problem.images[task][batch] for task, batch in chosen.items()])
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=problem.precision == torch.bfloat16):
+    with rounded(problem):
         features = problem.encoder(weights, images).to(problem.heads[0].dtype)
     parts = features.split([len(batch) for batch in chosen.values()])
     per_task = [
@@ -113,6 +135,14 @@ def _passes(sizes: list[int], limit: int) -> Iterator[list[int]]:
             together = []
         together.append(task)
     yield together
+
+
+def _shared(
+    problem: Problem, objective: Objective, chosen: tuple[Tensor, ...], coefficients: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`gradient` for coefficients [T, G], or [T, 1] that all groups of a task share."""
+    loss, slope = gradient(problem, objective, coefficients.expand(-1, len(problem.vectors)), chosen)
+    return loss, slope.sum_to_size(coefficients.shape)
 
 
 def perturbation(point: Tensor, slope: Tensor, rho: float, sharpness: Sharpness) -> Tensor:
@@ -151,28 +181,27 @@ def descend(
     rho: float = 0.0,
     sharpness: Sharpness = "none",
     clamp: bool = False,
+    granularity: Granularity = "layer",
 ) -> Solution:
     """Minimise the objective over the coefficients with Adam; the last point is the result.
 
     Starts at `initial_coefficient` everywhere; `weight_decay` is Adam's coupled L2 term on the coefficients; `clamp`
-    keeps them in [0, 1] after every step. Raises Diverged at the first non-finite loss or coefficient.
+    keeps them in [0, 1] after every step. `granularity` "layer" has one coefficient per task and group, "task" one per
+    task: SAM perturbs, and Adam moves, what is learned. The coefficients are [T, G] either way. Raises Diverged at the
+    first non-finite loss or coefficient.
     """
-    rates = [
-        batches(len(pool), schedule.batch_size, generator(seed, "batches", t)) for t, pool in enumerate(problem.images)
-    ]
-    sample = next(iter(problem.vectors.values()))
-    point = torch.full(
-        (len(sample), len(problem.vectors)), initial_coefficient, dtype=sample.dtype, device=sample.device
-    )
+    drawn = streams(problem, schedule.batch_size, seed)
+    sample, groups = next(iter(problem.vectors.values())), len(problem.vectors)
+    learned = groups if granularity == "layer" else 1
+    point = torch.full((len(sample), learned), initial_coefficient, dtype=sample.dtype, device=sample.device)
     optimiser = torch.optim.Adam([point], lr=schedule.lr, weight_decay=weight_decay)
     losses = []
     for step in range(schedule.steps):
-        chosen = tuple(next(stream).to(sample.device) for stream in rates)
-        loss, point.grad = sharp_gradient(lambda at: gradient(problem, objective, at, chosen), point, rho, sharpness)  # noqa: B023
+        chosen = tuple(next(stream).to(sample.device) for stream in drawn)
+        loss, point.grad = sharp_gradient(partial(_shared, problem, objective, chosen), point, rho, sharpness)
         optimiser.step()
         if clamp:
             point.clamp_(0, 1)
         losses.append(loss)
-        if not bool(torch.isfinite(loss)) or not bool(torch.isfinite(point).all()):
-            raise Diverged(f"calibration diverged at step {step + 1}: loss {float(loss)}; try a smaller lr or rho")
-    return Solution(point, losses=torch.stack(losses))
+        require_finite(step, loss, point)
+    return Solution(point.expand(-1, groups).contiguous(), losses=torch.stack(losses))

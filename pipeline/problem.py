@@ -51,6 +51,7 @@ def problem(setting: Setting, chosen: dict[str, Tensor]) -> Problem:
         heads=tuple(heads[task].to(target) for task in tasks),
         images=tuple(torch.from_numpy(pools[task]).to(target) for task in tasks),
         teachers=tuple(torch.from_numpy(taught[task][chosen[task].numpy()]).to(target) for task in tasks),
+        tasks=tasks,
         precision=PRECISIONS[setting.precision],
         images_per_pass=memory.images_per_pass(suite.suite, target),
     )

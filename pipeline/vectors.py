@@ -54,6 +54,11 @@ class TaskVectors(Mapping[str, Tensor]):
         return expert[name].to(self._dtype) - self._base[name].to(self._dtype)
 
 
+def combine(vectors: Mapping[str, Tensor], coefficients: Tensor) -> Weights:
+    """The merged delta, sum_t lambda[t, g] tau_t,g of every group; arguments as in `merge`."""
+    return {name: _weighted(vectors[name], coefficients[:, column]) for column, name in enumerate(vectors)}
+
+
 def merge(base: Mapping[str, Tensor], vectors: Mapping[str, Tensor], coefficients: Tensor) -> Weights:
     """theta_0 + sum_t lambda[t, g] tau_t,g for every group; tensors of `base` without a task vector are kept.
 
@@ -63,9 +68,13 @@ def merge(base: Mapping[str, Tensor], vectors: Mapping[str, Tensor], coefficient
     merged = dict(base)
     for column, name in enumerate(vectors):
         stacked = vectors[name]
-        delta = torch.tensordot(coefficients[:, column].to(stacked.dtype), stacked, dims=1)
+        delta = _weighted(stacked, coefficients[:, column])
         merged[name] = (base[name].to(stacked.dtype) + delta).to(base[name].dtype)
     return merged
+
+
+def _weighted(stacked: Tensor, weights: Tensor) -> Tensor:
+    return torch.tensordot(weights.to(stacked.dtype), stacked, dims=1)
 
 
 def contract(gradient: Mapping[str, Tensor], vectors: Mapping[str, Tensor]) -> Tensor:

@@ -66,7 +66,7 @@ def problem(tasks: int = 3, dtype: torch.dtype = torch.float64, spread: float = 
     heads = [4 * torch.randn(count, 4, generator=rng, dtype=dtype) for count in CLASSES[:tasks]]
     teachers = [encoder(expert, pool) @ head.T for expert, pool, head in zip(experts, images, heads, strict=True)]
     vectors = dict(TaskVectors(base, experts, GROUPS, dtype))
-    return Problem(encoder, base, vectors, tuple(heads), tuple(images), tuple(teachers))
+    return Problem(encoder, base, vectors, tuple(heads), tuple(images), tuple(teachers), tuple(TASKS)[:tasks])
 
 
 def clip_problem(tasks: int = 3, dtype: torch.dtype = torch.float64, spread: float = 0.05) -> Problem:
@@ -89,7 +89,7 @@ def clip_problem(tasks: int = 3, dtype: torch.dtype = torch.float64, spread: flo
         tower({**base, **expert}, pool) @ head.T for expert, pool, head in zip(experts, images, heads, strict=True)
     ]
     vectors = dict(TaskVectors(base, experts, groups, dtype))
-    return Problem(tower, base, vectors, tuple(heads), tuple(images), tuple(teachers))
+    return Problem(tower, base, vectors, tuple(heads), tuple(images), tuple(teachers), tuple(TASKS)[:tasks])
 
 
 def whole(found: Problem) -> tuple[Tensor, ...]:

@@ -1,0 +1,30 @@
+"""AdaMerging, task-wise: one lambda per task, which minimises the entropy of the merged model's predictions.
+
+    theta = theta_0 + sum_t lambda_t tau_t                                                 (arXiv 2310.02575, 3.2)
+
+Starts at 0.3, Adam, no weight decay. The authors' code clamps lambda to [0, 1] inside the forward pass, where a
+coefficient that has left the interval gets no gradient any more; `clamp` projects after every step instead.
+"""
+
+from pydantic import Field
+
+from pipeline.calibrate import Problem, descend
+from pipeline.objectives import entropy
+from pipeline.schema import Parameters, Schedule
+from pipeline.solution import Solution
+
+TITLE = "AdaMerging (task-wise)"
+PAPER = "Yang et al., 2024, arXiv 2310.02575"
+
+
+class Params(Parameters):
+    """initial_coefficient: lambda at the start; weight_decay: Adam's L2 on lambda; clamp: keep lambda in [0, 1]."""
+
+    initial_coefficient: float = Field(0.3, ge=-2, le=2)
+    weight_decay: float = Field(0.0, ge=0)
+    clamp: bool = False
+
+
+def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -> Solution:
+    """Minimise the entropy summed over tasks; the coefficients [T, G] are constant along G."""
+    return descend(problem, entropy, schedule, seed, granularity="task", **params.model_dump())

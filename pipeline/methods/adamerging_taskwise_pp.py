@@ -1,0 +1,43 @@
+"""AdaMerging++, task-wise: one lambda per task on the entries of the task vectors that TIES selects.
+
+    theta = theta_0 + sum_t lambda_t S(tau_t)                                               (arXiv 2310.02575, 3.2)
+
+S keeps a task's `keep` share of largest entries over the whole model and, of those, the ones with the elected sign; for
+equal lambda that is TIES with the disjoint sum. lambda minimises the entropy of the merged model's predictions. The
+result is not linear in tau. Starts at 0.3, Adam, no weight decay. The authors' code clamps lambda to [0, 1] inside the
+forward pass; `clamp` projects after every step instead.
+"""
+
+from dataclasses import replace
+
+from pydantic import Field
+
+from pipeline.calibrate import Problem, descend
+from pipeline.objectives import entropy
+from pipeline.schema import Parameters, Schedule
+from pipeline.solution import Solution
+from pipeline.toolbox.trimming import selected
+from pipeline.vectors import combine
+
+TITLE = "AdaMerging++ (task-wise)"
+PAPER = "Yang et al., 2024, arXiv 2310.02575"
+
+
+class Params(Parameters):
+    """keep: share of entries kept per task, over the whole model; initial_coefficient: lambda at the start.
+
+    weight_decay: Adam's L2 on lambda; clamp: keep lambda in [0, 1].
+    """
+
+    keep: float = Field(0.2, gt=0, le=1)
+    initial_coefficient: float = Field(0.3, ge=-2, le=2)
+    weight_decay: float = Field(0.0, ge=0)
+    clamp: bool = False
+
+
+def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -> Solution:
+    """Minimise the entropy summed over tasks; memory is that of twice the task vectors."""
+    problem = replace(problem, vectors=selected(problem.vectors, params.keep))
+    settings = params.model_dump(exclude={"keep"})
+    found = descend(problem, entropy, schedule, seed, granularity="task", **settings)
+    return Solution(delta=combine(problem.vectors, found.coefficients), losses=found.losses)
