@@ -1,0 +1,79 @@
+"""SyMerge: coefficients and all classification heads learn together from the experts' trusted predictions.
+
+    theta = theta_0 + sum_t lambda_t tau_t per tensor, W_t the head of task t                 (arXiv 2412.19098)
+    min over lambda and W of the cross-entropy of W_t f(theta; x) to the label that expert t gives x,
+
+over the images on which merged model and expert agree or the expert is at least as confident. A round visits the tasks
+in random order and takes one step on a batch of each. The learning rates are the authors'; rounds and images per batch
+are the suite's steps and batch size (theirs: 500 and 32). Three differences from their code: `clamp` projects lambda
+after every step, theirs clamps in the forward pass, where a coefficient outside [0, 1] gets no gradient any more; heads
+have no bias to learn; a batch without a trusted image has a gradient of zero, theirs is not a number and is skipped.
+"""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from pipeline import vectors
+from pipeline.calibrate import Problem, generator, require_finite, rounded, streams
+from pipeline.schema import Parameters, Schedule
+from pipeline.solution import Extras, Solution
+
+TITLE = "SyMerge (tunes heads)"
+PAPER = "Jung et al., 2024, arXiv 2412.19098"
+
+
+class Params(Parameters):
+    """initial_coefficient: lambda at the start; lr and head_lr: Adam's for lambda and for the heads.
+
+    clamp: keep lambda in [0, 1].
+    """
+
+    initial_coefficient: float = Field(0.3, ge=-2, le=2)
+    lr: float = Field(0.01, gt=0)
+    head_lr: float = Field(0.01, ge=0)
+    clamp: bool = True
+
+
+def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -> Solution:
+    """Coefficients [T, G] and the heads; `losses` has one per task and round, in the order of the steps."""
+    sample, order = next(iter(problem.vectors.values())), generator(seed, "order")
+    shape = len(problem.tasks), len(problem.vectors)
+    point = torch.full(shape, params.initial_coefficient, dtype=sample.dtype, device=sample.device)
+    heads = [head.clone() for head in problem.heads]
+    optimiser = torch.optim.Adam([{"params": [point], "lr": params.lr}, {"params": heads, "lr": params.head_lr}])
+    drawn, losses = streams(problem, schedule.batch_size, seed), []
+    for _ in range(schedule.steps):
+        for task in torch.randperm(len(heads), generator=order).tolist():
+            optimiser.zero_grad()  # a head without a gradient stays: Adam moves lambda and the head of this task
+            batch = next(drawn[task]).to(sample.device)
+            loss, point.grad, heads[task].grad = gradient(problem, point, heads[task], task, batch)
+            optimiser.step()
+            if params.clamp:
+                point.clamp_(0, 1)
+            require_finite(len(losses), loss, point, heads[task])
+            losses.append(loss)
+    tuned = dict(zip(problem.tasks, heads, strict=True))
+    return Solution(point, losses=torch.stack(losses), extras=Extras("heads", tuned))
+
+
+def gradient(
+    problem: Problem, coefficients: Tensor, head: Tensor, task: int, batch: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss on a batch of one task and its gradients by the coefficients [T, G] and by the task's head."""
+    merged, learned = vectors.merge(problem.base, problem.vectors, coefficients), head.detach().requires_grad_()
+    leaves = {name: merged[name].requires_grad_() for name in problem.vectors}
+    with rounded(problem):
+        features = problem.encoder(merged, problem.images[task][batch]).to(head.dtype)
+    loss = trusted_cross_entropy(features @ learned.T, problem.teachers[task][batch])
+    *found, slope = torch.autograd.grad(loss, [*leaves.values(), learned])
+    return loss.detach(), vectors.contract(dict(zip(leaves, found, strict=True)), problem.vectors), slope
+
+
+def trusted_cross_entropy(logits: Tensor, teacher: Tensor) -> Tensor:
+    """Mean cross-entropy to the expert's label over the images whose expert is trusted; 0 if there is none."""
+    expert, student = (scores.detach().softmax(-1).max(-1) for scores in (teacher, logits))
+    trusted = (expert.indices == student.indices) | (expert.values >= student.values)
+    parts = cross_entropy(logits, expert.indices, reduction="none")
+    return torch.where(trusted, parts, 0).sum() / trusted.sum().clamp(min=1)
