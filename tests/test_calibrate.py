@@ -26,18 +26,25 @@ def point(seed: int = 3) -> Tensor:
     return 0.3 * torch.randn(3, len(toy.GROUPS), generator=rng, dtype=torch.float64)
 
 
-def by_hand(problem: Problem, at: Tensor, chosen: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    """The distillation loss at temperature 2 and its gradient, by autograd through the merge itself."""
-    at = at.clone().requires_grad_()
+def by_hand_loss(problem: Problem, at: Tensor, chosen: tuple[Tensor, ...] | None = None) -> Tensor:
+    """The distillation loss at temperature 2, on all images unless told otherwise; autograd goes through the merge."""
     merged = {
         name: problem.base[name] + sum(at[t, g] * problem.vectors[name][t] for t in range(len(at)))
         for g, name in enumerate(problem.vectors)
     }
     loss = torch.zeros((), dtype=torch.float64)
-    for head, pool, teacher, batch in zip(problem.heads, problem.images, problem.teachers, chosen, strict=True):
+    batches = chosen or toy.whole(problem)
+    for head, pool, teacher, batch in zip(problem.heads, problem.images, problem.teachers, batches, strict=True):
         student = problem.encoder(merged, pool[batch]) @ head.T
         p, q = (torch.softmax(logits / 2, -1) for logits in (teacher[batch], student))
         loss = loss + kl_div(q.log(), p, reduction="batchmean")
+    return loss
+
+
+def by_hand(problem: Problem, at: Tensor, chosen: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """That loss and its gradient."""
+    at = at.clone().requires_grad_()
+    loss = by_hand_loss(problem, at, chosen)
     (slope,) = torch.autograd.grad(loss, at)
     return loss.detach(), slope
 
@@ -183,6 +190,37 @@ def test_descend_is_adam_on_the_summed_loss(problem: Problem):
     torch.testing.assert_close(found.coefficients, at, rtol=0, atol=1e-8)
     torch.testing.assert_close(found.losses, torch.stack(losses), rtol=0, atol=1e-8)
     assert found.losses[-1] < found.losses[0]
+
+
+@pytest.mark.parametrize("sharpness", ["sam", "asam", "none"])
+def test_task_granularity_is_adam_and_sharpness_on_one_coefficient_per_task(
+    problem: Problem, sharpness: calibrate.Sharpness
+):
+    """Against a loop on [T] alone: autograd sums over the groups, the perturbation has the norm of T numbers."""
+    schedule = Schedule(lr=0.05, steps=4, batch_size=100)
+    found = descend(problem, OBJECTIVE, schedule, 0, rho=0.2, sharpness=sharpness, granularity="task", **START)
+
+    def slope(at: Tensor) -> Tensor:
+        leaf = at.clone().requires_grad_()
+        return torch.autograd.grad(by_hand_loss(problem, leaf[:, None].expand(3, len(toy.GROUPS))), leaf)[0]
+
+    at = torch.full((3,), 0.2, dtype=torch.float64)
+    optimiser = torch.optim.Adam([at], lr=0.05, weight_decay=5e-4)
+    for _ in range(4):
+        first = slope(at)
+        step = {"sam": 0.2 * first / first.norm(), "asam": 0.2 * at**2 * first / (at * first).norm(), "none": 0}
+        at.grad = slope(at + step[sharpness])
+        optimiser.step()
+    torch.testing.assert_close(found.coefficients, at[:, None].expand(3, len(toy.GROUPS)), rtol=0, atol=1e-8)
+    assert found.losses[-1] < found.losses[0]
+
+
+def test_granularities_agree_where_there_is_one_group(problem: Problem):
+    alone = replace(problem, vectors={"first.weight": problem.vectors["first.weight"]})
+    settings = {"rho": 0.2, "sharpness": "sam", **START}
+    one, other = (descend(alone, OBJECTIVE, SCHEDULE, 0, granularity=kind, **settings) for kind in ("layer", "task"))
+    assert torch.equal(one.coefficients, other.coefficients)
+    assert torch.equal(one.losses, other.losses)
 
 
 def test_descend_is_deterministic_and_depends_on_the_seed(problem: Problem):

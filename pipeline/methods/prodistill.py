@@ -76,8 +76,8 @@ def distil(
             weights = {name: problem.base[name] + (learned[name] * stacked).sum(0) for name, stacked in vectors.items()}
             with rounded(problem):
                 loss = (problem.encoder.block(weights, index, tokens[batch]) - taught[batch]).square().sum()
-            require_finite(len(losses), loss)
             losses.append(loss.detach())
+            require_finite(len(losses) - 1, losses[-1])
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -88,4 +88,4 @@ def distil(
 def _through(problem: Problem, layer: partial[Tensor], inputs: Tensor) -> Tensor:
     """`layer` of all inputs, as many at a time as the problem allows."""
     with rounded(problem):
-        return torch.cat([layer(part) for part in inputs.split(problem.images_per_pass)])
+        return torch.cat([layer(part).to(problem.heads[0].dtype) for part in inputs.split(problem.images_per_pass)])
