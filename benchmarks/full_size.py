@@ -35,7 +35,13 @@ VISION = {
     "vit-l-14": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "patch_size": 14},
 }
 TEXT = {"vit-b-32": (512, 8), "vit-b-16": (512, 8), "vit-l-14": (768, 12)}
-METHODS = {"merge": ["average", "task_arithmetic", "ties"], "calibrate": ["distillation"], "study": []}
+METHODS = {
+    "merge": ["average", "task_arithmetic", "ties"],
+    "calibrate": ["distillation"],
+    "study": [],
+    "rescale": [],
+    "surgery": [],
+}
 SCORED = ("ties", "samerging")
 """One method per form of artefact: evaluation knows no methods."""
 

@@ -17,7 +17,9 @@ from ruamel.yaml.error import YAMLError
 
 from pipeline import methods, suites
 from pipeline.errors import BenchmarkError
+from pipeline.rescale import Rescale
 from pipeline.schema import Parameters, Precision, Schedule
+from pipeline.surgery import Surgery
 
 PATH = Path("params.yaml")
 
@@ -37,11 +39,13 @@ Counts = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1), After
 
 
 class Methods(Parameters):
-    """Which baselines run, by what they see."""
+    """Which baselines run, by what they see, and which merges are taken further."""
 
     merge: Names
     calibrate: Names
     study: Names
+    rescale: Names
+    surgery: Names
 
 
 class Study(Parameters):
@@ -70,6 +74,8 @@ class Params(methods.load("samerging").Params):
     precision: Precision
     schedule: dict[str, Schedule]
     study: Study
+    rescale: Rescale
+    surgery: Surgery
     merge: dict[str, Any]
     calibrate: dict[str, Any]
     recipe: dict[str, Any]
@@ -133,6 +139,7 @@ def check(content: Any) -> Params:
                     f"methods.{key}: {name!r} has no parameters; expected an entry {section}.{name} ({{}} if it has "
                     f"none){_nearest(name, found)}"
                 )
+    _runs(params, problems)
     for name in params.schedule.keys() - defined.keys():
         problems.append(f"schedule.{name}: no such suite{_nearest(name, defined)}; expected one of {_list(defined)}")
     for name in params.suites:
@@ -148,6 +155,16 @@ def check(content: Any) -> Params:
     if problems:
         raise ParamsError(_lines(problems))
     return params.model_copy(update={"merge": merge, "calibrate": calibrate, "recipe": recipes})
+
+
+def _runs(params: Params, problems: list[str]) -> None:
+    running = ("samerging", *params.methods.merge, *params.methods.calibrate)
+    for key in ("rescale", "surgery"):
+        problems += [
+            f"methods.{key}: {name!r} does not run{_nearest(name, running)}; expected one of {_list(running)}"
+            for name in getattr(params.methods, key)
+            if name not in running
+        ]
 
 
 def _fits(params: Params, suite: str, sizes: Mapping[str, Mapping[str, int]], problems: list[str]) -> None:

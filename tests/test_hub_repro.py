@@ -21,6 +21,8 @@ SMALL = (
     f"recipe.{NAME}.pool=8",
     "methods.merge=[zeroshot,individual,task_arithmetic]",
     "methods.calibrate=[distillation]",
+    "methods.rescale=[]",
+    "methods.surgery=[]",
     "samples_per_task=8",
     "study.samples=[1]",
 )

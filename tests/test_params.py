@@ -99,6 +99,18 @@ WRONG = {
         changed("methods+merge", ["tie"]),
         ["methods.merge: 'tie'", "has no parameters", "merge.tie", "did you mean 'ties'?"],
     ),
+    "scale of a merge that does not run": (
+        changed("methods+rescale", ["tie"]),
+        ["methods.rescale: 'tie' does not run", "did you mean 'ties'?", "samerging"],
+    ),
+    "surgery on a merge that does not run": (
+        changed("methods+merge", ["average", "ties"]),
+        ["methods.surgery: 'task_arithmetic' does not run", "methods.rescale: 'task_arithmetic' does not run"],
+    ),
+    "no factors": (changed("rescale+factors", []), ["rescale.factors = []", "at least 1 item"]),
+    "factor of nothing": (changed("rescale+factors", [1.0, 0.0]), ["rescale.factors.1 = 0.0", "greater than 0"]),
+    "duplicate factors": (changed("rescale+factors", [1.0, 1.0]), ["rescale.factors", "values must differ"]),
+    "no rank": (changed("surgery+rank", 0), ["surgery.rank = 0", "greater than or equal to 1"]),
     "unknown section of a method": (changed("merge+tie", {}), ["merge.tie", "did you mean 'ties'?", "expected one of"]),
     "method of the other kind": (changed("merge+distillation", {}), ["merge.distillation", "no such entry"]),
     "samerging as a baseline": (changed("calibrate+samerging", {}), ["calibrate.samerging", "no such entry"]),

@@ -20,8 +20,18 @@ from pipeline.stage import Stage
 from tests import toy
 
 REPORT = frozenset({"report"})
-SAMERGING = frozenset({"samerging@mini-8", "evaluate-samerging@mini-8", "study-samerging@mini-8"}) | REPORT
-SAMERGING_SCORE = SAMERGING - {"study-samerging@mini-8"}
+RESCALED = {
+    name: frozenset({f"rescale@mini-8-{name}", f"evaluate-rescaled@mini-8-{name}"})
+    for name in ("task_arithmetic", "ties")
+}
+SURGERY = {
+    name: frozenset({f"surgery@mini-8-{name}", f"evaluate-surgery@mini-8-{name}"})
+    for name in ("task_arithmetic", "samerging")
+}
+RESCALES = RESCALED["task_arithmetic"] | RESCALED["ties"] | REPORT
+SURGERIES = SURGERY["task_arithmetic"] | SURGERY["samerging"] | REPORT
+SAMERGING_SCORE = frozenset({"samerging@mini-8", "evaluate-samerging@mini-8"}) | SURGERY["samerging"] | REPORT
+SAMERGING = SAMERGING_SCORE | {"study-samerging@mini-8"}
 ADAMERGING = frozenset(
     {"calibrate@mini-8-adamerging", "evaluate-calibrated@mini-8-adamerging", "study@mini-8-adamerging"} | REPORT
 )
@@ -30,8 +40,14 @@ DISTILLATION = frozenset(
 )
 STUDIES = frozenset({"study@mini-8-adamerging", "study@mini-8-distillation", "study-samerging@mini-8"}) | REPORT
 CALIBRATED = SAMERGING | ADAMERGING | DISTILLATION
-TASK_ARITHMETIC = frozenset({"merge@mini-8-task_arithmetic", "evaluate@mini-8-task_arithmetic"}) | REPORT
-TIES = frozenset({"merge@mini-8-ties", "evaluate@mini-8-ties"}) | REPORT
+FURTHER = RESCALES | SURGERIES
+TASK_ARITHMETIC = (
+    frozenset({"merge@mini-8-task_arithmetic", "evaluate@mini-8-task_arithmetic"})
+    | RESCALED["task_arithmetic"]
+    | SURGERY["task_arithmetic"]
+    | REPORT
+)
+TIES = frozenset({"merge@mini-8-ties", "evaluate@mini-8-ties"}) | RESCALED["ties"] | REPORT
 MERGES = frozenset(f"merge@mini-8-{name}" for name in ("zeroshot", "individual", "average", "task_arithmetic", "ties"))
 EVALUATES = frozenset(
     {
@@ -44,8 +60,8 @@ EVALUATES = frozenset(
         "evaluate-calibrated@mini-8-distillation",
         "evaluate-samerging@mini-8",
     }
-)
-EVERYTHING = frozenset({"prepare@mini-8", "teach@mini-8"}) | MERGES | EVALUATES | CALIBRATED
+) | {name for name in FURTHER if name.startswith("evaluate-")}
+EVERYTHING = frozenset({"prepare@mini-8", "teach@mini-8"}) | MERGES | EVALUATES | CALIBRATED | FURTHER
 NOTHING: frozenset[str] = frozenset()
 
 RERUNS: dict[str, frozenset[str]] = {
@@ -54,10 +70,12 @@ RERUNS: dict[str, frozenset[str]] = {
     "methods.merge": REPORT,
     "methods.calibrate": REPORT,
     "methods.study": REPORT,
+    "methods.rescale": REPORT,
+    "methods.surgery": REPORT,
     # What all calibrated methods share.
-    "seeds": CALIBRATED,
-    "samples_per_task": CALIBRATED - STUDIES | REPORT,
-    "calibration_split": CALIBRATED | {"teach@mini-8"},
+    "seeds": CALIBRATED | FURTHER,
+    "samples_per_task": CALIBRATED - STUDIES | SURGERIES,
+    "calibration_split": CALIBRATED | FURTHER | {"teach@mini-8"},
     "evaluation_split": EVALUATES | STUDIES,
     "precision": CALIBRATED,
     # The method under study.
@@ -73,6 +91,14 @@ RERUNS: dict[str, frozenset[str]] = {
     "schedule.nano-3.steps": NOTHING,
     "schedule.nano-3.batch_size": NOTHING,
     "study.samples": STUDIES,
+    # Merges that are taken further.
+    "rescale.samples": RESCALES,
+    "rescale.temperature": RESCALES,
+    "rescale.factors": RESCALES,
+    "surgery.rank": SURGERIES,
+    "surgery.lr": SURGERIES,
+    "surgery.steps": SURGERIES,
+    "surgery.batch_size": SURGERIES,
     # Baselines.
     "merge.zeroshot": {"merge@mini-8-zeroshot", "evaluate@mini-8-zeroshot"} | REPORT,
     "merge.individual": {"merge@mini-8-individual", "evaluate@mini-8-individual"} | REPORT,
@@ -137,11 +163,15 @@ SOURCES: dict[str, frozenset[str]] = {
     "pipeline/methods/ties.py": TIES,
     "pipeline/methods/adamerging.py": ADAMERGING,
     "pipeline/methods/samerging.py": SAMERGING,
-    "pipeline/calibrate.py": CALIBRATED,
-    "pipeline/objectives.py": CALIBRATED,
+    "pipeline/calibrate.py": CALIBRATED | FURTHER,
+    "pipeline/objectives.py": CALIBRATED | FURTHER,
+    "pipeline/rescale.py": RESCALES,
+    "pipeline/surgery.py": SURGERIES,
+    "pipeline/refine.py": FURTHER,
+    "pipeline/costs.py": EVALUATES | REPORT,
     "pipeline/study.py": STUDIES,
     "pipeline/evaluate.py": EVALUATES | STUDIES,
-    "pipeline/teach.py": CALIBRATED | {"teach@mini-8"},
+    "pipeline/teach.py": CALIBRATED | RESCALES | {"teach@mini-8"},
     "pipeline/suites/mini.py": EVERYTHING,
     "pipeline/suites/mini-8.yaml": EVERYTHING,
     "pipeline/suites/nano-3.yaml": NOTHING,
@@ -316,8 +346,19 @@ def test_a_new_calibrated_method_runs_alone(pipeline: Pipeline, tmp_path: Path):
 
 
 def test_a_method_that_is_left_out_reruns_no_other(pipeline: Pipeline, tmp_path: Path):
-    found = after(tmp_path, lambda content: content["methods"]["merge"].remove("ties"))
+    def leave_out(content: dict[str, Any]) -> None:
+        for key in ("merge", "rescale"):
+            content["methods"][key].remove("ties")
+
+    found = after(tmp_path, leave_out)
     assert pipeline.stages.keys() - found.stages.keys() == TIES - REPORT
+    assert differing(pipeline, found) == REPORT
+
+
+@pytest.mark.parametrize(("key", "stages"), [("rescale", RESCALES), ("surgery", SURGERIES)])
+def test_no_merge_needs_to_be_taken_further(pipeline: Pipeline, tmp_path: Path, key: str, stages: frozenset[str]):
+    found = after(tmp_path, lambda content: content["methods"][key].clear())
+    assert pipeline.stages.keys() - found.stages.keys() == stages - REPORT
     assert differing(pipeline, found) == REPORT
 
 
@@ -338,7 +379,7 @@ def test_the_graph_stays_small_enough_for_dvc(tmp_path: Path):
         content["merge"] = {name: {} for name in content["methods"]["merge"]}
         content["calibrate"] = {name: {} for name in content["methods"]["calibrate"]}
 
-    assert len(after(tmp_path, grow).stages) <= 140
+    assert len(after(tmp_path, grow).stages) <= 170
 
 
 def script(one: Declared) -> tuple[Stage, dict[str, str]]:

@@ -29,13 +29,27 @@ SMALL = (
     "study.samples=[1,4]",
     "methods.merge=[zeroshot,individual,average,ties]",
     "methods.calibrate=[distillation]",
+    "methods.rescale=[ties]",
+    "methods.surgery=[samerging]",
+    "rescale.samples=4",
+    "rescale.factors=[0.5,1.0,2.0]",
+    "surgery.steps=3",
     "schedule.nano-3.steps=3",
     "recipe.nano-3.pretrain_steps=4",
     "recipe.nano-3.expert_steps=4",
 )
 DATA_FREE = ("zeroshot", "individual", "average", "ties")
 CALIBRATED = ("distillation", "samerging")
-SAMERGING = {"samerging@nano-3", "evaluate-samerging@nano-3", "study-samerging@nano-3", "report"}
+USED = {**dict.fromkeys(DATA_FREE, 0), **dict.fromkeys(CALIBRATED, 8), "ties-rescaled": 4, "surgery-samerging": 8}
+"""Every method that is scored, and its unlabelled images per task."""
+SAMERGING = {
+    "samerging@nano-3",
+    "evaluate-samerging@nano-3",
+    "study-samerging@nano-3",
+    "surgery@nano-3-samerging",
+    "evaluate-surgery@nano-3-samerging",
+    "report",
+}
 
 
 @dataclass(frozen=True)
@@ -122,16 +136,17 @@ def test_every_method_is_scored_on_every_image(finished: Checkout):
     tasks = [task["name"] for task in suite["tasks"]]
     labels = {task: np.load(finished.root / f"data/suites/nano-3/labels/test/{task}.npy") for task in tasks}
     scores = finished.root / "data/scores/nano-3"
-    assert {path.stem for path in scores.iterdir()} == {*DATA_FREE, *CALIBRATED}
-    for method in (*DATA_FREE, *CALIBRATED):
+    assert {path.stem for path in scores.iterdir()} == {*USED}
+    assert {path.stem for path in (finished.root / "data/costs/nano-3").iterdir()} == {*USED}
+    for method, used in USED.items():
         rows = finished.rows(f"data/scores/nano-3/{method}.csv")
-        seeds = ["0", "1"] if method in CALIBRATED else [""]
+        seeds = ["0", "1"] if used else [""]
         assert [(row["seed"], row["task"]) for row in rows] == [(seed, task) for seed in seeds for task in tasks]
         for row in rows:
             assert (row["suite"], row["method"]) == ("nano-3", method)
             assert int(row["total"]) == len(labels[row["task"]])
             assert 0 <= int(row["correct"]) <= int(row["total"])
-            assert int(row["samples"]) == (8 if method in CALIBRATED else 0)
+            assert int(row["samples"]) == used
     for method in CALIBRATED:
         rows = finished.rows(f"data/studies/nano-3/{method}/scores.csv")
         expected = [(k, seed, task) for k in ("1", "4") for seed in ("0", "1") for task in tasks]

@@ -1,0 +1,23 @@
+"""Representation Surgery on top of a merge: per task a low-rank correction of its features, learned without labels."""
+
+from pipeline import merges
+from pipeline.stage import Job, Stage
+from pipeline.surgery import surgery
+
+SCOPE = ("calibration_split", "samples_per_task", "seeds", "surgery")
+STAGE = Stage(
+    name="surgery",
+    arguments=("suite", "on"),
+    params=SCOPE,
+    inputs=("data/suites/{suite}", "data/merges/{suite}/{on}"),
+    outputs=("data/merges/{suite}/surgery-{on}",),
+)
+
+
+def run(job: Job) -> None:
+    """Write the artefact of `pipeline.merges`."""
+    merges.save(surgery(*job.inputs, *(job.params[key] for key in SCOPE)), job.outputs[0])
+
+
+if __name__ == "__main__":
+    STAGE.main(run)

@@ -1,0 +1,174 @@
+"""The scale of a merge without labels: the best factor of a grid, and nothing else of the merge."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from scipy.special import log_softmax
+
+from pipeline import merges, store
+from pipeline.calibrate import draw
+from pipeline.errors import BenchmarkError
+from pipeline.merges import Merges
+from pipeline.model import Weights
+from pipeline.refine import NotRefinable
+from pipeline.rescale import Rescale, losses, rescale
+from pipeline.solution import Extras, Solution
+from pipeline.suite import SuiteFolder
+
+GRID = Rescale(samples=4, factors=[0.5, 1.0, 2.0, 3.0])
+SEEDS = [0, 5]
+
+
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Milliseconds of work need no pool of processes."""
+    monkeypatch.setenv("SAMERGING_WORKERS", "1")
+
+
+@pytest.fixture
+def suite(pristine_suite: Path) -> SuiteFolder:
+    """The tiny suite, opened."""
+    return SuiteFolder(pristine_suite)
+
+
+@pytest.fixture
+def teachers(suite: SuiteFolder, tmp_path: Path) -> Path:
+    """Logits of the first expert on the training images of every task: an ideal that one model can reach."""
+    folder, ideal = tmp_path / "teachers", target(suite)
+    for task in suite.suite.task_names:
+        images = torch.from_numpy(np.array(suite.images("train", task)))
+        with torch.no_grad():
+            logits = suite.suite.encoder()(ideal, images) @ suite.heads()[task].T
+        store.write_array(folder / f"{task}.npy", logits.numpy())
+    return folder
+
+
+def target(suite: SuiteFolder) -> Weights:
+    """The first expert, whole."""
+    return {**suite.base(), **suite.expert("cats")}
+
+
+def towards(suite: SuiteFolder, share: float) -> Solution:
+    """Coefficients of the merge that goes `share` of the way from the base to the first expert."""
+    coefficients = torch.zeros(3, len(suite.suite.groups), dtype=torch.float64)
+    coefficients[0] = share
+    return Solution(coefficients)
+
+
+def as_delta(suite: SuiteFolder, share: float) -> Solution:
+    """The same merge as a delta."""
+    base, full = suite.base(), target(suite)
+    return Solution(delta={name: share * (full[name] - base[name]) for name in suite.suite.groups})
+
+
+def saved(suite: SuiteFolder, folder: Path, *solutions: Solution, seeds: tuple[int | None, ...] = (None,)) -> Path:
+    """An artefact of these solutions, which used six images per task if it has seeds."""
+    samples = dict.fromkeys(suite.suite.task_names, 0 if seeds == (None,) else 6)
+    merges.save(Merges(seeds, samples, suite.suite.groups, solutions), folder)
+    return folder
+
+
+def weights_of(suite: SuiteFolder, artefact: Path, index: int = 0) -> Weights:
+    """The one model of an artefact."""
+    (found,) = merges.models(suite, artefact, index)
+    return dict(found.weights)
+
+
+@pytest.mark.parametrize("form", [towards, as_delta])
+def test_the_factor_that_gives_the_expert_back_is_found(suite: SuiteFolder, teachers: Path, tmp_path: Path, form):
+    artefact = saved(suite, tmp_path / "half", form(suite, 0.5))
+    found, rows = rescale(suite.folder, teachers, artefact, "train", SEEDS, GRID)
+    assert [(seed, factor) for seed, factor, _, chosen, _ in rows if chosen] == [(0, 2.0), (5, 2.0)]
+    assert all((float(loss) < 1e-6) == (factor == 2.0) for _, factor, loss, _, _ in rows)
+    merges.save(found, tmp_path / "rescaled")
+    for index in range(2):
+        for name, weight in weights_of(suite, tmp_path / "rescaled", index).items():
+            torch.testing.assert_close(weight, target(suite)[name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_the_loss_is_the_divergence_from_the_experts_summed_over_tasks(
+    suite: SuiteFolder, teachers: Path, tmp_path: Path, temperature: float
+):
+    artefact = saved(suite, tmp_path / "half", towards(suite, 0.5))
+    params = GRID.model_copy(update={"temperature": temperature})
+    found = losses(suite.folder, teachers, artefact, 0, 5, "train", params)
+    base, full = dict(suite.base()), target(suite)
+    for factor, loss in zip(GRID.factors, found, strict=True):
+        expected = 0.0
+        model = {name: base[name].double() + factor * 0.5 * (full[name].double() - base[name]) for name in base}
+        for task in suite.suite.task_names:
+            chosen = draw(12, 4, 5, task)
+            images = torch.from_numpy(np.array(suite.images("train", task)))[chosen]
+            merged = (suite.suite.encoder()(model, images) @ suite.heads()[task].double().T).numpy()
+            teacher = store.read_array(teachers / f"{task}.npy")[chosen.numpy()].astype(np.float64)
+            p, q = (log_softmax(logits / temperature, axis=1) for logits in (teacher, merged))
+            expected += (np.exp(p) * (p - q)).sum(1).mean()
+        assert loss == pytest.approx(expected, abs=1e-6)
+
+
+def test_every_seed_keeps_its_own_merge_and_factor(suite: SuiteFolder, teachers: Path, tmp_path: Path):
+    artefact = saved(suite, tmp_path / "two", towards(suite, 0.5), towards(suite, 1.0), seeds=(3, 8))
+    found, rows = rescale(suite.folder, teachers, artefact, "train", SEEDS, GRID)
+    assert found.seeds == (3, 8)
+    assert [(seed, factor) for seed, factor, _, chosen, _ in rows if chosen] == [(3, 2.0), (8, 1.0)]
+    for solution in found.solutions:
+        assert torch.equal(solution.coefficients, towards(suite, 1.0).coefficients)
+        assert solution.coefficients.dtype == torch.float64
+
+
+def test_the_images_of_both_are_counted(suite: SuiteFolder, teachers: Path, tmp_path: Path):
+    none = saved(suite, tmp_path / "none", towards(suite, 0.5))
+    more = saved(suite, tmp_path / "more", towards(suite, 0.5), towards(suite, 0.5), seeds=(0, 5))
+    for artefact, used in ((none, 4), (more, 6)):
+        found, _ = rescale(suite.folder, teachers, artefact, "train", SEEDS, GRID)
+        assert found.samples == dict.fromkeys(suite.suite.task_names, used)
+        for task, indices in found.draws.items():
+            assert torch.equal(indices, torch.stack([draw(12, used, seed, task) for seed in SEEDS]))
+
+
+def test_an_end_of_the_grid_is_marked(suite: SuiteFolder, teachers: Path, tmp_path: Path):
+    artefact = saved(suite, tmp_path / "half", towards(suite, 0.5))
+    _, rows = rescale(suite.folder, teachers, artefact, "train", [0], Rescale(samples=4, factors=[1.2, 0.5, 0.9]))
+    assert [(factor, chosen, edge) for _, factor, _, chosen, edge in rows] == [(1.2, 1, 1), (0.5, 0, 1), (0.9, 0, 0)]
+
+
+def test_labels_and_test_images_are_not_seen(suite: SuiteFolder, teachers: Path, tmp_path: Path):
+    artefact = saved(suite, tmp_path / "half", towards(suite, 0.5))
+    expected = losses(suite.folder, teachers, artefact, 0, 0, "train", GRID)
+    other = shutil.copytree(suite.folder, tmp_path / "other")
+    for task in suite.suite.task_names:
+        store.write_array(other / "images" / "test" / f"{task}.npy", 255 - suite.images("test", task))
+        for split in ("train", "validation", "test"):
+            store.write_array(other / "labels" / split / f"{task}.npy", np.zeros_like(suite.labels(split, task)))
+    assert losses(other, teachers, artefact, 0, 0, "train", GRID) == expected
+    assert losses(other, teachers, artefact, 0, 1, "train", GRID) != expected
+
+
+def test_one_model_per_task_is_refused(suite: SuiteFolder, teachers: Path, tmp_path: Path):
+    artefact = saved(suite, tmp_path / "each", Solution(torch.rand(3, 3, len(suite.suite.groups))))
+    with pytest.raises(NotRefinable, match=r"each: the merge has one model per task.*methods\.rescale"):
+        rescale(suite.folder, teachers, artefact, "train", SEEDS, GRID)
+
+
+def test_a_merge_with_extras_is_refused(suite: SuiteFolder, teachers: Path, tmp_path: Path):
+    solution = Solution(towards(suite, 1.0).coefficients, extras=Extras("heads", dict(suite.heads())))
+    artefact = saved(suite, tmp_path / "own-heads", solution)
+    with pytest.raises(NotRefinable, match="own-heads: the merge needs 'heads' at inference"):
+        rescale(suite.folder, teachers, artefact, "train", SEEDS, GRID)
+
+
+def test_a_loss_that_is_not_finite_is_refused(suite: SuiteFolder, teachers: Path, tmp_path: Path):
+    artefact = saved(suite, tmp_path / "half", towards(suite, 0.5))
+    with pytest.raises(BenchmarkError, match=r"half: the loss at rescale\.factors = 1e\+38 is nan"):
+        losses(suite.folder, teachers, artefact, 0, 0, "train", Rescale(samples=4, factors=[1.0, 1e38]))
+
+
+def test_factors_are_positive_and_differ():
+    for factors in ([], [0.0], [-1.0], [1.0, 1.0]):
+        with pytest.raises(ValidationError):
+            Rescale(factors=factors)
