@@ -1,0 +1,63 @@
+"""Singular value decompositions of stacks of matrices, and the orthonormal factors made of them.
+
+A singular value that is zero up to rounding has no singular vectors of its own: a solver fills in whatever completes
+the basis. Here its columns are zero, so that a result depends on the matrices alone: a task vector of zeros takes no
+direction from another task, and experts equal to the base give the base.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from pipeline.model import PARTS, Weights
+
+MATRICES = (*(f".attn.{part}.weight" for part in (*PARTS, "out_proj")), ".mlp.c_fc.weight", ".mlp.c_proj.weight")
+"""How the names of a block's matrices end; embeddings, norms and biases are no matrices, 2-D or not."""
+
+
+def is_matrix(name: str) -> bool:
+    """Whether the tensor of this name is one of a block's six matrices."""
+    return name.endswith(MATRICES)
+
+
+def by_matrix(vectors: Mapping[str, Tensor], merged: Callable[[Tensor], Tensor], scale: float) -> Weights:
+    """`scale` times the merged delta: `merged` of every matrix's stack [T, m, n], the mean of every other tensor."""
+    return {
+        name: scale * (merged(stacked) if is_matrix(name) else stacked.mean(0)) for name, stacked in vectors.items()
+    }
+
+
+def thin_svd(matrices: Tensor, size: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """U [..., m, k], S [..., k] in descending order and V [..., n, k] with A = U diag(S) V^T, k = min(m, n).
+
+    Singular values up to 4 sqrt(max(m, n)) eps `size` are zero, and so are their columns of U and V. `size` [...]:
+    that of the numbers whose rounding A carries, by default the largest singular value. The factor leaves an order of
+    magnitude above what LAPACK returns for exact zeros, in float32 as in float64.
+    """
+    u, s, vh = torch.linalg.svd(matrices, full_matrices=False)
+    reference = s[..., :1] if size is None else size[..., None]
+    kept = s > 4 * math.sqrt(max(matrices.shape[-2:])) * torch.finfo(s.dtype).eps * reference
+    columns = kept[..., None, :]
+    return u * columns, s * kept, vh.mT * columns
+
+
+def leading(matrices: Tensor, rank: int, size: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """U [m, T * rank], S [T * rank] and V [n, T * rank]: the leading triplets of a stack [T, m, n], task by task."""
+    u, s, v = thin_svd(matrices, size)
+    return _beside(u[..., :rank]), s[..., :rank].flatten(), _beside(v[..., :rank])
+
+
+def polar(matrix: Tensor) -> Tensor:
+    """The orthonormal factor P of A = P H, H = (A^T A)^(1/2): the matrix with orthonormal columns nearest to A.
+
+    Of a rank-deficient A it is the partial isometry that is zero outside the row space of A, and so still unique.
+    """
+    u, _, v = thin_svd(matrix)
+    return u @ v.mT
+
+
+def _beside(columns: Tensor) -> Tensor:
+    """[T, m, r] -> [m, T * r]."""
+    return columns.transpose(0, 1).flatten(1)
