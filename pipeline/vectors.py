@@ -21,8 +21,8 @@ class TaskVectors(Mapping[str, Tensor]):
 
     `base` and `experts` are mappings from names to tensors; over files (`store.TensorFile`) this holds one stacked
     tensor at a time. `dtype` is the precision in which theta_t - theta_0 is formed: in float64 the difference of two
-    float32 weights keeps what `merge` needs to give an expert back exactly. Raises BenchmarkError with the
-    tensor's name where a weight is not finite.
+    float32 weights keeps what `merge` needs to give an expert back exactly. `task_names` are those of the experts in
+    order, by default "0", "1", ... Raises BenchmarkError with the tensor's name where a weight is not finite.
     """
 
     def __init__(
@@ -31,8 +31,10 @@ class TaskVectors(Mapping[str, Tensor]):
         experts: Sequence[Mapping[str, Tensor]],
         groups: Sequence[str],
         dtype: torch.dtype = torch.float32,
+        task_names: Sequence[str] | None = None,
     ) -> None:
         self._base, self._experts, self._groups, self._dtype = base, experts, tuple(groups), dtype
+        self.task_names = tuple(task_names or map(str, range(len(experts))))
 
     def __len__(self) -> int:
         return len(self._groups)
@@ -52,8 +54,12 @@ class TaskVectors(Mapping[str, Tensor]):
         """tau_t of one task: name -> tensor."""
         return {name: self._difference(self._experts[index], name) for name in self._groups}
 
+    def base(self, name: str) -> Tensor:
+        """The tensor of theta_0, in the precision of the task vectors."""
+        return self._base[name].to(self._dtype)
+
     def _difference(self, expert: Mapping[str, Tensor], name: str) -> Tensor:
-        difference = expert[name].to(self._dtype) - self._base[name].to(self._dtype)
+        difference = expert[name].to(self._dtype) - self.base(name)
         if not bool(torch.isfinite(difference).all()):
             raise BenchmarkError(
                 f"tensor {name!r} of an expert or the base holds non-finite values; prepare the suite again"
