@@ -101,7 +101,7 @@ class SuiteFolder:
     def vectors(self, dtype: torch.dtype = torch.float32) -> TaskVectors:
         """The task vectors, read from disk tensor by tensor."""
         experts = [self.expert(task) for task in self.suite.task_names]
-        return TaskVectors(self.base(), experts, self.suite.groups, dtype)
+        return TaskVectors(self.base(), experts, self.suite.groups, dtype, self.suite.task_names)
 
     def images(self, split: str, task: str) -> np.ndarray:
         """Images of a split, uint8 [N, H, W, 3], memory-mapped."""

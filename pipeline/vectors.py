@@ -20,7 +20,8 @@ class TaskVectors(Mapping[str, Tensor]):
 
     `base` and `experts` are mappings from names to tensors; over files (`store.TensorFile`) this holds one stacked
     tensor at a time. `dtype` is the precision in which theta_t - theta_0 is formed: in float64 the difference of two
-    float32 weights keeps what `merge` needs to give an expert back exactly.
+    float32 weights keeps what `merge` needs to give an expert back exactly. `task_names` are those of the experts in
+    order, by default "0", "1", ...
     """
 
     def __init__(
@@ -29,8 +30,10 @@ class TaskVectors(Mapping[str, Tensor]):
         experts: Sequence[Mapping[str, Tensor]],
         groups: Sequence[str],
         dtype: torch.dtype = torch.float32,
+        task_names: Sequence[str] | None = None,
     ) -> None:
         self._base, self._experts, self._groups, self._dtype = base, experts, tuple(groups), dtype
+        self.task_names = tuple(task_names or map(str, range(len(experts))))
 
     def __len__(self) -> int:
         return len(self._groups)
@@ -50,8 +53,12 @@ class TaskVectors(Mapping[str, Tensor]):
         """tau_t of one task: name -> tensor."""
         return {name: self._difference(self._experts[index], name) for name in self._groups}
 
+    def base(self, name: str) -> Tensor:
+        """The tensor of theta_0, in the precision of the task vectors."""
+        return self._base[name].to(self._dtype)
+
     def _difference(self, expert: Mapping[str, Tensor], name: str) -> Tensor:
-        return expert[name].to(self._dtype) - self._base[name].to(self._dtype)
+        return expert[name].to(self._dtype) - self.base(name)
 
 
 def combine(vectors: Mapping[str, Tensor], coefficients: Tensor) -> Weights:

@@ -1,0 +1,38 @@
+"""Consensus task arithmetic: task arithmetic on the entries that matter to several tasks.
+
+    tau_M = sum_t tau_t,    mask_t = |tau_t| > threshold * |tau_M - tau_t|,    C = [sum_t mask_t >= min_tasks]
+    theta = theta_0 + scale * C * tau_M                                           (arXiv 2405.07813)
+
+With min_tasks = 2, entries that no task uses ("catastrophic") and those of one task ("selfish") go. The paper picks
+the threshold per task from 0.2 to 0.6 and the scale from 0.1 to 1, both on labelled validation data. We use no labels:
+FusionBench's fixed threshold 0.6, and the 0.3 of task arithmetic. FusionBench's mask compares |theta_0 - tau_t|, a
+weight with a task vector; ours is the paper's.
+"""
+
+from pydantic import Field
+
+from pipeline.model import Weights
+from pipeline.schema import Parameters
+from pipeline.vectors import TaskVectors
+
+TITLE = "Consensus TA"
+PAPER = "Wang et al., 2024, arXiv 2405.07813"
+
+
+class Params(Parameters):
+    """threshold: of the masks; min_tasks: how many tasks an entry must matter to; scale: of what is kept."""
+
+    threshold: float = Field(0.6, ge=0)
+    min_tasks: int = Field(2, ge=0)
+    scale: float = Field(0.3, ge=0, le=2)
+
+
+def merge(vectors: TaskVectors, params: Params) -> Weights:
+    """The merged delta {name: tensor}."""
+    merged = {}
+    for name in vectors:
+        stacked = vectors[name]
+        total = stacked.sum(0)
+        used = (stacked.abs() > params.threshold * (total - stacked).abs()).sum(0)
+        merged[name] = params.scale * total * (used >= params.min_tasks)
+    return merged

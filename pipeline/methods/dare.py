@@ -1,0 +1,35 @@
+"""DARE with task arithmetic: theta = theta_0 + scale * sum_t m_t * tau_t / (1 - drop).
+
+m_t is zero with probability `drop`, independently for every entry and task (arXiv 2311.03099, eq. 1 to 3), so that the
+expectation over the masks is task arithmetic. Over all merged tensors. Defaults as FusionBench runs it on CLIP; the
+paper drops up to 0.9 to 0.99 of the entries of large language models. mergekit rescales by matching the L1 norm of the
+tensor instead of dividing by 1 - drop: close, not equal.
+"""
+
+from pydantic import Field
+
+from pipeline.calibrate import generator
+from pipeline.model import Weights
+from pipeline.schema import Parameters
+from pipeline.toolbox.dropping import drop
+from pipeline.vectors import TaskVectors
+
+TITLE = "DARE"
+PAPER = "Yu et al., 2024, arXiv 2311.03099, with task arithmetic"
+
+
+class Params(Parameters):
+    """drop: probability of dropping an entry; scale: the one coefficient of all tasks; seeds: one merge for each."""
+
+    drop: float = Field(0.5, ge=0, lt=1)
+    scale: float = Field(0.3, ge=0, le=2)
+    seeds: list[int] = Field([0, 1, 2], min_length=1)
+
+
+def merge(vectors: TaskVectors, params: Params, seed: int) -> Weights:
+    """The merged delta {name: tensor} for one seed."""
+    merged = {}
+    for name in vectors:
+        kept = [drop(tensor, params.drop, generator(seed, "drop", t, name)) for t, tensor in enumerate(vectors[name])]
+        merged[name] = params.scale * sum(kept)
+    return merged

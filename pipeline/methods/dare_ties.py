@@ -1,0 +1,48 @@
+"""DARE with TIES: entries dropped at random and rescaled (arXiv 2311.03099), the rest merged by TIES (2306.01708).
+
+    tau'_t = m_t * tau_t / (1 - drop),    theta = theta_0 + scale * TIES(tau'_1, ..., tau'_T)
+
+Trimming keeps the `keep` share of all entries, the dropped ones counted, as in FusionBench. The masks of a seed are
+those of `dare`. Defaults as FusionBench runs it on CLIP: its scale of 0.5 is not that of its TIES, 0.3.
+"""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from pipeline.calibrate import generator
+from pipeline.model import Weights
+from pipeline.schema import Parameters
+from pipeline.toolbox.dropping import drop
+from pipeline.toolbox.trimming import Aggregate, merge_agreeing, threshold
+from pipeline.vectors import TaskVectors
+
+TITLE = "DARE-TIES"
+PAPER = "Yu et al., 2024, arXiv 2311.03099, with TIES"
+
+
+class Params(Parameters):
+    """drop: probability of dropping an entry; keep, scale, aggregate: as in ties; seeds: one merge for each."""
+
+    drop: float = Field(0.5, ge=0, lt=1)
+    keep: float = Field(0.2, gt=0, le=1)
+    scale: float = Field(0.5, ge=0, le=2)
+    aggregate: Aggregate = "sum"
+    seeds: list[int] = Field([0, 1, 2], min_length=1)
+
+
+def merge(vectors: TaskVectors, params: Params, seed: int) -> Weights:
+    """The merged delta {name: tensor} for one seed; memory is a few models, whatever T."""
+
+    def dropped(task: int, name: str, tensor: Tensor) -> Tensor:
+        return drop(tensor, params.drop, generator(seed, "drop", task, name))
+
+    def whole(task: int) -> Weights:
+        return {name: dropped(task, name, tensor) for name, tensor in vectors.task(task).items()}
+
+    def read(name: str) -> Tensor:
+        return torch.stack([dropped(task, name, tensor) for task, tensor in enumerate(vectors[name])])
+
+    thresholds = torch.stack([threshold(whole(task), params.keep) for task in range(vectors.tasks)])
+    merged = merge_agreeing(read, vectors, thresholds, params.aggregate)
+    return {name: params.scale * tensor for name, tensor in merged.items()}

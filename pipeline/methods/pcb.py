@@ -1,0 +1,78 @@
+"""PCB: parameters compete within a task and between tasks; the weight of an entry is its balanced score.
+
+    a_t = |tau_t| cut at its quantiles `clip` and 1 - clip,    n_t = (a_t - min a_t) / (max a_t - min a_t)
+    score_t = exp(T n_t^2) * tanh(tau_t * sum_j sign(tau_j) n_j)
+    w_t = score_t below its top `keep` share cut off, then scaled to [0, 1]
+    theta = theta_0 + scale * sum_t w_t sign(tau_t) a_t / sum_t w_t
+
+All quantiles and extremes are per task and over the whole model. This is what the released code runs on CLIP
+(vision_source_code/pcb.py): the paper (arXiv 2410.02396, sec. 3) writes softmaxes where the code has exp and tanh. The
+repository's other listing, pcb-merging.py, cuts at 1e-4 instead of 0.01 and has sum_j tau_j in tanh. Its optional
+search for one scale per task uses validation labels and is left out; 1.2 is the scale without it.
+"""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from pipeline.model import Weights
+from pipeline.schema import Parameters
+from pipeline.toolbox.trimming import flat, lowest_of_top, over_tasks
+from pipeline.vectors import TaskVectors
+
+TITLE = "PCB-Merging"
+PAPER = "Du et al., 2024, arXiv 2410.02396, as its released code computes"
+
+
+class Params(Parameters):
+    """keep: share of entries per task with a weight; clip: share cut at both ends of |tau|; scale: of the result."""
+
+    keep: float = Field(0.05, gt=0, le=1)
+    clip: float = Field(0.01, gt=0, lt=0.5)
+    scale: float = Field(1.2, ge=0, le=2)
+
+
+def merge(vectors: TaskVectors, params: Params) -> Weights:
+    """The merged delta {name: tensor}; memory is a few models, whatever T."""
+    tasks = range(vectors.tasks)
+    sizes = torch.stack([_extent(vectors.task(t), params.clip) for t in tasks])
+    pulls = {name: _pull(vectors[name], sizes) for name in vectors}
+    limits = torch.stack([_limits(vectors.task(t), pulls, sizes[t], vectors.tasks, params.keep) for t in tasks])
+    merged = {}
+    for name in vectors:
+        stacked = vectors[name]
+        weight = _unit(_score(stacked, pulls[name], sizes, vectors.tasks), limits)
+        total = (weight * stacked.sign() * stacked.abs().clamp(*_sides(sizes, stacked))).sum(0)
+        merged[name] = params.scale * total / weight.sum(0).clamp(min=1e-12)
+    return merged
+
+
+def _extent(vector: Weights, clip: float) -> Tensor:
+    """The magnitudes [2] at which a task's vector is cut."""
+    magnitudes = flat(vector).abs()
+    return torch.stack([-lowest_of_top(-magnitudes, clip), lowest_of_top(magnitudes, clip)])
+
+
+def _limits(vector: Weights, pulls: Weights, size: Tensor, tasks: int, keep: float) -> Tensor:
+    """The lowest score that still counts and the highest [2], over one task's whole vector."""
+    scores = flat({name: _score(own[None], pulls[name], size[None], tasks) for name, own in vector.items()})
+    return torch.stack([lowest_of_top(scores, keep), scores.max()])
+
+
+def _score(stacked: Tensor, pull: Tensor, sizes: Tensor, tasks: int) -> Tensor:
+    return torch.exp(tasks * _unit(stacked.abs(), sizes).square()) * torch.tanh(stacked * pull)
+
+
+def _pull(stacked: Tensor, sizes: Tensor) -> Tensor:
+    """What all tasks together want of each entry: the sum of their signed normalised magnitudes."""
+    return (stacked.sign() * _unit(stacked.abs(), sizes)).sum(0)
+
+
+def _unit(stacked: Tensor, limits: Tensor) -> Tensor:
+    """`stacked` [T, *shape] cut at its task's limits [T, 2] and scaled to [0, 1]; 0 where the two limits are equal."""
+    low, high = _sides(limits, stacked)
+    return (stacked.clamp(low, high) - low) / torch.where(high > low, high - low, 1)
+
+
+def _sides(limits: Tensor, stacked: Tensor) -> list[Tensor]:
+    return [over_tasks(side, stacked) for side in limits.T]

@@ -1,0 +1,42 @@
+"""SMILE: the pre-trained model, and for every matrix low-rank experts of all tasks of which each token takes one.
+
+    y = W_0 x + b_0 + U_k,t S_k,t V_k,t^T x + (b_t - b_0),    t = argmax_j |V_g,j^T x|_2        (arXiv 2408.10174)
+
+U_k S_k V_k^T is the rank-k part of W_t - W_0, V_g its g leading right singular vectors. Routing is per token and
+matrix: no task is given, nothing is trained. With one expert per token the softmax of the released code's router is 1.
+What is no matrix of a block (embeddings, norms) stays theta_0. q, k and v are routed apart, as in the released code.
+Ranks of the documented runs on CLIP; a matrix with fewer singular values keeps them all.
+"""
+
+import torch
+from pydantic import Field
+
+from pipeline.extras.routed import GATE_RANK
+from pipeline.schema import Parameters
+from pipeline.solution import Extras, Solution
+from pipeline.vectors import TaskVectors
+
+TITLE = "SMILE"
+PAPER = "Tang et al., 2024, arXiv 2408.10174"
+
+
+class Params(Parameters):
+    """rank: of every expert; gate_rank: singular vectors that the router looks at, no more than `rank` are used."""
+
+    rank: int = Field(32, ge=1)
+    gate_rank: int = Field(16, ge=1)
+
+
+def merge(vectors: TaskVectors, params: Params) -> Solution:
+    """theta_0 (coefficients [T, G], all zero) and the experts as extras "routed"."""
+    tensors = {GATE_RANK: torch.tensor(params.gate_rank)}
+    for name in vectors:
+        stem, _, kind = name.rpartition(".")
+        stacked = vectors[name]
+        if kind == "weight" and stacked.ndim == 3:
+            left, values, right = torch.linalg.svd(stacked, full_matrices=False)
+            tensors[f"{stem}/down"] = right[:, : params.rank].clone()
+            tensors[f"{stem}/up"] = (left * values[:, None]).mT[:, : params.rank].clone()
+            tensors[f"{stem}/bias"] = vectors[f"{stem}.bias"]
+    coefficients = torch.zeros(vectors.tasks, len(vectors), dtype=torch.float64)
+    return Solution(coefficients, extras=Extras("routed", tensors))
