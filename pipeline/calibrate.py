@@ -5,7 +5,6 @@ merged model (`gradient`), makes it sharpness-aware if asked (`sharp_gradient`),
 learn something else beside or instead of lambda share `streams`, `rounded` and `require_finite`.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pipeline.draws import batches, generator
 from pipeline.errors import BenchmarkError
 from pipeline.model import Encoder, Weights
 from pipeline.objectives import Objective
@@ -50,31 +50,6 @@ class Problem:
 
 class Diverged(BenchmarkError):
     """The loss or a coefficient is no longer finite; the message says at which step and what to try."""
-
-
-def generator(seed: int, *key: object) -> torch.Generator:
-    """A generator that depends on `seed` and `key` alone."""
-    digest = hashlib.sha256(repr((seed, *key)).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-
-
-def draw(pool: int, samples: int, seed: int, task: str) -> Tensor:
-    """Indices [min(samples, pool)] of a task's calibration images: seeded, without replacement.
-
-    Draws of one seed are nested: the first k of a larger draw are the draw of size k.
-    """
-    return torch.randperm(pool, generator=generator(seed, "draw", task))[:samples]
-
-
-def batches(count: int, size: int, rng: torch.Generator) -> Iterator[Tensor]:
-    """Endless batches of min(size, count) of `count` indices; reshuffled whenever all have been used."""
-    size = min(size, count)
-    waiting = torch.empty(0, dtype=torch.long)
-    while True:
-        while len(waiting) < size:
-            waiting = torch.cat([waiting, torch.randperm(count, generator=rng)])
-        yield waiting[:size]
-        waiting = waiting[size:]
 
 
 def streams(problem: Problem, size: int, seed: int) -> list[Iterator[Tensor]]:

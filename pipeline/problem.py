@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from pipeline import memory, methods, store
-from pipeline.calibrate import Problem, draw
+from pipeline.calibrate import Problem
+from pipeline.draws import draw
 from pipeline.merges import Merges
 from pipeline.parallel import run
 from pipeline.schema import PRECISIONS, Parameters, Precision, Schedule

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline import merges, store
-from pipeline.calibrate import draw
+from pipeline.draws import draw
 from pipeline.errors import BenchmarkError
 from pipeline.merges import Merges
 from pipeline.solution import Solution

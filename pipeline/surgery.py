@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Tensor
 
 from pipeline import merges
-from pipeline.calibrate import batches, generator
+from pipeline.draws import batches, generator
 from pipeline.extras.adapters import correct
 from pipeline.features import encode
 from pipeline.merges import Merges

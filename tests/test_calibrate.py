@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn.functional import kl_div
 
 from pipeline import calibrate, methods
-from pipeline.calibrate import Diverged, Problem, batches, descend, draw, generator, gradient, sharp_gradient
+from pipeline.calibrate import Diverged, Problem, descend, gradient, sharp_gradient
+from pipeline.draws import batches, draw, generator
 from pipeline.objectives import distillation, entropy
 from pipeline.schema import Schedule
 from pipeline.vectors import merge

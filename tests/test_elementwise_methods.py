@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from pipeline import evaluate, merges, methods
-from pipeline.calibrate import generator
+from pipeline.draws import generator
 from pipeline.extras import masks
 from pipeline.methods import consensus, dare, dare_ties, emr, nan, pcb, ties
 from pipeline.model import Weights

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from scipy.special import log_softmax
 
 from pipeline import merges, store
-from pipeline.calibrate import draw
+from pipeline.draws import draw
 from pipeline.errors import BenchmarkError
 from pipeline.merges import Merges
 from pipeline.model import Weights

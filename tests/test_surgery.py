@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline import merges, methods
-from pipeline.calibrate import draw, generator
+from pipeline.draws import draw, generator
 from pipeline.extras.adapters import correct
 from pipeline.features import encode
 from pipeline.merges import Merges

@@ -8,7 +8,7 @@ tensor instead of dividing by 1 - drop: close, not equal.
 
 from pydantic import Field
 
-from pipeline.calibrate import generator
+from pipeline.draws import generator
 from pipeline.model import Weights
 from pipeline.schema import Parameters
 from pipeline.toolbox.dropping import drop

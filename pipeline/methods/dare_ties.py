@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.calibrate import generator
+from pipeline.draws import generator
 from pipeline.model import Weights
 from pipeline.schema import Parameters
 from pipeline.toolbox.dropping import drop

@@ -18,7 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.calibrate import generator
+from pipeline.draws import generator
 from pipeline.model import Weights
 from pipeline.schema import Parameters
 from pipeline.toolbox.spectra import is_matrix, thin_svd

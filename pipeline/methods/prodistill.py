@@ -15,7 +15,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.calibrate import Problem, generator, require_finite, rounded
+from pipeline.calibrate import Problem, require_finite, rounded
+from pipeline.draws import generator
 from pipeline.model import Weights
 from pipeline.schema import Parameters, Schedule
 from pipeline.solution import Solution

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from pipeline import vectors
-from pipeline.calibrate import Problem, generator, require_finite, rounded, streams
+from pipeline.calibrate import Problem, require_finite, rounded, streams
+from pipeline.draws import generator
 from pipeline.schema import Parameters, Schedule
 from pipeline.solution import Extras, Solution
 
