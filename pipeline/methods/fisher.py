@@ -6,7 +6,8 @@
 arXiv 2111.09832. F_t is the true diagonal Fisher information: squares are taken per image and per class. Public code
 (MergeLM, FusionBench) squares the gradient of a sum over images and classes, with their cross terms. As in that code
 F_t is divided by its norm over all parameters (`normalise`); the floor is added after that, not before, so that it does
-not depend on the scale of the gradients and parameters without any gradient are averaged.
+not depend on the scale of the gradients and parameters without any gradient are averaged. Always in the precision of
+the weights: gradients per image cannot be taken in bfloat16.
 """
 
 from typing import Literal
@@ -22,7 +23,7 @@ from pipeline.calibrate import Problem, generator
 from pipeline.model import Weights
 from pipeline.schema import Parameters, Schedule
 from pipeline.solution import Solution
-from pipeline.toolbox.activations import expert, rounded
+from pipeline.toolbox.activations import expert
 
 TITLE = "Fisher merging"
 PAPER = "Matena & Raffel, 2022, arXiv 2111.09832"
@@ -47,19 +48,22 @@ def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -
     total = {name: torch.zeros_like(tensor) for name, tensor in weighted.items()}
     for task, logits in enumerate(problem.teachers):
         chances = logits[: params.samples].softmax(-1)
-        if params.classes == "sampled":
-            drawn = torch.multinomial(chances.cpu(), 1, generator=generator(seed, "fisher", task)).T
-            shares = torch.ones_like(chances[:, :1]).T
-        else:
-            drawn = torch.arange(chances.shape[1])[:, None].expand(-1, len(chances))
-            shares = chances.T
-        fisher = diagonal(problem, task, drawn.to(chances.device), shares)
+        rng = generator(seed, "fisher", task) if params.classes == "sampled" else None
+        fisher = diagonal(problem, task, *classes_of(chances, rng))
         norm = torch.stack([tensor.norm() for tensor in fisher.values()]).norm() if params.normalise else 1
         for name, tensor in fisher.items():
             weight = torch.nan_to_num(tensor / norm) + params.floor
             weighted[name] += weight * problem.vectors[name][task]
             total[name] += weight
     return Solution(delta={name: weighted[name] / total[name] for name in total})
+
+
+def classes_of(chances: Tensor, rng: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """(classes [J, N], their weights [J, N]) of N images with probabilities [N, C]: one drawn by `rng`, or all C."""
+    if rng is None:
+        return torch.arange(chances.shape[1], device=chances.device)[:, None].expand(-1, len(chances)), chances.T
+    drawn = torch.multinomial(chances.cpu(), 1, generator=rng).T.to(chances.device)
+    return drawn, torch.ones_like(drawn, dtype=chances.dtype)
 
 
 def diagonal(problem: Problem, task: int, labels: Tensor, shares: Tensor) -> Weights:
@@ -71,8 +75,8 @@ def diagonal(problem: Problem, task: int, labels: Tensor, shares: Tensor) -> Wei
     moving = {name: whole[name] for name in problem.vectors}
 
     def log_likelihood(moving: Weights, image: Tensor, target: Tensor) -> Tensor:
-        with sdpa_kernel(SDPBackend.MATH), rounded(head.device, problem.precision):  # the one that vmap knows
-            features = problem.encoder({**whole, **moving}, image[None]).to(head.dtype)
+        with sdpa_kernel(SDPBackend.MATH):  # the one that vmap knows
+            features = problem.encoder({**whole, **moving}, image[None])
         return (log_softmax(features @ head.T, dim=-1) * target).sum()
 
     slopes = vmap(grad(log_likelihood), in_dims=(None, 0, 0))

@@ -41,7 +41,7 @@ class Params(Parameters):
 @torch.no_grad()
 def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -> Solution:
     """All tasks' images go through the merged model while it is made, a block at a time."""
-    tower, uniform = problem.encoder, torch.tensor([params.keep])
+    tower, uniform = problem.encoder, torch.tensor([params.keep], dtype=torch.float64)
     delta = {name: params.scale * merge_rows(stacked, uniform) for name, stacked in problem.vectors.items()}
     merged = add(problem.base, delta)
     images = torch.cat([pool[: params.samples] for pool in problem.images])
@@ -59,7 +59,7 @@ def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -
 def merge_rows(stacked: Tensor, keep: Tensor) -> Tensor:
     """TIES with the mean, of task vectors [T, *shape] cut into len(keep) rows, of which each keeps its own share."""
     rows = stacked.reshape(len(stacked), len(keep), -1)
-    count = (keep.to(rows.device, torch.float64) * rows.shape[-1]).ceil().long()
+    count = (keep.to(rows.device) * rows.shape[-1]).ceil().long()
     descending = rows.abs().sort(dim=-1, descending=True).values
     limits = descending.gather(-1, (count - 1).clamp(min=0).expand(len(rows), -1)[..., None])
     trimmed = torch.where((rows.abs() >= limits) & (count > 0)[:, None], rows, torch.zeros_like(rows))
