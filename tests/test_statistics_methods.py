@@ -75,9 +75,6 @@ def own(problem: Problem) -> Callable[[int], Weights]:
     return lambda task: expert(problem.base, problem.vectors, task)
 
 
-# ---------------------------------------------------------------------------------------------------- all of them
-
-
 @pytest.mark.parametrize("name", STATISTICS)
 def test_order_of_tasks_and_size_of_passes_do_not_matter(name: str):
     problem = toy.clip_problem()
@@ -116,9 +113,6 @@ def test_bfloat16_rounds_the_encoder_and_not_the_answer(name: str):
         assert (rounded[group] - tensor).norm() <= 0.3 * tensor.norm()
 
 
-# ---------------------------------------------------------------------------------------------------- what enters
-
-
 def test_grams_are_second_moments_of_what_enters():
     problem = toy.clip_problem()
     weights = own(problem)(1)
@@ -131,9 +125,6 @@ def test_grams_are_second_moments_of_what_enters():
     for name, gram in found.items():
         x = rows[name].numpy()
         close(gram, sum(np.outer(row, row) for row in x) / len(x))
-
-
-# ---------------------------------------------------------------------------------------------------- Fisher
 
 
 def jacobians(problem: Problem, task: int) -> tuple[Tensor, Tensor]:
@@ -251,9 +242,6 @@ def test_fisher_draws_by_its_seed():
     assert toy.same(solved("fisher", problem, 1, classes="all"), solved("fisher", problem, 2, classes="all"))
 
 
-# ---------------------------------------------------------------------------------------------------- RegMean
-
-
 def least_squares(problem: Problem, name: str, rows: Sequence[Tensor]) -> np.ndarray:
     """The matrix whose answers on every task's rows are nearest to that task's, tasks counting alike."""
     weighed = [x / math.sqrt(len(x)) for x in rows]
@@ -356,9 +344,6 @@ def test_solve_refuses_what_the_images_do_not_reach():
         solve(drawn(5, 8), x.T @ x)
 
 
-# ---------------------------------------------------------------------------------------------------- M-Loss
-
-
 def test_mloss_is_the_distance_of_ensemble_and_average():
     y = drawn(4, 3, 7, 5)
     ensemble, merged = np.maximum(y.numpy(), 0).mean(0), np.maximum(y.numpy().mean(0), 0)
@@ -393,9 +378,6 @@ def test_mloss_of_close_models_is_curvature_times_variance():
     curvature = torch.exp(-mean.square() / 2) / math.sqrt(2 * math.pi) * (2 - mean.square())
     difference, _ = mloss.discrepancy(y, gelu)
     close(difference / spread**2, curvature * y.var(0, correction=0) / 2 / spread**2, 2e-3)
-
-
-# ---------------------------------------------------------------------------------------------------- M-TIES
 
 
 def ties_rows(stacked: np.ndarray, keep: Sequence[float]) -> np.ndarray:
@@ -455,9 +437,6 @@ def test_m_ties_of_equal_experts_keeps_all_rows_alike():
     same = replace(problem, vectors={name: stacked[:1].expand_as(stacked) for name, stacked in problem.vectors.items()})
     delta = solved("m_ties", same, keep=0.5, reach=0.5)
     assert {int(row.count_nonzero()) for row in delta[LAST]} == {16}
-
-
-# ---------------------------------------------------------------------------------------------------- ESM
 
 
 def moments(rows: int, width: int, seed: int) -> tuple[Tensor, Tensor]:
