@@ -87,6 +87,10 @@ class Tower:
         self.block_by(weights, index, tokens, multiply)
         return seen
 
+    def activate(self, hidden: Tensor) -> Tensor:
+        """The activation between the two matrices of every block's MLP."""
+        return self._tower.transformer.resblocks[0].mlp.gelu(hidden)
+
     def finish(self, weights: Mapping[str, Tensor], tokens: Tensor) -> Tensor:
         """Features [N, D] of unit length from the tokens after the last block."""
         return normalize(_norm(weights, "ln_post", tokens[:, 0]) @ weights["proj"], dim=-1)

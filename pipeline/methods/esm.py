@@ -1,0 +1,79 @@
+"""ESM: task vectors merged in the directions in which they move the activations.
+
+arXiv 2602.20208. For each matrix, d_t = tau_t x with x at its input in expert t, E_t the leading out / T eigenvectors
+of E[d_t d_t^T] (not centred) and e_t the eigenvalues: tau_t ~ E_t (E_t^T tau_t). Then
+
+    U = [s_t E_t]_t,  V = [n_t s_t E_t^T tau_t]_t,    s_t ~ e_t^0.15 with mean 1,  n_t = (|tau_t| / mean |tau|)^2
+    tau = 2 mean(sigma(U)) polar(U) mean(sigma(V')) polar(V'),    V' = V, columns times (their norm / mean norm)^2
+
+and every matrix times (its norm / mean norm over the layers of its kind)^2. attn.out_proj is merged by TSV-M, as in the
+authors' code, whose scalings these are. q, k and v are one matrix [3d, d] here, as there: their essential subspace is
+shared. positional_embedding, which their code gives to TSV-M as a matrix, is averaged like all other tensors. They
+choose `scale` on labelled validation images; we keep 1. Where a task vector moves fewer than out / T directions only
+those count; their code fills up with unit vectors.
+"""
+
+from collections import defaultdict
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from pipeline.calibrate import Problem
+from pipeline.model import Weights, fuse_qkv, split_qkv
+from pipeline.schema import Parameters, Schedule
+from pipeline.solution import Solution
+from pipeline.toolbox.activations import advance, embed, expert, grams
+from pipeline.toolbox.essential import balance, essential, merge_essential, merge_singular
+from pipeline.tower import block_name
+
+TITLE = "ESM"
+PAPER = "Essential Subspace Merging, CVPR 2026, arXiv 2602.20208"
+
+
+class Params(Parameters):
+    """samples: images per task; scale: of the merged matrices and the averaged tensors."""
+
+    samples: int = Field(32, ge=1)
+    scale: float = Field(1.0, ge=0, le=3)
+
+
+@torch.no_grad()
+def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -> Solution:
+    """One pass of every expert over its own images, a block at a time."""
+    tower, tokens = problem.encoder, []
+    for task, images in enumerate(problem.images):
+        whole = expert(problem.base, problem.vectors, task)
+        tokens.append(embed(tower, whole, images[: params.samples], problem.images_per_pass, problem.precision))
+    kinds: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for index in range(tower.depth):
+        for name, matrix in _merge_block(problem, index, tokens).items():
+            kinds[name.removeprefix(block_name(index))][name] = matrix
+        for task, entering in enumerate(tokens):
+            weights = expert(problem.base, problem.vectors, task, block_name(index))
+            tokens[task] = advance(tower, weights, index, entering, problem.precision)
+    delta = {name: stacked.mean(0) for name, stacked in problem.vectors.items()}
+    for layers in kinds.values():
+        delta |= split_qkv(dict(zip(layers, balance([*layers.values()]), strict=True)))
+    return Solution(delta={name: params.scale * tensor for name, tensor in delta.items()})
+
+
+def _merge_block(problem: Problem, index: int, tokens: list[list[Tensor]]) -> Weights:
+    """The merged matrices of a block before they are balanced, q, k and v as one: {name: [out, in]}."""
+    prefix, tasks = block_name(index), len(tokens)
+    own = {name: stacked for name, stacked in problem.vectors.items() if name.startswith(prefix) and stacked.ndim == 3}
+    changes = [fuse_qkv({name: stacked[task] for name, stacked in own.items()}) for task in range(tasks)]
+    subspaces = defaultdict(list)
+    for task, entering in enumerate(tokens):
+        weights = expert(problem.base, problem.vectors, task, prefix)
+        found = grams(problem.encoder, weights, index, entering, problem.precision)
+        for name, change in changes[task].items():
+            if not name.endswith("attn.out_proj.weight"):
+                gram = found[name.replace("in_proj_weight", "q.weight")]
+                subspaces[name].append(essential(change, gram, len(change) // tasks))
+    return {
+        name: merge_essential([one[name] for one in changes], subspaces[name])
+        if name in subspaces
+        else merge_singular([one[name] for one in changes])
+        for name in changes[0]
+    }

@@ -1,0 +1,87 @@
+"""M-TIES: TIES that keeps less of those units whose merge departs from the ensemble.
+
+    keep_j = keep - reach * rank(M_j) / (n - 1)    for row j of n of an MLP's first matrix (c_fc)
+
+arXiv 2602.08564. M_j is the node-level M-Loss of unit j, rank 0 the smallest. Rows of c_fc keep their share of largest
+|tau_t|; every other tensor keeps `keep` of its entries. Then, for each entry, the mean over the tasks that have the
+sign of the sum; nothing where the sum is zero. q, k and v are trimmed apart; the authors' code trims them as one.
+
+x in M_j comes from the blocks merged so far and the merged attention of the block itself, as the paper's text says; the
+authors' code takes it from the pre-trained model, without CLIP's normalisation of pixels and from more images than the
+text's 128 in total (16 for each of 8 tasks). Equal M_j have equal ranks; entries tied at a threshold are all kept.
+"""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import linear
+
+from pipeline.calibrate import Problem
+from pipeline.schema import Parameters, Schedule
+from pipeline.solution import Solution
+from pipeline.toolbox.activations import advance, embed, rounded
+from pipeline.toolbox.mloss import nodes
+from pipeline.tower import block_name
+from pipeline.vectors import add
+
+TITLE = "M-TIES"
+PAPER = "Wang et al., 2026, arXiv 2602.08564"
+
+
+class Params(Parameters):
+    """keep: share of entries kept per tensor and task; reach: how much less of the row with the highest M-Loss; scale:
+    of the merged vector; samples: images per task."""
+
+    keep: float = Field(0.8, gt=0, le=1)
+    reach: float = Field(0.1, ge=0, le=1)
+    scale: float = Field(1.0, ge=0, le=2)
+    samples: int = Field(16, ge=1)
+
+
+@torch.no_grad()
+def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -> Solution:
+    """All tasks' images go through the merged model while it is made, a block at a time."""
+    tower, uniform = problem.encoder, torch.tensor([params.keep], dtype=torch.float64)
+    delta = {name: params.scale * merge_rows(stacked, uniform) for name, stacked in problem.vectors.items()}
+    merged = add(problem.base, delta)
+    images = torch.cat([pool[: params.samples] for pool in problem.images])
+    tokens = embed(tower, merged, images, problem.images_per_pass, problem.precision)
+    for index in range(tower.depth):
+        name = f"{block_name(index)}mlp.c_fc.weight"
+        ranks = _ranks(_losses(problem, merged, index, tokens))
+        keep = (params.keep - params.reach * ranks).clamp(min=0)
+        delta[name] = params.scale * merge_rows(problem.vectors[name], keep)
+        merged[name] = problem.base[name] + delta[name]
+        tokens = advance(tower, merged, index, tokens, problem.precision)
+    return Solution(delta=delta)
+
+
+def merge_rows(stacked: Tensor, keep: Tensor) -> Tensor:
+    """TIES with the mean, of task vectors [T, *shape] cut into len(keep) rows, of which each keeps its own share."""
+    rows = stacked.reshape(len(stacked), len(keep), -1)
+    count = (keep.to(rows.device) * rows.shape[-1]).ceil().long()
+    descending = rows.abs().sort(dim=-1, descending=True).values
+    limits = descending.gather(-1, (count - 1).clamp(min=0).expand(len(rows), -1)[..., None])
+    trimmed = torch.where((rows.abs() >= limits) & (count > 0)[:, None], rows, torch.zeros_like(rows))
+    agreeing = (trimmed * trimmed.sum(0).sign() > 0).to(rows.dtype)
+    return ((trimmed * agreeing).sum(0) / agreeing.sum(0).clamp(min=1)).view(stacked.shape[1:])
+
+
+def _losses(problem: Problem, merged: dict[str, Tensor], index: int, tokens: list[Tensor]) -> Tensor:
+    """M_j [n] of a block's first MLP matrix, over all tokens."""
+    name = f"{block_name(index)}mlp.c_fc"
+    weight, bias = (problem.base[f"{name}.{kind}"] for kind in ("weight", "bias"))
+    changes = [*zip(problem.vectors[f"{name}.weight"], problem.vectors[f"{name}.bias"], strict=True)]
+    total, count = torch.zeros_like(bias), sum(len(batch) for batch in tokens)
+    for batch in tokens:
+        with rounded(batch.device, problem.precision):
+            entering = problem.encoder.inputs(merged, index, batch)[f"{name}.weight"].to(weight.dtype)
+        outputs = (linear(entering, weight + change, bias + shift) for change, shift in changes)
+        total += nodes(outputs, problem.encoder.activate) * len(batch) / count
+    return total
+
+
+def _ranks(losses: Tensor) -> Tensor:
+    """How many of the others are smaller, as a share in [0, 1]; float64."""
+    smaller = torch.searchsorted(losses.sort().values, losses)
+    return smaller.double() / max(1, len(losses) - 1)

@@ -1,0 +1,45 @@
+"""RegMean: every matrix is the least-squares fit to what the experts' matrices do to their own inputs.
+
+    W = (sum_t W_t G_t) (sum_t G_t)^-1,    G_t = E[x x^T] where W_t stands in expert t, over all tokens of its images
+
+arXiv 2212.09849, with the off-diagonal entries of each G_t times `off_diagonal`. Tensors that are not matrices of a
+block are averaged, positional_embedding too. q, k and v are matrices of their own; as they share their input, the fused
+matrix would give the same. Instead of an inverse: Cholesky, with a ridge in each G_t.
+"""
+
+from pydantic import Field
+
+from pipeline.calibrate import Problem
+from pipeline.schema import Parameters, Schedule
+from pipeline.solution import Solution
+from pipeline.toolbox.activations import advance, embed, expert
+from pipeline.toolbox.regression import regress_block
+from pipeline.tower import block_name
+
+TITLE = "RegMean"
+PAPER = "Jin et al., 2023, arXiv 2212.09849"
+
+
+class Params(Parameters):
+    """samples: images per task; off_diagonal: factor of G_t's other entries, for CLIP 0.95 (FusionBench), in the paper
+    0.9, for T5 0.1; ridge: added to the diagonal of G_t, as a share of its mean."""
+
+    samples: int = Field(256, ge=1)
+    off_diagonal: float = Field(0.95, ge=0, le=1)
+    ridge: float = Field(1e-6, ge=0, le=1)
+
+
+def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -> Solution:
+    """One pass of every expert over its own images, a block at a time."""
+    tower, settings = problem.encoder, params.model_dump(exclude={"samples"})
+    delta = {name: stacked.mean(0) for name, stacked in problem.vectors.items()}
+    tokens = []
+    for task, images in enumerate(problem.images):
+        whole = expert(problem.base, problem.vectors, task)
+        tokens.append(embed(tower, whole, images[: params.samples], problem.images_per_pass, problem.precision))
+    for index in range(tower.depth):
+        experts = [expert(problem.base, problem.vectors, task, block_name(index)) for task in range(len(tokens))]
+        delta |= regress_block(tower, problem.vectors, experts, index, tokens, precision=problem.precision, **settings)
+        for task, weights in enumerate(experts):
+            tokens[task] = advance(tower, weights, index, tokens[task], problem.precision)
+    return Solution(delta=delta)

@@ -1,0 +1,50 @@
+"""RegMean++: RegMean block by block, on inputs that come from the blocks merged so far.
+
+    W = (sum_t W_t G_t) (sum_t G_t)^-1,    G_t = E[x x^T] where W_t stands in block l of expert t, after the merged
+                                           embedding and the merged blocks 0 .. l-1
+
+arXiv 2508.03121. Within block l each expert's own weights make the inputs of its matrices, as in the authors' code.
+The embedding, the norms and the biases are averaged, and so is ln_post, which their code leaves pre-trained. q, k and v
+are matrices of their own; as they share their input, the fused matrix would give the same.
+"""
+
+from pydantic import Field
+
+from pipeline.calibrate import Problem
+from pipeline.schema import Parameters, Schedule
+from pipeline.solution import Solution
+from pipeline.toolbox.activations import advance, embed, expert
+from pipeline.toolbox.regression import regress_block
+from pipeline.tower import block_name
+from pipeline.vectors import add
+
+TITLE = "RegMean++"
+PAPER = "Nguyen et al., 2025, arXiv 2508.03121"
+
+
+class Params(Parameters):
+    """samples: images per task; off_diagonal: factor of G_t's other entries (FusionBench's for CLIP); ridge: added to
+    the diagonal of G_t, as a share of its mean."""
+
+    samples: int = Field(256, ge=1)
+    off_diagonal: float = Field(0.95, ge=0, le=1)
+    ridge: float = Field(1e-6, ge=0, le=1)
+
+
+def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -> Solution:
+    """All tasks' images go through the merged model while it is made, a block at a time."""
+    tower, settings = problem.encoder, params.model_dump(exclude={"samples"})
+    delta = {name: stacked.mean(0) for name, stacked in problem.vectors.items()}
+    average = add(problem.base, delta)
+    tokens = [
+        embed(tower, average, images[: params.samples], problem.images_per_pass, problem.precision)
+        for images in problem.images
+    ]
+    for index in range(tower.depth):
+        prefix = block_name(index)
+        experts = [expert(problem.base, problem.vectors, task, prefix) for task in range(len(tokens))]
+        delta |= regress_block(tower, problem.vectors, experts, index, tokens, precision=problem.precision, **settings)
+        merged = add({name: tensor for name, tensor in problem.base.items() if name.startswith(prefix)}, delta)
+        for task, entering in enumerate(tokens):
+            tokens[task] = advance(tower, merged, index, entering, problem.precision)
+    return Solution(delta=delta)

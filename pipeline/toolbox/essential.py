@@ -1,0 +1,67 @@
+"""Merging matrices through the directions in which they move what leaves them (their essential subspaces), or through
+their singular vectors; both sides are made orthogonal across tasks."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+NORM_POWER = 2
+"""Of the norms of tasks, columns and layers, relative to their means."""
+ENERGY_POWER = 0.15
+GAIN = 2
+
+
+def relative(values: Tensor) -> Tensor:
+    """values / their mean, for values >= 0; zero where all are."""
+    return values / values.mean().clamp(min=torch.finfo(values.dtype).tiny)
+
+
+def polar(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """(P Q^T, mean singular value) of P S Q^T, over the non-zero singular values: the nearest (partial) isometry."""
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    kept = (values > max(matrix.shape) * torch.finfo(values.dtype).eps * values.max()).to(values.dtype)
+    return left * kept @ right, (values * kept).sum() / kept.sum().clamp(min=1)
+
+
+def essential(change: Tensor, gram: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+    """The `keep` directions [out, k] along which `change` [out, in] moves the output most, and their energies [k].
+
+    Eigenvectors and eigenvalues of E[d d^T], d = change x, not centred, from `gram` = E[x x^T] [in, in]. Orthonormal,
+    in descending order; k <= min(out, in), since the output moves along no other. Decomposed in float64.
+    """
+    basis, rest = torch.linalg.qr(change.double())
+    energies, rotation = torch.linalg.eigh(rest @ gram.double() @ rest.T)
+    noise = len(energies) * torch.finfo(change.dtype).eps * energies.max()
+    energies = torch.where(energies > noise, energies, torch.zeros_like(energies))
+    directions = basis @ rotation.flip(-1)[:, :keep]
+    return directions.to(change.dtype), energies.flip(-1)[:keep].to(change.dtype)
+
+
+def merge_essential(changes: Sequence[Tensor], subspaces: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """ESM of one matrix [out, in] from the tasks' changes and what `essential` found for each of them."""
+    norms = relative(torch.stack([change.norm() for change in changes])) ** NORM_POWER
+    left, right = [], []
+    for change, (directions, energies), norm in zip(changes, subspaces, norms, strict=True):
+        emphasis = relative(relative(energies) ** ENERGY_POWER)
+        left.append(directions * emphasis)
+        right.append(norm * emphasis[:, None] * (directions.T @ change))
+    coordinates = torch.cat(right)
+    coordinates = coordinates * relative(coordinates.norm(dim=0)) ** NORM_POWER
+    (outer, outer_mean), (inner, inner_mean) = polar(torch.cat(left, dim=1)), polar(coordinates)
+    return GAIN * outer_mean * inner_mean * outer @ inner
+
+
+def merge_singular(changes: Sequence[Tensor]) -> Tensor:
+    """TSV-M of one matrix (arXiv 2412.00081): each task's top floor(min(out, in) / T) singular triplets."""
+    keep = min(changes[0].shape) // len(changes)
+    left, values, right = zip(*(torch.linalg.svd(change, full_matrices=False) for change in changes), strict=True)
+    outer, _ = polar(torch.cat([vectors[:, :keep] for vectors in left], dim=1))
+    inner, _ = polar(torch.cat([vectors[:keep] for vectors in right]))
+    return outer * torch.cat([some[:keep] for some in values]) @ inner
+
+
+def balance(layers: Sequence[Tensor]) -> list[Tensor]:
+    """Matrices of one kind, each times the square of its norm relative to their mean norm."""
+    factors = relative(torch.stack([layer.norm() for layer in layers])) ** NORM_POWER
+    return [factor * layer for factor, layer in zip(factors, layers, strict=True)]

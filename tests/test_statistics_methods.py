@@ -1,0 +1,568 @@
+"""Methods that take statistics of unlabelled images: their definitions, written a second time, and their limits."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from torch import Tensor
+from torch.nn.functional import gelu, relu
+
+from pipeline import methods
+from pipeline.calibrate import Problem, generator
+from pipeline.errors import BenchmarkError
+from pipeline.methods import fisher, m_ties
+from pipeline.model import Weights
+from pipeline.schema import Schedule
+from pipeline.toolbox import essential, mloss
+from pipeline.toolbox.activations import advance, embed, expert, grams
+from pipeline.toolbox.regression import condition, solve
+from pipeline.tower import block_name
+from pipeline.vectors import add
+from tests import toy
+
+UNUSED = Schedule(lr=1.0, steps=1, batch_size=1)
+STATISTICS = ("esm", "fisher", "m_ties", "regmean", "regmean_pp")
+DOUBLE = torch.float64
+MATRICES = ("attn.q", "attn.k", "attn.v", "attn.out_proj", "mlp.c_fc", "mlp.c_proj")
+LAST = f"{block_name(1)}mlp.c_fc.weight"
+
+
+def solved(name: str, problem: Problem, seed: int = 0, **settings: object) -> Weights:
+    """The merged delta of a method."""
+    module = methods.load(name)
+    return module.calibrate(problem, UNUSED, seed, module.Params(**settings)).delta
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    """Gaussian numbers in float64."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE)
+
+
+def permuted(problem: Problem, order: Sequence[int]) -> Problem:
+    """The same problem with its tasks in another order."""
+    fields = {name: tuple(getattr(problem, name)[task] for task in order) for name in ("heads", "images", "teachers")}
+    return replace(problem, vectors={name: stacked[[*order]] for name, stacked in problem.vectors.items()}, **fields)
+
+
+def first(problem: Problem, tasks: int) -> Problem:
+    """The problem of the first few tasks."""
+    return permuted(problem, range(tasks))
+
+
+def close(found: Tensor, expected: Tensor | np.ndarray, atol: float = 1e-12) -> None:
+    torch.testing.assert_close(found, torch.as_tensor(expected), rtol=0, atol=atol)
+
+
+def entering(problem: Problem, task: int, prefix: Callable[[int], Weights], index: int) -> Weights:
+    """What enters each matrix of block `index` of expert `task`, one row a token, after the blocks that `prefix` gives.
+
+    prefix(task): the weights of the model that makes the tokens.
+    """
+    tower, before = problem.encoder, prefix(task)
+    tokens = tower.embed(before, problem.images[task])
+    for earlier in range(index):
+        tokens = tower.block(before, earlier, tokens)
+    found = tower.inputs(expert(problem.base, problem.vectors, task), index, tokens)
+    return {name: rows.flatten(0, -2) for name, rows in found.items()}
+
+
+def own(problem: Problem) -> Callable[[int], Weights]:
+    """Every expert makes its own tokens."""
+    return lambda task: expert(problem.base, problem.vectors, task)
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_order_of_tasks_and_size_of_passes_do_not_matter(name: str):
+    problem = toy.clip_problem()
+    settings = {"classes": "all", "samples": 3} if name == "fisher" else {}
+    found = solved(name, problem, **settings)
+    order = [2, 0, 1]
+    for other in (permuted(problem, order), replace(problem, images_per_pass=4)):
+        again = solved(name, other, **settings)
+        for group, tensor in found.items():
+            close(again[group], tensor, 1e-8 if name == "esm" else 1e-11)
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_only_the_first_samples_are_used(name: str):
+    problem = toy.clip_problem()
+    blank = replace(problem, images=tuple(torch.cat([pool[:5], 0 * pool[5:]]) for pool in problem.images))
+    assert toy.same(solved(name, problem, samples=5), solved(name, blank, samples=5))
+    assert not toy.same(solved(name, problem, samples=6), solved(name, blank, samples=6))
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_float32_gives_float32(name: str):
+    delta = solved(name, toy.clip_problem(dtype=torch.float32))
+    assert {tensor.dtype for tensor in delta.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("name", [name for name in STATISTICS if name != "fisher"])
+def test_bfloat16_rounds_the_encoder_and_not_the_answer(name: str):
+    problem, settings = toy.clip_problem(dtype=torch.float32), {"reach": 0.7} if name == "m_ties" else {}
+    exact, rounded = (
+        solved(name, replace(problem, precision=precision), **settings) for precision in (torch.float32, torch.bfloat16)
+    )
+    assert not toy.same(exact, rounded)
+    for group, tensor in exact.items():
+        assert rounded[group].dtype == torch.float32
+        assert (rounded[group] - tensor).norm() <= 0.3 * tensor.norm()
+
+
+def test_grams_are_second_moments_of_what_enters():
+    problem = toy.clip_problem()
+    weights = own(problem)(1)
+    tokens = embed(problem.encoder, weights, problem.images[1], 5, DOUBLE)
+    assert [len(batch) for batch in tokens] == [5, 5, 2]
+    tokens = advance(problem.encoder, weights, 0, tokens, DOUBLE)
+    found = grams(problem.encoder, weights, 1, tokens, DOUBLE)
+    rows = entering(problem, 1, own(problem), 1)
+    assert {*found} == {f"{block_name(1)}{name}.weight" for name in MATRICES}
+    for name, gram in found.items():
+        x = rows[name].numpy()
+        close(gram, sum(np.outer(row, row) for row in x) / len(x))
+
+
+def jacobians(problem: Problem, task: int) -> tuple[Tensor, Tensor]:
+    """The expert's logits [N, C] and their derivatives by all parameters [N, C, P]."""
+    weights = expert(problem.base, problem.vectors, task)
+    names = [*problem.vectors]
+
+    def logits(*tensors: Tensor) -> Tensor:
+        moved = {**weights, **dict(zip(names, tensors, strict=True))}
+        return problem.encoder(moved, problem.images[task]) @ problem.heads[task].T
+
+    point = tuple(weights[name] for name in names)
+    found = torch.autograd.functional.jacobian(logits, point)
+    return logits(*point), torch.cat([part.flatten(2) for part in found], dim=-1)
+
+
+def flat(tensors: Weights) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in tensors.values()])
+
+
+def exact(problem: Problem, task: int) -> Weights:
+    """The diagonal Fisher information as the method computes it, over all classes and images."""
+    return fisher.diagonal(problem, task, *fisher.classes_of(problem.teachers[task].softmax(-1), None))
+
+
+def test_fisher_is_the_curvature_of_the_softmax_pulled_back():
+    """sum_y p (d log p)^2 = diag(J^T (diag(p) - p p^T) J): no log-likelihood is differentiated here."""
+    problem = toy.problem()
+    for task in range(3):
+        logits, slopes = jacobians(problem, task)
+        p = logits.softmax(-1)
+        curvature = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
+        expected = torch.einsum("ncp,ncd,ndp->p", slopes, curvature, slopes) / len(p)
+        close(flat(exact(problem, task)), expected)
+
+
+def test_fisher_of_a_transformer_equals_a_loop_over_images_and_classes():
+    problem = toy.clip_problem()
+    problem = replace(problem, images=(problem.images[0][:3],), teachers=(problem.teachers[0][:3],))
+    logits, slopes = jacobians(problem, 0)
+    p = logits.softmax(-1)
+    score = slopes - torch.einsum("nc,ncp->np", p, slopes)[:, None]
+    found = flat(exact(problem, 0))
+    close(found, torch.einsum("nc,ncp->p", p, score.square()) / 3)
+    assert found.max() > 1e-3
+
+
+def test_fisher_has_no_cross_terms():
+    """The estimator in public code, the square of a gradient summed over images and classes, is another number."""
+    problem = toy.problem()
+    logits, slopes = jacobians(problem, 0)
+    p = logits.softmax(-1)
+    score = slopes - torch.einsum("nc,ncp->np", p, slopes)[:, None]
+    summed = torch.einsum("nc,ncp->p", p.sqrt(), score).square() / len(p)
+    found = flat(exact(problem, 0))
+    assert (summed - found).norm() > 0.5 * found.norm()
+
+
+def test_sampled_classes_have_the_probabilities_of_the_model():
+    p = torch.tensor([0.6, 0.3, 0.1], dtype=DOUBLE)
+    labels, shares = fisher.classes_of(p.expand(20_000, 3), generator(0, "test"))
+    assert torch.equal(shares, torch.ones(1, 20_000, dtype=DOUBLE))
+    frequencies = torch.bincount(labels[0], minlength=3) / 20_000
+    assert ((frequencies - p).abs() < 5 * (p * (1 - p) / 20_000).sqrt()).all()
+
+
+def test_sampled_fisher_is_exact_on_average():
+    problem, draws = toy.problem(), 400
+    p = problem.teachers[0].softmax(-1)
+    labels = torch.cat([fisher.classes_of(p, generator(seed, "mean"))[0] for seed in range(draws)])
+    counts = torch.stack([(labels == label).double().mean(0) for label in range(3)])  # linear in the shares of classes
+    classes, _ = fisher.classes_of(p, None)
+    mean, expected = flat(fisher.diagonal(problem, 0, classes, counts)), flat(exact(problem, 0))
+    assert (mean - expected).norm() < 0.1 * expected.norm()
+    one = flat(fisher.diagonal(problem, 0, *fisher.classes_of(p, generator(0, "mean"))))
+    assert (one - expected).norm() > 0.1 * expected.norm()
+
+
+def test_fisher_merging_is_a_weighted_mean():
+    problem = toy.problem()
+    information = [exact(problem, task) for task in range(3)]
+    delta = solved("fisher", problem, classes="all", normalise=False, floor=1e-3)
+    scaled = solved("fisher", problem, classes="all", normalise=True, floor=1e-3)
+    for name, stacked in problem.vectors.items():
+        plain = np.stack([one[name] for one in information])
+        norms = np.array([float(flat(one).norm()) for one in information])[(...,) + (None,) * (plain.ndim - 1)]
+        close(delta[name], np.average(stacked, axis=0, weights=plain + 1e-3))
+        close(scaled[name], np.average(stacked, axis=0, weights=plain / norms + 1e-3))
+        assert (delta[name] >= stacked.amin(0)).all()
+        assert (delta[name] <= stacked.amax(0)).all()
+
+
+def test_fisher_of_one_informed_expert_is_that_expert():
+    problem = toy.problem()
+    deaf = replace(problem, heads=(problem.heads[0], *(0 * head for head in problem.heads[1:])))
+    delta = solved("fisher", deaf, classes="all", floor=1e-25)
+    for name, tensor in delta.items():
+        close(tensor, problem.vectors[name][0], 1e-9)
+
+
+def test_fisher_averages_where_nothing_is_known():
+    """A bias of the keys moves no attention: its gradient is zero. A floor above all Fisher information hides it."""
+    problem = toy.clip_problem()
+    name = f"{block_name(0)}attn.k.bias"
+    close(solved("fisher", problem)[name], problem.vectors[name].mean(0), 1e-10)
+    everywhere = solved("fisher", problem, floor=1e9)
+    for group, stacked in problem.vectors.items():
+        close(everywhere[group], stacked.mean(0), 1e-8)
+
+
+def test_fisher_draws_by_its_seed():
+    problem = toy.problem()
+    assert toy.same(solved("fisher", problem, seed=1), solved("fisher", problem, seed=1))
+    assert not toy.same(solved("fisher", problem, seed=1), solved("fisher", problem, seed=2))
+    assert toy.same(solved("fisher", problem, 1, classes="all"), solved("fisher", problem, 2, classes="all"))
+
+
+def least_squares(problem: Problem, name: str, rows: Sequence[Tensor]) -> np.ndarray:
+    """The matrix whose answers on every task's rows are nearest to that task's, tasks counting alike."""
+    weighed = [x / math.sqrt(len(x)) for x in rows]
+    targets = [x @ change.T for x, change in zip(weighed, problem.vectors[name], strict=True)]
+    return np.linalg.lstsq(torch.cat(weighed).numpy(), torch.cat(targets).numpy(), rcond=None)[0].T
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_regmean_is_least_squares_over_the_inputs_in_the_experts(index: int):
+    problem = toy.clip_problem()
+    delta = solved("regmean", problem, off_diagonal=1.0, ridge=0.0)
+    rows = [entering(problem, task, own(problem), index) for task in range(3)]
+    for name in rows[0]:
+        close(delta[name], least_squares(problem, name, [one[name] for one in rows]), 1e-8)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_regmean_pp_is_least_squares_over_inputs_after_the_merged_prefix(index: int):
+    problem = toy.clip_problem()
+    delta = solved("regmean_pp", problem, off_diagonal=1.0, ridge=0.0)
+    merged = add(problem.base, delta)
+    rows = [entering(problem, task, lambda _: merged, index) for task in range(3)]
+    for name in rows[0]:
+        close(delta[name], least_squares(problem, name, [one[name] for one in rows]), 1e-8)
+
+
+def test_regmean_and_regmean_pp_part_after_the_first_block():
+    problem = toy.clip_problem()
+    still = {
+        name: stacked if name.startswith("transformer") else 0 * stacked for name, stacked in problem.vectors.items()
+    }
+    problem = replace(problem, vectors=still)
+    one, other = solved("regmean", problem), solved("regmean_pp", problem)
+    for name in problem.vectors:
+        if name.startswith(block_name(0)):
+            close(one[name], other[name])
+    assert (one[LAST] - other[LAST]).norm() > 1e-4 * one[LAST].norm()
+
+
+@pytest.mark.parametrize("name", ["regmean", "regmean_pp"])
+def test_regmean_averages_what_is_no_matrix(name: str):
+    problem = toy.clip_problem()
+    delta = solved(name, problem)
+    for group, stacked in problem.vectors.items():
+        if not group.removesuffix(".weight").endswith(MATRICES):
+            assert torch.equal(delta[group], stacked.mean(0))
+    assert "positional_embedding" in delta
+    assert "ln_post.weight" in delta
+    assert (delta[LAST] - problem.vectors[LAST].mean(0)).norm() > 0.01 * delta[LAST].norm()
+
+
+@pytest.mark.parametrize("name", ["regmean", "regmean_pp"])
+def test_regmean_of_one_task_is_its_expert(name: str):
+    problem = first(toy.clip_problem(), 1)
+    for group, tensor in solved(name, problem).items():
+        close(tensor, problem.vectors[group][0], 1e-10)
+
+
+@pytest.mark.parametrize("name", ["regmean", "regmean_pp"])
+def test_regmean_of_equal_inputs_is_the_average(name: str):
+    """Tasks share their images and differ in q, k and v of the first block alone: equal Gram matrices there."""
+    problem = toy.clip_problem()
+    moving = tuple(f"{block_name(0)}attn.{part}.weight" for part in "qkv")
+    vectors = {name: stacked if name in moving else 0 * stacked for name, stacked in problem.vectors.items()}
+    delta = solved(name, replace(problem, vectors=vectors, images=(problem.images[0],) * 3))
+    for group in moving:
+        close(delta[group], vectors[group].mean(0))
+
+
+def test_regmean_without_off_diagonals_is_an_average_by_column():
+    problem = toy.clip_problem()
+    delta = solved("regmean", problem, off_diagonal=0.0, ridge=0.0)
+    rows = [entering(problem, task, own(problem), 1)[LAST] for task in range(3)]
+    energy = np.stack([x.square().mean(0) for x in rows])[:, None].repeat(len(delta[LAST]), axis=1)
+    close(delta[LAST], np.average(problem.vectors[LAST], axis=0, weights=energy))
+
+
+def test_conditioning_scales_off_diagonals_and_lifts_the_diagonal():
+    x = drawn(20, 6)
+    gram = x.T @ x
+    found = condition(gram, 0.9, 0.01)
+    for row in range(6):
+        for column in range(6):
+            expected = gram[row, row] + 0.01 * gram.trace() / 6 if row == column else 0.9 * gram[row, column]
+            assert float(found[row, column]) == pytest.approx(float(expected), abs=1e-12)
+
+
+def test_solve_satisfies_the_normal_equations():
+    x = drawn(40, 8)
+    weighted = drawn(5, 8, seed=1)
+    found = solve(weighted, x.T @ x)
+    assert found.shape == (5, 8)
+    close(found @ (x.T @ x), weighted, 1e-11)
+
+
+def test_solve_refuses_what_the_images_do_not_reach():
+    x = drawn(3, 8)
+    x[:, 0] = 0
+    with pytest.raises(BenchmarkError, match=r"\[8, 8\] is not positive definite.*larger ridge"):
+        solve(drawn(5, 8), x.T @ x)
+
+
+def test_mloss_is_the_distance_of_ensemble_and_average():
+    y = drawn(4, 3, 7, 5)
+    ensemble, merged = np.maximum(y.numpy(), 0).mean(0), np.maximum(y.numpy().mean(0), 0)
+    length, size = np.sqrt(((ensemble - merged) ** 2).sum(-1)), np.sqrt((merged**2).sum(-1))
+    energy, reference = ((ensemble - merged) ** 2).mean((0, 1)), (merged**2).mean((0, 1))
+    close(mloss.layer(y, relu), length)
+    close(mloss.nodes(iter(y), relu), energy)
+    close(mloss.layer(y, relu, normalised=True), length / size)
+    close(mloss.nodes(y, relu, normalised=True), energy / reference)
+
+
+def test_mloss_of_equal_models_and_of_linear_activations_is_zero():
+    y = drawn(1, 6, 5).expand(3, -1, -1)
+    for normalised in (False, True):
+        assert not mloss.layer(y, gelu, normalised=normalised).any()
+        assert not mloss.nodes(y, gelu, normalised=normalised).any()
+    close(mloss.layer(drawn(3, 6, 5), lambda x: 2 * x), torch.zeros(6, dtype=DOUBLE), 1e-14)
+    assert not mloss.nodes(torch.zeros(2, 6, 5, dtype=DOUBLE), relu, normalised=True).any()
+
+
+def test_ensembles_of_a_convex_activation_lie_above_the_average():
+    difference, _ = mloss.discrepancy(drawn(5, 50, 4), relu)
+    assert difference.min() > -1e-15  # Jensen
+    assert difference.max() > 0.1
+
+
+def test_mloss_of_close_models_is_curvature_times_variance():
+    """d = s''(mean y) Var(y) / 2 + o(spread^2); for GELU s'' = phi(x) (2 - x^2)."""
+    centre, spread = drawn(40, 3), 1e-3
+    y = centre + spread * drawn(6, 40, 3, seed=1)
+    mean = y.mean(0)
+    curvature = torch.exp(-mean.square() / 2) / math.sqrt(2 * math.pi) * (2 - mean.square())
+    difference, _ = mloss.discrepancy(y, gelu)
+    close(difference / spread**2, curvature * y.var(0, correction=0) / 2 / spread**2, 2e-3)
+
+
+def ties_rows(stacked: np.ndarray, keep: Sequence[float]) -> np.ndarray:
+    """TIES with the mean for each row by itself, one number at a time."""
+    merged = np.zeros(stacked.shape[1:])
+    for row, share in enumerate(keep):
+        count = math.ceil(share * stacked.shape[2])
+        trimmed = []
+        for values in stacked[:, row]:
+            limit = sorted(np.abs(values), reverse=True)[count - 1] if count else math.inf
+            trimmed.append([value if abs(value) >= limit else 0.0 for value in values])
+        for column, entries in enumerate(zip(*trimmed, strict=True)):
+            total = math.fsum(entries)
+            agreeing = [value for value in entries if value * total > 0]
+            merged[row, column] = math.fsum(agreeing) / len(agreeing) if agreeing else 0.0
+    return merged
+
+
+@pytest.mark.parametrize("kind", ["gauss", "integers"])
+def test_rows_are_trimmed_each_to_its_share(kind: str):
+    stacked = drawn(4, 5, 10, seed=2)
+    if kind == "integers":
+        stacked = stacked.mul(1.5).round()  # ties at the thresholds, sums of zero
+        assert ((stacked.sum(0) == 0) & stacked.any(0)).sum() > 3
+    keep = torch.tensor([1.0, 0.75, 0.31, 0.1, 0.0], dtype=DOUBLE)
+    close(m_ties.merge_rows(stacked, keep), ties_rows(stacked.numpy(), keep.tolist()))
+
+
+def test_m_ties_keeps_less_of_rows_with_high_mloss():
+    """M-Loss from the merged model itself: what enters c_fc does not depend on c_fc."""
+    problem = toy.clip_problem()
+    delta = solved("m_ties", problem, keep=0.6, reach=0.4)
+    merged, images = add(problem.base, delta), torch.cat(problem.images)
+    tokens = problem.encoder.embed(merged, images)
+    for index in range(problem.encoder.depth):
+        name = f"{block_name(index)}mlp.c_fc"
+        x = problem.encoder.inputs(merged, index, tokens)[f"{name}.weight"].flatten(0, -2)
+        experts = [expert(problem.base, problem.vectors, task) for task in range(3)]
+        y = np.stack([x @ one[f"{name}.weight"].T + one[f"{name}.bias"] for one in experts])
+        losses = ((y / (1 + np.exp(-1.702 * y))).mean(0) - y.mean(0) / (1 + np.exp(-1.702 * y.mean(0)))) ** 2
+        ranks = losses.mean(0).argsort().argsort()
+        keep = 0.6 - 0.4 * ranks / (len(ranks) - 1)
+        close(delta[f"{name}.weight"], ties_rows(problem.vectors[f"{name}.weight"].numpy(), keep.tolist()))
+        tokens = problem.encoder.block(merged, index, tokens)
+
+
+def test_m_ties_without_reach_is_ties_by_row_and_by_tensor():
+    problem = toy.clip_problem()
+    delta = solved("m_ties", problem, keep=0.3, reach=0.0, scale=0.5)
+    for name, stacked in problem.vectors.items():
+        rows = stacked.numpy().reshape(3, stacked.shape[1] if "c_fc.weight" in name else 1, -1)
+        close(delta[name], 0.5 * ties_rows(rows, [0.3] * rows.shape[1]).reshape(stacked.shape[1:]))
+
+
+def test_m_ties_of_equal_experts_keeps_all_rows_alike():
+    problem = toy.clip_problem()
+    same = replace(problem, vectors={name: stacked[:1].expand_as(stacked) for name, stacked in problem.vectors.items()})
+    delta = solved("m_ties", same, keep=0.5, reach=0.5)
+    assert {int(row.count_nonzero()) for row in delta[LAST]} == {16}
+
+
+def moments(rows: int, width: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Correlated inputs [rows, width] and their E[x x^T]."""
+    x = drawn(rows, width, seed=seed) @ drawn(width, width, seed=seed + 1)
+    return x, x.T @ x / rows
+
+
+@pytest.mark.parametrize("shape", [(9, 5), (5, 9), (6, 6)])
+def test_essential_directions_are_the_right_singular_vectors_of_the_displacement(shape: tuple[int, int]):
+    change = drawn(*shape)
+    x, gram = moments(40, shape[1], 3)
+    directions, energies = essential.essential(change, gram, 4)
+    _, values, vectors = np.linalg.svd((x @ change.T).numpy(), full_matrices=False)
+    close(directions.T @ directions, torch.eye(4, dtype=DOUBLE))
+    close(energies, values[:4] ** 2 / 40, 1e-9)
+    close((directions.T @ torch.as_tensor(vectors[:4]).T).abs(), torch.eye(4, dtype=DOUBLE), 1e-8)
+
+
+@pytest.mark.parametrize("shape", [(9, 5), (5, 9)])
+def test_all_essential_directions_give_the_change_back(shape: tuple[int, int]):
+    change = drawn(*shape)
+    directions, energies = essential.essential(change, moments(40, shape[1], 3)[1], max(shape))
+    assert directions.shape == (shape[0], min(shape))
+    assert (energies.diff() <= 0).all()
+    close(directions @ (directions.T @ change), change)
+
+
+def test_polar_is_the_nearest_isometry_and_ignores_what_is_not_there():
+    matrix = drawn(7, 4)
+    factor, mean = essential.polar(matrix)
+    expected, stretch = scipy.linalg.polar(matrix.numpy())
+    close(factor, expected)
+    assert float(mean) == pytest.approx(np.trace(stretch) / 4)
+    padded = torch.cat([matrix, torch.zeros(7, 2, dtype=DOUBLE)], dim=1)
+    again, same = essential.polar(padded)
+    close(again[:, :4], factor)
+    assert not again[:, 4:].abs().gt(1e-12).any()
+    assert float(same) == pytest.approx(float(mean))
+
+
+def esm_matrix(changes: Sequence[np.ndarray], rows: Sequence[np.ndarray]) -> np.ndarray:
+    """ESM of one matrix with numpy and scipy, from each task's change and inputs."""
+    keep = min(len(changes[0]) // len(changes), len(changes[0][0]))
+    norms = np.array([np.linalg.norm(change) for change in changes])
+    left, right = [], []
+    for change, x, norm in zip(changes, rows, norms, strict=True):
+        _, values, vectors = np.linalg.svd(x @ change.T, full_matrices=False)
+        energies = values[:keep] ** 2 / (len(x) - 1)
+        emphasis = (energies / energies.mean()) ** 0.15
+        emphasis = emphasis / emphasis.mean()
+        left.append(vectors[:keep].T * emphasis)
+        right.append(emphasis[:, None] * (vectors[:keep] @ change) * (norm / norms.mean()) ** 2)
+    outer, inner = np.hstack(left), np.vstack(right)
+    columns = np.linalg.norm(inner, axis=0)
+    inner = inner * (columns / columns.mean()) ** 2
+    factors = [scipy.linalg.polar(side)[0] * np.linalg.norm(side, "nuc") / min(side.shape) for side in (outer, inner)]
+    return 2 * factors[0] @ factors[1]
+
+
+def test_esm_is_its_definition_on_the_inputs_in_the_experts():
+    problem = toy.clip_problem()
+    delta = solved("esm", problem, scale=0.7)
+    kinds = {"mlp.c_fc": ("mlp.c_fc",), "mlp.c_proj": ("mlp.c_proj",), "qkv": ("attn.q", "attn.k", "attn.v")}
+    for parts in kinds.values():
+        layers = []
+        for index in (0, 1):
+            names = [f"{block_name(index)}{part}.weight" for part in parts]
+            rows = [entering(problem, task, own(problem), index)[names[0]].numpy() for task in range(3)]
+            changes = np.concatenate([problem.vectors[name].numpy() for name in names], axis=1)
+            layers.append(esm_matrix(changes, rows))
+        norms = [np.linalg.norm(layer) for layer in layers]
+        for index, (layer, norm) in enumerate(zip(layers, norms, strict=True)):
+            found = torch.cat([delta[f"{block_name(index)}{part}.weight"] for part in parts])
+            close(found, 0.7 * layer * (norm / np.mean(norms)) ** 2, 1e-7)
+
+
+def test_esm_averages_what_is_no_matrix():
+    problem = toy.clip_problem()
+    delta = solved("esm", problem, scale=0.5)
+    for group, stacked in problem.vectors.items():
+        if not group.removesuffix(".weight").endswith(MATRICES):
+            close(delta[group], 0.5 * stacked.mean(0))
+
+
+def test_esm_of_one_matrix_scales_with_the_task_vectors():
+    changes, grams_ = drawn(3, 9, 6), [moments(30, 6, seed)[1] for seed in (3, 5, 7)]
+
+    def merged(factor: float) -> Tensor:
+        scaled = [factor * change for change in changes]
+        found = [essential.essential(change, gram, 3) for change, gram in zip(scaled, grams_, strict=True)]
+        return essential.merge_essential(scaled, found)
+
+    close(merged(5.0), 5 * merged(1.0), 1e-10)
+    assert not merged(0.0).any()
+
+
+def test_layers_are_balanced_by_the_squares_of_their_relative_norms():
+    layers = [drawn(3, 4), 3 * drawn(3, 4, seed=1), 0.2 * drawn(3, 4, seed=2)]
+    norms = torch.stack([layer.norm() for layer in layers])
+    factors = [float((new / old).mean()) for new, old in zip(essential.balance(layers), layers, strict=True)]
+    assert factors == pytest.approx([float((norm / norms.mean()) ** 2) for norm in norms])
+    assert np.mean(factors) >= 1  # Jensen
+    close(essential.balance(layers[:1])[0], layers[0])
+
+
+def test_singular_merge_of_one_task_is_its_change_and_of_orthogonal_ones_their_sum():
+    change = drawn(6, 4)
+    close(essential.merge_singular([change]), change)
+    left, right = (torch.linalg.qr(drawn(8, 8, seed=seed)).Q for seed in (1, 2))
+    parts = [left[:, at] @ torch.diag(drawn(4, seed=3).abs()) @ right[:, at].T for at in (slice(4), slice(4, 8))]
+    close(essential.merge_singular(parts), parts[0] + parts[1])
+    changes = [*drawn(3, 7, 6, seed=4)]
+    close(essential.merge_singular(changes[::-1]), essential.merge_singular(changes))
+
+
+def test_singular_merge_has_orthogonal_factors():
+    """Its singular values are those that were kept: polar factors do not change them."""
+    changes = [*drawn(2, 6, 6, seed=4)]
+    kept = torch.cat([torch.linalg.svdvals(change)[:3] for change in changes]).sort(descending=True).values
+    close(torch.linalg.svdvals(essential.merge_singular(changes)), kept)
+
+
+def test_esm_gives_the_attention_output_to_the_singular_merge():
+    problem = toy.clip_problem()
+    delta, names = solved("esm", problem), [f"{block_name(index)}attn.out_proj.weight" for index in (0, 1)]
+    expected = essential.balance([essential.merge_singular([*problem.vectors[name]]) for name in names])
+    for name, matrix in zip(names, expected, strict=True):
+        close(delta[name], matrix)
