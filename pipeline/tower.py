@@ -42,7 +42,8 @@ class Tower:
         self.depth: int = vision["layers"]
         """Number of transformer blocks."""
         self._heads, self._patch = vision["width"] // vision["head_width"], vision["patch_size"]
-        self._activation = _quick_gelu if config.get("quick_gelu") else gelu
+        self.activate: Callable[[Tensor], Tensor] = _quick_gelu if config.get("quick_gelu") else gelu
+        """The activation between the two matrices of every block's MLP."""
         self._mean, self._std = mean, std
 
     def __call__(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
@@ -73,7 +74,7 @@ class Tower:
         heads = [part.unflatten(-1, (self._heads, -1)).transpose(1, 2) for part in parts]
         context = scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
         between = tokens + multiply(f"{stem}attn.out_proj", context)
-        hidden = self._activation(multiply(f"{stem}mlp.c_fc", _norm(weights, f"{stem}ln_2", between)))
+        hidden = self.activate(multiply(f"{stem}mlp.c_fc", _norm(weights, f"{stem}ln_2", between)))
         return between + multiply(f"{stem}mlp.c_proj", hidden)
 
     def inputs(self, weights: Mapping[str, Tensor], index: int, tokens: Tensor) -> Weights:
@@ -86,10 +87,6 @@ class Tower:
 
         self.block_by(weights, index, tokens, multiply)
         return seen
-
-    def activate(self, hidden: Tensor) -> Tensor:
-        """The activation between the two matrices of every block's MLP."""
-        return self._tower.transformer.resblocks[0].mlp.gelu(hidden)
 
     def finish(self, weights: Mapping[str, Tensor], tokens: Tensor) -> Tensor:
         """Features [N, D] of unit length from the tokens after the last block."""

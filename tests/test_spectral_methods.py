@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.errors import BenchmarkError
 from pipeline.methods import iso_c, iso_cts, opcm, tsv_m, wudi
 from pipeline.model import Weights
-from pipeline.toolbox.spectra import is_matrix, leading, polar, thin_svd
+from pipeline.toolbox.spectra import decorrelated, is_matrix, leading, polar, thin_svd
 from pipeline.vectors import TaskVectors
 from tests import toy
 
@@ -202,7 +202,7 @@ def tsv_oracle(stacked: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("shape", [(3, 9, 9), (3, 10, 7), (4, 7, 10), (2, 13, 6)])
 def test_tsv_m_is_the_zero_padded_one(shape: tuple):
     stacked = drawn(*shape)
-    close(tsv_m.decorrelated(stacked), tsv_oracle(stacked.numpy()))
+    close(decorrelated(stacked), tsv_oracle(stacked.numpy()))
 
 
 def test_tsv_m_of_orthogonal_tasks_is_the_sum_of_their_leading_parts():
@@ -211,25 +211,25 @@ def test_tsv_m_of_orthogonal_tasks_is_the_sum_of_their_leading_parts():
     halves = [
         (left[:, part] * values) @ right[:, part].mT for part in (slice(0, 6), slice(6, 12))
     ]  # two tasks, so six directions each stay: all that they have
-    close(tsv_m.decorrelated(torch.stack(halves)), halves[0] + halves[1])
+    close(decorrelated(torch.stack(halves)), halves[0] + halves[1])
     thirds = torch.stack([*halves, torch.zeros(12, 12, dtype=torch.float64)])  # four each
     kept = sum((left[:, part] * values[:4]) @ right[:, part].mT for part in (slice(0, 4), slice(6, 10)))
-    close(tsv_m.decorrelated(thirds), kept)
+    close(decorrelated(thirds), kept)
 
 
 def test_tsv_m_of_equal_experts_is_one_of_them_truncated():
     matrix = drawn(9, 8)
     left, values, right = np.linalg.svd(matrix.numpy(), full_matrices=False)
-    close(tsv_m.decorrelated(torch.stack([matrix] * 4)), (left[:, :2] * values[:2]) @ right[:2])
+    close(decorrelated(torch.stack([matrix] * 4)), (left[:, :2] * values[:2]) @ right[:2])
 
 
 def test_tsv_m_of_one_rank_deficient_task_is_its_expert():
-    close(tsv_m.decorrelated(low_rank(9, 7, 3)[None]), low_rank(9, 7, 3))
+    close(decorrelated(low_rank(9, 7, 3)[None]), low_rank(9, 7, 3))
 
 
 def test_tsv_m_refuses_more_tasks_than_directions():
     with pytest.raises(BenchmarkError, match=r"T = 4 on a matrix of shape \[9, 3\]; merge at most 3 tasks"):
-        tsv_m.decorrelated(drawn(4, 9, 3))
+        decorrelated(drawn(4, 9, 3))
 
 
 # Iso-C and Iso-CTS

@@ -20,6 +20,7 @@ from pipeline.schema import Schedule
 from pipeline.toolbox import essential, mloss
 from pipeline.toolbox.activations import advance, embed, expert, grams
 from pipeline.toolbox.regression import condition, solve
+from pipeline.toolbox.spectra import decorrelated
 from pipeline.tower import block_name
 from pipeline.vectors import add
 from tests import toy
@@ -465,14 +466,14 @@ def test_all_essential_directions_give_the_change_back(shape: tuple[int, int]):
     close(directions @ (directions.T @ change), change)
 
 
-def test_polar_is_the_nearest_isometry_and_ignores_what_is_not_there():
+def test_isometry_is_the_polar_factor_and_ignores_what_is_not_there():
     matrix = drawn(7, 4)
-    factor, mean = essential.polar(matrix)
+    factor, mean = essential.isometry(matrix)
     expected, stretch = scipy.linalg.polar(matrix.numpy())
     close(factor, expected)
     assert float(mean) == pytest.approx(np.trace(stretch) / 4)
     padded = torch.cat([matrix, torch.zeros(7, 2, dtype=DOUBLE)], dim=1)
-    again, same = essential.polar(padded)
+    again, same = essential.isometry(padded)
     close(again[:, :4], factor)
     assert not again[:, 4:].abs().gt(1e-12).any()
     assert float(same) == pytest.approx(float(mean))
@@ -543,26 +544,9 @@ def test_layers_are_balanced_by_the_squares_of_their_relative_norms():
     close(essential.balance(layers[:1])[0], layers[0])
 
 
-def test_singular_merge_of_one_task_is_its_change_and_of_orthogonal_ones_their_sum():
-    change = drawn(6, 4)
-    close(essential.merge_singular([change]), change)
-    left, right = (torch.linalg.qr(drawn(8, 8, seed=seed)).Q for seed in (1, 2))
-    parts = [left[:, at] @ torch.diag(drawn(4, seed=3).abs()) @ right[:, at].T for at in (slice(4), slice(4, 8))]
-    close(essential.merge_singular(parts), parts[0] + parts[1])
-    changes = [*drawn(3, 7, 6, seed=4)]
-    close(essential.merge_singular(changes[::-1]), essential.merge_singular(changes))
-
-
-def test_singular_merge_has_orthogonal_factors():
-    """Its singular values are those that were kept: polar factors do not change them."""
-    changes = [*drawn(2, 6, 6, seed=4)]
-    kept = torch.cat([torch.linalg.svdvals(change)[:3] for change in changes]).sort(descending=True).values
-    close(torch.linalg.svdvals(essential.merge_singular(changes)), kept)
-
-
 def test_esm_gives_the_attention_output_to_the_singular_merge():
     problem = toy.clip_problem()
     delta, names = solved("esm", problem), [f"{block_name(index)}attn.out_proj.weight" for index in (0, 1)]
-    expected = essential.balance([essential.merge_singular([*problem.vectors[name]]) for name in names])
+    expected = essential.balance([decorrelated(problem.vectors[name]) for name in names])
     for name, matrix in zip(names, expected, strict=True):
         close(delta[name], matrix)

@@ -24,7 +24,8 @@ from pipeline.model import Weights, fuse_qkv, split_qkv
 from pipeline.schema import Parameters, Schedule
 from pipeline.solution import Solution
 from pipeline.toolbox.activations import advance, embed, expert, grams
-from pipeline.toolbox.essential import balance, essential, merge_essential, merge_singular
+from pipeline.toolbox.essential import balance, essential, merge_essential
+from pipeline.toolbox.spectra import decorrelated
 from pipeline.tower import block_name
 
 TITLE = "ESM"
@@ -74,6 +75,6 @@ def _merge_block(problem: Problem, index: int, tokens: list[list[Tensor]]) -> We
     return {
         name: merge_essential([one[name] for one in changes], subspaces[name])
         if name in subspaces
-        else merge_singular([one[name] for one in changes])
+        else decorrelated(torch.stack([one[name] for one in changes]))
         for name in changes[0]
     }

@@ -19,7 +19,8 @@ from torch.func import grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import log_softmax, one_hot
 
-from pipeline.calibrate import Problem, generator
+from pipeline.calibrate import Problem
+from pipeline.draws import generator
 from pipeline.model import Weights
 from pipeline.schema import Parameters, Schedule
 from pipeline.solution import Solution

@@ -10,12 +10,10 @@ picks the scale on labelled validation data; we keep 1. Singular directions of v
 """
 
 from pydantic import Field
-from torch import Tensor
 
-from pipeline.errors import BenchmarkError
 from pipeline.model import Weights
 from pipeline.schema import Parameters
-from pipeline.toolbox.spectra import by_matrix, leading, polar
+from pipeline.toolbox.spectra import by_matrix, decorrelated
 from pipeline.vectors import TaskVectors
 
 TITLE = "TSV-M"
@@ -31,16 +29,3 @@ class Params(Parameters):
 def merge(vectors: TaskVectors, params: Params) -> Weights:
     """The merged delta {name: tensor}; BenchmarkError where a matrix has fewer directions than there are tasks."""
     return by_matrix(vectors, decorrelated, params.scale)
-
-
-def decorrelated(stacked: Tensor) -> Tensor:
-    """One matrix's merge [m, n] from its task vectors [T, m, n]."""
-    tasks, *shape = stacked.shape
-    rank = min(shape) // tasks
-    if rank == 0:
-        raise BenchmarkError(
-            f"TSV-M keeps min(m, n) // T singular directions of every task: none for T = {tasks} on a matrix of shape "
-            f"{shape}; merge at most {min(shape)} tasks"
-        )
-    u, s, v = leading(stacked, rank)
-    return (polar(u) * s) @ polar(v).mT

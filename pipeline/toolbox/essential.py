@@ -1,10 +1,11 @@
-"""Merging matrices through the directions in which they move what leaves them (their essential subspaces), or through
-their singular vectors; both sides are made orthogonal across tasks."""
+"""Merging matrices through the directions in which they move what leaves them: their essential subspaces."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from pipeline.toolbox.spectra import thin_svd
 
 NORM_POWER = 2
 """Of the norms of tasks, columns and layers, relative to their means."""
@@ -17,11 +18,10 @@ def relative(values: Tensor) -> Tensor:
     return values / values.mean().clamp(min=torch.finfo(values.dtype).tiny)
 
 
-def polar(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """(P Q^T, mean singular value) of P S Q^T, over the non-zero singular values: the nearest (partial) isometry."""
-    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
-    kept = (values > max(matrix.shape) * torch.finfo(values.dtype).eps * values.max()).to(values.dtype)
-    return left * kept @ right, (values * kept).sum() / kept.sum().clamp(min=1)
+def isometry(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """(polar factor of A, mean of its non-zero singular values)."""
+    left, values, right = thin_svd(matrix)
+    return left @ right.mT, values.sum() / (values > 0).sum().clamp(min=1)
 
 
 def essential(change: Tensor, gram: Tensor, keep: int) -> tuple[Tensor, Tensor]:
@@ -48,17 +48,8 @@ def merge_essential(changes: Sequence[Tensor], subspaces: Sequence[tuple[Tensor,
         right.append(norm * emphasis[:, None] * (directions.T @ change))
     coordinates = torch.cat(right)
     coordinates = coordinates * relative(coordinates.norm(dim=0)) ** NORM_POWER
-    (outer, outer_mean), (inner, inner_mean) = polar(torch.cat(left, dim=1)), polar(coordinates)
+    (outer, outer_mean), (inner, inner_mean) = isometry(torch.cat(left, dim=1)), isometry(coordinates)
     return GAIN * outer_mean * inner_mean * outer @ inner
-
-
-def merge_singular(changes: Sequence[Tensor]) -> Tensor:
-    """TSV-M of one matrix (arXiv 2412.00081): each task's top floor(min(out, in) / T) singular triplets."""
-    keep = min(changes[0].shape) // len(changes)
-    left, values, right = zip(*(torch.linalg.svd(change, full_matrices=False) for change in changes), strict=True)
-    outer, _ = polar(torch.cat([vectors[:, :keep] for vectors in left], dim=1))
-    inner, _ = polar(torch.cat([vectors[:keep] for vectors in right]))
-    return outer * torch.cat([some[:keep] for some in values]) @ inner
 
 
 def balance(layers: Sequence[Tensor]) -> list[Tensor]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from pipeline.errors import BenchmarkError
 from pipeline.model import PARTS, Weights
 
 MATRICES = (*(f".attn.{part}.weight" for part in (*PARTS, "out_proj")), ".mlp.c_fc.weight", ".mlp.c_proj.weight")
@@ -56,6 +57,23 @@ def polar(matrix: Tensor) -> Tensor:
     """
     u, _, v = thin_svd(matrix)
     return u @ v.mT
+
+
+def decorrelated(stacked: Tensor) -> Tensor:
+    """TSV-M of one matrix (arXiv 2412.00081): [m, n] from its task vectors [T, m, n].
+
+    The leading floor(min(m, n) / T) triplets of every task, their vectors made orthonormal across tasks.
+    BenchmarkError if that is none.
+    """
+    tasks, *shape = stacked.shape
+    rank = min(shape) // tasks
+    if rank == 0:
+        raise BenchmarkError(
+            f"TSV-M keeps min(m, n) // T singular directions of every task: none for T = {tasks} on a matrix of shape "
+            f"{shape}; merge at most {min(shape)} tasks"
+        )
+    u, s, v = leading(stacked, rank)
+    return (polar(u) * s) @ polar(v).mT
 
 
 def _beside(columns: Tensor) -> Tensor:
