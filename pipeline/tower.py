@@ -24,6 +24,8 @@ class Tower:
         self._mean, self._std = mean, std
         self.depth = len(self._tower.transformer.resblocks)
         """Number of transformer blocks."""
+        self.activation: Callable[[Tensor], Tensor] = self._tower.transformer.resblocks[0].mlp.gelu
+        """What an MLP applies to each of its hidden units."""
 
     def __call__(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
         """Features [N, D] of unit length: `finish` of all blocks of `embed`."""
