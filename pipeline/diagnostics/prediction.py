@@ -4,14 +4,24 @@ Spearman's rho is the correlation of ranks, ties at their mean rank. Where point
 sizes), ranks are taken within each stratum, about their mean and as a share of its points, and pooled: what the stratum
 alone explains is then no merit of the measure. With one stratum that is Spearman's rho.
 
-Intervals are percentiles of a bootstrap of the points, within strata; a resample in which all ranks are tied has no
-correlation and is left out. With the eight points of eight tasks such an interval is rough.
+Two intervals, both of 95 %:
+
+    low, high              percentiles of a bootstrap of the points, within strata; a resample in which all ranks are
+                           tied has no correlation and is left out
+    task_low, task_high    rho -+ t(T - 1) times the jackknife's standard error over tasks: every task is left out in
+                           turn, with all points that have it
+
+Where points are subsets of the same few tasks they are not independent: of measures and losses drawn at random for
+eight tasks and their pairs, 73 % of the first kind of interval excluded zero over 200 subsets, 12 % of the second. The
+first covers other subsets of these tasks, only the second other tasks. Where points are tasks the first is right (5 %
+of those at eight tasks excluded zero).
 """
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 RESAMPLES = 2000
 
@@ -45,21 +55,20 @@ def interval(one: np.ndarray, other: np.ndarray, strata: np.ndarray, seed: int) 
     return tuple(float(edge) for edge in np.nanquantile(found, (0.025, 0.975)))
 
 
-def without_each(
+def jackknife(
     one: np.ndarray, other: np.ndarray, strata: np.ndarray, members: Sequence[Sequence[int]]
 ) -> tuple[float, float]:
-    """The least and greatest correlation when a task is left out with every point that has it among its `members`."""
+    """The interval over tasks; `members`: the tasks of each point. NaN if a correlation without a task is undefined."""
     found = []
     for task in sorted({task for tasks in members for task in tasks}):
         kept = np.array([task not in tasks for tasks in members])
-        if kept.any():
-            found.append(correlation(one[None, kept], other[None, kept], strata[kept])[0])
-    if not np.isfinite(found).any():
-        return float("nan"), float("nan")
-    return float(np.nanmin(found)), float(np.nanmax(found))
+        found.append(correlation(one[None, kept], other[None, kept], strata[kept])[0])
+    error = np.sqrt((len(found) - 1) * np.var(found)) * stats.t.ppf(0.975, len(found) - 1)
+    centre = correlation(one[None], other[None], strata)[0]
+    return float(np.clip(centre - error, -1, 1)), float(np.clip(centre + error, -1, 1))
 
 
-HEADER = ("scope", "measure", "method", "n", "rho", "low", "high", "least", "most")
+HEADER = ("scope", "measure", "method", "n", "rho", "low", "high", "task_low", "task_high")
 Row = tuple[str, str, str, int, float, float, float, float, float]
 
 
@@ -71,17 +80,14 @@ def predict(
     members: Sequence[Sequence[int]],
     seed: int,
 ) -> list[Row]:
-    """A row (see HEADER) for every measure [n] and every method's loss [n].
-
-    `members`: the tasks of each point, for `least` and `most`, the range of rho when any one task is left out.
-    """
+    """A row (see HEADER) for every measure [n] and every method's loss [n]; `members`: the tasks of each point."""
     groups = np.asarray(strata)
     return [
         (
             *(scope, measure, method, len(groups)),
             float(correlation(values[None], loss[None], groups)[0]),
             *interval(values, loss, groups, seed),
-            *without_each(values, loss, groups, members),
+            *jackknife(values, loss, groups, members),
         )
         for measure, values in measures.items()
         for method, loss in losses.items()
