@@ -50,4 +50,4 @@ def _write(axes: Axes, values: np.ndarray, limit: float) -> None:
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
             colour = "white" if abs(value) > 0.6 * limit else "black"
-            axes.text(column, row, f"{value:.2f}", ha="center", va="center", size=6, color=colour)
+            axes.text(column, row, f"{round(value, 2) + 0.0:.2f}", ha="center", va="center", size=6, color=colour)

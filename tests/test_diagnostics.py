@@ -14,7 +14,7 @@ from scipy import stats
 from torch import Tensor
 from torch.nn.functional import gelu
 
-from pipeline import figures, heatmaps, store
+from pipeline import figures, heatmaps, store, verdict
 from pipeline.calibrate import generator
 from pipeline.diagnostics import (
     MEASURES,
@@ -25,7 +25,6 @@ from pipeline.diagnostics import (
     ensembles,
     prediction,
     subspaces,
-    words,
 )
 from pipeline.diagnostics.behaviour import arithmetic, chosen, disagreement, disentanglement, transfer
 from pipeline.diagnostics.subsets import among, draw_subsets, merged
@@ -126,7 +125,7 @@ def test_mloss_of_a_tower_does_not_depend_on_the_batches(monkeypatch: pytest.Mon
     problem = toy.clip_problem()
     experts = experts_of(problem)
     whole = ensembles.losses(problem.encoder, problem.base, experts, problem.images[0])
-    monkeypatch.setattr(ensembles, "BATCH", 3)
+    monkeypatch.setattr(ensembles, "NUMBERS", 3 * 3 * 5 * 128)  # three images of five tokens
     for one, other in zip(
         whole, ensembles.losses(problem.encoder, problem.base, experts, problem.images[0]), strict=True
     ):
@@ -544,7 +543,7 @@ def prediction_rows(**changes: float) -> pd.DataFrame:
 
 
 def test_the_paragraph_says_what_the_intervals_say():
-    said = words.paragraph(prediction_rows())
+    said = verdict.paragraph(prediction_rows())
     assert "Over the 8 tasks" in said
     assert "2 of their 95 % intervals exclude zero" in said  # tasks: the bootstrap
     assert "0 of their 95 % intervals exclude zero" in said  # subsets: the interval over tasks
@@ -555,7 +554,7 @@ def test_the_paragraph_says_what_the_intervals_say():
 
 
 def test_the_paragraph_leaves_out_what_is_undefined():
-    assert words.paragraph(prediction_rows(rho=math.nan)) == ""
+    assert verdict.paragraph(prediction_rows(rho=math.nan)) == ""
 
 
 def test_the_heat_maps_show_the_measured_values(diagnosis: Path):

@@ -7,9 +7,9 @@
     subsets       random subsets of the tasks, and what simple merges of them lose
     prediction    rank correlations between measures and losses, with intervals
     collect       from a suite's files to the tables of data/diagnostics
-    words         what the correlations say, in sentences
 
-Every measure gives a value per task of a set of tasks. Measures of pairs are averaged over the other tasks of the set.
+Every measure gives a value per task of a set of tasks; measures of pairs are averaged over the other tasks of the set.
+`pipeline.heatmaps` and `pipeline.verdict` show and tell what was found.
 """
 
 from pydantic import Field

@@ -15,8 +15,8 @@ from pipeline.toolbox import mloss
 from pipeline.toolbox.mloss import MLoss
 from pipeline.tower import Tower, block_name
 
-BATCH = 16
-"""Images whose pre-activations of all experts are held at once."""
+NUMBERS = 1 << 25
+"""How many pre-activations are held at once; a layer goes through in batches of so many, at least one image each."""
 
 
 def layer_name(index: int) -> str:
@@ -30,7 +30,8 @@ def losses(tower: Tower, average: Weights, experts: Sequence[Mapping[str, Tensor
     images: uint8 [N, H, W, 3].
     """
     with torch.inference_mode():
-        batches = [tower.embed(average, batch) for batch in images.split(BATCH)]
+        tokens, units = tower.embed(average, images), len(average[f"{layer_name(0)}.bias"])
+        batches = tokens.split(max(1, NUMBERS // (len(experts) * tokens.shape[1] * units)))
         found = []
         for index in range(tower.depth):
             layer = [
