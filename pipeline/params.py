@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline import methods, suites
+from pipeline.diagnostics import Settings
 from pipeline.errors import BenchmarkError
 from pipeline.rescale import Rescale
 from pipeline.schema import Parameters, Precision, Schedule
@@ -76,6 +77,7 @@ class Params(methods.load("samerging").Params):
     study: Study
     rescale: Rescale
     surgery: Surgery
+    diagnose: Settings
     merge: dict[str, Any]
     calibrate: dict[str, Any]
     recipe: dict[str, Any]

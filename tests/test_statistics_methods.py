@@ -345,28 +345,8 @@ def test_solve_refuses_what_the_images_do_not_reach():
         solve(drawn(5, 8), x.T @ x)
 
 
-def test_mloss_is_the_distance_of_ensemble_and_average():
-    y = drawn(4, 3, 7, 5)
-    ensemble, merged = np.maximum(y.numpy(), 0).mean(0), np.maximum(y.numpy().mean(0), 0)
-    length, size = np.sqrt(((ensemble - merged) ** 2).sum(-1)), np.sqrt((merged**2).sum(-1))
-    energy, reference = ((ensemble - merged) ** 2).mean((0, 1)), (merged**2).mean((0, 1))
-    close(mloss.layer(y, relu), length)
-    close(mloss.nodes(iter(y), relu), energy)
-    close(mloss.layer(y, relu, normalised=True), length / size)
-    close(mloss.nodes(y, relu, normalised=True), energy / reference)
-
-
-def test_mloss_of_equal_models_and_of_linear_activations_is_zero():
-    y = drawn(1, 6, 5).expand(3, -1, -1)
-    for normalised in (False, True):
-        assert not mloss.layer(y, gelu, normalised=normalised).any()
-        assert not mloss.nodes(y, gelu, normalised=normalised).any()
-    close(mloss.layer(drawn(3, 6, 5), lambda x: 2 * x), torch.zeros(6, dtype=DOUBLE), 1e-14)
-    assert not mloss.nodes(torch.zeros(2, 6, 5, dtype=DOUBLE), relu, normalised=True).any()
-
-
 def test_ensembles_of_a_convex_activation_lie_above_the_average():
-    difference, _ = mloss.discrepancy(drawn(5, 50, 4), relu)
+    difference, _ = mloss.gap(drawn(5, 50, 4), relu)
     assert difference.min() > -1e-15  # Jensen
     assert difference.max() > 0.1
 
@@ -377,7 +357,7 @@ def test_mloss_of_close_models_is_curvature_times_variance():
     y = centre + spread * drawn(6, 40, 3, seed=1)
     mean = y.mean(0)
     curvature = torch.exp(-mean.square() / 2) / math.sqrt(2 * math.pi) * (2 - mean.square())
-    difference, _ = mloss.discrepancy(y, gelu)
+    difference, _ = mloss.gap(y, gelu)
     close(difference / spread**2, curvature * y.var(0, correction=0) / 2 / spread**2, 2e-3)
 
 

@@ -1,22 +1,38 @@
-"""M-Loss: how far averaging the weights of a layer is from averaging what its models answer.
+"""M-Loss: what is lost at a layer when models are averaged instead of their outputs (arXiv 2602.08564).
 
-    d(x) = mean_t s(y_t) - s(mean_t y_t),    y_t = W_t x + b_t
+T models see the same input of a layer; model t answers y_t = W_t x + b_t, the averaged model mean_t y_t. With the
+activation s the two differ by
 
-s is the activation, x enters all models. arXiv 2602.08564. `preactivations` are the y_t, one tensor [..., units] per
-model (a tensor [T, ..., units] will do); they are read one at a time. Zero for equal models and for linear s.
+    gap = mean_t s(y_t) - s(mean_t y_t)
+
+which is zero where s is linear or the models agree, never negative where s is convex, and grows with the variance of
+y_t over models. `pre_activations` are the y_t, one tensor [N, L, units] per model, read one at a time.
 """
 
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 Activation = Callable[[Tensor], Tensor]
 
 
-def discrepancy(preactivations: Iterable[Tensor], activation: Activation) -> tuple[Tensor, Tensor]:
-    """(d, s(mean_t y_t)), both [..., units]."""
-    models = iter(preactivations)
+class MLoss(NamedTuple):
+    """What one layer loses."""
+
+    layer: Tensor
+    """[N], the length of the gap over tokens and units."""
+    normalised: Tensor
+    """[N], the same divided by the length of s(mean_t y_t)."""
+    node: Tensor
+    """[units], per unit the mean square of the gap over samples and tokens."""
+    power: Tensor
+    """Scalar, the mean square of s(mean_t y_t): `node` divided by it is the share of a unit."""
+
+
+def gap(pre_activations: Iterable[Tensor], activation: Activation) -> tuple[Tensor, Tensor]:
+    """(gap, s(mean_t y_t)), both [N, L, units]."""
+    models = iter(pre_activations)
     inside = next(models)
     ensemble = activation(inside)
     for count, one in enumerate(models, start=2):
@@ -26,20 +42,13 @@ def discrepancy(preactivations: Iterable[Tensor], activation: Activation) -> tup
     return ensemble - merged, merged
 
 
-def layer(preactivations: Iterable[Tensor], activation: Activation, *, normalised: bool = False) -> Tensor:
-    """Layer-level M-Loss of every input [...]: |d(x)|_2, divided by |s(mean_t y_t)|_2 if `normalised`."""
-    difference, merged = discrepancy(preactivations, activation)
-    length = difference.norm(dim=-1)
-    return _ratio(length, merged.norm(dim=-1)) if normalised else length
+def losses(pre_activations: Iterable[Tensor], activation: Activation) -> MLoss:
+    """All of M-Loss at one layer."""
+    difference, merged = gap(pre_activations, activation)
+    layer, length = difference.flatten(1).norm(dim=1), merged.flatten(1).norm(dim=1)
+    return MLoss(layer, layer / length, difference.square().mean((0, 1)), merged.square().mean())
 
 
-def nodes(preactivations: Iterable[Tensor], activation: Activation, *, normalised: bool = False) -> Tensor:
-    """Node-level M-Loss [units]: E_x d_j(x)^2, divided by E_x s(mean_t y_t)_j^2 if `normalised`."""
-    difference, merged = discrepancy(preactivations, activation)
-    energy, reference = (value.square().flatten(0, -2).mean(0) for value in (difference, merged))
-    return _ratio(energy, reference) if normalised else energy
-
-
-def _ratio(part: Tensor, whole: Tensor) -> Tensor:
-    """part / whole, zero where part is."""
-    return torch.where(part == 0, part, part / whole)
+def nodes(pre_activations: Iterable[Tensor], activation: Activation) -> Tensor:
+    """Node-level M-Loss [units]: see `MLoss.node`."""
+    return losses(pre_activations, activation).node
