@@ -109,6 +109,10 @@ stages</summary>
 <h3>{{ title }}</h3>
 {{ grid(table) }}
 {% endfor %}
+{% if suite.diagnosis %}
+<h3>Does anything measured before merging predict what it costs?</h3>
+<p>{{ suite.diagnosis }}</p>
+{% endif %}
 {% for figure in suite.figures %}
 <figure>
 {{ figure.svg }}

@@ -10,7 +10,7 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from pipeline import anchors, figures, scores, store, tables
+from pipeline import anchors, figures, heatmaps, scores, store, tables, verdict
 from pipeline.page import page
 from pipeline.references import MARK, Reference, refer
 from pipeline.results import Chosen, Results, on_top, parameters, read
@@ -53,6 +53,15 @@ def draw(results: Results, chosen: Chosen, titles: Mapping[str, str], width: flo
             f"Loss of the batch before each step, on {splits}; mean and range over {seeds}. Each method has its own "
             "objective, unit and scale.",
         ),
+        "mloss": (
+            heatmaps.mloss(results.measures, results.tasks, width),
+            f"Normalised M-Loss (arXiv 2602.08564) at the first matrix of each block's MLP, on unlabelled {splits}: "
+            "how far averaging the experts' weights is from averaging their answers there.",
+        ),
+        "cosines": (
+            heatmaps.cosines(results.measures, results.tasks, width),
+            "Cosines between the task vectors, over the whole model.",
+        ),
         "images": (
             figures.contact_sheet(results.images, width),
             "The first images of each task's test split.",
@@ -78,6 +87,7 @@ def write(inputs: Sequence[Path], suites: Sequence[str], chosen: Chosen, look: A
         for name, (_, other, text) in beside.items():
             store.write_text(tabled / f"{suite}-{name}.csv", text)
             store.write_text(tabled / f"{suite}-{name}.md", tables.markdown(other))
+        store.write_text(tabled / f"{suite}-prediction.csv", _csv(results.predictions))
         lasting, timed = (_overview(results, groups, titles, look.decimals, clock) for clock in (False, True))
         store.write_text(tabled / f"{suite}-overview.md", tables.markdown(lasting))
         store.write_text(tabled / f"{suite}-overview.tex", tables.latex(lasting, f"{suite}-overview"))
@@ -91,6 +101,7 @@ def write(inputs: Sequence[Path], suites: Sequence[str], chosen: Chosen, look: A
         said = scores.sentences(runs, results.tasks, groups["Data-free"], titles, look.decimals)
         others = [("All methods at a glance", timed), *((title, other) for title, other, _ in beside.values())]
         content = {"name": suite, "sentences": said, "table": table, "beside": others, "figures": shown}
+        content["diagnosis"] = verdict.paragraph(results.predictions)
         sections.append({**content, **_provenance(results), **_origin(results)})
     for name, text in _plots(found).items():
         store.write_text(plotted / f"{name}.csv", text)
@@ -218,4 +229,8 @@ def _plots(found: Iterable[Results]) -> dict[str, str]:
         "losses": ["suite", "method", "seed", "step", "loss"],
     }
     tidied = {name: pd.concat(frames)[order[name]].replace({"seed": -1}, "") for name, frames in rows.items()}
-    return {name: frame.to_csv(index=False, float_format="%.6g", lineterminator="\n") for name, frame in tidied.items()}
+    return {name: _csv(frame) for name, frame in tidied.items()}
+
+
+def _csv(frame: pd.DataFrame) -> str:
+    return frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")

@@ -41,6 +41,10 @@ class Results:
     """Methods that need more than one model's weights or computation at inference."""
     seconds: Mapping[str, float]
     """Per method how long its merge or calibration took."""
+    measures: pd.DataFrame
+    """What was measured before merging; columns as in `pipeline.diagnostics.collect`."""
+    predictions: pd.DataFrame
+    """How well those measures predict what merging costs."""
     losses: Mapping[str, np.ndarray]
     """[S, steps] per method that takes steps, seeds ascending."""
     coefficients: np.ndarray
@@ -98,8 +102,8 @@ def choose(methods: Mapping[str, Sequence[str]]) -> Chosen:
 
 
 def read(inputs: Sequence[Path], suite: str, chosen: Chosen) -> Results:
-    """The results of a suite; inputs: the folders of scores, costs, studies, merges, previews, origins, run records."""
-    counted, priced, studied, merged, previews, origins, recorded = inputs
+    """The results of a suite; inputs: the folders that stages/report.py names, in order."""
+    counted, priced, diagnosed, studied, merged, previews, origins, recorded = inputs
     images = store.read_arrays(previews / f"{suite}.npz")
     tasks = tuple(images)
     frame = _scores([counted / suite / f"{name}.csv" for name in chosen.names])
@@ -135,6 +139,8 @@ def read(inputs: Sequence[Path], suite: str, chosen: Chosen) -> Results:
         costs={name: store.read_json(priced / suite / f"{name}.json") for name in chosen.names},
         several=frozenset(name for name, about in abouts.items() if about["extras"] not in (None, "heads")),
         seconds={name: store.read_json(recorded / f"{one}.json")["seconds"] for name, one in _makers(suite, chosen)},
+        measures=_table(diagnosed / suite / "measures.csv"),
+        predictions=_table(diagnosed / suite / "prediction.csv"),
         losses={name: _losses(path) for name, path in curves.items() if path.exists()},
         coefficients=values.mean(axis=0)[0],
         groups=tuple(abouts[MAIN]["groups"]),
@@ -163,6 +169,11 @@ def _scores(paths: Iterable[Path], extra: Sequence[str] = ()) -> pd.DataFrame:
     return pd.concat([scores.parse(store.read_text(path), path, extra) for path in paths], ignore_index=True)
 
 
+def _table(path: Path) -> pd.DataFrame:
+    """A CSV file in which an empty text is a text."""
+    return pd.read_csv(io.StringIO(store.read_text(path))).fillna(dict.fromkeys(("layer", "task", "other"), ""))
+
+
 def _losses(path: Path) -> np.ndarray:
     return pd.read_csv(io.StringIO(store.read_text(path))).pivot(index="seed", columns="step", values="loss").to_numpy()
 
@@ -181,7 +192,7 @@ def _records(suite: str, chosen: Chosen) -> list[str]:
     """The names of the run records, in the order of the pipeline."""
     scaled = [f"{name}-rescaled" for name in chosen.rescaled]
     return [
-        *(f"{stage}-{suite}" for stage in ("prepare", "teach")),
+        *(f"{stage}-{suite}" for stage in ("prepare", "teach", "diagnose")),
         *(record for _, record in _makers(suite, chosen)),
         *(f"rescale-{suite}-{name}" for name in chosen.rescaled),
         *(f"evaluate-{suite}-{name}" for name in (*chosen.names, *scaled)),

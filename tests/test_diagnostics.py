@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn.functional import gelu
 
 from pipeline import figures, heatmaps, store, verdict
-from pipeline.calibrate import generator
 from pipeline.diagnostics import (
     MEASURES,
     METHODS,
@@ -28,6 +27,7 @@ from pipeline.diagnostics import (
 )
 from pipeline.diagnostics.behaviour import arithmetic, chosen, disagreement, disentanglement, transfer
 from pipeline.diagnostics.subsets import among, draw_subsets, merged
+from pipeline.draws import generator
 from pipeline.errors import BenchmarkError
 from pipeline.suite import SuiteFolder
 from pipeline.toolbox import mloss

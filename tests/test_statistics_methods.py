@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn.functional import gelu, relu
 
 from pipeline import methods
-from pipeline.calibrate import Problem, generator
+from pipeline.calibrate import Problem
+from pipeline.draws import generator
 from pipeline.errors import BenchmarkError
 from pipeline.methods import fisher, m_ties
 from pipeline.model import Weights

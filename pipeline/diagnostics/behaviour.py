@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.calibrate import draw
+from pipeline.draws import draw
 from pipeline.features import encode
 from pipeline.model import Encoder, Weights
 from pipeline.suite import SuiteFolder, device, to_device

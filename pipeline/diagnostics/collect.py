@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 
 from pipeline import store
-from pipeline.calibrate import generator
 from pipeline.diagnostics import METHODS, SIZE, Settings, behaviour, directions, prediction, subspaces
 from pipeline.diagnostics.ensembles import layer_name
 from pipeline.diagnostics.subsets import Merged, Subset, among, draw_subsets, merged
+from pipeline.draws import generator
 from pipeline.errors import BenchmarkError
 from pipeline.parallel import run
 from pipeline.suite import SuiteFolder
