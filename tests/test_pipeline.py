@@ -20,151 +20,199 @@ from pipeline.stage import Stage
 from tests import toy
 
 REPORT = frozenset({"report"})
-RESCALED = {
-    name: frozenset({f"rescale@mini-8-{name}", f"evaluate-rescaled@mini-8-{name}"})
-    for name in ("task_arithmetic", "ties")
-}
-SURGERY = {
-    name: frozenset({f"surgery@mini-8-{name}", f"evaluate-surgery@mini-8-{name}"})
-    for name in ("task_arithmetic", "samerging")
-}
-RESCALES = RESCALED["task_arithmetic"] | RESCALED["ties"] | REPORT
-SURGERIES = SURGERY["task_arithmetic"] | SURGERY["samerging"] | REPORT
-SAMERGING_SCORE = frozenset({"samerging@mini-8", "evaluate-samerging@mini-8"}) | SURGERY["samerging"] | REPORT
+DATA_FREE = (
+    "zeroshot", "individual", "average", "task_arithmetic", "ties", "dare", "dare_ties", "consensus", "pcb", "nan", "opcm",
+    "tsv_m", "iso_c", "iso_cts", "wudi", "emr", "smile",
+)  # fmt: skip
+LEARNED = (
+    "fisher", "regmean", "regmean_pp", "m_ties", "esm", "prodistill", "adamerging_taskwise", "adamerging_taskwise_pp",
+    "adamerging", "adamerging_pp", "symerge", "distillation",
+)  # fmt: skip
+SCALED = tuple(name for name in DATA_FREE if name not in {"zeroshot", "individual", "emr", "smile"})
+OPERATED = ("average", "task_arithmetic", "adamerging", "samerging")
+STUDIED = ("adamerging", "distillation")
+
+
+def further(name: str) -> frozenset[str]:
+    """What is made of a method's merge."""
+    scaled = {f"rescale@mini-8-{name}", f"evaluate-rescaled@mini-8-{name}"} if name in SCALED else set()
+    operated = {f"surgery@mini-8-{name}", f"evaluate-surgery@mini-8-{name}"} if name in OPERATED else set()
+    return frozenset(scaled | operated) | REPORT
+
+
+def of(name: str) -> frozenset[str]:
+    """The stages of a method, the report included."""
+    if name in DATA_FREE:
+        return further(name) | {f"merge@mini-8-{name}", f"evaluate@mini-8-{name}"}
+    study = {f"study@mini-8-{name}"} if name in STUDIED else set()
+    return further(name) | {f"calibrate@mini-8-{name}", f"evaluate-calibrated@mini-8-{name}"} | study
+
+
+def those(stages: frozenset[str], *kinds: str) -> frozenset[str]:
+    """The stages of these kinds, and the report."""
+    return frozenset(name for name in stages if name.split("@")[0] in kinds) | REPORT
+
+
+SAMERGING_SCORE = frozenset({"samerging@mini-8", "evaluate-samerging@mini-8"}) | further("samerging")
 SAMERGING = SAMERGING_SCORE | {"study-samerging@mini-8"}
-ADAMERGING = frozenset(
-    {"calibrate@mini-8-adamerging", "evaluate-calibrated@mini-8-adamerging", "study@mini-8-adamerging"} | REPORT
-)
-DISTILLATION = frozenset(
-    {"calibrate@mini-8-distillation", "evaluate-calibrated@mini-8-distillation", "study@mini-8-distillation"} | REPORT
-)
-STUDIES = frozenset({"study@mini-8-adamerging", "study@mini-8-distillation", "study-samerging@mini-8"}) | REPORT
-CALIBRATED = SAMERGING | ADAMERGING | DISTILLATION
+MERGED = frozenset().union(*map(of, DATA_FREE))
+CALIBRATED = SAMERGING.union(*map(of, LEARNED))
+DIAGNOSIS = frozenset({"diagnose@mini-8"}) | REPORT
+EVERYTHING = frozenset({"prepare@mini-8", "teach@mini-8"}) | DIAGNOSIS | MERGED | CALIBRATED
+STUDIES = those(EVERYTHING, "study", "study-samerging")
+RESCALES = those(EVERYTHING, "rescale", "evaluate-rescaled")
+SURGERIES = those(EVERYTHING, "surgery", "evaluate-surgery")
 FURTHER = RESCALES | SURGERIES
-TASK_ARITHMETIC = (
-    frozenset({"merge@mini-8-task_arithmetic", "evaluate@mini-8-task_arithmetic"})
-    | RESCALED["task_arithmetic"]
-    | SURGERY["task_arithmetic"]
-    | REPORT
-)
-TIES = frozenset({"merge@mini-8-ties", "evaluate@mini-8-ties"}) | RESCALED["ties"] | REPORT
-MERGES = frozenset(f"merge@mini-8-{name}" for name in ("zeroshot", "individual", "average", "task_arithmetic", "ties"))
-EVALUATES = frozenset(
-    {
-        "evaluate@mini-8-zeroshot",
-        "evaluate@mini-8-individual",
-        "evaluate@mini-8-average",
-        "evaluate@mini-8-task_arithmetic",
-        "evaluate@mini-8-ties",
-        "evaluate-calibrated@mini-8-adamerging",
-        "evaluate-calibrated@mini-8-distillation",
-        "evaluate-samerging@mini-8",
-    }
-) | {name for name in FURTHER if name.startswith("evaluate-")}
-EVERYTHING = frozenset({"prepare@mini-8", "teach@mini-8"}) | MERGES | EVALUATES | CALIBRATED | FURTHER
+EVALUATES = frozenset(name for name in EVERYTHING if name.startswith("evaluate"))
+TIES, ADAMERGING, DISTILLATION = of("ties"), of("adamerging"), of("distillation")
 NOTHING: frozenset[str] = frozenset()
 
-RERUNS: dict[str, frozenset[str]] = {
-    # What runs. The stages that a new suite or method adds are the subject of tests of their own.
-    "suites": REPORT,
-    "methods.merge": REPORT,
-    "methods.calibrate": REPORT,
-    "methods.study": REPORT,
-    "methods.rescale": REPORT,
-    "methods.surgery": REPORT,
-    # What all calibrated methods share.
-    "seeds": CALIBRATED | FURTHER,
-    "samples_per_task": CALIBRATED - STUDIES | SURGERIES,
-    "calibration_split": CALIBRATED | FURTHER | {"teach@mini-8"},
-    "evaluation_split": EVALUATES | STUDIES,
-    "precision": CALIBRATED,
-    # The method under study.
-    "rho": SAMERGING,
-    "sharpness": SAMERGING,
-    "temperature": SAMERGING,
-    "initial_coefficient": SAMERGING,
-    "weight_decay": SAMERGING,
-    "schedule.mini-8.lr": CALIBRATED,
-    "schedule.mini-8.steps": CALIBRATED,
-    "schedule.mini-8.batch_size": CALIBRATED,
-    "schedule.nano-3.lr": NOTHING,
-    "schedule.nano-3.steps": NOTHING,
-    "schedule.nano-3.batch_size": NOTHING,
-    "study.samples": STUDIES,
-    # Merges that are taken further.
-    "rescale.samples": RESCALES,
-    "rescale.temperature": RESCALES,
-    "rescale.factors": RESCALES,
-    "surgery.rank": SURGERIES,
-    "surgery.lr": SURGERIES,
-    "surgery.steps": SURGERIES,
-    "surgery.batch_size": SURGERIES,
-    # Baselines.
-    "merge.zeroshot": {"merge@mini-8-zeroshot", "evaluate@mini-8-zeroshot"} | REPORT,
-    "merge.individual": {"merge@mini-8-individual", "evaluate@mini-8-individual"} | REPORT,
-    "merge.average": {"merge@mini-8-average", "evaluate@mini-8-average"} | REPORT,
-    "merge.task_arithmetic.scale": TASK_ARITHMETIC,
-    "merge.ties.keep": TIES,
-    "merge.ties.scale": TIES,
-    "merge.ties.aggregate": TIES,
-    "calibrate.adamerging.initial_coefficient": ADAMERGING,
-    "calibrate.adamerging.weight_decay": ADAMERGING,
-    "calibrate.adamerging.clamp": ADAMERGING,
-    "calibrate.distillation.temperature": DISTILLATION,
-    "calibrate.distillation.initial_coefficient": DISTILLATION,
-    "calibrate.distillation.weight_decay": DISTILLATION,
-    # The suites themselves.
-    "recipe.mini-8.seed": EVERYTHING,
-    "recipe.mini-8.train_images": EVERYTHING,
-    "recipe.mini-8.validation_images": EVERYTHING,
-    "recipe.mini-8.test_images": EVERYTHING,
-    "recipe.mini-8.width": EVERYTHING,
-    "recipe.mini-8.layers": EVERYTHING,
-    "recipe.mini-8.caption_noise": EVERYTHING,
-    "recipe.mini-8.pretrain_steps": EVERYTHING,
-    "recipe.mini-8.pretrain_batch": EVERYTHING,
-    "recipe.mini-8.pretrain_lr": EVERYTHING,
-    "recipe.mini-8.expert_steps": EVERYTHING,
-    "recipe.mini-8.expert_batch": EVERYTHING,
-    "recipe.mini-8.expert_lr": EVERYTHING,
-    "recipe.nano-3.seed": NOTHING,
-    "recipe.nano-3.train_images": NOTHING,
-    "recipe.nano-3.validation_images": NOTHING,
-    "recipe.nano-3.test_images": NOTHING,
-    "recipe.nano-3.width": NOTHING,
-    "recipe.nano-3.layers": NOTHING,
-    "recipe.nano-3.caption_noise": NOTHING,
-    "recipe.nano-3.pretrain_steps": NOTHING,
-    "recipe.nano-3.pretrain_batch": NOTHING,
-    "recipe.nano-3.pretrain_lr": NOTHING,
-    "recipe.nano-3.expert_steps": NOTHING,
-    "recipe.nano-3.expert_batch": NOTHING,
-    "recipe.nano-3.expert_lr": NOTHING,
-    # How the report looks.
-    "report.dpi": REPORT,
-    "report.width": REPORT,
-    "report.decimals": REPORT,
-} | {
-    # The paper's suites, of which none runs.
-    f"{key}.{group}-{backbone}.{leaf}": NOTHING
-    for group in ("ta8", "tall14", "tall20")
-    for backbone in ("vit-b-32", "vit-b-16", "vit-l-14")
-    for key, leaf in (
-        ("schedule", "lr"),
-        ("schedule", "steps"),
-        ("schedule", "batch_size"),
-        ("recipe", "seed"),
-        ("recipe", "pool"),
-    )
-}
+RERUNS: dict[str, frozenset[str]] = (
+    {
+        # What runs. The stages that a new suite or method adds are the subject of tests of their own.
+        "suites": REPORT,
+        "methods.merge": REPORT,
+        "methods.calibrate": REPORT,
+        "methods.study": REPORT,
+        "methods.rescale": REPORT,
+        "methods.surgery": REPORT,
+        # What all calibrated methods share.
+        "seeds": CALIBRATED | FURTHER,
+        "samples_per_task": CALIBRATED - STUDIES | SURGERIES,
+        "calibration_split": CALIBRATED | FURTHER | DIAGNOSIS | {"teach@mini-8"},
+        "evaluation_split": EVALUATES | STUDIES,
+        "precision": CALIBRATED,
+        # The method under study.
+        "rho": SAMERGING,
+        "sharpness": SAMERGING,
+        "temperature": SAMERGING,
+        "initial_coefficient": SAMERGING,
+        "weight_decay": SAMERGING,
+        "schedule.mini-8.lr": CALIBRATED,
+        "schedule.mini-8.steps": CALIBRATED,
+        "schedule.mini-8.batch_size": CALIBRATED,
+        "schedule.nano-3.lr": NOTHING,
+        "schedule.nano-3.steps": NOTHING,
+        "schedule.nano-3.batch_size": NOTHING,
+        "study.samples": STUDIES,
+        # Merges that are taken further.
+        "rescale.samples": RESCALES,
+        "rescale.temperature": RESCALES,
+        "rescale.factors": RESCALES,
+        "surgery.rank": SURGERIES,
+        "surgery.lr": SURGERIES,
+        "surgery.steps": SURGERIES,
+        "surgery.batch_size": SURGERIES,
+        "diagnose.samples": DIAGNOSIS,
+        "diagnose.images": DIAGNOSIS,
+        "diagnose.keep": DIAGNOSIS,
+        "diagnose.scale": DIAGNOSIS,
+        "diagnose.subsets": DIAGNOSIS,
+        "diagnose.seed": DIAGNOSIS,
+        # The suites themselves.
+        "recipe.mini-8.seed": EVERYTHING,
+        "recipe.mini-8.train_images": EVERYTHING,
+        "recipe.mini-8.validation_images": EVERYTHING,
+        "recipe.mini-8.test_images": EVERYTHING,
+        "recipe.mini-8.width": EVERYTHING,
+        "recipe.mini-8.layers": EVERYTHING,
+        "recipe.mini-8.caption_noise": EVERYTHING,
+        "recipe.mini-8.pretrain_steps": EVERYTHING,
+        "recipe.mini-8.pretrain_batch": EVERYTHING,
+        "recipe.mini-8.pretrain_lr": EVERYTHING,
+        "recipe.mini-8.expert_steps": EVERYTHING,
+        "recipe.mini-8.expert_batch": EVERYTHING,
+        "recipe.mini-8.expert_lr": EVERYTHING,
+        "recipe.nano-3.seed": NOTHING,
+        "recipe.nano-3.train_images": NOTHING,
+        "recipe.nano-3.validation_images": NOTHING,
+        "recipe.nano-3.test_images": NOTHING,
+        "recipe.nano-3.width": NOTHING,
+        "recipe.nano-3.layers": NOTHING,
+        "recipe.nano-3.caption_noise": NOTHING,
+        "recipe.nano-3.pretrain_steps": NOTHING,
+        "recipe.nano-3.pretrain_batch": NOTHING,
+        "recipe.nano-3.pretrain_lr": NOTHING,
+        "recipe.nano-3.expert_steps": NOTHING,
+        "recipe.nano-3.expert_batch": NOTHING,
+        "recipe.nano-3.expert_lr": NOTHING,
+        # How the report looks.
+        "report.dpi": REPORT,
+        "report.width": REPORT,
+        "report.decimals": REPORT,
+    }
+    | {
+        # A method's parameters rerun the method, whatever they are.
+        f"{section}.{name}{leaf}": of(name)
+        for section, methods in (
+            (
+                "merge",
+                {
+                    "zeroshot": ("",),
+                    "individual": ("",),
+                    "average": ("",),
+                    "task_arithmetic": (".scale",),
+                    "ties": (".keep", ".scale", ".aggregate"),
+                    "dare": (".drop", ".scale", ".seeds"),
+                    "dare_ties": (".drop", ".keep", ".scale", ".aggregate", ".seeds"),
+                    "consensus": (".threshold", ".min_tasks", ".scale"),
+                    "pcb": (".keep", ".clip", ".scale"),
+                    "nan": (".norm_of", ".scope", ".scale"),
+                    "opcm": (".alpha", ".seeds"),
+                    "tsv_m": (".scale",),
+                    "iso_c": (".scale",),
+                    "iso_cts": (".common", ".scale"),
+                    "wudi": (".solver", ".lr", ".steps", ".scale"),
+                    "emr": ("",),
+                    "smile": (".rank", ".gate_rank"),
+                },
+            ),
+            (
+                "calibrate",
+                {
+                    "fisher": (".samples", ".classes", ".normalise", ".floor"),
+                    "regmean": (".samples", ".off_diagonal", ".ridge"),
+                    "regmean_pp": (".samples", ".off_diagonal", ".ridge"),
+                    "m_ties": (".keep", ".reach", ".scale", ".samples"),
+                    "esm": (".samples", ".scale"),
+                    "prodistill": (".initial_coefficient", ".samples", ".lr", ".epochs", ".batch_size"),
+                    "adamerging_taskwise": (".initial_coefficient", ".weight_decay", ".clamp"),
+                    "adamerging_taskwise_pp": (".keep", ".initial_coefficient", ".weight_decay", ".clamp"),
+                    "adamerging": (".initial_coefficient", ".weight_decay", ".clamp"),
+                    "adamerging_pp": (".keep", ".initial_coefficient", ".weight_decay", ".clamp"),
+                    "symerge": (".initial_coefficient", ".lr", ".head_lr", ".clamp"),
+                    "distillation": (".temperature", ".initial_coefficient", ".weight_decay"),
+                },
+            ),
+        )
+        for name, leaves_of in methods.items()
+        for leaf in leaves_of
+    }
+    | {
+        # The paper's suites, of which none runs.
+        f"{key}.{group}-{backbone}.{leaf}": NOTHING
+        for group in ("ta8", "tall14", "tall20")
+        for backbone in ("vit-b-32", "vit-b-16", "vit-l-14")
+        for key, leaf in (
+            ("schedule", "lr"),
+            ("schedule", "steps"),
+            ("schedule", "batch_size"),
+            ("recipe", "seed"),
+            ("recipe", "pool"),
+        )
+    }
+)
 """Every leaf of params.yaml and the stages that run again when it changes, with suites: [mini-8]."""
 
 SOURCES: dict[str, frozenset[str]] = {
     "pipeline/methods/ties.py": TIES,
     "pipeline/methods/adamerging.py": ADAMERGING,
     "pipeline/methods/samerging.py": SAMERGING,
-    "pipeline/calibrate.py": CALIBRATED | FURTHER,
-    "pipeline/objectives.py": CALIBRATED | FURTHER,
+    "pipeline/calibrate.py": CALIBRATED | REPORT,
+    "pipeline/objectives.py": CALIBRATED | RESCALES,
+    "pipeline/draws.py": MERGED | CALIBRATED | FURTHER | DIAGNOSIS,
+    "pipeline/toolbox/spectra.py": MERGED | CALIBRATED | DIAGNOSIS,
+    "pipeline/extras/masks.py": MERGED | CALIBRATED,
     "pipeline/rescale.py": RESCALES,
     "pipeline/surgery.py": SURGERIES,
     "pipeline/refine.py": FURTHER,
@@ -172,9 +220,11 @@ SOURCES: dict[str, frozenset[str]] = {
     "pipeline/study.py": STUDIES,
     "pipeline/evaluate.py": EVALUATES | STUDIES,
     "pipeline/teach.py": CALIBRATED | RESCALES | {"teach@mini-8"},
+    "pipeline/diagnostics/prediction.py": DIAGNOSIS,
     "pipeline/suites/mini.py": EVERYTHING,
     "pipeline/suites/mini-8.yaml": EVERYTHING,
     "pipeline/suites/nano-3.yaml": NOTHING,
+    "pipeline/tower.py": EVERYTHING,
     "pipeline/vectors.py": EVERYTHING,
     "pipeline/params.py": NOTHING,
     "pipeline/figures.py": REPORT,
@@ -183,7 +233,7 @@ SOURCES: dict[str, frozenset[str]] = {
     "pipeline/hub.py": EVERYTHING,
     "pipeline/scores.py": REPORT,
     "stages/samerging.py": SAMERGING_SCORE,
-    "stages/calibrate.py": CALIBRATED - SAMERGING - STUDIES | REPORT,
+    "stages/calibrate.py": those(EVERYTHING, "calibrate", "evaluate-calibrated") | further("adamerging"),
 }
 """Source files and the stages that run again when one changes."""
 
