@@ -32,12 +32,17 @@ WIDTHS = {"vit-b-32": (768, 12, 32, 512), "vit-b-16": (768, 12, 16, 512), "vit-l
 CLASSES = 50
 
 
-def problem(backbone: str, tasks: int, batch: int, target: torch.device) -> Problem:
-    """A problem of the backbone's size with random weights, images and teachers."""
+def configuration(backbone: str) -> dict[str, object]:
+    """A CLIP with the backbone's image tower, as `build_clip` takes it."""
     width, layers, patch, features = WIDTHS[backbone]
     vision = {"layers": layers, "width": width, "head_width": 64, "patch_size": patch, "image_size": 224}
     text = {"context_length": 8, "vocab_size": 16, "width": 64, "heads": 1, "layers": 1}
-    config = {"embed_dim": features, "vision_cfg": vision, "text_cfg": text, "quick_gelu": True}
+    return {"embed_dim": features, "vision_cfg": vision, "text_cfg": text, "quick_gelu": True}
+
+
+def problem(backbone: str, tasks: int, batch: int, target: torch.device) -> Problem:
+    """A problem of the backbone's size with random weights, images and teachers."""
+    config, features = configuration(backbone), WIDTHS[backbone][-1]
     rng = torch.Generator(target).manual_seed(0)
     with torch.random.fork_rng():
         torch.manual_seed(0)
