@@ -11,7 +11,7 @@ STAGE = Stage(
     params=(*SETTING, "samples_per_task", "seeds"),
     inputs=("data/suites/{suite}", "data/teachers/{suite}"),
     outputs=("data/merges/{suite}/{method}",),
-    modules=("pipeline.methods.{method}", "pipeline.toolbox.*", "pipeline.extras.*"),
+    modules=("pipeline.methods.{method}", "pipeline.toolbox.*", "pipeline.extras.*", "pipeline.draws"),
 )
 
 

@@ -10,7 +10,7 @@ STAGE = Stage(
     params=("merge.{method}",),
     inputs=("data/suites/{suite}",),
     outputs=("data/merges/{suite}/{method}",),
-    modules=("pipeline.methods.{method}", "pipeline.toolbox.*", "pipeline.extras.*"),
+    modules=("pipeline.methods.{method}", "pipeline.toolbox.*", "pipeline.extras.*", "pipeline.draws"),
 )
 
 

@@ -12,7 +12,7 @@ STAGE = Stage(
     params=(*SETTING, *SCOPE),
     inputs=("data/suites/{suite}", "data/teachers/{suite}"),
     outputs=("data/studies/{suite}/{method}",),
-    modules=("pipeline.methods.{method}", "pipeline.toolbox.*", "pipeline.extras.*"),
+    modules=("pipeline.methods.{method}", "pipeline.toolbox.*", "pipeline.extras.*", "pipeline.draws"),
 )
 
 

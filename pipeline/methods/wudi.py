@@ -2,7 +2,7 @@
 
     min_tau sum_t |(tau - tau_t) tau_t^T|_F^2 / |tau_t|_F^2,    from tau = sum_t tau_t
 
-arXiv 2503.08099. The released solver is Adam with lr 1e-5 and 300 steps, which moves no entry by more than 3e-3: it
+arXiv 2503.08099. The released solver is Adam with lr 1e-5 and 300 steps, which moves an entry by about 3e-3 at most: it
 stops long before the minimum, and lr times steps is part of the method. The minimum itself has a closed form,
 `solver: closed`, another method in effect: with G = sum_t G_t, G_t = tau_t^T tau_t / |tau_t|_F^2, the gradient is
 2 (tau G - sum_t tau_t G_t). It needs one product a step, whatever T, where the loss as written needs 2 T.

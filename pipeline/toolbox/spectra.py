@@ -37,6 +37,9 @@ def thin_svd(matrices: Tensor, size: Tensor | None = None) -> tuple[Tensor, Tens
     that of the numbers whose rounding A carries, by default the largest singular value. The factor leaves an order of
     magnitude above what LAPACK returns for exact zeros, in float32 as in float64.
     """
+    if matrices.shape[-2] < matrices.shape[-1]:  # LAPACK takes three times as long for a wide matrix as for a tall one
+        v, s, u = thin_svd(matrices.mT, size)
+        return u, s, v
     u, s, vh = torch.linalg.svd(matrices, full_matrices=False)
     reference = s[..., :1] if size is None else size[..., None]
     kept = s > 4 * math.sqrt(max(matrices.shape[-2:])) * torch.finfo(s.dtype).eps * reference
