@@ -4,10 +4,12 @@ import math
 import random
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 
 from pipeline.methods.ties import Params, merge
+from pipeline.toolbox.trimming import lowest_of_top
 from pipeline.vectors import TaskVectors
 
 SHAPES = {"a": (3, 5), "b": (7,), "c": (2, 2, 2)}
@@ -119,3 +121,14 @@ def test_keeping_all_of_agreeing_signs_is_the_sum_or_the_mean():
 def test_one_task_kept_whole_is_its_expert():
     (vector,) = drawn(0, "gauss", tasks=1)
     assert flat(merge(task_vectors([vector]), WHOLE)) == vector
+
+
+@pytest.mark.parametrize("share", [1e-9, 0.1, 0.5, 0.501, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_lowest_of_the_top_is_an_order_statistic(share: float, dtype: torch.dtype):
+    values = torch.randn(1000, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    kept, found = values.clone(), lowest_of_top(values, share)
+    assert found.dtype == dtype
+    assert found == np.sort(values.numpy())[::-1][math.ceil(share * 1000) - 1]
+    assert int((values >= found).sum()) == math.ceil(share * 1000)
+    assert torch.equal(values, kept)

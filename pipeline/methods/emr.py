@@ -31,7 +31,7 @@ def merge(vectors: TaskVectors, params: Params) -> Solution:
     own, shared = torch.zeros(2, vectors.tasks, dtype=torch.float64)
     for name in vectors:
         stacked = vectors[name]
-        sign = torch.where(stacked.sum(0) > 0, 1, -1)
+        sign = torch.where(stacked.sum(0) > 0, 1.0, -1.0).to(stacked.dtype)
         masks = stacked * sign > 0
         largest = (stacked.abs() * masks).amax(0)
         unified[name] = sign * largest
