@@ -72,7 +72,15 @@ def test_selected_entries_are_those_that_sorting_finds(keep: float, problem: Pro
     assert 0 < int((found != 0).sum()) < flat.numel() * keep
 
 
-def test_the_sum_of_selected_entries_is_ties(problem: Problem):
+def test_where_signs_cancel_the_majority_decides():
+    up, down = [3.0, 1.0, 1.0, -2.0], [-3.0, 1.0, -2.0, -2.0]
+    for sign in (1.0, -1.0):  # one sum is positive, two are negative, and the first is zero
+        found = selected({"weight": sign * torch.tensor([up, down])}, keep=1.0)["weight"]
+        expected = sign * torch.tensor([[0, 1.0, 0, -2.0], [-3.0, 1.0, -2.0, -2.0]])
+        assert torch.equal(found, expected)
+
+
+def test_the_sum_of_selected_entries_is_ties():
     vectors = toy.task_vectors()
     expected = ties.merge(vectors, ties.Params(keep=0.2, scale=1.0, aggregate="sum"))
     close({name: stacked.sum(0) for name, stacked in selected(vectors, 0.2).items()}, expected, 1e-14)

@@ -1,6 +1,6 @@
 """AdaMerging++, layer-wise: AdaMerging on the entries of the task vectors that TIES selects.
 
-    theta_g = theta_0,g + sum_t lambda[t, g] * S(tau_t)_g                                     (arXiv 2310.02575, 3.2)
+    theta_g = theta_0,g + sum_t lambda[t, g] * S(tau_t)_g                                             (arXiv 2310.02575)
 
 S keeps a task's `keep` share of largest entries over the whole model and, of those, the ones with the elected sign; for
 equal lambda that is TIES with the disjoint sum. lambda minimises the entropy of the merged model's predictions. The

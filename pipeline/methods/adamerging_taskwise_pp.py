@@ -1,6 +1,6 @@
 """AdaMerging++, task-wise: one lambda per task on the entries of the task vectors that TIES selects.
 
-    theta = theta_0 + sum_t lambda_t S(tau_t)                                               (arXiv 2310.02575, 3.2)
+    theta = theta_0 + sum_t lambda_t S(tau_t)                                                         (arXiv 2310.02575)
 
 S keeps a task's `keep` share of largest entries over the whole model and, of those, the ones with the elected sign; for
 equal lambda that is TIES with the disjoint sum. lambda minimises the entropy of the merged model's predictions. The

@@ -89,4 +89,4 @@ def distil(
 def _through(problem: Problem, layer: partial[Tensor], inputs: Tensor) -> Tensor:
     """`layer` of all inputs, as many at a time as the problem allows."""
     with rounded(problem):
-        return torch.cat([layer(part).to(problem.heads[0].dtype) for part in inputs.split(problem.images_per_pass)])
+        return torch.cat([layer(part) for part in inputs.split(problem.images_per_pass)])
