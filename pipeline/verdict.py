@@ -8,13 +8,15 @@ import pandas as pd
 from pipeline.diagnostics import MEASURES, METHODS, SIZE
 
 SCOPES = {
-    "tasks": ("Over the {n} tasks, each with its own loss in the merge of all,", ("low", "high")),
+    "tasks": ("Over the {n} tasks, each with its own loss in the merge of all,", ("low", "high"), 0.05),
     "subsets of one size": (
         "Over {n} random subsets of the tasks, each compared with others of its size,",
         ("task_low", "task_high"),
+        0.12,
     ),
 }
-"""How a scope is introduced, and which interval covers other tasks."""
+"""How a scope is introduced, which interval covers other tasks, and how often that one excludes zero by chance (see
+`pipeline.diagnostics.prediction`)."""
 FOCUS = ("mloss", "mloss_normalised")
 """The measures that are always spoken of."""
 
@@ -30,7 +32,7 @@ def paragraph(predictions: pd.DataFrame) -> str:
 
 
 def _scope(rows: pd.DataFrame, scope: str) -> Iterator[str]:
-    opening, edges = SCOPES[scope]
+    opening, edges, chance = SCOPES[scope]
     found = rows.assign(lower=rows[edges[0]], upper=rows[edges[1]]).dropna(subset=["rho", "lower", "upper"])
     if found.empty:
         return
@@ -38,7 +40,7 @@ def _scope(rows: pd.DataFrame, scope: str) -> Iterator[str]:
     yield (
         f"{opening.format(n=int(found.n.iloc[0]))} {len(found)} rank correlations between a measure taken before "
         f"merging and the loss of accuracy were computed: {len(clear)} of their 95 % intervals exclude zero, where "
-        f"chance alone would give about {0.05 * len(found):.0f}."
+        f"chance alone would give about {chance * len(found):.0f}."
     )
     strongest = found.loc[found.rho.abs().idxmax()]
     if strongest.measure not in FOCUS:
