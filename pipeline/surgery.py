@@ -28,7 +28,7 @@ from pipeline.merges import Merges
 from pipeline.parallel import run
 from pipeline.refine import drawn, refined, solution, starts
 from pipeline.schema import Parameters
-from pipeline.solution import Extras, Solution
+from pipeline.solution import Extras
 from pipeline.suite import SuiteFolder, device, to_device
 
 
@@ -95,7 +95,7 @@ def surgery(folder: Path, artefact: Path, split: str, samples: int, seeds: Seque
     """The artefact with adapters, one set per seed. Raises NotRefinable for a merge that has extras already."""
     pairs = starts(artefact, seeds)
     found = run(operate, [(folder, artefact, *pair, split, samples, params) for pair in pairs], "surgery")
-    solutions: list[Solution] = [
+    solutions = [
         replace(solution(artefact, index), extras=extras, losses=losses)
         for (index, _), (extras, losses) in zip(pairs, found, strict=True)
     ]

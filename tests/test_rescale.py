@@ -17,7 +17,9 @@ from pipeline.model import Weights
 from pipeline.refine import NotRefinable
 from pipeline.rescale import Rescale, losses, rescale
 from pipeline.solution import Extras, Solution
+from pipeline.stage import Job
 from pipeline.suite import SuiteFolder
+from stages import rescale as stage
 
 GRID = Rescale(samples=4, factors=[0.5, 1.0, 2.0, 3.0])
 SEEDS = [0, 5]
@@ -135,6 +137,22 @@ def test_an_end_of_the_grid_is_marked(suite: SuiteFolder, teachers: Path, tmp_pa
     artefact = saved(suite, tmp_path / "half", towards(suite, 0.5))
     _, rows = rescale(suite.folder, teachers, artefact, "train", [0], Rescale(samples=4, factors=[1.2, 0.5, 0.9]))
     assert [(factor, chosen, edge) for _, factor, _, chosen, edge in rows] == [(1.2, 1, 1), (0.5, 0, 1), (0.9, 0, 0)]
+
+
+def test_the_stage_writes_every_loss_beside_the_merge(suite: SuiteFolder, teachers: Path, tmp_path: Path):
+    artefact, written = saved(suite, tmp_path / "half", towards(suite, 0.5)), tmp_path / "half-rescaled"
+    params = {"calibration_split": "train", "seeds": SEEDS, "rescale": GRID}
+    stage.run(Job({}, params, (suite.folder, teachers, artefact), (written,)))
+    names = ["coefficients.safetensors", "draws.safetensors", "merge.json", "rescale.csv"]
+    assert sorted(path.name for path in written.iterdir()) == names
+    header, *rows = (line.split(",") for line in (written / "rescale.csv").read_text().splitlines())
+    assert header == ["seed", "factor", "loss", "chosen", "edge"]
+    found = losses(suite.folder, teachers, artefact, 0, 5, "train", GRID)
+    assert rows[4:] == [
+        ["5", str(factor), f"{loss:.6g}", str(int(factor == 2.0)), str(int(factor in {0.5, 3.0}))]
+        for factor, loss in zip(GRID.factors, found, strict=True)
+    ]
+    assert merges.load(written)[0]["extras"] is None
 
 
 def test_labels_and_test_images_are_not_seen(suite: SuiteFolder, teachers: Path, tmp_path: Path):
