@@ -1,6 +1,6 @@
 """DARE with task arithmetic: theta = theta_0 + scale * sum_t m_t * tau_t / (1 - drop).
 
-m_t is zero with probability `drop`, independently for every entry and task (arXiv 2311.03099, eq. 1 to 3), so that the
+m_t is zero with probability `drop`, independently for every entry and task (arXiv 2311.03099), so that the
 expectation over the masks is task arithmetic. Over all merged tensors. Defaults as FusionBench runs it on CLIP; the
 paper drops up to 0.9 to 0.99 of the entries of large language models. mergekit rescales by matching the L1 norm of the
 tensor instead of dividing by 1 - drop: close, not equal.

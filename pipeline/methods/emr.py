@@ -2,7 +2,7 @@
 
     s = +1 where sum_t tau_t > 0, else -1,    tau_uni = s * max over {t: tau_t s > 0} of |tau_t|
     mask_t = [tau_t * tau_uni > 0],           scale_t = sum |tau_t| / sum |mask_t * tau_uni|
-    theta^(t) = theta_0 + scale_t * mask_t * tau_uni                              (arXiv 2405.17461, sec. 3)
+    theta^(t) = theta_0 + scale_t * mask_t * tau_uni                              (arXiv 2405.17461)
 
 The sums of scale_t run over the whole model, as in the paper; the released vision code adds up the means of the tensors
 instead. Without parameters. It needs to know the task at inference, one bit per weight and task, and T scales.

@@ -6,7 +6,7 @@
     theta = theta_0 + scale * sum_t w_t sign(tau_t) a_t / sum_t w_t
 
 All quantiles and extremes are per task and over the whole model. This is what the released code runs on CLIP
-(vision_source_code/pcb.py): the paper (arXiv 2410.02396, sec. 3) writes softmaxes where the code has exp and tanh. The
+(vision_source_code/pcb.py): the paper (arXiv 2410.02396) writes softmaxes where the code has exp and tanh. The
 repository's other listing, pcb-merging.py, cuts at 1e-4 instead of 0.01 and has sum_j tau_j in tanh. Its optional
 search for one scale per task uses validation labels and is left out; 1.2 is the scale without it.
 """
