@@ -82,6 +82,7 @@ def save(merges: Merges, folder: Path) -> None:
     about = {
         "form": "delta" if first.coefficients is None else "coefficients",
         "extras": first.extras.kind if first.extras else None,
+        "losses": first.losses is not None,
         "seeds": merges.seeds,
         "samples": merges.samples,
         "tasks": [*merges.samples],

@@ -114,7 +114,7 @@ def read(inputs: Sequence[Path], suite: str, chosen: Chosen) -> Results:
         found = abouts[MAIN]["tasks"]
         raise BenchmarkError(f"{merged / suite / MAIN}: tasks {found}, expected {list(tasks)}; run dvc repro")
     values = store.TensorFile(merged / suite / MAIN / "coefficients.safetensors")["coefficients"].numpy()
-    curves = {name: merged / suite / name / "losses.csv" for name in chosen.calibrated}
+    curves = {name: merged / suite / name / "losses.csv" for name in chosen.calibrated if abouts[name]["losses"]}
     origin = _origin(origins / f"{suite}.json")
     records = tuple(store.read_json(recorded / f"{name}.json") for name in _records(suite, chosen))
     params = parameters(suite, records)
@@ -141,7 +141,7 @@ def read(inputs: Sequence[Path], suite: str, chosen: Chosen) -> Results:
         seconds={name: store.read_json(recorded / f"{one}.json")["seconds"] for name, one in _makers(suite, chosen)},
         measures=_table(diagnosed / suite / "measures.csv"),
         predictions=_table(diagnosed / suite / "prediction.csv"),
-        losses={name: _losses(path) for name, path in curves.items() if path.exists()},
+        losses={name: _losses(path) for name, path in curves.items()},
         coefficients=values.mean(axis=0)[0],
         groups=tuple(abouts[MAIN]["groups"]),
         images=images,

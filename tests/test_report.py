@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from pipeline import methods, store
+from pipeline.diagnostics import prediction
 from pipeline.errors import BenchmarkError
 from pipeline.figures import blocks
 from pipeline.report import write
@@ -19,9 +20,16 @@ from pipeline.results import choose, parameters
 TASKS = ("b&<i>", "a_1")
 GROUPS = ["conv1.weight", "blocks.0.q.weight", "blocks.1.q.weight", "ln_post.weight"]
 SEEDS = [0, 1]
-CHOSEN = choose(["zeroshot", "individual", "average"], ["distillation"], ["distillation"])
+METHODS = {
+    "merge": ["zeroshot", "individual", "average"],
+    "calibrate": ["distillation"],
+    "study": ["distillation"],
+    "rescale": ["average"],
+    "surgery": ["samerging"],
+}
+CHOSEN = choose(METHODS)
 LOOK = SimpleNamespace(dpi=50, width=6.5, decimals=1)
-INPUTS = ("scores", "studies", "merges", "previews", "origins", "runs")
+INPUTS = ("scores", "costs", "diagnostics", "studies", "merges", "previews", "origins", "runs")
 OUTPUTS = ("tables", "figures", "plots", "metrics.json", "index.html")
 ORIGIN = {
     "source": "made <here>",
@@ -42,6 +50,7 @@ PUBLIC = {
     "anchors": {task: {"zeroshot": 20.1, "individual": 80.2} for task in TASKS},
     "published": [{**ROW, "task": task, "accuracy": 50 + index} for index, task in enumerate(TASKS)],
 }
+MEASURES = ("suite", "measure", "layer", "task", "other", "value")
 HEADER = ("suite", "method", "task", "seed", "samples", "correct", "total")
 
 
@@ -53,10 +62,18 @@ def rows(method, samples, correct):
 @pytest.fixture
 def data(tmp_path):
     folder = tmp_path / "data"
-    for correct, name in zip((10, 40, 20, 25, 30), CHOSEN.names, strict=True):
-        learned = name in CHOSEN.calibrated
-        store.write_csv(folder / f"scores/mini-x/{name}.csv", HEADER, rows(name, 6 * learned, correct))
-        record(folder, "evaluate", name, evaluation_split="test")
+    for correct, name in zip((10, 40, 20, 25, 30, 35), CHOSEN.names, strict=True):
+        learned, operated = name in CHOSEN.calibrated, name.startswith("surgery-")
+        scored(folder, name, rows(name, 6 * (learned or operated), correct))
+        about = {"form": "coefficients", "extras": "adapters" if operated else None, "losses": learned}
+        about |= {"tasks": TASKS, "groups": GROUPS}
+        store.write_json(folder / f"merges/mini-x/{name}/merge.json", about)
+        held = {"encoders": 2 if name == "individual" else 1, "encoder_bytes": 1000, "extra_bytes": 250 * operated}
+        flops = {"plain_flops": 100, "flops": dict.fromkeys(TASKS, 100 + 50 * operated)}
+        store.write_json(folder / f"costs/mini-x/{name}.json", held | flops)
+        if operated:
+            record(folder, "surgery", name.removeprefix("surgery-"))
+            continue
         if not learned:
             record(folder, "merge", name)
             continue
@@ -66,15 +83,29 @@ def data(tmp_path):
         record(folder, *{"samerging": ("samerging",)}.get(name, ("calibrate", name)), samples_per_task=6, seeds=SEEDS)
         losses = [(seed, step, 1 / (step + 1)) for seed in SEEDS for step in range(150)]
         store.write_csv(folder / f"merges/mini-x/{name}/losses.csv", ("seed", "step", "loss"), losses)
-    merged = folder / "merges/mini-x/samerging"
-    store.write_json(merged / "merge.json", {"form": "coefficients", "tasks": TASKS, "groups": GROUPS})
-    store.write_tensors(merged / "coefficients.safetensors", {"coefficients": torch.arange(16.0).reshape(2, 1, 2, 4)})
+    scored(folder, "average-rescaled", rows("average-rescaled", 3, 22))
+    record(folder, "rescale", "average")
+    learned = {"coefficients": torch.arange(16.0).reshape(2, 1, 2, 4)}
+    store.write_tensors(folder / "merges/mini-x/samerging/coefficients.safetensors", learned)
     images = {task: np.full((3, 4, 4, 3), 90 * index, np.uint8) for index, task in enumerate(TASKS)}
     store.write_arrays(folder / "previews/mini-x.npz", images)
     store.write_json(folder / "origins/mini-x.json", ORIGIN)
-    for stage in ("prepare", "teach"):
+    layers = [("mlp.0.c_fc", "mloss_normalised", task, "", 0.25) for task in TASKS]
+    cosines = [("", "cosine", one, other, 0.5) for one in TASKS for other in TASKS if one != other]
+    measures = [
+        ("mini-x", measure, layer, task, other, value) for layer, measure, task, other, value in layers + cosines
+    ]
+    store.write_csv(folder / "diagnostics/mini-x/measures.csv", MEASURES, measures)
+    found = [("mini-x", "tasks", measure, "average", 2, 0.5, 0.25, 0.75, 0.125, 0.875) for measure in ("mloss", "sar")]
+    store.write_csv(folder / "diagnostics/mini-x/prediction.csv", ("suite", *prediction.HEADER), found)
+    for stage in ("prepare", "teach", "diagnose"):
         record(folder, stage, calibration_split="train")
     return folder
+
+
+def scored(folder, name, counts):
+    store.write_csv(folder / f"scores/mini-x/{name}.csv", HEADER, counts)
+    record(folder, "evaluate", name, evaluation_split="test")
 
 
 def record(folder, stage, method=None, **params):
@@ -107,13 +138,23 @@ def test_the_whole_report_twice(data, tmp_path, monkeypatch):
     monkeypatch.setattr(methods.load("average"), "TITLE", "<script>A_v & e</script>")
     files = report(data, tmp_path / "one")
     assert files == report(data, tmp_path / "two"), "the same bytes every time"
-    names = ("accuracy", "efficiency", "coefficients", "losses", "images")
+    names = ("accuracy", "efficiency", "coefficients", "losses", "mloss", "cosines", "images")
     expected = {f"figures/mini-x-{name}.{kind}" for name in names for kind in ("svg", "pdf", "png")}
     expected |= {"metrics.json", "index.html", "tables/mini-x-efficiency.csv"}
     expected |= {f"tables/mini-x.{kind}" for kind in ("csv", "md", "tex")}
+    expected |= {"tables/mini-x-overview.md", "tables/mini-x-overview.tex", "tables/mini-x-prediction.csv"}
     assert set(files) == expected | {f"plots/{name}.csv" for name in ("accuracy", "efficiency", "losses")}
+    data_free = {"average": 40.0, "individual": 80.0, "zeroshot": 20.0}
     assert json.loads(files["metrics.json"])["mini-x"] == {
-        "accuracy": {"average": 40.0, "distillation": 51.0, "individual": 80.0, "samerging": 61.0, "zeroshot": 20.0},
+        "accuracy": {
+            **data_free,
+            "average": 40.0,
+            "distillation": 51.0,
+            "individual": 80.0,
+            "samerging": 61.0,
+            "surgery-samerging": 71.0,
+            "zeroshot": 20.0,
+        },
         "samerging_gap_closed": 68.33,
     }
     assert files["plots/losses.csv"].count(b"\n") == 1 + 2 * 2 * 75
@@ -129,7 +170,7 @@ def test_the_whole_report_twice(data, tmp_path, monkeypatch):
     assert "&lt;script&gt;A_v &amp; e" in html
     assert '<th scope="col">b&amp;&lt;i&gt;</th>' in html
     assert "<td>evaluate average</td><td>1.5</td><td>2,048</td><td>cpu; 2 cores of P&lt;1&gt;</td>" in html
-    assert "<b>61.0</b> <small>± 1.4</small>" in html
+    assert "<u>61.0</u> <small>± 1.4</small>" in html
     for content in files.values():
         assert str(tmp_path).encode() not in content
         assert not re.search(rb"<dc:date|CreationDate|tIME", content)
@@ -146,6 +187,11 @@ def test_the_whole_report_twice(data, tmp_path, monkeypatch):
         "previews/mini-x.npz",
         "origins/mini-x.json",
         "runs/evaluate-mini-x-samerging.json",
+        "runs/surgery-mini-x-samerging.json",
+        "scores/mini-x/average-rescaled.csv",
+        "costs/mini-x/individual.json",
+        "diagnostics/mini-x/measures.csv",
+        "diagnostics/mini-x/prediction.csv",
     ],
 )
 def test_a_missing_file_is_named(data, tmp_path, name):
@@ -171,7 +217,7 @@ def test_an_embedded_suite_shows_where_it_came_from_and_nothing_published(data, 
     assert "(embedded: made from installed packages" in html
     assert "<p>made &lt;here&gt;</p>" in html
     assert "<td>b&amp;&lt;i&gt;</td><td>0</td><td>0</td>" in html
-    assert not re.search("Fetched|Warning|<h3>|[Aa]nchor|[Pp]ublished", re.sub(r"(?s)<svg.*?</svg>", "", html))
+    assert not re.search("Fetched|Warning|[Aa]nchor|Published", re.sub(r"(?s)<svg.*?</svg>", "", html))
 
 
 def test_a_public_suite_stands_beside_what_was_published(data, tmp_path):
@@ -191,10 +237,11 @@ def test_a_public_suite_stands_beside_what_was_published(data, tmp_path):
     assert table.endswith(said.replace("_", r"\_").replace("<", r"\<").replace(">", r"\>") + "\n")
     published = files["tables/mini-x-published.csv"].decode().splitlines()
     assert [line.split(",")[0] for line in published[1:]] == [
-        *("Zero-shot", "Individual experts", "Simple average", "Distillation", "SAMerging", "M<1>")
+        *("Zero-shot", "Individual experts", "Simple average", "Distillation", "SAMerging"),
+        *("Surgery on SAMerging", "M<1>"),
     ]
     assert published[5].endswith(',"training images without labels, 6 per task; mean over 2 seeds",this run,')
-    assert published[6] == "M<1>,k 1,50.000000,51.000000,50.500000,data_free,p<2>,"
+    assert published[7] == "M<1>,k 1,50.000000,51.000000,50.500000,data_free,p<2>,"
     html = files["index.html"].decode()
     assert html.count("NOT reproduced: b&amp;&lt;i&gt; expert (−0.200)") == 2
     assert "<td>a/&lt;b&gt;</td><td>0123456789ab</td><td>2</td><td>1.50</td>" in html
@@ -247,3 +294,26 @@ def test_blocks_of_the_image_tower():
 @pytest.mark.parametrize("path", sorted(Path("reports/templates").glob("*.json")), ids=lambda path: path.stem)
 def test_plot_templates_are_json_that_dvc_can_fill(path):
     assert store.read_json(path)["data"]["values"] == "<DVC_METRIC_DATA>"
+
+
+def test_the_overview_tells_costs_images_and_scales(data, tmp_path):
+    table = report(data, tmp_path / "out")["tables/mini-x-overview.md"].decode()
+    found = {cells[1].strip(): [cell.strip() for cell in cells[2:-1]] for cells in map(split, table.splitlines())}
+    columns = found["Method"]
+    rows_of = {
+        name: dict(zip(columns, cells, strict=True)) for name, cells in found.items() if len(cells) == len(columns)
+    }
+    assert rows_of["Simple average"]["Scale from KL"] == "45.0 ± 1.4"
+    assert rows_of["SAMerging"]["Scale from KL"] == "–"
+    assert rows_of["Simple average"]["Images"] == "0"
+    assert rows_of["SAMerging"]["Images"] == "6"
+    extra = {name: (row["Extra, %"], row["FLOPs, ×"]) for name, row in rows_of.items()}
+    assert extra["SAMerging"] == ("0.0", "1.00")
+    assert extra["Individual experts"] == ("100.0", "1.00")
+    assert extra["Surgery on SAMerging"] == ("25.0", "1.50")
+    assert "Seconds" not in columns
+    assert list(found).index("*More than one model at inference*") == list(found).index("Surgery on SAMerging") - 1
+
+
+def split(line):
+    return line.split("|") if line.startswith("|") else ["", "", ""]
