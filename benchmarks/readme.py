@@ -1,4 +1,4 @@
-"""The README's performance section from benchmarks/results: `python -m benchmarks.readme` rewrites it in place."""
+"""The README's sections of numbers, from reports/tables and benchmarks/results: `python -m benchmarks.readme`."""
 
 import json
 from collections.abc import Iterator
@@ -7,12 +7,28 @@ from typing import Any
 
 from benchmarks.measure import RESULTS
 
-README = Path(__file__).parent.parent / "README.md"
-BEGIN, END = "<!-- performance: python -m benchmarks.readme -->", "<!-- /performance -->"
+ROOT = Path(__file__).parent.parent
+SUITE = "mini-8"
 
 
-def section(results: Path = RESULTS) -> str:
-    """The section's Markdown."""
+def sections() -> dict[str, str]:
+    """{name: Markdown} of what lies between `<!-- name -->` and `<!-- /name -->`."""
+    tables = ROOT / "reports" / "tables"
+    found = [(tables / f"{SUITE}-{name}.md").read_text("utf-8") for name in ("overview", "sentences")]
+    return {"results": "\n".join(found).strip(), "performance": performance()}
+
+
+def replaced(text: str) -> str:
+    """The README's text with its sections written anew."""
+    for name, content in sections().items():
+        before, _, rest = text.partition(f"<!-- {name} -->")
+        _, _, after = rest.partition(f"<!-- /{name} -->")
+        text = f"{before}<!-- {name} -->\n\n{content}\n\n<!-- /{name} -->{after}"
+    return text
+
+
+def performance(results: Path = RESULTS) -> str:
+    """What benchmarks/results holds, as tables."""
     found = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(results.glob("*.json"))}
     parts = [
         ("One calibration step, in turn with its floor (a plain forward and backward over the same images)", _steps),
@@ -94,11 +110,9 @@ def _full_size(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 def main() -> None:
-    """Replace what lies between the markers."""
-    text = README.read_text("utf-8")
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    README.write_text(f"{before}{BEGIN}\n{section()}\n{END}{after}", "utf-8")
+    """Write the README's sections."""
+    path = ROOT / "README.md"
+    path.write_text(replaced(path.read_text("utf-8")), "utf-8")
 
 
 if __name__ == "__main__":

@@ -99,9 +99,17 @@ def write(inputs: Sequence[Path], suites: Sequence[str], chosen: Chosen, look: A
             svg = files["svg"].decode()
             shown.append({"svg": Markup(svg[svg.index("<svg") :]), "caption": caption})
         said = scores.sentences(runs, results.tasks, groups["Data-free"], titles, look.decimals)
+        diagnosis = verdict.paragraph(results.predictions)
+        store.write_text(tabled / f"{suite}-sentences.md", tables.bullets([*said, diagnosis]))
         others = [("All methods at a glance", timed), *((title, other) for title, other, _ in beside.values())]
-        content = {"name": suite, "sentences": said, "table": table, "beside": others, "figures": shown}
-        content["diagnosis"] = verdict.paragraph(results.predictions)
+        content = {
+            "name": suite,
+            "sentences": said,
+            "table": table,
+            "beside": others,
+            "figures": shown,
+            "diagnosis": diagnosis,
+        }
         sections.append({**content, **_provenance(results), **_origin(results)})
     for name, text in _plots(found).items():
         store.write_text(plotted / f"{name}.csv", text)

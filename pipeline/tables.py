@@ -219,6 +219,11 @@ def markdown(table: Table) -> str:
     return f"{body}\n\n{_markdown(table.caption)}\n"
 
 
+def bullets(sentences: Sequence[str]) -> str:
+    """The sentences as a Markdown list; empty ones are left out."""
+    return "".join(f"- {_markdown(sentence)}\n" for sentence in sentences if sentence)
+
+
 def latex(table: Table, label: str) -> str:
     """A `table` float at the width of the line; needs the packages booktabs and graphicx."""
     wrap = {"best": r"\textbf{{{}}}", "second": r"\underline{{{}}}", "": "{}"}

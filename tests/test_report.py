@@ -143,6 +143,7 @@ def test_the_whole_report_twice(data, tmp_path, monkeypatch):
     expected |= {"metrics.json", "index.html", "tables/mini-x-efficiency.csv"}
     expected |= {f"tables/mini-x.{kind}" for kind in ("csv", "md", "tex")}
     expected |= {"tables/mini-x-overview.md", "tables/mini-x-overview.tex", "tables/mini-x-prediction.csv"}
+    expected |= {"tables/mini-x-sentences.md"}
     assert set(files) == expected | {f"plots/{name}.csv" for name in ("accuracy", "efficiency", "losses")}
     data_free = {"average": 40.0, "individual": 80.0, "zeroshot": 20.0}
     assert json.loads(files["metrics.json"])["mini-x"] == {
