@@ -10,11 +10,15 @@ import torch
 import yaml
 from safetensors.torch import load
 
-from pipeline import suites
+from pipeline import merges, methods, store, suites
 from pipeline.errors import BenchmarkError
+from pipeline.evaluate import correct
 from pipeline.model import fuse_qkv
+from pipeline.problem import Setting, calibrate_seeds
+from pipeline.schema import Schedule
 from pipeline.suite import SPLITS, SuiteFolder
 from pipeline.suites import _clip_tasks, clip
+from pipeline.teach import teach
 from tests import hub_server, replicas
 
 hub = hub_server.hub
@@ -79,6 +83,26 @@ def test_every_suite_of_the_paper_prepares(name: str, filled: hub_server.Hub, tm
     features = encoder(dict(found.base()), images)
     torch.testing.assert_close(features.norm(dim=1), torch.ones(TEST))
     assert backbone in _clip_tasks.BACKBONES
+    accepts_every_method(found, tmp_path)
+
+
+def accepts_every_method(found: SuiteFolder, root: Path) -> None:
+    """Every method merges the suite, and what it made is scored on every task."""
+    folder, tasks, teachers = found.folder, found.suite.task_names, root / "teachers"
+    for task in tasks:
+        store.write_array(teachers / f"{task}.npy", teach(folder, task, "train").numpy())
+    quick = {"prodistill": {"epochs": 1}, "wudi": {"steps": 2}, "opcm": {"seeds": [0]}, "dare": {"seeds": [0]}}
+    for name in methods.names():
+        module, artefact = methods.load(name), root / "merges" / name
+        params = module.Params(**quick.get(name, {}))
+        if hasattr(module, "merge"):
+            made = merges.data_free(module, found.vectors(), params, tasks)
+        else:
+            schedule = Schedule(lr=0.01, steps=1, batch_size=2)
+            (made,) = calibrate_seeds(Setting(folder, teachers, name, params, schedule, "train", "float32"), [2], [0])
+        merges.save(made, artefact)
+        counts = correct(folder, artefact, 0, "test")
+        assert {task: total for task, (_, total) in counts.items()} == dict.fromkeys(tasks, TEST), name
 
 
 def test_a_larger_suite_fetches_and_decodes_only_what_is_new(filled: hub_server.Hub, tmp_path: Path):

@@ -21,10 +21,14 @@ SMALL = (
     f"recipe.{NAME}.pool=8",
     "methods.merge=[zeroshot,individual,task_arithmetic]",
     "methods.calibrate=[distillation]",
+    "methods.study=[distillation]",
     "methods.rescale=[]",
     "methods.surgery=[]",
     "samples_per_task=8",
     "study.samples=[1]",
+    "diagnose.samples=4",
+    "diagnose.images=2",
+    "diagnose.subsets=2",
 )
 
 
