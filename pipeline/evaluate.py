@@ -1,5 +1,6 @@
 """Counting correct answers: integers, so that a reader can recompute every figure. No batch is ever skipped."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 
 from pipeline import merges
 from pipeline.errors import BenchmarkError
+from pipeline.extras import Served
 from pipeline.features import encode
 from pipeline.parallel import run
 from pipeline.suite import SuiteFolder, device, to_device
@@ -17,18 +19,21 @@ Row = tuple[str, str, str, int | None, int, int, int]
 
 def correct(folder: Path, artefact: Path, index: int, split: str) -> dict[str, tuple[int, int]]:
     """{task: (correct, total)} of the `index`-th seed of a merge on a split."""
-    suite, target = SuiteFolder(folder), device()
-    counts = {}
-    for model in merges.models(suite, artefact, index):
+    suite = SuiteFolder(folder)
+    return count(suite, merges.models(suite, artefact, index), split, str(artefact))
+
+
+def count(suite: SuiteFolder, models: Iterable[Served], split: str, title: str) -> dict[str, tuple[int, int]]:
+    """{task: (correct, total)} of the models that serve the tasks; `title` names them in an error."""
+    target, counts = device(), {}
+    for model in models:
         weights = to_device(model.weights, target)
         for task in model.tasks:
             labels = torch.from_numpy(np.array(suite.labels(split, task))).to(target)
             features = encode(model.encoder, weights, suite.images(split, task), target)
             logits = features @ model.heads[task].to(target).T
             if not bool(torch.isfinite(logits).all()):
-                raise BenchmarkError(
-                    f"{artefact}: the merged model's logits on {task} are not finite; nothing was scored"
-                )
+                raise BenchmarkError(f"{title}: the merged model's logits on {task} are not finite; nothing was scored")
             counts[task] = (int((logits.argmax(1) == labels).sum()), len(labels))
     return counts
 

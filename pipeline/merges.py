@@ -20,7 +20,7 @@ from pipeline import extras, store
 from pipeline.extras import Served
 from pipeline.model import Weights
 from pipeline.schema import Parameters
-from pipeline.solution import Solution
+from pipeline.solution import Extras, Solution
 from pipeline.suite import SuiteFolder
 from pipeline.vectors import TaskVectors, add, merge
 
@@ -99,27 +99,64 @@ def load(folder: Path) -> tuple[dict, Tensor | None]:
     return about, store.TensorFile(folder / "coefficients.safetensors")["coefficients"]
 
 
+def write_solution(path: Path, solution: Solution) -> None:
+    """Keep one seed's solution in one file."""
+    parts = {"coefficients": solution.coefficients, "losses": solution.losses}
+    tensors = {name: value for name, value in parts.items() if value is not None}
+    tensors |= {f"delta/{name}": tensor for name, tensor in (solution.delta or {}).items()}
+    if solution.extras:
+        tensors |= {f"extras/{solution.extras.kind}/{name}": value for name, value in solution.extras.tensors.items()}
+    store.write_tensors(path, tensors)
+
+
+def read_solution(path: Path) -> Solution:
+    """What `write_solution` wrote."""
+    file = store.TensorFile(path)
+    delta = {name.removeprefix("delta/"): file[name] for name in file if name.startswith("delta/")}
+    extras: dict[str, dict[str, Tensor]] = {}
+    for name in file:
+        if name.startswith("extras/"):
+            _, kind, rest = name.split("/", 2)
+            extras.setdefault(kind, {})[rest] = file[name]
+    return Solution(
+        coefficients=file.get("coefficients"),
+        delta=delta or None,
+        losses=file.get("losses"),
+        extras=next((Extras(kind, tensors) for kind, tensors in extras.items()), None),
+    )
+
+
 def models(suite: SuiteFolder, folder: Path, index: int) -> Iterator[Served]:
-    """The models of the `index`-th seed and the tasks that each serves, one at a time.
+    """The models of the `index`-th seed and the tasks that each serves, one at a time."""
+    about, coefficients = load(folder)
+    kind = about["extras"]
+    solution = Solution(
+        None if coefficients is None else coefficients[index],
+        store.TensorFile(folder / f"delta-{index}.safetensors") if coefficients is None else None,
+        extras=Extras(kind, store.TensorFile(folder / f"extras-{index}.safetensors")) if kind else None,
+    )
+    yield from serve(suite, solution)
+
+
+def serve(suite: SuiteFolder, solution: Solution) -> Iterator[Served]:
+    """The models of a solution and the tasks that each serves, one at a time.
 
     Merged in float64 tensor by tensor and rounded once, so that one-hot coefficients give that expert exactly.
     """
-    about, coefficients = load(folder)
-    found = _merged(suite, folder, index, coefficients)
-    if about["extras"] is None:
-        yield from found
+    if solution.extras is None:
+        yield from _merged(suite, solution)
         return
-    tensors = store.TensorFile(folder / f"extras-{index}.safetensors")
-    for served in found:
-        yield from extras.load(about["extras"]).serve(served, dict(suite.base()), tensors)
+    for served in _merged(suite, solution):
+        yield from extras.load(solution.extras.kind).serve(served, dict(suite.base()), solution.extras.tensors)
 
 
-def _merged(suite: SuiteFolder, folder: Path, index: int, coefficients: Tensor | None) -> Iterator[Served]:
+def _merged(suite: SuiteFolder, solution: Solution) -> Iterator[Served]:
     tasks, encoder, heads = suite.suite.task_names, suite.suite.encoder(), suite.heads()
     base = dict(suite.base())
-    if coefficients is None:
-        yield Served(encoder, add(base, store.TensorFile(folder / f"delta-{index}.safetensors")), heads, tasks)
+    if solution.coefficients is None:
+        yield Served(encoder, add(base, solution.delta), heads, tasks)
         return
-    served = [tasks] if coefficients.shape[1] == 1 else [(task,) for task in tasks]
-    for matrix, names in zip(coefficients[index], served, strict=True):
+    matrices = solution.coefficients if solution.coefficients.ndim == 3 else solution.coefficients[None]
+    served = [tasks] if len(matrices) == 1 else [(task,) for task in tasks]
+    for matrix, names in zip(matrices, served, strict=True):
         yield Served(encoder, merge(base, suite.vectors(torch.float64), matrix), heads, names)

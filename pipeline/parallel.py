@@ -6,7 +6,7 @@ results are the same bytes either way of scheduling: no piece sees another.
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
@@ -29,25 +29,43 @@ def workers() -> int:
 
 
 def run(function: Callable[..., Result], pieces: Iterable[Sequence[Any]], title: str, need: int = 0) -> list[Result]:
-    """[function(*piece) for piece in pieces], in that order, with a progress bar called `title`.
+    """[function(*piece) for piece in pieces], in that order; see `completed`."""
+    found = dict(completed(function, pieces, title, need))
+    return [found[index] for index in range(len(found))]
+
+
+def completed(
+    function: Callable[..., Result], pieces: Iterable[Sequence[Any]], title: str, need: int = 0, done: int = 0
+) -> Iterator[tuple[int, Result]]:
+    """(index, function(*pieces[index])) as they end, with a progress bar called `title`.
 
     `function` must be importable from its module and the pieces picklable. `need`: bytes of memory that one piece
-    takes; no more of them run at once than fit into what is free. The first error is raised at once; pieces that have
-    not started are dropped.
+    takes; no more of them run at once than fit into what is free. `done`: pieces of the same work that were done
+    before, for the bar. The first error is raised at once; pieces that have not started are dropped.
     """
     todo = [tuple(piece) for piece in pieces]
     count = min(workers(), len(todo))
     if need:
         count = min(count, max(1, psutil.virtual_memory().available // need))
+    with tqdm(desc=title, unit="run", total=done + len(todo), initial=done) as bar:
+        for index, result in _local(function, todo, title, count):
+            bar.update()
+            yield index, result
+
+
+def _local(
+    function: Callable[..., Result], todo: Sequence[Sequence[Any]], title: str, count: int
+) -> Iterator[tuple[int, Result]]:
     if device().type != "cpu" or count <= 1:
-        return [function(*piece) for piece in tqdm(todo, desc=title, unit="run")]
+        yield from ((index, function(*piece)) for index, piece in enumerate(todo))
+        return
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", function.__module__])
     with ProcessPoolExecutor(count, mp_context=context, initializer=device) as pool:
-        futures: list[Future[Result]] = [pool.submit(function, *piece) for piece in todo]
+        futures: dict[Future[Result], int] = {pool.submit(function, *piece): at for at, piece in enumerate(todo)}
         try:
-            for future in tqdm(as_completed(futures), total=len(futures), desc=title, unit="run"):
-                future.result()
+            for future in as_completed(futures):
+                yield futures[future], future.result()
         except BrokenProcessPool as error:
             raise BenchmarkError(
                 f"{title}: a worker process was killed, most likely for lack of memory; free some, or set "
@@ -56,4 +74,3 @@ def run(function: Callable[..., Result], pieces: Iterable[Sequence[Any]], title:
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-        return [future.result() for future in futures]

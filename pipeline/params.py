@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipeline import methods, suites
+from pipeline import methods, studies, suites
 from pipeline.diagnostics import Settings
 from pipeline.errors import BenchmarkError
 from pipeline.rescale import Rescale
@@ -36,7 +36,6 @@ def _distinct(values: list[Any]) -> list[Any]:
 
 
 Names = Annotated[list[str], AfterValidator(_distinct)]
-Counts = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1), AfterValidator(_distinct)]
 
 
 class Methods(Parameters):
@@ -44,15 +43,8 @@ class Methods(Parameters):
 
     merge: Names
     calibrate: Names
-    study: Names
     rescale: Names
     surgery: Names
-
-
-class Study(Parameters):
-    """The data-efficiency study."""
-
-    samples: Counts
 
 
 class Report(Parameters):
@@ -74,10 +66,10 @@ class Params(methods.load("samerging").Params):
     evaluation_split: Literal["test", "validation"]
     precision: Precision
     schedule: dict[str, Schedule]
-    study: Study
     rescale: Rescale
     surgery: Surgery
     diagnose: Settings
+    study: dict[str, Any]
     merge: dict[str, Any]
     calibrate: dict[str, Any]
     recipe: dict[str, Any]
@@ -130,10 +122,10 @@ def check(content: Any) -> Params:
     recipes = _sections(
         "recipe", params.recipe, {name: family.Recipe for name, (family, _) in defined.items()}, problems
     )
+    study = _sections("study", params.study, {name: studies.load(name).Params for name in studies.names()}, problems)
     for key, section, found in (
         ("merge", "merge", merge),
         ("calibrate", "calibrate", calibrate),
-        ("study", "calibrate", calibrate),
     ):
         for name in getattr(params.methods, key):
             if name not in getattr(params, section):
@@ -156,7 +148,7 @@ def check(content: Any) -> Params:
             _fits(params, name, family.sizes(definition, recipes[name]), problems)
     if problems:
         raise ParamsError(_lines(problems))
-    return params.model_copy(update={"merge": merge, "calibrate": calibrate, "recipe": recipes})
+    return params.model_copy(update={"merge": merge, "calibrate": calibrate, "recipe": recipes, "study": study})
 
 
 def _runs(params: Params, problems: list[str]) -> None:

@@ -12,12 +12,14 @@ from torch import Tensor
 
 from pipeline import memory, methods, store
 from pipeline.calibrate import Problem
+from pipeline.cells import Cells, Form
 from pipeline.draws import draw
-from pipeline.merges import Merges
-from pipeline.parallel import run
+from pipeline.merges import Merges, read_solution, write_solution
 from pipeline.schema import PRECISIONS, Parameters, Precision, Schedule
 from pipeline.solution import Solution
 from pipeline.suite import SuiteFolder, device, to_device
+
+SOLUTION = Form(".safetensors", write_solution, read_solution)
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def calibrate(setting: Setting, samples: int, seed: int) -> Solution:
     return methods.load(setting.method).calibrate(problem(setting, drawn), setting.schedule, seed, setting.params).cpu()
 
 
-def calibrate_seeds(setting: Setting, samples: Sequence[int], seeds: Sequence[int]) -> list[Merges]:
+def calibrate_seeds(setting: Setting, samples: Sequence[int], seeds: Sequence[int], cells: Cells) -> list[Merges]:
     """A method's merges for every number of samples, each over all seeds; the runs share the machine's cores.
 
     Raises `memory.NoRoom` before the first one starts if not even one fits into the memory that is free.
@@ -72,7 +74,7 @@ def calibrate_seeds(setting: Setting, samples: Sequence[int], seeds: Sequence[in
     suite = SuiteFolder(setting.suite)
     need = memory.calibration(suite, setting.split, max(samples), device())
     runs = [(setting, k, seed) for k in samples for seed in seeds]
-    found = run(calibrate, runs, setting.method, need)
+    found = cells.run(calibrate, runs, setting.method, need, SOLUTION)
     answers = []
     for position, k in enumerate(samples):
         draws = [indices(suite, setting.split, k, seed) for seed in seeds]

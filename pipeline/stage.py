@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from pipeline import store
+from pipeline.cells import Cells, cells
 from pipeline.errors import BenchmarkError
 from pipeline.suite import device
 
@@ -47,6 +48,8 @@ class Job:
     inputs: tuple[Path, ...]
     outputs: tuple[Path, ...]
     """Where to write, in the order declared; moved into place when the stage succeeds."""
+    cells: Cells
+    """Where pieces of work are kept that a killed stage need not repeat."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ class Stage:
     outputs: tuple[str, ...]
     modules: tuple[str, ...] = ()
     """Modules that the stage finds by name: `pipeline.methods.{method}`, or `pipeline.suites.*` for a whole folder."""
+    keeps_cells: bool = False
+    """Whether cells outlive a success too: a study whose grid has grown then computes what is new."""
     recorded: bool = True
     """Whether a run record (hardware, versions, seconds) is the last output, under data/runs."""
 
@@ -89,7 +94,9 @@ class Stage:
         outputs = tuple(Path(path.format(**names)) for path in self.outputs)
         scratch = Path("data/.partial") / Path(self.record(names)).stem
         shutil.rmtree(scratch, ignore_errors=True)
-        job = Job(names, params, inputs, tuple(scratch / str(index) / path.name for index, path in enumerate(outputs)))
+        places = tuple(scratch / str(index) / path.name for index, path in enumerate(outputs))
+        kept = cells(scratch.name, sorted(code.items()), sorted(before.items()))
+        job = Job(names, params, inputs, places, kept)
         for path in job.outputs:
             path.parent.mkdir(parents=True)
         function(job)
@@ -104,6 +111,8 @@ class Stage:
                 shutil.rmtree(path)
             written.replace(path)
         shutil.rmtree(scratch)
+        if not self.keeps_cells:
+            kept.clear()
         if self.recorded:
             store.write_json(Path(self.record(names)), _record(self.name, names, params, time.monotonic() - started))
 

@@ -1,0 +1,48 @@
+"""A trial: one calibration under one setting, and its count of correct answers. What most studies consist of."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from pipeline import memory, merges
+from pipeline.cells import Cells
+from pipeline.evaluate import HEADER, count
+from pipeline.problem import Setting, calibrate, indices
+from pipeline.suite import SuiteFolder, device
+
+SCORES = ("setting", "k", *HEADER)
+
+
+class Trial(NamedTuple):
+    """What one cell computes."""
+
+    name: str
+    """Tells the setting in the scores, in the column `setting`."""
+    setting: Setting
+    samples: int
+    """Unlabelled images per task asked for."""
+    seed: int
+
+
+def score(setting: Setting, samples: int, seed: int, split: str) -> dict[str, list[int]]:
+    """{task: [images used, correct, total]} of one calibration on a split."""
+    suite = SuiteFolder(setting.suite)
+    drawn = indices(suite, setting.split, samples, seed)
+    found = count(suite, merges.serve(suite, calibrate(setting, samples, seed)), split, setting.method)
+    return {task: [len(drawn[task]), *found[task]] for task in suite.suite.task_names}
+
+
+def scores(trials: Iterable[Trial], split: str, title: str, cells: Cells) -> list[tuple]:
+    """Rows of all trials, in order, with the columns `setting`, `k` and those of `evaluate`: see SCORES.
+
+    Raises `memory.NoRoom` before the first one starts if not even one fits into the memory that is free.
+    """
+    todo = [*trials]
+    first = todo[0].setting
+    suite = SuiteFolder(first.suite)
+    need = memory.calibration(suite, first.split, max(trial.samples for trial in todo), device())
+    found = cells.run(score, [(*trial[1:], split) for trial in todo], title, need)
+    return [
+        (trial.name, trial.samples, suite.suite.name, trial.setting.method, task, trial.seed, *counts[task])
+        for trial, counts in zip(todo, found, strict=True)
+        for task in suite.suite.task_names
+    ]

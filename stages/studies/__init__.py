@@ -1,0 +1,1 @@
+"""One thin script per study; dvc.yaml beside it is their pipeline (`make studies`)."""
