@@ -2,7 +2,8 @@
 
 A cell's file is named by everything that it depends on: the stage's code and inputs (the folder), the function and its
 arguments (the file). What ran it and in which order is no part of that. A stage that is started again therefore does
-only what is not there yet; of other code or inputs nothing is left.
+only what is not there yet; of other code or inputs nothing is left. Cells run on the cores or the GPU of this machine,
+or on a Ray cluster (`pipeline.cluster`).
 """
 
 import hashlib
@@ -12,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline import store
-from pipeline.parallel import completed
+from pipeline import cluster, parallel, store
 
 FOLDER = Path("data/.cells")
 
@@ -35,6 +35,8 @@ class Cells:
     """The cells of a stage with certain code and inputs."""
 
     folder: Path
+    inputs: tuple[Path, ...]
+    """What the pieces read."""
 
     def run(
         self,
@@ -54,8 +56,12 @@ class Cells:
         files = [self.folder / f"{name}{form.suffix}" for name in names]
         pieces_of = dict(zip(files, todo, strict=True))
         missing = [file for file in pieces_of if not file.exists()]
-        done = len(pieces_of) - len(missing)
-        for index, result in completed(function, [pieces_of[file] for file in missing], title, need, done):
+        work, done = [pieces_of[file] for file in missing], len(pieces_of) - len(missing)
+        if work and cluster.chosen():
+            results = cluster.completed(function, work, title, need, done, self.inputs)
+        else:
+            results = parallel.completed(function, work, title, need, done)
+        for index, result in results:
             form.write(missing[index], result)
         return [form.read(file) for file in files]
 
@@ -64,9 +70,9 @@ class Cells:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def cells(stage: str, *basis: Any) -> Cells:
-    """The cells of a stage; `basis` tells its code and inputs. Those of another basis are removed."""
-    found = Cells(FOLDER / stage / _digest(basis))
+def cells(stage: str, inputs: Sequence[Path], *basis: Any) -> Cells:
+    """The cells of a stage; `basis` tells its code and what is in its inputs. Those of another basis are removed."""
+    found = Cells(FOLDER / stage / _digest(basis), tuple(inputs))
     for other in found.folder.parent.glob("*"):
         if other != found.folder:
             shutil.rmtree(other)

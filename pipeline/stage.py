@@ -95,7 +95,7 @@ class Stage:
         scratch = Path("data/.partial") / Path(self.record(names)).stem
         shutil.rmtree(scratch, ignore_errors=True)
         places = tuple(scratch / str(index) / path.name for index, path in enumerate(outputs))
-        kept = cells(scratch.name, sorted(code.items()), sorted(before.items()))
+        kept = cells(scratch.name, inputs, sorted(code.items()), sorted(before.items()))
         job = Job(names, params, inputs, places, kept)
         for path in job.outputs:
             path.parent.mkdir(parents=True)

@@ -1,0 +1,156 @@
+"""Cells: finished ones are kept, whatever computes them gives the same, and other code or inputs start anew."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline import cells, parallel
+from pipeline.cells import JSON, Cells
+from pipeline.errors import BenchmarkError
+from pipeline.merges import read_solution, write_solution
+from pipeline.solution import Extras, Solution
+
+
+@dataclass(frozen=True)
+class Setting:
+    """An argument with a value to tell."""
+
+    factor: int
+
+
+def product(setting: Setting, other: int, log: Path) -> dict[str, int]:
+    """A cell; appends a line to `log` whenever it is computed, and refuses negative numbers."""
+    with log.open("a") as file:
+        file.write(f"{setting.factor} {other}\n")
+    if other < 0:
+        raise BenchmarkError(f"{other} is negative")
+    return {"product": setting.factor * other}
+
+
+def worker(_: int) -> int:
+    """The process that computes a piece."""
+    return os.getpid()
+
+
+def die(number: int) -> int:
+    """A piece whose process is killed."""
+    if number == 1:
+        os._exit(9)
+    return number
+
+
+def lines(log: Path) -> list[str]:
+    """What was computed."""
+    return sorted(log.read_text().splitlines())
+
+
+@pytest.fixture
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The log of computed cells, in a folder that is the current one; everything runs in this process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SAMERGING_WORKERS", "1")
+    return tmp_path / "log.txt"
+
+
+def test_only_what_is_not_there_is_computed(log: Path):
+    kept = Cells(Path("kept"), ())
+    first = kept.run(product, [(Setting(2), 3, log), (Setting(2), 4, log)], "first")
+    assert first == [{"product": 6}, {"product": 8}]
+    again = kept.run(product, [(Setting(2), 5, log), (Setting(2), 4, log), (Setting(3), 3, log)], "again")
+    assert again == [{"product": 10}, {"product": 8}, {"product": 9}]
+    assert lines(log) == ["2 3", "2 4", "2 5", "3 3"]
+
+
+def test_equal_pieces_are_computed_once(log: Path):
+    assert Cells(Path("kept"), ()).run(product, [(Setting(2), 3, log)] * 3, "equal") == [{"product": 6}] * 3
+    assert lines(log) == ["2 3"]
+
+
+def test_what_was_finished_before_an_error_is_kept(log: Path):
+    kept = Cells(Path("kept"), ())
+    with pytest.raises(BenchmarkError, match="-1 is negative"):
+        kept.run(product, [(Setting(2), 3, log), (Setting(2), -1, log), (Setting(2), 4, log)], "failing")
+    assert kept.run(product, [(Setting(2), 3, log), (Setting(2), 4, log)], "rest") == [{"product": 6}, {"product": 8}]
+    assert lines(log) == ["2 -1", "2 3", "2 4"]
+
+
+def test_an_unfinished_file_is_no_cell(log: Path):
+    kept = Cells(Path("kept"), ())
+    kept.folder.mkdir()
+    (kept.folder / ".something.json.tmp").write_text("{")
+    assert kept.run(product, [(Setting(2), 3, log)], "one") == [{"product": 6}]
+
+
+def test_processes_give_the_same_files(log: Path, monkeypatch: pytest.MonkeyPatch):
+    pieces = [(Setting(factor), other, log) for factor in (1, 2, 3) for other in (4, 5)]
+    alone = Cells(Path("alone"), ())
+    alone.run(product, pieces, "alone")
+    monkeypatch.setenv("SAMERGING_WORKERS", "2")
+    shared = Cells(Path("shared"), ())
+    shared.run(product, pieces[::-1], "shared")
+    contents = [{file.name: file.read_bytes() for file in one.folder.iterdir()} for one in (alone, shared)]
+    assert contents[0] == contents[1]
+    assert len(contents[0]) == len(pieces)
+
+
+def test_other_code_or_inputs_remove_what_was_kept(log: Path):
+    old = cells.cells("stage", [], "old code")
+    old.run(product, [(Setting(2), 3, log)], "old")
+    assert cells.cells("stage", [], "old code").folder == old.folder
+    assert [*old.folder.iterdir()]
+    other = cells.cells("other", [], "code")
+    other.run(product, [(Setting(2), 3, log)], "other stage")
+    new = cells.cells("stage", [], "new code")
+    assert new.folder != old.folder
+    assert not old.folder.exists()
+    assert [*other.folder.iterdir()]
+    other.clear()
+    assert not other.folder.exists()
+
+
+def test_a_solution_comes_back_as_it_was(tmp_path: Path):
+    coefficients, losses = torch.rand(3, 5), torch.rand(4)
+    tensors = {"a.weight": torch.rand(2, 3), "b": torch.zeros(1)}
+    for index, solution in enumerate(
+        [
+            Solution(coefficients, losses=losses),
+            Solution(delta=tensors, extras=Extras("masks", {"x/y": torch.ones(2)})),
+            Solution(coefficients[None], extras=Extras("heads", tensors)),
+        ]
+    ):
+        path = tmp_path / f"{index}.safetensors"
+        write_solution(path, solution)
+        found = read_solution(path)
+        for name in ("coefficients", "losses"):
+            one, other = getattr(solution, name), getattr(found, name)
+            assert (one is None and other is None) or torch.equal(one, other)
+        assert (found.delta or {}).keys() == (solution.delta or {}).keys()
+        assert all(torch.equal(found.delta[name], tensor) for name, tensor in (solution.delta or {}).items())
+        if solution.extras is None:
+            assert found.extras is None
+        else:
+            assert found.extras.kind == solution.extras.kind
+            assert found.extras.tensors.keys() == solution.extras.tensors.keys()
+    assert JSON.suffix == ".json"
+
+
+def test_pieces_that_do_not_fit_beside_each_other_run_in_this_process(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SAMERGING_WORKERS", "2")
+    assert set(parallel.run(worker, [(1,), (2,)], "large", need=1 << 60)) == {os.getpid()}
+    assert os.getpid() not in parallel.run(worker, [(1,), (2,)], "small", need=1)
+
+
+def test_a_killed_worker_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SAMERGING_WORKERS", "2")
+    with pytest.raises(BenchmarkError, match=r"^dying: a worker process was killed.*SAMERGING_WORKERS below 2$"):
+        parallel.run(die, [(0,), (1,), (2,)], "dying")
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5"])
+def test_a_wrong_number_of_workers_is_refused(monkeypatch: pytest.MonkeyPatch, value: str):
+    monkeypatch.setenv("SAMERGING_WORKERS", value)
+    with pytest.raises(BenchmarkError, match="SAMERGING_WORKERS"):
+        parallel.run(worker, [(1,)], "none")
