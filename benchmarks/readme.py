@@ -35,6 +35,7 @@ def performance(results: Path = RESULTS) -> str:
         ("Scoring a merged model, against open_clip's own forward on images in memory", _evaluations),
         ("Data-free merges, against reading the experts' bytes once", _data_free),
         ("How a SAMerging step grows with tasks T and images k", _growth),
+        ("The whole run on the embedded suite, stages one after the other", _whole_run),
         ("Every stage at full size, random weights in the public file formats", _full_size),
     ]
     return "\n\n".join(f"{title}:\n\n{table}" for title, make in parts if (table := _table(list(make(found)))))
@@ -96,6 +97,16 @@ def _growth(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
         for row in one["rows"]:
             numbers = (str(row["tasks"]), str(row["samples"]), str(given["batch"]), f"{row['seconds_per_step']:.3f}")
             yield (given["backbone"], *numbers, f"{row['peak_mib'] / 1024:.1f}", _where(one))
+
+
+def _whole_run(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    yield ("suite", "stage", "how many", "seconds, all", "longest", "its seconds", "peak, GiB", "hardware")
+    for one in _of(found, "whole_run"):
+        for stage, row in sorted(one["rows"].items(), key=lambda item: -item[1]["seconds"]):
+            longest = row["longest"].removeprefix(one["arguments"]["suite"]).strip()
+            numbers = (f"{row['seconds']:.0f}", longest, f"{row['longest_seconds']:.0f}")
+            peak = f"{row['peak_mib'] / 1024:.1f}"
+            yield (one["arguments"]["suite"], stage, str(row["stages"]), *numbers, peak, _where(one))
 
 
 def _full_size(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
