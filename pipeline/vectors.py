@@ -42,7 +42,8 @@ class TaskVectors(Mapping[str, Tensor]):
         return iter(self._groups)
 
     def __getitem__(self, name: str) -> Tensor:
-        return torch.stack([self._difference(expert, name) for expert in self._experts])
+        base = self.base(name)
+        return torch.stack([expert[name].to(self._dtype) - base for expert in self._experts])
 
     @property
     def tasks(self) -> int:
@@ -51,14 +52,12 @@ class TaskVectors(Mapping[str, Tensor]):
 
     def task(self, index: int) -> Weights:
         """tau_t of one task: name -> tensor."""
-        return {name: self._difference(self._experts[index], name) for name in self._groups}
+        expert = self._experts[index]
+        return {name: expert[name].to(self._dtype) - self.base(name) for name in self._groups}
 
     def base(self, name: str) -> Tensor:
         """The tensor of theta_0, in the precision of the task vectors."""
         return self._base[name].to(self._dtype)
-
-    def _difference(self, expert: Mapping[str, Tensor], name: str) -> Tensor:
-        return expert[name].to(self._dtype) - self.base(name)
 
 
 def combine(vectors: Mapping[str, Tensor], coefficients: Tensor) -> Weights:

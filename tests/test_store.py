@@ -69,6 +69,12 @@ def test_tensors_that_are_not_finite_are_refused_by_name(tmp_path: Path, value: 
     assert not path.exists()
 
 
+def test_tensors_whose_sum_overflows_are_kept(tmp_path: Path):
+    path = tmp_path / "large.safetensors"
+    store.write_tensors(path, {"a": torch.full((4,), 3e38)})
+    assert torch.equal(store.TensorFile(path)["a"], torch.full((4,), 3e38))
+
+
 def test_json_refuses_values_that_are_not_finite(tmp_path: Path):
     with pytest.raises(ValueError, match="Out of range float values"):
         store.write_json(tmp_path / "x.json", {"a": float("nan")})
