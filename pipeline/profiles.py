@@ -12,7 +12,7 @@ from pipeline.statistics import Resampled, profile
 
 USUAL = ("average", "task_arithmetic", ENTROPY, TWIN, MAIN)
 """Methods that are always drawn, if they ran."""
-THRESHOLDS = np.linspace(0, 1.1, 221)
+THRESHOLDS = np.linspace(0, 1.05, 211)
 
 
 def choose(means: Mapping[str, float], sections: Sequence[Sequence[str]]) -> list[str]:
@@ -29,7 +29,8 @@ def profiles(found: Resampled, looks: Mapping[str, Style], width: float) -> Figu
     for name, look in looks.items():
         shares = profile(found, name, CEILING, THRESHOLDS)
         line = {"color": look.colour, "linestyle": look.line, "label": look.title, "zorder": 3 if name == MAIN else 2}
-        axes.fill_between(THRESHOLDS, shares.low, shares.high, color=look.colour, alpha=0.12, linewidth=0)
+        band = {"color": look.colour, "alpha": 0.12, "linewidth": 0, "step": "post"}
+        axes.fill_between(THRESHOLDS, shares.low, shares.high, **band)
         axes.plot(THRESHOLDS, shares.value, drawstyle="steps-post", **line)
         least = min(least, float(THRESHOLDS[shares.low < 1].min(initial=1.0)))
     axes.set(xlabel="accuracy / accuracy of the task's expert", ylabel="share of runs above")

@@ -88,7 +88,7 @@ class Difference:
 
 
 def pigeonhole(statistic: Callable[[Drawn], np.ndarray], sizes: Mapping[Hashable, int], resamples: int) -> np.ndarray:
-    """`statistic` [..., B] in B = `resamples` draws of the members of every axis, each axis drawn on its own.
+    """`statistic`, floats [..., B], in B = `resamples` draws of the members of every axis, each axis drawn on its own.
 
     An axis of one member is not drawn.
     """
