@@ -13,10 +13,12 @@ A suite is a set of tasks on one backbone; a method edits the task vectors, pick
     merges       the artefact of a merge                      extras/     models that are more than merged weights
     rescale      a merge's scale, chosen without labels       surgery     adapters on top of a merge
     refine       what those two share                         teach       teacher logits
-    evaluate     counting correct answers                     costs       bytes and operations at inference
+    evaluate     asking merges, counting right answers        answers     the artefact of an evaluation
+    costs        bytes and operations at inference
     study        data efficiency                              diagnostics/  measures known before merging
     preview      images for the contact sheet                 hub         files of public repositories, verified
-    results -> scores, anchors -> tables, figures, heatmaps, verdict, references -> page, report
+    results -> scores, statistics, anchors -> tables, claims, figures, profiles, heatmaps, verdict, references
+            -> page, report
                  from counts to what people look at
     stage        declaration and guarantees of a DVC stage    parallel    independent pieces on every core
     store        files in and out, atomically                 errors      the user's errors

@@ -1,4 +1,7 @@
-"""Counting correct answers: integers, so that a reader can recompute every figure. No batch is ever skipped."""
+"""Asking merged models and counting correct answers: integers, so that a reader can recompute every figure.
+
+No batch is ever skipped.
+"""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,6 +10,7 @@ import numpy as np
 import torch
 
 from pipeline import merges
+from pipeline.answers import Answers, join
 from pipeline.errors import BenchmarkError
 from pipeline.extras import Served
 from pipeline.features import encode
@@ -17,40 +21,41 @@ HEADER = ("suite", "method", "task", "seed", "samples", "correct", "total")
 Row = tuple[str, str, str, int | None, int, int, int]
 
 
-def correct(folder: Path, artefact: Path, index: int, split: str) -> dict[str, tuple[int, int]]:
-    """{task: (correct, total)} of the `index`-th seed of a merge on a split."""
+def answer(folder: Path, artefact: Path, index: int, split: str) -> Answers:
+    """What the `index`-th seed of a merge answers on a split; predicted classes are [1, n]."""
     suite = SuiteFolder(folder)
-    return count(suite, merges.models(suite, artefact, index), split, str(artefact))
+    return replies(suite, merges.models(suite, artefact, index), split, str(artefact))
 
 
-def count(suite: SuiteFolder, models: Iterable[Served], split: str, title: str) -> dict[str, tuple[int, int]]:
-    """{task: (correct, total)} of the models that serve the tasks; `title` names them in an error."""
-    target, counts = device(), {}
+def replies(suite: SuiteFolder, models: Iterable[Served], split: str, title: str) -> Answers:
+    """What the models that serve the tasks answer; `title` names them in an error."""
+    target, predicted = device(), {}
     for model in models:
         weights = to_device(model.weights, target)
         for task in model.tasks:
-            labels = torch.from_numpy(np.array(suite.labels(split, task))).to(target)
             features = encode(model.encoder, weights, suite.images(split, task), target)
             logits = features @ model.heads[task].to(target).T
             if not bool(torch.isfinite(logits).all()):
                 raise BenchmarkError(f"{title}: the merged model's logits on {task} are not finite; nothing was scored")
-            counts[task] = (int((logits.argmax(1) == labels).sum()), len(labels))
-    return counts
+            predicted[task] = logits.argmax(1)[None].to(torch.int16).cpu().numpy()
+    labels = {task: suite.labels(split, task).astype(np.int16) for task in suite.suite.task_names}
+    return Answers(predicted, labels)
 
 
-def rows(folder: Path, method: str, artefacts: list[Path], split: str, title: str) -> list[Row]:
-    """The scores of every seed of every artefact, a row per task: see HEADER.
+def ask(folder: Path, artefact: Path, split: str, title: str) -> Answers:
+    """What every seed of an artefact answers."""
+    seeds = len(merges.load(artefact)[0]["seeds"])
+    return join(run(answer, [(folder, artefact, index, split) for index in range(seeds)], title))
+
+
+def count(suite: str, method: str, artefact: Path, answers: Answers) -> list[Row]:
+    """The scores of every seed of an artefact, a row per task: see HEADER.
 
     `seed` is None for a method without randomness, `samples` the unlabelled images of the task that it used.
     """
-    suite = SuiteFolder(folder).suite
-    abouts = [(path, merges.load(path)[0]) for path in artefacts]
-    cells = [
-        (path, index, seed, about["samples"]) for path, about in abouts for index, seed in enumerate(about["seeds"])
-    ]
-    counts = run(correct, [(folder, path, index, split) for path, index, *_ in cells], title)
+    about, _ = merges.load(artefact)
     return [
-        (suite.name, method, task, seed, samples[task], *count[task])
-        for (_, _, seed, samples), count in zip(cells, counts, strict=True)
-        for task in suite.task_names
+        (suite, method, task, seed, about["samples"][task], *counted)
+        for index, seed in enumerate(about["seeds"])
+        for task, counted in answers.counts(index).items()
     ]

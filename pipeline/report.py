@@ -10,7 +10,7 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from pipeline import anchors, figures, heatmaps, scores, store, tables, verdict
+from pipeline import anchors, answers, claims, figures, heatmaps, profiles, statistics, store, tables, verdict
 from pipeline.page import page
 from pipeline.references import MARK, Reference, refer
 from pipeline.results import Chosen, Results, on_top, parameters, read
@@ -21,7 +21,9 @@ POINTS = 100
 GIB = 2**30
 
 
-def draw(results: Results, chosen: Chosen, titles: Mapping[str, str], width: float) -> dict[str, tuple[Figure, str]]:
+def draw(
+    results: Results, resampled: statistics.Resampled, chosen: Chosen, titles: Mapping[str, str], width: float
+) -> dict[str, tuple[Figure, str]]:
     """{name: (figure, caption)}."""
     looks, runs, protocol = figures.styles(titles), results.runs, results.protocol.sentence()
     levels = runs.groupby("method")[AVERAGE].mean().reindex([FLOOR, CEILING])
@@ -37,6 +39,7 @@ def draw(results: Results, chosen: Chosen, titles: Mapping[str, str], width: flo
             f"Accuracy of every method: a dot per task, a bar at their mean, best first; methods with randomness: mean "
             f"over their seeds. {protocol}",
         ),
+        **_profiles(results, resampled, chosen, titles, width),
         "efficiency": (
             efficiency,
             f"Average accuracy over the {len(results.tasks)} tasks of the {results.protocol.evaluation_split} split "
@@ -69,16 +72,46 @@ def draw(results: Results, chosen: Chosen, titles: Mapping[str, str], width: flo
     }
 
 
+def _profiles(
+    results: Results, resampled: statistics.Resampled, chosen: Chosen, titles: Mapping[str, str], width: float
+) -> dict[str, tuple[Figure, str]]:
+    """The figure of performance profiles; without the experts there is none."""
+    if CEILING not in resampled.observed:
+        return {}
+    groups = chosen.sections(results.several)
+    shown = profiles.choose(results.runs.groupby("method")[AVERAGE].mean(), [groups["Data-free"], groups["Calibrated"]])
+    caption = (
+        f"Performance profiles: share of runs (a seed and one of {len(results.tasks)} tasks) with more than a share of "
+        f"the accuracy of the task's expert; higher is better. Bands: 95 % bootstrap intervals, test images of every "
+        f"task and seeds drawn. Of the merges that are one model: the usual ones, and the best with and without data. "
+        f"{results.protocol.sentence()}"
+    )
+    looks = figures.styles({name: titles[name] for name in shown})
+    return {"profiles": (profiles.profiles(resampled, looks, width), caption)}
+
+
 def write(inputs: Sequence[Path], suites: Sequence[str], chosen: Chosen, look: Any, outputs: Sequence[Path]) -> None:
-    """Write everything. look: dpi, width, decimals; outputs: tables, figures, plots, metrics.json, index.html."""
-    tabled, drawn, plotted, metrics, index = outputs
+    """Write everything. look: dpi, width, decimals; outputs: as stages/report.py."""
+    tabled, drawn, plotted, kept, metrics, index = outputs
     references = refer(chosen)
     titles = {name: one.title for name, one in references.items()}
     found = [read(inputs, suite, chosen) for suite in suites]
     sections = []
     for results in found:
         suite, runs, groups = results.suite, results.runs, chosen.sections(results.several)
-        anchored, beside = _published(results, chosen, references, look.decimals)
+        store.write_text(kept / f"{suite}.csv", _csv(results.scored))
+        store.write_arrays(kept / f"{suite}-answers.npz", answers.pack(results.correct), compress=True)
+        resampled = statistics.resample({name: results.correct[name] for name in chosen.names}, results.drawn)
+        compared = claims.compare(resampled)
+        anchored, published = _published(results, chosen, references, look.decimals)
+        beside = {
+            "comparisons": (
+                f"{titles[MAIN]} against every method",
+                claims.table(resampled, compared, groups, titles, look.decimals, suite),
+                claims.csv(resampled, compared, results.tasks, groups, titles),
+            ),
+            **published,
+        }
         table = tables.build(runs, groups, titles, look.decimals, results.protocol.caption(anchored))
         store.write_text(tabled / f"{suite}.csv", tables.csv(runs, groups, titles))
         store.write_text(tabled / f"{suite}.md", tables.markdown(table))
@@ -92,13 +125,13 @@ def write(inputs: Sequence[Path], suites: Sequence[str], chosen: Chosen, look: A
         store.write_text(tabled / f"{suite}-overview.md", tables.markdown(lasting))
         store.write_text(tabled / f"{suite}-overview.tex", tables.latex(lasting, f"{suite}-overview"))
         shown = []
-        for name, (figure, caption) in draw(results, chosen, titles, look.width).items():
+        for name, (figure, caption) in draw(results, resampled, chosen, titles, look.width).items():
             files = {kind: figures.render(figure, kind, f"{suite}-{name}", look.dpi) for kind in figures.FORMATS}
             for kind, content in files.items():
                 store.write_bytes(drawn / f"{suite}-{name}.{kind}", content)
             svg = files["svg"].decode()
             shown.append({"svg": Markup(svg[svg.index("<svg") :]), "caption": caption})
-        said = scores.sentences(runs, results.tasks, groups["Data-free"], titles, look.decimals)
+        said = claims.sentences(runs, compared, groups["Data-free"], titles, look.decimals)
         diagnosis = verdict.paragraph(results.predictions)
         store.write_text(tabled / f"{suite}-sentences.md", tables.bullets([*said, diagnosis]))
         others = [("All methods at a glance", timed), *((title, other) for title, other, _ in beside.values())]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline import scores, store, tables
+from pipeline import answers, scores, store, tables
 from pipeline.errors import BenchmarkError
 from pipeline.scores import CEILING, FLOOR, MAIN
 
@@ -26,6 +26,12 @@ class Results:
 
     suite: str
     tasks: tuple[str, ...]
+    scored: pd.DataFrame
+    """All counts: the methods in the order of the tables, then those with a chosen scale (`-rescaled`)."""
+    correct: Mapping[str, Mapping[str, np.ndarray]]
+    """{method: {task: bool [S, n]}} for the methods of `scored`: whether each test image was answered rightly."""
+    drawn: Mapping[str, tuple[int, ...]]
+    """The seeds of every method of `correct`, in its order; -1 without randomness."""
     runs: pd.DataFrame
     rescaled: pd.DataFrame
     """As `runs`: methods with the scale that unlabelled images chose, under the method's own name."""
@@ -103,10 +109,12 @@ def choose(methods: Mapping[str, Sequence[str]]) -> Chosen:
 
 def read(inputs: Sequence[Path], suite: str, chosen: Chosen) -> Results:
     """The results of a suite; inputs: the folders that stages/report.py names, in order."""
-    counted, priced, diagnosed, studied, merged, previews, origins, recorded = inputs
+    counted, answered, priced, diagnosed, studied, merged, previews, origins, recorded = inputs
     images = store.read_arrays(previews / f"{suite}.npz")
     tasks = tuple(images)
     frame = _scores([counted / suite / f"{name}.csv" for name in chosen.names])
+    scaled = [f"{name}-rescaled" for name in chosen.rescaled]
+    scored = pd.concat([frame, *(_scores([counted / suite / f"{name}.csv"]) for name in scaled)], ignore_index=True)
     study = _scores([studied / suite / name / "scores.csv" for name in chosen.studied], ("k",))
     runs = scores.runs(frame, tasks)
     abouts = {name: store.read_json(merged / suite / name / "merge.json") for name in chosen.names}
@@ -131,8 +139,11 @@ def read(inputs: Sequence[Path], suite: str, chosen: Chosen) -> Results:
     return Results(
         suite=suite,
         tasks=tasks,
+        scored=scored,
+        correct=_correct(answered / suite, scored, tasks),
+        drawn={name: _seeds(rows) for name, rows in scored.groupby("method", sort=False)},
         runs=runs,
-        rescaled=_rescaled(counted / suite, chosen, tasks, runs),
+        rescaled=_rescaled(scored[scored.method.isin(scaled)], tasks, runs),
         study=scores.runs(study, tasks, runs),
         used=study[["k", "method", "task", "samples"]],
         samples=frame.groupby("method").samples.max().to_dict(),
@@ -151,11 +162,33 @@ def read(inputs: Sequence[Path], suite: str, chosen: Chosen) -> Results:
     )
 
 
-def _rescaled(folder: Path, chosen: Chosen, tasks: Sequence[str], runs: pd.DataFrame) -> pd.DataFrame:
-    if not chosen.rescaled:
+def _rescaled(frame: pd.DataFrame, tasks: Sequence[str], runs: pd.DataFrame) -> pd.DataFrame:
+    if frame.empty:
         return runs.iloc[:0]
-    frame = _scores([folder / f"{name}-rescaled.csv" for name in chosen.rescaled])
     return scores.runs(frame.assign(method=frame.method.str.removesuffix("-rescaled")), tasks, runs)
+
+
+def _correct(folder: Path, scored: pd.DataFrame, tasks: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
+    """Right or wrong for every method of `scored`; refused unless it is what was counted, on the same images."""
+    found, labels = {}, None
+    for method, rows in scored.groupby("method", sort=False):
+        path = folder / f"{method}.npz"
+        given = answers.load(path, tasks)
+        labels = labels or given.labels
+        found[method] = given.correct()
+        for task, right in found[method].items():
+            own = rows[rows.task == task]
+            if own.correct.tolist() != right.sum(axis=1).tolist() or set(own.total) != {right.shape[1]}:
+                raise BenchmarkError(
+                    f"{path}: its right answers on {task} are not those counted in the scores; dvc repro"
+                )
+            if not np.array_equal(given.labels[task], labels[task]):
+                raise BenchmarkError(f"{path}: methods were asked about different images of {task}; run dvc repro")
+    return found
+
+
+def _seeds(rows: pd.DataFrame) -> tuple[int, ...]:
+    return tuple(rows.seed.fillna(-1).astype(int).unique().tolist())
 
 
 def _origin(path: Path) -> dict[str, Any]:

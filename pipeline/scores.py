@@ -1,4 +1,4 @@
-"""Counts of correct answers -> accuracies, what the tables show of them, and what can be said about differences.
+"""Counts of correct answers -> accuracies and what the tables show of them.
 
 Everything is in per cent. For accuracies a_t of T tasks in one run (a method and a seed):
 
@@ -12,8 +12,7 @@ happens to be there: a quotient that is not defined makes the whole value undefi
 """
 
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -21,11 +20,10 @@ import pandas as pd
 from pipeline.errors import BenchmarkError
 
 FLOOR, CEILING = "zeroshot", "individual"
-MAIN, TWIN = "samerging", "distillation"
+MAIN, TWIN, ENTROPY = "samerging", "distillation", "adamerging"
 AVERAGE, NORMALISED, GAP, WORST = "Average", "Normalised", "Gap closed", "Worst task"
 COLUMNS = ("suite", "method", "task", "seed", "samples", "correct", "total")
 TYPES = {"suite": "str", "method": "str", "task": "str", "seed": "Int64"} | dict.fromkeys(COLUMNS[4:], "int64")
-RESAMPLES = 10_000
 
 
 class ScoresError(BenchmarkError):
@@ -91,67 +89,3 @@ def _reference(wide: pd.DataFrame, method: str, tasks: Sequence[str]) -> pd.Seri
     if method not in wide.index.get_level_values("method"):
         return pd.Series(np.nan, index=list(tasks))
     return wide.xs(method, level="method")[list(tasks)].mean()
-
-
-@dataclass(frozen=True)
-class Difference:
-    """`mean` of the paired differences of two methods' averages, in points, and its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-    seeds: int
-    tasks: int
-
-
-def difference(table: pd.DataFrame, tasks: Sequence[str], method: str, other: str) -> Difference:
-    """`method` minus `other` in the same seeds, with a 95 % interval from the pigeonhole bootstrap.
-
-    Seeds and tasks are resampled independently, with replacement, and crossed (Owen 2007, arXiv 0712.1111): seeds
-    of one task share its test images, so that seeds x tasks are not that many independent differences.
-    """
-    pairs = (table.loc[method, list(tasks)] - table.loc[other, list(tasks)]).to_numpy()
-    if not np.isfinite(pairs).all():
-        raise ScoresError(f"{method} and {other} ran with different seeds; run their stages again (dvc repro)")
-    generator = np.random.default_rng(0)
-    rows, columns = (generator.integers(size, size=(RESAMPLES, size)) for size in pairs.shape)
-    means = pairs[rows[:, :, None], columns[:, None, :]].mean(axis=(1, 2))
-    low, high = np.quantile(means, (0.025, 0.975))
-    return Difference(float(pairs.mean()), float(low), float(high), *pairs.shape)
-
-
-def sentences(
-    table: pd.DataFrame, tasks: Sequence[str], data_free: Sequence[str], titles: Mapping[str, str], decimals: int
-) -> list[str]:
-    """What the scores say of SAMerging: the gap it closes, its lead without data, what sharpness adds."""
-    own, said = table.loc[MAIN], []
-    average, count = table.groupby("method")[AVERAGE].mean(), f"n = {len(own)} seed{'s' * (len(own) != 1)}"
-    if np.isfinite(own[GAP]).all():
-        spread = f" ± {own[GAP].std():.{decimals}f}" if len(own) > 1 else ""
-        said.append(
-            f"{titles[MAIN]} closes {own[GAP].mean():.{decimals}f}{spread} % of the gap between zero-shot "
-            f"({average[FLOOR]:.{decimals}f} %) and "
-            f"the individual experts ({average[CEILING]:.{decimals}f} %) ({count})."
-        )
-    if data_free:
-        best = max(data_free, key=lambda name: average[name])
-        lead = average[MAIN] - average[best]
-        said.append(
-            f"On average over {len(tasks)} tasks it {'leads' if lead >= 0 else 'trails'} the best data-free method, "
-            f"{titles[best]}, by {abs(lead):.{decimals + 1}f} points: {average[MAIN]:.{decimals + 1}f} % ({count}) "
-            f"against {average[best]:.{decimals + 1}f} % (no randomness, n = 1)."
-        )
-    if TWIN in average:
-        said.append(_verdict(difference(table, tasks, MAIN, TWIN), titles, decimals + 1))
-    return said
-
-
-def _verdict(gain: Difference, titles: Mapping[str, str], decimals: int) -> str:
-    excludes = gain.low > 0 or gain.high < 0
-    verdict = "it excludes zero" if excludes else "it includes zero, so these runs show no difference"
-    return (
-        f"{titles[MAIN]} minus {titles[TWIN].lower()}: {gain.mean:+.{decimals}f} points, 95 % interval "
-        f"[{gain.low:+.{decimals}f}, {gain.high:+.{decimals}f}]: {verdict}. The interval is a bootstrap of the paired "
-        f"differences over {gain.seeds} seed{'s' * (gain.seeds != 1)} (draw of images, order of batches) and "
-        f"{gain.tasks} tasks; it covers other seeds and other tasks like these, not other experts; it is rough."
-    )

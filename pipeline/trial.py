@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from pipeline import memory, merges
 from pipeline.cells import Cells
-from pipeline.evaluate import HEADER, count
+from pipeline.evaluate import HEADER, replies
 from pipeline.problem import Setting, calibrate, indices
 from pipeline.suite import SuiteFolder, device
 
@@ -27,7 +27,8 @@ def score(setting: Setting, samples: int, seed: int, split: str) -> dict[str, li
     """{task: [images used, correct, total]} of one calibration on a split."""
     suite = SuiteFolder(setting.suite)
     drawn = indices(suite, setting.split, samples, seed)
-    found = count(suite, merges.serve(suite, calibrate(setting, samples, seed)), split, setting.method)
+    served = merges.serve(suite, calibrate(setting, samples, seed))
+    found = replies(suite, served, split, setting.method).counts(0)
     return {task: [len(drawn[task]), *found[task]] for task in suite.suite.task_names}
 
 

@@ -1,8 +1,8 @@
-"""Count correct answers of a merge, whatever method made it, on every task, and what it needs at inference."""
+"""Ask a merge, whatever method made it, about every image of every task; count, and say what it needs at inference."""
 
-from pipeline import store
+from pipeline import answers, store
 from pipeline.costs import costs
-from pipeline.evaluate import HEADER, rows
+from pipeline.evaluate import HEADER, ask, count
 from pipeline.stage import Job, Stage
 
 STAGE = Stage(
@@ -10,18 +10,23 @@ STAGE = Stage(
     arguments=("suite", "method"),
     params=("evaluation_split",),
     inputs=("data/suites/{suite}", "data/merges/{suite}/{method}"),
-    outputs=("data/scores/{suite}/{method}.csv", "data/costs/{suite}/{method}.json"),
+    outputs=(
+        "data/scores/{suite}/{method}.csv",
+        "data/costs/{suite}/{method}.json",
+        "data/answers/{suite}/{method}.npz",
+    ),
     modules=("pipeline.extras.*",),
 )
 
 
 def run(job: Job) -> None:
-    """Write a row per task and seed, and the costs of the first seed."""
+    """Write a row per task and seed, the costs of the first seed, and every answer."""
     folder, artefact = job.inputs
-    method = job.names["method"]
-    scores = rows(folder, method, [artefact], job.params["evaluation_split"], f"evaluate {method}")
-    store.write_csv(job.outputs[0], HEADER, scores)
+    suite, method = job.names["suite"], job.names["method"]
+    found = ask(folder, artefact, job.params["evaluation_split"], f"evaluate {method}")
+    store.write_csv(job.outputs[0], HEADER, count(suite, method, artefact, found))
     store.write_json(job.outputs[1], costs(folder, artefact))
+    answers.save(found, job.outputs[2])
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ STAGE = Stage(
     params=("suites", "methods", "report"),
     inputs=(
         "data/scores",
+        "data/answers",
         "data/costs",
         "data/diagnostics",
         "data/studies",
@@ -18,7 +19,14 @@ STAGE = Stage(
         "data/origins",
         "data/runs",
     ),
-    outputs=("reports/tables", "reports/figures", "reports/plots", "reports/metrics.json", "reports/index.html"),
+    outputs=(
+        "reports/tables",
+        "reports/figures",
+        "reports/plots",
+        "reports/scores",
+        "reports/metrics.json",
+        "reports/index.html",
+    ),
     modules=("pipeline.methods.*",),
     recorded=False,
 )

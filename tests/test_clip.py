@@ -12,7 +12,7 @@ from safetensors.torch import load
 
 from pipeline import merges, methods, store, suites
 from pipeline.errors import BenchmarkError
-from pipeline.evaluate import correct
+from pipeline.evaluate import answer
 from pipeline.model import fuse_qkv
 from pipeline.problem import Setting, calibrate_seeds
 from pipeline.schema import Schedule
@@ -107,7 +107,7 @@ def accepts_every_method(found: SuiteFolder, root: Path) -> None:
         if form in scored:
             continue
         scored.add(form)
-        counts = correct(folder, artefact, 0, "test")
+        counts = answer(folder, artefact, 0, "test").counts(0)
         assert {task: total for task, (_, total) in counts.items()} == dict.fromkeys(tasks, TEST), name
 
 

@@ -333,7 +333,7 @@ def test_emr_serves_every_task_its_own_model(pristine_suite: Path, tmp_path: Pat
             torch.testing.assert_close(served.weights[name].double(), expected, rtol=0, atol=2e-6)
             reached += float((served.weights[name].double() - vectors.base(name)).abs().sum())
     assert reached == pytest.approx(total, rel=1e-5)
-    counts = evaluate.correct(pristine_suite, tmp_path, 0, "test")
+    counts = evaluate.answer(pristine_suite, tmp_path, 0, "test").counts(0)
     assert {task: total for task, (_, total) in counts.items()} == dict.fromkeys(toy.TASKS, toy.SIZES["test"])
 
 

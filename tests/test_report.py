@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import methods, store
+from pipeline import answers, methods, store
 from pipeline.diagnostics import prediction
 from pipeline.errors import BenchmarkError
 from pipeline.figures import blocks
 from pipeline.report import write
 from pipeline.results import choose, parameters
+from pipeline.scores import parse
 
 TASKS = ("b&<i>", "a_1")
 GROUPS = ["conv1.weight", "blocks.0.q.weight", "blocks.1.q.weight", "ln_post.weight"]
@@ -29,8 +30,8 @@ METHODS = {
 }
 CHOSEN = choose(METHODS)
 LOOK = SimpleNamespace(dpi=50, width=6.5, decimals=1)
-INPUTS = ("scores", "costs", "diagnostics", "studies", "merges", "previews", "origins", "runs")
-OUTPUTS = ("tables", "figures", "plots", "metrics.json", "index.html")
+INPUTS = ("scores", "answers", "costs", "diagnostics", "studies", "merges", "previews", "origins", "runs")
+OUTPUTS = ("tables", "figures", "plots", "scores", "metrics.json", "index.html")
 ORIGIN = {
     "source": "made <here>",
     "embedded": True,
@@ -105,6 +106,9 @@ def data(tmp_path):
 
 def scored(folder, name, counts):
     store.write_csv(folder / f"scores/mini-x/{name}.csv", HEADER, counts)
+    labels = dict.fromkeys(TASKS, np.zeros(50, np.int16))
+    found = {task: np.array([np.arange(50) >= row[5] for row in counts if row[2] == task], np.int16) for task in TASKS}
+    answers.save(answers.Answers(found, labels), folder / f"answers/mini-x/{name}.npz")
     record(folder, "evaluate", name, evaluation_split="test")
 
 
@@ -138,12 +142,13 @@ def test_the_whole_report_twice(data, tmp_path, monkeypatch):
     monkeypatch.setattr(methods.load("average"), "TITLE", "<script>A_v & e</script>")
     files = report(data, tmp_path / "one")
     assert files == report(data, tmp_path / "two"), "the same bytes every time"
-    names = ("accuracy", "efficiency", "coefficients", "losses", "mloss", "cosines", "images")
+    names = ("accuracy", "profiles", "efficiency", "coefficients", "losses", "mloss", "cosines", "images")
     expected = {f"figures/mini-x-{name}.{kind}" for name in names for kind in ("svg", "pdf", "png")}
     expected |= {"metrics.json", "index.html", "tables/mini-x-efficiency.csv"}
     expected |= {f"tables/mini-x.{kind}" for kind in ("csv", "md", "tex")}
     expected |= {"tables/mini-x-overview.md", "tables/mini-x-overview.tex", "tables/mini-x-prediction.csv"}
-    expected |= {"tables/mini-x-sentences.md"}
+    expected |= {"tables/mini-x-sentences.md", "tables/mini-x-comparisons.csv", "tables/mini-x-comparisons.md"}
+    expected |= {"scores/mini-x.csv", "scores/mini-x-answers.npz"}
     assert set(files) == expected | {f"plots/{name}.csv" for name in ("accuracy", "efficiency", "losses")}
     data_free = {"average": 40.0, "individual": 80.0, "zeroshot": 20.0}
     assert json.loads(files["metrics.json"])["mini-x"] == {
@@ -190,6 +195,8 @@ def test_the_whole_report_twice(data, tmp_path, monkeypatch):
         "runs/evaluate-mini-x-samerging.json",
         "runs/surgery-mini-x-samerging.json",
         "scores/mini-x/average-rescaled.csv",
+        "answers/mini-x/average.npz",
+        "answers/mini-x/average-rescaled.npz",
         "costs/mini-x/individual.json",
         "diagnostics/mini-x/measures.csv",
         "diagnostics/mini-x/prediction.csv",
@@ -318,3 +325,41 @@ def test_the_overview_tells_costs_images_and_scales(data, tmp_path):
 
 def split(line):
     return line.split("|") if line.startswith("|") else ["", "", ""]
+
+
+def test_everything_can_be_recomputed_from_the_scores_kept(data, tmp_path):
+    report(data, tmp_path)
+    scored = parse((tmp_path / "scores/mini-x.csv").read_text(), "scores")
+    order = ["zeroshot", "individual", "average", "distillation", "samerging", "surgery-samerging", "average-rescaled"]
+    assert scored.method.unique().tolist() == order
+    bits = store.read_arrays(tmp_path / "scores/mini-x-answers.npz")
+    assert list(bits) == [f"{method}/{task}" for method in order for task in TASKS]
+    for (method, task), cells in scored.groupby(["method", "task"]):
+        right = np.unpackbits(bits[f"{method}/{task}"], axis=1, count=50)
+        assert right.sum(axis=1).tolist() == cells.correct.tolist()
+        assert right[0].tolist() == [1] * cells.correct.iloc[0] + [0] * (50 - cells.correct.iloc[0])
+
+
+def test_answers_that_are_not_those_counted_are_refused(data, tmp_path):
+    answers.save(answered(right=19), data / "answers/mini-x/average.npz")
+    with pytest.raises(BenchmarkError, match=r"average\.npz: its right answers on .* are not those counted"):
+        report(data, tmp_path)
+
+
+def test_answers_about_other_images_are_refused(data, tmp_path):
+    answers.save(answered(right=20, label=1), data / "answers/mini-x/average.npz")
+    with pytest.raises(BenchmarkError, match=r"average\.npz: methods were asked about different images"):
+        report(data, tmp_path)
+
+
+def answered(right, label=0):
+    """Answers of one run, the first `right` of them correct."""
+    predicted = np.where(np.arange(50) < right, label, label + 1).astype(np.int16)[None]
+    return answers.Answers(dict.fromkeys(TASKS, predicted), dict.fromkeys(TASKS, np.full(50, label, np.int16)))
+
+
+def test_without_experts_nothing_is_normalised(data, tmp_path):
+    chosen = choose({**METHODS, "merge": ["zeroshot", "average"]})
+    write([data / name for name in INPUTS], ["mini-x"], chosen, LOOK, [tmp_path / name for name in OUTPUTS])
+    assert not (tmp_path / "figures/mini-x-profiles.svg").exists()
+    assert "iqm" not in (tmp_path / "tables/mini-x-comparisons.csv").read_text()

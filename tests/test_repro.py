@@ -141,7 +141,8 @@ def test_every_method_is_scored_on_every_image(finished: Checkout):
     labels = {task: np.load(finished.root / f"data/suites/nano-3/labels/test/{task}.npy") for task in tasks}
     scores = finished.root / "data/scores/nano-3"
     assert {path.stem for path in scores.iterdir()} == {*USED}
-    assert {path.stem for path in (finished.root / "data/costs/nano-3").iterdir()} == {*USED}
+    for kind in ("costs", "answers"):
+        assert {path.stem for path in (finished.root / "data" / kind / "nano-3").iterdir()} == {*USED}
     for method, used in USED.items():
         rows = finished.rows(f"data/scores/nano-3/{method}.csv")
         seeds = ["0", "1"] if used else [""]

@@ -163,7 +163,7 @@ def test_smile_is_served_from_its_artefact(pristine_suite: Path, tmp_path: Path)
     merges.save(merges.data_free(smile, vectors, params, suite.suite.task_names), tmp_path)
     (found,) = merges.models(suite, tmp_path, 0)
     assert found.tasks == suite.suite.task_names
-    counts = evaluate.correct(pristine_suite, tmp_path, 0, "test")
+    counts = evaluate.answer(pristine_suite, tmp_path, 0, "test").counts(0)
     base = dict(suite.base())
     for task in suite.suite.task_names:
         images = torch.from_numpy(np.array(suite.images("test", task)))

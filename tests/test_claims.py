@@ -1,0 +1,125 @@
+"""Claims: what is said follows the intervals, the number of comparisons, and nothing else."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from pipeline import claims, profiles, tables
+from pipeline.scores import GAP, parse, runs
+from pipeline.statistics import Difference, Interval, resample
+
+TITLES = {"zeroshot": "Zero-shot", "individual": "Experts", "ties": "TIES", "adamerging": "AdaMerging"}
+TITLES |= {"distillation": "Distillation", "samerging": "SAMerging"}
+GROUPS = {"Floor": ["zeroshot", "individual"], "Data-free": ["ties"], "More": []}
+GROUPS |= {"Calibrated": ["adamerging", "distillation", "samerging"]}
+TASKS = ("a", "b")
+SHARES = {"zeroshot": 0.2, "individual": 0.9, "ties": 0.5, "adamerging": 0.65, "distillation": 0.7, "samerging": 0.7}
+IMAGES = 400
+
+
+def right(share, count):
+    """The first images are right; a seed more, an image more."""
+    return np.array([np.arange(IMAGES) < round(share * IMAGES) + seed for seed in range(count)])
+
+
+@pytest.fixture(scope="module")
+def made():
+    """Resampled answers, their comparisons and the runs of the table."""
+    seeds = {name: (0, 1) if name in GROUPS["Calibrated"] else (-1,) for name in SHARES}
+    correct = {
+        name: {task: right(share - 0.1 * (task == "b"), len(seeds[name])) for task in TASKS}
+        for name, share in SHARES.items()
+    }
+    lines = [
+        f"s,{name},{task},{seed if seed >= 0 else ''},8,{hits.sum()},{IMAGES}"
+        for name, tasks in correct.items()
+        for task, found in tasks.items()
+        for seed, hits in zip(seeds[name], found, strict=True)
+    ]
+    scored = parse("\n".join(["suite,method,task,seed,samples,correct,total", *lines]), "test")
+    resampled = resample(correct, seeds, 2000)
+    return SimpleNamespace(found=resampled, compared=claims.compare(resampled), runs=runs(scored, TASKS))
+
+
+def difference(value, p, like):
+    interval = Interval(np.array(value), np.array(value - 0.1), np.array(value + 0.1))
+    edges = Interval(interval.value, np.array(like[0]), np.array(like[1]))
+    tasks = Interval(*np.array([[0.1, 0.2, -0.3], [0.05, -0.1, -0.4], [0.2, 0.3, -0.2]]))
+    return Difference(interval, edges, tasks, p, (3, 1), 1000)
+
+
+@pytest.mark.parametrize(
+    ("value", "p", "like", "words"),
+    [
+        (0.2, 0.049, (0.1, 0.3), "better on these tasks and on tasks like these"),
+        (0.2, 0.049, (-0.1, 0.3), "better on these tasks"),
+        (-0.2, 0.001, (-0.3, -0.1), "worse on these tasks and on tasks like these"),
+        (-0.2, 0.001, (-0.3, 0.0), "worse on these tasks"),
+        (0.2, 0.05, (0.1, 0.3), "no difference shown"),
+    ],
+)
+def test_a_verdict_follows_p_and_the_interval_of_other_tasks(value, p, like, words):
+    assert claims.verdict(difference(value, p, like)) == words
+
+
+def test_tasks_are_won_and_lost_where_their_interval_excludes_zero():
+    one = difference(0.2, 0.01, (0, 1))
+    assert (one.won, one.lost) == (1, 1)
+
+
+def test_sentences_compare_with_those_that_matter_and_with_all(made):
+    said = claims.sentences(made.runs, made.compared, ["ties"], TITLES, 1)
+    gap, free, entropy, twin, every, basis = said
+    assert gap.startswith("SAMerging closes 71.6 ± 0.3 % of the gap between zero-shot (15.0 %)")
+    assert gap.endswith("(n = 2 seeds).")
+    assert free.startswith("SAMerging minus TIES, the best data-free method: +20.12 points, 95 % interval [+17.")
+    assert "(n = 2 seeds against 1 run, 800 test images): SAMerging is better on these tasks" in free
+    assert entropy.startswith("SAMerging minus AdaMerging: +5.00 points")
+    assert "(n = 2 seeds each, 800 test images)" in entropy
+    assert "+0.00 points, 95 % interval [+0.00, +0.00] on these tasks" in twin
+    assert twin.endswith("these runs show no difference.")
+    assert every.startswith("Of the 5 other rows of the table, SAMerging is better than 3 and worse than 1 (Experts);")
+    assert "no difference is shown to 1 (Distillation)" in every
+    assert "Holm's correction for 5 comparisons" in every
+    assert "with 2 seeds they are rough" in basis
+
+
+def test_what_did_not_run_is_not_spoken_of(made):
+    few = {"individual": made.compared["individual"]}
+    said = claims.sentences(made.runs.assign(**{GAP: np.nan}), few, [], TITLES, 1)
+    assert len(said) == 2
+    assert "worse than 1 (Experts); no difference is shown to 0." in said[0]
+    assert claims.sentences(made.runs, {}, [], TITLES, 1)[1:] == []
+
+
+def test_the_table_has_a_row_per_method_and_nothing_for_samerging_itself(made):
+    table = claims.table(made.found, made.compared, GROUPS, TITLES, 1, "s")
+    rows = {name: [cell.mean for cell in cells] for _, lines in table.sections for name, cells in lines}
+    assert [title for title, _ in table.sections] == ["Floor", "Data-free", "Calibrated"]
+    assert list(rows) == [TITLES[name] for names in GROUPS.values() for name in names]
+    assert rows["SAMerging"][:-1] == ["–"] * 7
+    assert rows["TIES"][0] == "+20.12"
+    assert rows["Experts"][0] == "−19.88"
+    assert rows["TIES"][4:7] == ["2 : 0", "1", "better on these tasks and on tasks like these"]
+    assert rows["Experts"][-1] == "100.0 [100.0, 100.0]"
+    assert "over 2 tasks and 800 test images" in table.caption
+    assert "after Holm's correction for 5 comparisons" in table.caption
+    assert r"\[" in tables.markdown(table)
+
+
+def test_the_csv_has_every_task(made):
+    text = claims.csv(made.found, made.compared, TASKS, GROUPS, TITLES).splitlines()
+    rows = {line.split(",")[0]: dict(zip(text[0].split(","), line.split(","), strict=True)) for line in text[1:]}
+    assert float(rows["adamerging"]["a"]) == pytest.approx(5)
+    assert float(rows["ties"]["difference"]) == pytest.approx(20.125)
+    assert rows["ties"]["images"] == "800"
+    assert (rows["ties"]["seeds"], rows["ties"]["runs"]) == ("2", "1")
+    assert (rows["samerging"]["difference"], rows["samerging"]["verdict"]) == ("", "")
+    assert float(rows["samerging"]["iqm low"]) < float(rows["samerging"]["iqm"]) < float(rows["samerging"]["iqm high"])
+
+
+def test_profiles_show_the_usual_methods_and_the_best_of_their_sections():
+    means = {"average": 1, "ties": 3, "tsv_m": 2, "distillation": 4, "fisher": 5, "regmean": 2, "samerging": 3}
+    free, learned = ["average", "tsv_m", "ties"], ["fisher", "regmean", "distillation", "samerging"]
+    assert profiles.choose(means, [free, learned, []]) == ["average", "ties", "fisher", "distillation", "samerging"]

@@ -1,0 +1,269 @@
+"""Intervals against closed forms and simulation; adjusted p-values, interquartile means and profiles by hand."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest, norm
+
+from pipeline.statistics import (
+    Resampled,
+    StatisticsError,
+    against,
+    difference,
+    holm,
+    iqm,
+    multiplicities,
+    pigeonhole,
+    profile,
+    resample,
+)
+
+DRAWS = 4000
+SEEDS = (0, 1, 2)
+
+
+def answers(rng, share, runs, tasks=3, images=60):
+    """Bools [runs, images] per task."""
+    return {f"t{task}": rng.random((runs, images)) < share for task in range(tasks)}
+
+
+def of(rights, seeds=None, draws=DRAWS):
+    return resample(rights, seeds or {name: SEEDS[: len(tasks["t0"])] for name, tasks in rights.items()}, draws)
+
+
+def test_without_seeds_the_standard_error_is_that_of_paired_proportions():
+    rng = np.random.default_rng(3)
+    one = rng.random((1, 400)) < 0.8
+    two = one ^ (rng.random((1, 400)) < 0.15)
+    found = of({"one": {"t0": one, "t1": one}, "two": {"t0": two, "t1": two}}, {"one": (None,), "two": (None,)})
+    gained, lost = (one & ~two).mean(), (two & ~one).mean()
+    error = np.sqrt((gained + lost - (gained - lost) ** 2) / 400)  # of McNemar's discordant pairs
+    draws = found.images["one"][:, 0] - found.images["two"][:, 0]
+    assert draws.std(axis=0) == pytest.approx(2 * [error], rel=0.05)
+    assert draws.mean(axis=1).std() == pytest.approx(error / np.sqrt(2), rel=0.05), "each task has images of its own"
+    made = difference(found, "one", "two")
+    assert made.tasks.value == pytest.approx(2 * [gained - lost])
+    assert made.tasks.high - made.tasks.low == pytest.approx(2 * [2 * norm.ppf(0.975) * error], rel=0.1)
+
+
+def test_p_is_near_the_exact_test_of_discordant_pairs():
+    one, two = np.ones((1, 500), bool), np.ones((1, 500), bool)
+    two[0, :34], one[0, 34:50] = False, False
+    rights = {name: {"t0": right, "t1": np.ones((1, 500), bool)} for name, right in (("one", one), ("two", two))}
+    found = difference(of(rights, dict.fromkeys(rights, (None,))), "one", "two")
+    assert found.p == pytest.approx(binomtest(34, 50).pvalue, abs=0.01)
+    assert (found.won, found.lost, found.images) == (1, 0, 1000)
+
+
+def test_the_same_seeds_are_paired():
+    """Two methods with equal seed effects differ by a constant in every draw of seeds."""
+    right = np.zeros((3, 100), bool)
+    for seed, count in enumerate((20, 50, 80)):
+        right[seed, :count] = True
+    rights = {"one": {"t0": right, "t1": right}, "two": {"t0": right[:, ::-1], "t1": right[:, ::-1]}}
+    paired = of(rights).tasks
+    spread = (paired["one"].mean((1, 2)) - paired["two"].mean((1, 2))).std()
+    assert spread == 0
+    apart = of(rights, {"one": (0, 1, 2), "two": (3, 4, 5)}).tasks
+    spread = (apart["one"].mean((1, 2)) - apart["two"].mean((1, 2))).std()
+    assert spread == pytest.approx(np.sqrt(2) * np.std([0.2, 0.5, 0.8]) / np.sqrt(3), rel=0.05)
+
+
+def test_a_method_without_randomness_is_subtracted_from_every_seed():
+    rng = np.random.default_rng(0)
+    rights = {"one": answers(rng, 0.7, 3), "two": answers(rng, 0.5, 1)}
+    found = difference(of(rights, {"one": SEEDS, "two": (None,)}), "one", "two")
+    expected = [rights["one"][task].mean() - rights["two"][task].mean() for task in ("t0", "t1", "t2")]
+    assert found.tasks.value == pytest.approx(expected)
+    assert found.average.value == pytest.approx(np.mean(expected))
+    assert found.seeds == (3, 1)
+
+
+def simulated(rng, size, spread):
+    """A method whose seeds differ by normal effects, and one without; equal in expectation."""
+    effects = rng.normal(0.5, spread, (size, 1))
+    one = {f"t{task}": rng.random((size, 40)) < effects for task in range(2)}
+    return {"one": one, "two": answers(rng, 0.5, 1, 2, 40)}
+
+
+def test_intervals_cover_images_and_seeds():
+    rng, trials, size = np.random.default_rng(0), 150, 12
+    covered = np.zeros(2)
+    for _ in range(trials):
+        rights = simulated(rng, size, 0.2)
+        made = difference(resample(rights, {"one": tuple(range(size)), "two": (None,)}, 300), "one", "two").average
+        gains = [rights["one"][task].mean(axis=0) - rights["two"][task][0] for task in ("t0", "t1")]
+        error = np.sqrt(sum(gain.var() / len(gain) for gain in gains)) / 2  # of the images, as if there were no seeds
+        covered += [made.low <= 0 <= made.high, abs(made.value) <= norm.ppf(0.975) * error]
+    both, alone = covered / trials
+    assert 0.9 <= both <= 0.99
+    assert alone < 0.85, "an interval that leaves out a source of chance is too narrow"
+
+
+@pytest.mark.parametrize("seeds", [1, 8])
+@pytest.mark.parametrize("swap", [False, True])
+def test_tasks_like_these_draw_whole_tasks_and_whole_seeds(seeds, swap):
+    # One of 8 tasks (or seeds) gains everything: a draw's mean is Binomial(8, 1/8) / 8, whose 97.5 % quantile is 3 / 8,
+    # however many seeds (or tasks) repeat the same differences.
+    gains = np.zeros((seeds, 8), bool)
+    gains[:, 0] = True
+    gains = gains.T if swap else gains
+    new = {f"t{task}": np.repeat(column[:, None], 5, axis=1) for task, column in enumerate(gains.T)}
+    rights = {"new": new, "old": {task: np.zeros_like(right) for task, right in new.items()}}
+    names = dict.fromkeys(rights, tuple(range(len(gains))))
+    if gains.shape[1] == 1:
+        rights = {name: {**tasks, "copy": tasks["t0"]} for name, tasks in rights.items()}
+    found = difference(resample(rights, names), "new", "old")
+    assert (found.average.value, found.like.low, found.like.high) == (1 / 8, 0, 3 / 8)
+
+
+def test_images_of_a_task_are_not_drawn_for_tasks_like_these():
+    rng = np.random.default_rng(0)
+    right = answers(rng, 0.5, 1, tasks=1)["t0"]
+    found = of({"one": {"t0": right, "t1": right}, "two": {"t0": ~right, "t1": ~right}}, {"one": (0,), "two": (0,)})
+    made = difference(found, "one", "two")
+    assert made.like.low == made.like.high == made.average.value
+    assert made.average.low < made.average.value < made.average.high
+
+
+def test_the_reverse_difference_is_the_negative():
+    rng = np.random.default_rng(1)
+    found = of({"one": answers(rng, 0.7, 3), "two": answers(rng, 0.6, 3)})
+    made, back = difference(found, "one", "two"), difference(found, "two", "one")
+    for name in ("average", "like", "tasks"):
+        forth, reverse = getattr(made, name), getattr(back, name)
+        np.testing.assert_allclose(forth.value, -reverse.value)
+        np.testing.assert_allclose(forth.low, -reverse.high, atol=1e-12)
+        np.testing.assert_allclose(forth.high, -reverse.low, atol=1e-12)
+    assert (made.p, made.won, made.lost) == (back.p, back.lost, back.won)
+
+
+def test_equal_methods_differ_by_nothing():
+    right = answers(np.random.default_rng(0), 0.7, 3)
+    found = difference(of({"one": right, "two": right}), "one", "two")
+    assert (found.average.low, found.average.high, found.like.low, found.like.high) == (0, 0, 0, 0)
+    assert (found.p, found.won, found.lost) == (1, 0, 0)
+
+
+def test_the_same_answers_give_the_same_draws():
+    right = {"one": answers(np.random.default_rng(0), 0.7, 3), "two": answers(np.random.default_rng(1), 0.6, 1)}
+    found, again = (of(right, {"one": SEEDS, "two": (None,)}, 500) for _ in range(2))
+    assert all(np.array_equal(found.images[name], again.images[name]) for name in right)
+    alone = of({"one": right["one"]}, {"one": SEEDS}, 500)
+    assert np.array_equal(alone.images["one"], found.images["one"]), "another method changes no draw"
+
+
+def test_accuracies_in_a_draw_are_those_of_the_images_drawn():
+    rights = {"one": answers(np.random.default_rng(0), 0.5, 2, 2, 30)}
+    found = resample(rights, {"one": (5, 6)}, 10)
+    drawn = np.random.default_rng(0)  # the order in which scipy draws: seeds, then each task's images
+    seeds, *images = (drawn.integers(0, size, (10, size)) for size in (2, 30, 30))
+    for draw in range(10):
+        for place in range(2):
+            expected = [rights["one"][f"t{task}"][seeds[draw, place], images[task][draw]].mean() for task in range(2)]
+            assert found.images["one"][draw, place] == pytest.approx(expected)
+
+
+def test_one_member_is_never_drawn_and_nothing_else_is_refused():
+    draws = {"one": [], "two": []}
+
+    def statistic(drawn):
+        for axis, members in drawn.items():
+            draws[axis] += members.ravel().tolist()
+        return np.zeros(len(drawn["two"]))
+
+    assert pigeonhole(statistic, {"one": 1, "two": 2}, 9).shape == (9,)
+    assert {axis: {*members} for axis, members in draws.items()} == {"one": {0}, "two": {0, 1}}
+    with pytest.raises(StatisticsError, match="nothing to draw from"):
+        pigeonhole(lambda drawn: drawn["one"], {"one": 1}, 9)
+
+
+@given(st.lists(st.lists(st.integers(0, 4), min_size=3, max_size=3), min_size=1, max_size=5))
+def test_multiplicities_count_every_member(drawn):
+    expected = [[row.count(member) for member in range(5)] for row in drawn]
+    assert multiplicities(np.array(drawn), 5).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("two", "message"),
+    [
+        ({"t0": np.ones((1, 9), bool)}, r"two: answers of t0 have shape \(1, 9\), expected \(1, 8\)"),
+        ({"t0": np.ones((2, 8), bool)}, r"two: answers of t0 have shape \(2, 8\), expected \(1, 8\)"),
+        ({"t1": np.ones((1, 8), bool)}, "two: answers of t0 have shape None"),
+    ],
+)
+def test_answers_to_other_images_are_refused(two, message):
+    with pytest.raises(StatisticsError, match=message):
+        of({"one": {"t0": np.ones((1, 8), bool)}, "two": two}, {"one": (0,), "two": (0,)})
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]).tolist() == [1, 1]
+    assert holm([]).tolist() == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_lies_between_no_correction_and_bonferronis(p):
+    adjusted, values = holm(p), np.array(p)
+    assert (adjusted >= values).all()
+    assert (adjusted <= np.minimum(1, len(p) * values)).all()
+    assert (np.diff(adjusted[np.argsort(values, kind="stable")]) >= 0).all()
+    assert adjusted.min() == pytest.approx(min(1, len(p) * values.min()))
+
+
+def test_many_comparisons_are_corrected_for_their_number():
+    rng = np.random.default_rng(0)
+    found = of({name: answers(rng, share, 1) for name, share in (("a", 0.6), ("b", 0.5), ("c", 0.2))})
+    compared = against(found, "a", ["b", "c"])
+    plain = [difference(found, "a", name).p for name in ("b", "c")]
+    assert [one.p for one in compared.values()] == pytest.approx(holm(plain))
+    assert list(compared) == ["b", "c"]
+
+
+def scored(*values):
+    """Draws that all equal `values` [S, T] over experts that are always right."""
+    runs = {"one": np.array(values, float), "top": np.ones((1, len(values[0])))}
+    drawn = {name: np.repeat(value[None], 3, axis=0) for name, value in runs.items()}
+    return Resampled(runs, drawn, drawn, 1)
+
+
+def test_interquartile_mean_by_hand():
+    found = iqm(scored((0.1, 0.2, 0.3, 0.4), (0.5, 0.6, 0.7, 8.0)), "one", "top")
+    assert (found.value, found.low, found.high) == pytest.approx(3 * (np.mean([0.3, 0.4, 0.5, 0.6]),))
+
+
+def test_scores_are_normalised_by_the_experts_of_the_same_draw():
+    rng = np.random.default_rng(0)
+    right = answers(rng, 0.8, 1)
+    found = iqm(of({"one": right, "top": right}, {"one": (None,), "top": (None,)}), "one", "top")
+    assert (found.value, found.low, found.high) == (1, 1, 1)
+
+
+def test_profile_by_hand():
+    found = profile(scored((0.2, 0.4), (0.6, 0.8)), "one", "top", np.array([0, 0.2, 0.5, 0.8, 1]))
+    assert found.value.tolist() == found.low.tolist() == found.high.tolist() == [1, 0.75, 0.5, 0, 0]
+
+
+def test_a_profile_integrates_to_the_mean_and_its_band_holds_it():
+    found = of(
+        {"one": answers(np.random.default_rng(0), 0.6, 3), "top": {f"t{t}": np.ones((1, 60), bool) for t in range(3)}},
+        {"one": SEEDS, "top": (None,)},
+    )
+    thresholds = np.linspace(0, 1, 1000, endpoint=False)
+    shares = profile(found, "one", "top", thresholds)
+    assert shares.value.mean() == pytest.approx(found.observed["one"].mean(), abs=1e-3)
+    assert ((shares.low <= shares.value) & (shares.value <= shares.high)).all()
+    assert (shares.high - shares.low).max() > 0
+
+
+def test_experts_that_are_never_right_leave_scores_undefined():
+    found = scored((0.2, 0.4))
+    zero = {
+        name: {**runs, "top": 0 * runs["top"]}
+        for name, runs in (("observed", found.observed), ("images", found.images))
+    }
+    none = Resampled(zero["observed"], zero["images"], found.tasks, 1)
+    assert np.isnan(iqm(none, "one", "top").value)
+    assert np.isnan(profile(none, "one", "top", np.array([0.5])).value).all()
