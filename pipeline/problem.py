@@ -58,24 +58,33 @@ def problem(setting: Setting, chosen: dict[str, Tensor]) -> Problem:
     )
 
 
+def seen(setting: Setting, samples: int) -> int:
+    """How many of `samples` images per task the method looks at: no more than its own `samples`, where it has them.
+
+    Draws are nested, so that its result is the same whether it is given the others or not.
+    """
+    return min(samples, getattr(setting.params, "samples", samples))
+
+
 def calibrate(setting: Setting, samples: int, seed: int) -> Solution:
-    """One calibration of a method: one draw of `samples` images per task, one seed."""
-    drawn = indices(SuiteFolder(setting.suite), setting.split, samples, seed)
+    """One calibration of a method: one draw of as many images per task as it looks at, one seed."""
+    drawn = indices(SuiteFolder(setting.suite), setting.split, seen(setting, samples), seed)
     return methods.load(setting.method).calibrate(problem(setting, drawn), setting.schedule, seed, setting.params).cpu()
 
 
 def calibrate_seeds(setting: Setting, samples: Sequence[int], seeds: Sequence[int]) -> list[Merges]:
     """A method's merges for every number of samples, each over all seeds; the runs share the machine's cores.
 
-    Raises `memory.NoRoom` before the first one starts if not even one fits into the memory that is free.
+    Images that it does not look at do not count as used. Raises `memory.NoRoom` before the first run starts if not
+    even one fits into the memory that is free.
     """
     suite = SuiteFolder(setting.suite)
-    need = memory.calibration(suite, setting.split, max(samples), device())
+    need = memory.calibration(suite, setting.split, seen(setting, max(samples)), device())
     runs = [(setting, k, seed) for k in samples for seed in seeds]
     found = run(calibrate, runs, setting.method, need)
     answers = []
     for position, k in enumerate(samples):
-        draws = [indices(suite, setting.split, k, seed) for seed in seeds]
+        draws = [indices(suite, setting.split, seen(setting, k), seed) for seed in seeds]
         answers.append(
             Merges(
                 seeds=tuple(seeds),
