@@ -48,6 +48,24 @@ class Problem:
     """How many images go through the encoder at once."""
 
 
+@dataclass(frozen=True)
+class Footprint:
+    """What a method holds in memory at once, beside its calibration images; the defaults are those of `descend`."""
+
+    vectors: int = 1
+    """Sets of the task vectors."""
+    models: int = 4
+    """Copies of the model: theta_0, the merged one, its gradient, and the sum of gradients over passes."""
+    images: int | None = None
+    """Images in a pass; None: a batch of every task, as far as `images_per_pass` allows."""
+    block_vectors: int = 0
+    """Sets of the task vectors of one block."""
+    block_models: int = 0
+    """Copies of one block."""
+    tokens: int = 0
+    """Of every calibration image, the tokens between two blocks. Above 0: no more than a block is computed at once."""
+
+
 class Diverged(BenchmarkError):
     """The loss or a coefficient is no longer finite; the message says at which step and what to try."""
 

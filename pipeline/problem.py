@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline import memory, methods, store
-from pipeline.calibrate import Problem
+from pipeline.calibrate import Footprint, Problem
 from pipeline.draws import draw
 from pipeline.merges import Merges
 from pipeline.parallel import run
@@ -79,7 +79,9 @@ def calibrate_seeds(setting: Setting, samples: Sequence[int], seeds: Sequence[in
     even one fits into the memory that is free.
     """
     suite = SuiteFolder(setting.suite)
-    need = memory.calibration(suite, setting.split, seen(setting, max(samples)), device())
+    footprint = getattr(methods.load(setting.method), "FOOTPRINT", Footprint())
+    most, batch = seen(setting, max(samples)), getattr(setting.params, "batch_size", setting.schedule.batch_size)
+    need = memory.calibration(suite, setting.split, most, batch, device(), footprint)
     runs = [(setting, k, seed) for k in samples for seed in seeds]
     found = run(calibrate, runs, setting.method, need)
     answers = []

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.calibrate import Problem, require_finite, rounded
+from pipeline.calibrate import Footprint, Problem, require_finite, rounded
 from pipeline.draws import generator
 from pipeline.model import Weights
 from pipeline.schema import Parameters, Schedule
@@ -25,6 +25,7 @@ from pipeline.vectors import add
 
 TITLE = "ProDistill"
 PAPER = "Xu et al., 2025, arXiv 2502.12706"
+FOOTPRINT = Footprint(models=3, block_vectors=5, block_models=2, tokens=4)
 
 
 class Params(Parameters):
