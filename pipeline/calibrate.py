@@ -2,7 +2,7 @@
 
 A step draws a batch of every task's calibration images, computes dL/dlambda by one batched forward and backward of the
 merged model (`gradient`), makes it sharpness-aware if asked (`sharp_gradient`), and lets Adam move lambda. Methods that
-learn something else beside or instead of lambda share `streams`, `rounded` and `require_finite`.
+learn something else beside or instead of lambda share `streams` and `require_finite`.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ from pipeline.draws import batches, generator
 from pipeline.errors import BenchmarkError
 from pipeline.model import Encoder, Weights
 from pipeline.objectives import Objective
-from pipeline.schema import Schedule
+from pipeline.schema import Schedule, rounded
 from pipeline.solution import Solution
 from pipeline.vectors import contract, merge
 
@@ -75,12 +75,6 @@ def streams(problem: Problem, size: int, seed: int) -> list[Iterator[Tensor]]:
     return [batches(len(pool), size, generator(seed, "batches", task)) for task, pool in enumerate(problem.images)]
 
 
-def rounded(problem: Problem) -> torch.autocast:
-    """The context in which the encoder runs: its matrix products have the problem's precision."""
-    kind = problem.images[0].device.type
-    return torch.autocast(kind, torch.bfloat16, enabled=problem.precision == torch.bfloat16)
-
-
 def require_finite(step: int, loss: Tensor, *learned: Tensor) -> None:
     """Raise Diverged unless the loss and what was learned are finite; `step` counts from 0."""
     if not all(bool(torch.isfinite(tensor).all()) for tensor in (loss, *learned)):
@@ -109,7 +103,7 @@ def gradient(
 def _loss(problem: Problem, objective: Objective, weights: Weights, chosen: dict[int, Tensor]) -> Tensor:
     """The objective summed over some tasks, {task: indices of its batch}, in one pass."""
     images = torch.cat([problem.images[task][batch] for task, batch in chosen.items()])
-    with rounded(problem):
+    with rounded(images.device, problem.precision):
         features = problem.encoder(weights, images).to(problem.heads[0].dtype)
     parts = features.split([len(batch) for batch in chosen.values()])
     per_task = [

@@ -20,12 +20,6 @@ from tests import toy
 RANK = 3
 
 
-@pytest.fixture
-def suite(pristine_suite: Path) -> SuiteFolder:
-    """The tiny suite, opened."""
-    return SuiteFolder(pristine_suite)
-
-
 def by_hand(images: int = 1) -> int:
     """Two operations per multiply-add of the toy CLIP: patches, a block with attention over all tokens, projection."""
     vision, features = toy.CLIP["vision_cfg"], toy.CLIP["embed_dim"]

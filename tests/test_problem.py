@@ -20,16 +20,11 @@ from pipeline.store import StoreError
 from pipeline.suite import SuiteFolder
 from tests import toy
 
+pytestmark = pytest.mark.usefixtures("one_process")
 SCHEDULE = Schedule(lr=0.01, steps=2, batch_size=2)
 SEEDS = [0, 5]
 OWN = [name for name in methods.names() if "samples" in methods.load(name).Params.model_fields]
 """Methods that look at a number of images of their own."""
-
-
-@pytest.fixture(autouse=True)
-def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Milliseconds of work need no pool of processes."""
-    monkeypatch.setenv("SAMERGING_WORKERS", "1")
 
 
 @pytest.fixture

@@ -21,20 +21,9 @@ from pipeline.stage import Job
 from pipeline.suite import SuiteFolder
 from stages import rescale as stage
 
+pytestmark = pytest.mark.usefixtures("one_process")
 GRID = Rescale(samples=4, factors=[0.5, 1.0, 2.0, 3.0])
 SEEDS = [0, 5]
-
-
-@pytest.fixture(autouse=True)
-def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Milliseconds of work need no pool of processes."""
-    monkeypatch.setenv("SAMERGING_WORKERS", "1")
-
-
-@pytest.fixture
-def suite(pristine_suite: Path) -> SuiteFolder:
-    """The tiny suite, opened."""
-    return SuiteFolder(pristine_suite)
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from pipeline.calibrate import Footprint, Problem
-from pipeline.schema import Parameters, Schedule
+from pipeline.schema import Parameters, Schedule, rounded
 from pipeline.solution import Solution
-from pipeline.toolbox.activations import advance, embed, rounded
+from pipeline.toolbox.activations import advance, embed
 from pipeline.toolbox.mloss import nodes
 from pipeline.tower import block_name
 from pipeline.vectors import add
