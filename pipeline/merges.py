@@ -116,7 +116,7 @@ def models(suite: SuiteFolder, folder: Path, index: int) -> Iterator[Served]:
 
 def _merged(suite: SuiteFolder, folder: Path, index: int, coefficients: Tensor | None) -> Iterator[Served]:
     tasks, encoder, heads = suite.suite.task_names, suite.suite.encoder(), suite.heads()
-    base = dict(suite.base())
+    base = suite.base()
     if coefficients is None:
         yield Served(encoder, add(base, store.TensorFile(folder / f"delta-{index}.safetensors")), heads, tasks)
         return
