@@ -2,7 +2,7 @@
 
 A step draws a batch of every task's calibration images, computes dL/dlambda by one batched forward and backward of the
 merged model (`gradient`), makes it sharpness-aware if asked (`sharp_gradient`), and lets Adam move lambda. Methods that
-learn something else beside or instead of lambda share `streams`, `rounded` and `require_finite`.
+learn something else beside or instead of lambda share `streams` and `require_finite`.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ from pipeline.draws import batches, generator
 from pipeline.errors import BenchmarkError
 from pipeline.model import Encoder, Weights
 from pipeline.objectives import Objective
-from pipeline.schema import Schedule
+from pipeline.schema import Schedule, rounded
 from pipeline.solution import Solution
 from pipeline.vectors import contract, merge
 
@@ -48,6 +48,24 @@ class Problem:
     """How many images go through the encoder at once."""
 
 
+@dataclass(frozen=True)
+class Footprint:
+    """What a method holds in memory at once, beside its calibration images; the defaults are those of `descend`."""
+
+    vectors: int = 1
+    """Sets of the task vectors."""
+    models: int = 4
+    """Copies of the model: theta_0, the merged one, its gradient, and the sum of gradients over passes."""
+    images: int | None = None
+    """Images in a pass; None: a batch of every task, as far as `images_per_pass` allows."""
+    block_vectors: int = 0
+    """Sets of the task vectors of one block."""
+    block_models: int = 0
+    """Copies of one block."""
+    tokens: int = 0
+    """Of every calibration image, the tokens between two blocks. Above 0: no more than a block is computed at once."""
+
+
 class Diverged(BenchmarkError):
     """The loss or a coefficient is no longer finite; the message says at which step and what to try."""
 
@@ -55,12 +73,6 @@ class Diverged(BenchmarkError):
 def streams(problem: Problem, size: int, seed: int) -> list[Iterator[Tensor]]:
     """Per task its endless `batches`; each task draws for itself."""
     return [batches(len(pool), size, generator(seed, "batches", task)) for task, pool in enumerate(problem.images)]
-
-
-def rounded(problem: Problem) -> torch.autocast:
-    """The context in which the encoder runs: its matrix products have the problem's precision."""
-    kind = problem.images[0].device.type
-    return torch.autocast(kind, torch.bfloat16, enabled=problem.precision == torch.bfloat16)
 
 
 def require_finite(step: int, loss: Tensor, *learned: Tensor) -> None:
@@ -91,7 +103,7 @@ def gradient(
 def _loss(problem: Problem, objective: Objective, weights: Weights, chosen: dict[int, Tensor]) -> Tensor:
     """The objective summed over some tasks, {task: indices of its batch}, in one pass."""
     images = torch.cat([problem.images[task][batch] for task, batch in chosen.items()])
-    with rounded(problem):
+    with rounded(images.device, problem.precision):
         features = problem.encoder(weights, images).to(problem.heads[0].dtype)
     parts = features.split([len(batch) for batch in chosen.values()])
     per_task = [

@@ -54,16 +54,11 @@ def costs(folder: Path, artefact: Path) -> dict[str, Any]:
 def flops(encoder: Encoder, weights: Mapping[str, Tensor], images: Tensor) -> int:
     """Floating-point operations of `encoder(weights, images)`: two per multiply-add.
 
-    Those of matrix products, convolutions and attention, which is what torch counts. Fused attention is switched off
-    meanwhile: the counter does not see into it.
+    Those of matrix products, convolutions and attention, which is what torch counts.
     """
-    counter, fused = FlopCounterMode(display=False), torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-            encoder(weights, images)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:  # into fused attention the counter does not see
+        encoder(weights, images)
     return counter.get_total_flops()
 
 

@@ -152,7 +152,7 @@ def serve(suite: SuiteFolder, solution: Solution) -> Iterator[Served]:
 
 def _merged(suite: SuiteFolder, solution: Solution) -> Iterator[Served]:
     tasks, encoder, heads = suite.suite.task_names, suite.suite.encoder(), suite.heads()
-    base = dict(suite.base())
+    base = suite.base()
     if solution.coefficients is None:
         yield Served(encoder, add(base, solution.delta), heads, tasks)
         return

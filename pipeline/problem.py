@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline import memory, methods, store
-from pipeline.calibrate import Problem
+from pipeline.calibrate import Footprint, Problem
 from pipeline.cells import Cells, Form
 from pipeline.draws import draw
 from pipeline.merges import Merges, read_solution, write_solution
@@ -60,31 +60,42 @@ def problem(setting: Setting, chosen: dict[str, Tensor]) -> Problem:
     )
 
 
+def seen(setting: Setting, samples: int) -> int:
+    """How many of `samples` images per task the method looks at: no more than its own `samples`, where it has them.
+
+    Draws are nested, so that its result is the same whether it is given the others or not.
+    """
+    return min(samples, getattr(setting.params, "samples", samples))
+
+
 def calibrate(setting: Setting, samples: int, seed: int) -> Solution:
-    """One calibration of a method: one draw of `samples` images per task, one seed."""
-    drawn = indices(SuiteFolder(setting.suite), setting.split, samples, seed)
+    """One calibration of a method: one draw of as many images per task as it looks at, one seed."""
+    drawn = indices(SuiteFolder(setting.suite), setting.split, seen(setting, samples), seed)
     return methods.load(setting.method).calibrate(problem(setting, drawn), setting.schedule, seed, setting.params).cpu()
 
 
-def calibrate_seeds(setting: Setting, samples: Sequence[int], seeds: Sequence[int], cells: Cells) -> list[Merges]:
-    """A method's merges for every number of samples, each over all seeds; the runs share the machine's cores.
+def need(setting: Setting, samples: int) -> int:
+    """Bytes that one calibration takes; raises `memory.NoRoom` if that is more than is free."""
+    footprint = getattr(methods.load(setting.method), "FOOTPRINT", Footprint())
+    batch = getattr(setting.params, "batch_size", setting.schedule.batch_size)
+    suite = SuiteFolder(setting.suite)
+    return memory.calibration(suite, setting.split, seen(setting, samples), batch, device(), footprint)
 
-    Raises `memory.NoRoom` before the first one starts if not even one fits into the memory that is free.
+
+def calibrate_seeds(setting: Setting, samples: int, seeds: Sequence[int], cells: Cells) -> Merges:
+    """A method's merges over all seeds; the runs share the machine's cores.
+
+    Images that it does not look at do not count as used. Raises `memory.NoRoom` before the first run starts if not
+    even one fits into the memory that is free.
     """
     suite = SuiteFolder(setting.suite)
-    need = memory.calibration(suite, setting.split, max(samples), device())
-    runs = [(setting, k, seed) for k in samples for seed in seeds]
-    found = cells.run(calibrate, runs, setting.method, need, SOLUTION)
-    answers = []
-    for position, k in enumerate(samples):
-        draws = [indices(suite, setting.split, k, seed) for seed in seeds]
-        answers.append(
-            Merges(
-                seeds=tuple(seeds),
-                samples={task: len(chosen) for task, chosen in draws[0].items()},
-                groups=suite.suite.groups,
-                solutions=found[position * len(seeds) : (position + 1) * len(seeds)],
-                draws={task: torch.stack([chosen[task] for chosen in draws]) for task in suite.suite.task_names},
-            )
-        )
-    return answers
+    runs = [(setting, samples, seed) for seed in seeds]
+    found = cells.run(calibrate, runs, setting.method, need(setting, samples), SOLUTION)
+    draws = [indices(suite, setting.split, seen(setting, samples), seed) for seed in seeds]
+    return Merges(
+        seeds=tuple(seeds),
+        samples={task: len(chosen) for task, chosen in draws[0].items()},
+        groups=suite.suite.groups,
+        solutions=found,
+        draws={task: torch.stack([chosen[task] for chosen in draws]) for task in suite.suite.task_names},
+    )

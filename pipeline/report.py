@@ -29,7 +29,7 @@ def draw(
     levels = runs.groupby("method")[AVERAGE].mean().reindex([FLOOR, CEILING])
     means = runs.groupby("method")[list(results.tasks)].mean()
     splits = f"{results.protocol.calibration_split} images"
-    few = results.used[results.used.samples < results.used.k].task.unique()
+    few = results.used[(results.used.method == MAIN) & (results.used.samples < results.used.k)].task.unique()
     capped = f" A task with fewer images uses all it has ({', '.join(few)})." if len(few) else ""
     seeds = f"{len(results.protocol.seeds)} seed{'s' * (len(results.protocol.seeds) != 1)}"
     efficiency = figures.efficiency(results.study.reset_index(), levels[FLOOR], levels[CEILING], looks, width)
@@ -198,7 +198,8 @@ def _told(results: Results, chosen: Chosen, references: Mapping[str, Reference])
     """{method: its name, parameters and protocol}, in the order of the tables."""
     params = parameters(results.suite, results.records)
     learned = (*chosen.calibrated, *map(on_top, chosen.operated))
-    sees = dict.fromkeys((FLOOR, CEILING), "not merged") | dict.fromkeys(learned, results.protocol.sees())
+    sees = dict.fromkeys((FLOOR, CEILING), "not merged")
+    sees |= {name: results.protocol.sees(results.samples[name]) for name in learned}
     told = {}
     for name in chosen.names:
         own = {key: params[key] for key in references[name].settings if key in params}

@@ -126,7 +126,7 @@ def read(inputs: Sequence[Path], suite: str, chosen: Chosen) -> Results:
     origin = _origin(origins / f"{suite}.json")
     records = tuple(store.read_json(recorded / f"{name}.json") for name in _records(suite, chosen))
     params = parameters(suite, records)
-    used = frame[frame.method.isin(chosen.calibrated)].groupby("task").samples.min()
+    used = frame[frame.method == MAIN].groupby("task").samples.min()
     protocol = tables.Protocol(
         suite,
         params["calibration_split"],

@@ -9,6 +9,11 @@ Precision = Literal["float32", "bfloat16"]
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
+def rounded(device: torch.device, precision: torch.dtype) -> torch.autocast:
+    """A context in which matrix products are in bfloat16 if `precision` is, and as they are otherwise."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16)
+
+
 class Parameters(BaseModel):
     """A set of parameters; subclasses list typed fields. `strict`: "0.1" is not a number, 1.0 is no step count."""
 

@@ -34,7 +34,7 @@ class Protocol:
     asked: int
     """Unlabelled images asked for per task."""
     used: Mapping[str, int]
-    """Unlabelled images that each task had to give."""
+    """Unlabelled images that each task gave to SAMerging."""
     seeds: Sequence[int]
     embedded: bool
     """Whether the suite is made from installed packages."""
@@ -44,18 +44,18 @@ class Protocol:
         few = ", ".join(f"{task} {count:,}" for task, count in self.used.items() if count < self.asked)
         same = self.calibration_split == self.evaluation_split
         return (
-            f"Scored on the {self.evaluation_split} split. Calibrated methods saw {self.asked:,} unlabelled images per "
-            f"task{f' (k capped at the pool: {few})' * bool(few)} of the {self.calibration_split} split"
+            f"Scored on the {self.evaluation_split} split. Calibrated methods saw up to {self.asked:,} unlabelled "
+            f"images per task{f' (k capped at the pool: {few})' * bool(few)} of the {self.calibration_split} split"
             f"{', TRANSDUCTIVE: the split they are scored on' * same}; "
             f"{len(self.seeds)} seed{'s' * (len(self.seeds) != 1)} ({', '.join(map(str, self.seeds))})."
         )
 
-    def sees(self) -> str:
-        """What calibrated methods saw, as a cell of a table."""
+    def sees(self, images: int) -> str:
+        """What a calibrated method saw that took at most `images` of a task, as a cell of a table."""
         split = {"train": "training"}.get(self.calibration_split, self.calibration_split)
-        few = "up to " * (min(self.used.values()) < self.asked)
+        few = "up to " * (min(self.used.values()) < images)
         seeds = f"; mean over {len(self.seeds)} seeds" * (len(self.seeds) > 1)
-        return f"{split} images without labels, {few}{self.asked:,} per task{seeds}"
+        return f"{split} images without labels, {few}{images:,} per task{seeds}"
 
     def caption(self, more: str = "") -> str:
         """The caption of the suite's table; `more` is its last sentence."""

@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from pipeline import memory, merges
+from pipeline import merges
 from pipeline.cells import Cells
 from pipeline.evaluate import HEADER, replies
-from pipeline.problem import Setting, calibrate, indices
-from pipeline.suite import SuiteFolder, device
+from pipeline.problem import Setting, calibrate, indices, need, seen
+from pipeline.suite import SuiteFolder
 
 SCORES = ("setting", "k", *HEADER)
 
@@ -26,7 +26,7 @@ class Trial(NamedTuple):
 def score(setting: Setting, samples: int, seed: int, split: str) -> dict[str, list[int]]:
     """{task: [images used, correct, total]} of one calibration on a split."""
     suite = SuiteFolder(setting.suite)
-    drawn = indices(suite, setting.split, samples, seed)
+    drawn = indices(suite, setting.split, seen(setting, samples), seed)
     served = merges.serve(suite, calibrate(setting, samples, seed))
     found = replies(suite, served, split, setting.method).counts(0)
     return {task: [len(drawn[task]), *found[task]] for task in suite.suite.task_names}
@@ -38,10 +38,9 @@ def scores(trials: Iterable[Trial], split: str, title: str, cells: Cells) -> lis
     Raises `memory.NoRoom` before the first one starts if not even one fits into the memory that is free.
     """
     todo = [*trials]
-    first = todo[0].setting
-    suite = SuiteFolder(first.suite)
-    need = memory.calibration(suite, first.split, max(trial.samples for trial in todo), device())
-    found = cells.run(score, [(*trial[1:], split) for trial in todo], title, need)
+    most = max(need(trial.setting, trial.samples) for trial in todo)
+    found = cells.run(score, [(*trial[1:], split) for trial in todo], title, most)
+    suite = SuiteFolder(todo[0].setting.suite)
     return [
         (trial.name, trial.samples, suite.suite.name, trial.setting.method, task, trial.seed, *counts[task])
         for trial, counts in zip(todo, found, strict=True)

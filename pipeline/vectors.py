@@ -71,12 +71,15 @@ def merge(base: Mapping[str, Tensor], vectors: Mapping[str, Tensor], coefficient
     base: name -> tensor; vectors: name -> [T, *shape]; coefficients [T, G], G in the order of `vectors`. The sum is
     formed in the precision of the vectors and returned in that of the base.
     """
-    merged = dict(base)
-    for column, name in enumerate(vectors):
-        stacked = vectors[name]
-        delta = _weighted(stacked, coefficients[:, column])
-        merged[name] = (base[name].to(stacked.dtype) + delta).to(base[name].dtype)
-    return merged
+    columns = {name: column for column, name in enumerate(vectors)}
+    return {
+        name: _moved(weight, vectors[name], coefficients[:, columns[name]]) if name in columns else weight
+        for name, weight in base.items()
+    }
+
+
+def _moved(weight: Tensor, stacked: Tensor, weights: Tensor) -> Tensor:
+    return (weight.to(stacked.dtype) + _weighted(stacked, weights)).to(weight.dtype)
 
 
 def _weighted(stacked: Tensor, weights: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.diagnostics import MEASURES, METHODS, SIZE
+from pipeline.diagnostics import MEASURES, METHODS, SIZE, UNVERIFIED
 
 SCOPES = {
     "tasks": ("Over the {n} tasks, each with its own loss in the merge of all,", ("low", "high"), 0.05),
@@ -28,6 +28,9 @@ def paragraph(predictions: pd.DataFrame) -> str:
     if len(sizes):
         found = ", of ".join(f"{METHODS[row.method]} {_rho(row.rho)}" for row in sizes.itertuples())
         said.append(f"Where sizes are mixed, the number of tasks alone has with the mean loss of {found}.")
+    doubts = [f"{MEASURES[name]} ({UNVERIFIED[name]})" for name in UNVERIFIED if name in {*predictions.measure}]
+    if said and doubts:
+        said.append(f"Our reading: {', '.join(doubts)}.")
     return " ".join(said)
 
 
@@ -44,11 +47,16 @@ def _scope(rows: pd.DataFrame, scope: str) -> Iterator[str]:
     )
     strongest = found.loc[found.rho.abs().idxmax()]
     if strongest.measure not in FOCUS:
-        yield f"The strongest is that of {MEASURES[strongest.measure]} with {_correlation(strongest)}."
+        yield f"The strongest is that of {_named(strongest.measure)} with {_correlation(strongest)}."
     for measure in FOCUS:
         spoken = [_correlation(row) for row in found[found.measure == measure].itertuples()]
         if spoken:
             yield f"{MEASURES[measure][0].upper()}{MEASURES[measure][1:]} has with {'; with '.join(spoken)}."
+
+
+def _named(measure: str) -> str:
+    """What a measure is called, with a mark where its definition could not be checked."""
+    return MEASURES[measure] + " (our reading)" * (measure in UNVERIFIED)
 
 
 def _correlation(row: Any) -> str:

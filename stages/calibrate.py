@@ -18,7 +18,7 @@ STAGE = Stage(
 def run(job: Job) -> None:
     """Write the artefact of `pipeline.merges`."""
     setting = Setting(*job.inputs, job.names["method"], *(job.params[key] for key in SETTING))
-    (found,) = calibrate_seeds(setting, [job.params["samples_per_task"]], job.params["seeds"], job.cells)
+    found = calibrate_seeds(setting, job.params["samples_per_task"], job.params["seeds"], job.cells)
     merges.save(found, job.outputs[0])
 
 

@@ -20,7 +20,7 @@ def run(job: Job) -> None:
     """Write the artefact of `pipeline.merges`."""
     params = Params(**{key: job.params[key] for key in Params.model_fields})
     setting = Setting(*job.inputs, "samerging", params, *(job.params[key] for key in SETTING))
-    (found,) = calibrate_seeds(setting, [job.params["samples_per_task"]], job.params["seeds"], job.cells)
+    found = calibrate_seeds(setting, job.params["samples_per_task"], job.params["seeds"], job.cells)
     merges.save(found, job.outputs[0])
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.suite import SuiteFolder
 from tests import toy
 
 os.environ["SAMERGING_DEVICE"] = "cpu"
@@ -24,6 +25,18 @@ def pristine_suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("suite") / "tiny"
     toy.write_suite(folder)
     return folder
+
+
+@pytest.fixture
+def suite(pristine_suite: Path) -> SuiteFolder:
+    """The tiny suite, opened."""
+    return SuiteFolder(pristine_suite)
+
+
+@pytest.fixture
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Milliseconds of work need no pool of processes."""
+    monkeypatch.setenv("SAMERGING_WORKERS", "1")
 
 
 @pytest.fixture

@@ -20,12 +20,6 @@ from tests import toy
 RANK = 3
 
 
-@pytest.fixture
-def suite(pristine_suite: Path) -> SuiteFolder:
-    """The tiny suite, opened."""
-    return SuiteFolder(pristine_suite)
-
-
 def by_hand(images: int = 1) -> int:
     """Two operations per multiply-add of the toy CLIP: patches, a block with attention over all tokens, projection."""
     vision, features = toy.CLIP["vision_cfg"], toy.CLIP["embed_dim"]
@@ -54,21 +48,8 @@ def image(count: int = 1) -> Tensor:
 
 
 @pytest.mark.parametrize("count", [1, 3])
-@pytest.mark.parametrize("fused", [True, False])
-def test_operations_of_the_plain_encoder(suite: SuiteFolder, count: int, fused: bool, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(torch.backends.mha, "_is_fastpath_enabled", fused)
+def test_operations_of_the_plain_encoder(suite: SuiteFolder, count: int):
     assert flops(suite.suite.encoder(), dict(suite.base()), image(count)) == by_hand(count)
-    assert torch.backends.mha.get_fastpath_enabled() is fused
-
-
-def test_the_setting_of_fused_attention_comes_back_after_an_error():
-    def broken(weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
-        raise ZeroDivisionError
-
-    before = torch.backends.mha.get_fastpath_enabled()
-    with pytest.raises(ZeroDivisionError):
-        flops(broken, {}, image())
-    assert torch.backends.mha.get_fastpath_enabled() is before
 
 
 def test_operations_block_by_block_are_those_of_the_whole(suite: SuiteFolder):

@@ -18,6 +18,7 @@ from pipeline import figures, heatmaps, store, verdict
 from pipeline.diagnostics import (
     MEASURES,
     METHODS,
+    UNVERIFIED,
     Settings,
     collect,
     directions,
@@ -530,14 +531,14 @@ def test_a_suite_of_one_task_is_refused(pristine_suite: Path, tmp_path: Path):
 # What is said and drawn
 
 
-def prediction_rows(**changes: float) -> pd.DataFrame:
-    """One row per scope and measure, of rho 0.5 in [0.1, 0.8] unless `changes` say otherwise."""
+def prediction_rows(first: str = "sar", **changes: float) -> pd.DataFrame:
+    """One row per scope and measure, `first` and M-Loss, of rho 0.5 in [0.1, 0.8] unless `changes` say otherwise."""
     values = {"n": 8, "rho": 0.5, "low": 0.1, "high": 0.8, "task_low": -0.1, "task_high": 0.9} | changes
     scopes = ("tasks", "subsets", "subsets of one size")
     rows = [
         {"suite": "s", "scope": scope, "measure": measure, "method": "average", **values}
         for scope in scopes
-        for measure in ("sar", "mloss", *(["size"] if scope == "subsets" else []))
+        for measure in (first, "mloss", *(["size"] if scope == "subsets" else []))
     ]
     return pd.DataFrame(rows)
 
@@ -551,6 +552,14 @@ def test_the_paragraph_says_what_the_intervals_say():
     assert "M-Loss has with the loss of simple average ρ = +0.50 [-0.10, +0.90], which includes zero." in said
     assert "strongest is that of subspace alignment ratio" in said
     assert said.endswith("the number of tasks alone has with the mean loss of simple average ρ = +0.50.")
+
+
+@pytest.mark.parametrize("measure", [*MEASURES])
+def test_a_measure_that_could_not_be_checked_is_marked_and_no_other(measure: str):
+    said = verdict.paragraph(prediction_rows(measure))
+    marked = f"is that of {MEASURES[measure]} (our reading) with" in said
+    explained = said.endswith(f": {MEASURES[measure]} ({UNVERIFIED.get(measure)}).")
+    assert marked == explained == ("our reading" in said.lower()) == (measure in {"sti", "disentanglement"})
 
 
 def test_the_paragraph_leaves_out_what_is_undefined():

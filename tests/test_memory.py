@@ -1,5 +1,7 @@
 """What a calibration is said to take, against what torch keeps, and the refusal of what does not fit."""
 
+import weakref
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,11 +9,17 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from pipeline import memory
+from pipeline import memory, methods
+from pipeline.calibrate import Footprint, Problem
 from pipeline.model import FROZEN, build_clip, split_qkv
+from pipeline.schema import Schedule
 from pipeline.suite import Suite, SuiteFolder, Task
 from pipeline.suites.mini import MEAN, STD
+from pipeline.tower import Tower
 from tests import toy
 
 CPU = torch.device("cpu")
@@ -67,21 +75,88 @@ def test_need_is_the_sum_of_its_parts(pristine_suite: Path):
     folder = SuiteFolder(pristine_suite)
     model = 4 * sum(folder.base()[name].numel() for name in folder.suite.groups)
     images = 3 * 5 * 14 * 14 * 3
-    through = memory.images_per_pass(folder.suite, CPU) * memory.activations(folder.suite)
-    expected = (3 + memory.COPIES) * model + through + images + memory.RUNTIME
-    assert memory.calibration(folder, "train", 5, CPU) == expected
+    through = 3 * 2 * memory.activations(folder.suite)  # a batch of two images of every task
+    expected = (3 + 4) * model + through + images + memory.RUNTIME
+    assert memory.calibration(folder, "train", 5, 2, CPU, Footprint()) == expected
     whole = sum(int(np.prod(folder.images("train", task).shape)) for task in folder.suite.task_names)
-    assert memory.calibration(folder, "train", 10**6, CPU) == expected - images + whole
+    assert memory.calibration(folder, "train", 10**6, 2, CPU, Footprint()) == expected - images + whole
+
+
+def test_a_pass_is_no_larger_than_the_batches_of_a_step_and_no_smaller_than_one():
+    large, one = suite(4096, 100, 4, 224), Footprint()
+    assert memory.images_per_pass(large, CPU) == 1
+    assert memory.passing(large, 50, 16, CPU, one) == 16 * memory.activations(large)
+    small = suite(96, 4, 7, 28)
+    limit = memory.images_per_pass(small, CPU)
+    for batch in (1, limit - 1, limit, 2 * limit):  # of the one task
+        assert memory.passing(small, 10**6, batch, CPU, one) == batch * memory.activations(small)
+    assert memory.passing(small, 10**6, 1, CPU, Footprint(images=4)) == 4 * memory.activations(small)
+
+
+class Live(TorchDispatchMode):
+    """Bytes of tensors that are alive, those that were `held` before included, and their peak."""
+
+    def __init__(self, held: Iterable[Tensor]) -> None:
+        super().__init__()
+        kept = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in held}
+        self.now = self.peak = sum(kept.values())
+        self.known = {*kept}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        """Count what an operation returns until it dies."""
+        result = function(*args, **(kwargs or {}))
+        for storage in [tensor.untyped_storage() for tensor in tree_leaves(result) if isinstance(tensor, Tensor)]:
+            if storage._cdata not in self.known:
+                self.known.add(storage._cdata)
+                self.now += storage.nbytes()
+                self.peak = max(self.peak, self.now)
+                weakref.finalize(storage, self._forget, storage._cdata, storage.nbytes())
+        return result
+
+    def _forget(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.now -= size
+
+
+def wide(tasks: int) -> tuple[Problem, Suite]:
+    """A problem whose weights outweigh its activations, in float32, and its suite."""
+    found = suite(128, 4, 7, 14)
+    rng, half = torch.Generator().manual_seed(0), (0.5, 0.5, 0.5)
+    _, base = toy.clip_weights(0, found.model)
+    groups = tuple(name for name in base if name not in FROZEN)
+    vectors = {name: 0.02 * torch.randn(tasks, *base[name].shape, generator=rng) for name in groups}
+    images = tuple(torch.randint(256, (4, 14, 14, 3), generator=rng, dtype=torch.uint8) for _ in range(tasks))
+    heads, teachers = (tuple(torch.randn(shape, generator=rng) for _ in range(tasks)) for shape in ((3, 16), (4, 3)))
+    names = tuple("abcd"[:tasks])
+    tasked = tuple(Task(name=name, classes=("x", "y", "z")) for name in names)
+    found = found.model_copy(update={"tasks": tasked, "groups": groups})
+    return Problem(Tower(found.model, half, half), base, vectors, heads, images, teachers, names), found
+
+
+@pytest.mark.parametrize("name", [name for name in methods.names() if hasattr(methods.load(name), "calibrate")])
+def test_what_every_method_holds_is_estimated(name: str):
+    """Never less than it is, and at most 30 % more; for two tasks and for four."""
+    method = methods.load(name)
+    params = method.Params(**{"epochs": 1, "batch_size": 4} if name == "prodistill" else {})
+    footprint, batch = getattr(method, "FOOTPRINT", Footprint()), getattr(params, "batch_size", 1)
+    for tasks in (2, 4):
+        problem, found = wide(tasks)
+        with Live([*problem.base.values(), *problem.vectors.values()]) as live:
+            method.calibrate(problem, Schedule(lr=0.01, steps=2, batch_size=1), 0, params)
+        shapes = {key: tuple(value.shape) for key, value in problem.base.items()}
+        estimated = sum(memory.weights(found, shapes, footprint))
+        estimated += memory.passing(found, 4 * tasks, batch, CPU, footprint)
+        assert live.peak <= estimated <= 1.3 * live.peak
 
 
 def test_what_does_not_fit_is_refused_with_what_to_do(pristine_suite: Path, monkeypatch: pytest.MonkeyPatch):
-    folder = SuiteFolder(pristine_suite)
-    need = memory.calibration(folder, "train", 5, CPU)
+    folder, asked = SuiteFolder(pristine_suite), ("train", 5, 2, CPU, Footprint())
+    need = memory.calibration(folder, *asked)
     with_free(monkeypatch, need)
-    assert memory.calibration(folder, "train", 5, CPU) == need
+    assert memory.calibration(folder, *asked) == need
     with_free(monkeypatch, need - 1)
     with pytest.raises(
         memory.NoRoom, match=r"calibrating tiny takes about .* GiB .* on cpu .*samples_per_task"
     ) as error:
-        memory.calibration(folder, "train", 5, CPU)
+        memory.calibration(folder, *asked)
     assert "3 task vectors" in str(error.value)

@@ -15,19 +15,6 @@ from pipeline.suite import SuiteFolder
 from tests import toy
 
 
-@pytest.fixture
-def suite(pristine_suite: Path) -> SuiteFolder:
-    """The tiny suite, opened."""
-    return SuiteFolder(pristine_suite)
-
-
-def written(name: str, suite: SuiteFolder, folder: Path) -> Path:
-    """The artefact of a data-free method with its defaults."""
-    module = methods.load(name)
-    merges.save(merges.data_free(module, suite.vectors(), module.Params(), suite.suite.task_names), folder)
-    return folder
-
-
 def calibrated(suite: SuiteFolder) -> Merges:
     """What a calibrated method would give for two seeds."""
     rng = torch.Generator().manual_seed(0)
@@ -45,14 +32,14 @@ def calibrated(suite: SuiteFolder) -> Merges:
 
 
 def test_zeroshot_stands_for_the_base(suite: SuiteFolder, tmp_path: Path):
-    (found,) = merges.models(suite, written("zeroshot", suite, tmp_path), 0)
+    (found,) = merges.models(suite, toy.data_free("zeroshot", suite, tmp_path), 0)
     assert found.tasks == suite.suite.task_names
     assert toy.same(found.weights, dict(suite.base()))
     assert toy.same(dict(found.heads), dict(suite.heads()))
 
 
 def test_individual_stands_for_every_expert_on_its_own_task(suite: SuiteFolder, tmp_path: Path):
-    found = [*merges.models(suite, written("individual", suite, tmp_path), 0)]
+    found = [*merges.models(suite, toy.data_free("individual", suite, tmp_path), 0)]
     assert [served.tasks for served in found] == [(task,) for task in suite.suite.task_names]
     for served in found:
         expert = suite.expert(served.tasks[0])
@@ -61,7 +48,7 @@ def test_individual_stands_for_every_expert_on_its_own_task(suite: SuiteFolder, 
 
 
 def test_a_delta_is_added_to_the_base(suite: SuiteFolder, tmp_path: Path):
-    folder = written("ties", suite, tmp_path)
+    folder = toy.data_free("ties", suite, tmp_path)
     assert sorted(path.name for path in folder.iterdir()) == ["delta-0.safetensors", "merge.json"]
     module = methods.load("ties")
     delta, base = module.merge(suite.vectors(), module.Params()), suite.base()

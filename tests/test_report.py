@@ -25,7 +25,7 @@ METHODS = {
     "merge": ["zeroshot", "individual", "average"],
     "calibrate": ["distillation"],
     "study": ["distillation"],
-    "rescale": ["average"],
+    "rescale": ["average", "distillation"],
     "surgery": ["samerging"],
 }
 CHOSEN = choose(METHODS)
@@ -84,8 +84,9 @@ def data(tmp_path):
         record(folder, *{"samerging": ("samerging",)}.get(name, ("calibrate", name)), samples_per_task=6, seeds=SEEDS)
         losses = [(seed, step, 1 / (step + 1)) for seed in SEEDS for step in range(150)]
         store.write_csv(folder / f"merges/mini-x/{name}/losses.csv", ("seed", "step", "loss"), losses)
-    scored(folder, "average-rescaled", rows("average-rescaled", 3, 22))
-    record(folder, "rescale", "average")
+    for name, images, correct in (("average", 3, 22), ("distillation", 6, 27)):
+        scored(folder, f"{name}-rescaled", rows(f"{name}-rescaled", images, correct))
+        record(folder, "rescale", name)
     learned = {"coefficients": torch.arange(16.0).reshape(2, 1, 2, 4)}
     store.write_tensors(folder / "merges/mini-x/samerging/coefficients.safetensors", learned)
     images = {task: np.full((3, 4, 4, 3), 90 * index, np.uint8) for index, task in enumerate(TASKS)}
@@ -312,6 +313,7 @@ def test_the_overview_tells_costs_images_and_scales(data, tmp_path):
         name: dict(zip(columns, cells, strict=True)) for name, cells in found.items() if len(cells) == len(columns)
     }
     assert rows_of["Simple average"]["Scale from KL"] == "45.0 ± 1.4"
+    assert rows_of["Distillation"]["Scale from KL"] == "55.0 ± 1.4"
     assert rows_of["SAMerging"]["Scale from KL"] == "–"
     assert rows_of["Simple average"]["Images"] == "0"
     assert rows_of["SAMerging"]["Images"] == "6"

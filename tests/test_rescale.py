@@ -21,20 +21,9 @@ from pipeline.stage import Job
 from pipeline.suite import SuiteFolder
 from stages import rescale as stage
 
+pytestmark = pytest.mark.usefixtures("one_process")
 GRID = Rescale(samples=4, factors=[0.5, 1.0, 2.0, 3.0])
 SEEDS = [0, 5]
-
-
-@pytest.fixture(autouse=True)
-def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Milliseconds of work need no pool of processes."""
-    monkeypatch.setenv("SAMERGING_WORKERS", "1")
-
-
-@pytest.fixture
-def suite(pristine_suite: Path) -> SuiteFolder:
-    """The tiny suite, opened."""
-    return SuiteFolder(pristine_suite)
 
 
 @pytest.fixture
@@ -111,6 +100,23 @@ def test_the_loss_is_the_divergence_from_the_experts_summed_over_tasks(
             p, q = (log_softmax(logits / temperature, axis=1) for logits in (teacher, merged))
             expected += (np.exp(p) * (p - q)).sum(1).mean()
         assert loss == pytest.approx(expected, abs=1e-6)
+
+
+def test_every_delta_of_a_calibrated_method_gets_a_factor_of_its_own(
+    suite: SuiteFolder, teachers: Path, tmp_path: Path
+):
+    shares = {3: 0.5, 8: 1.0, 9: 2.0}
+    starts = [as_delta(suite, share) for share in shares.values()]
+    found, rows = rescale(
+        suite.folder, teachers, saved(suite, tmp_path, *starts, seeds=(*shares,)), "train", SEEDS, GRID
+    )
+    factors = {seed: factor for seed, factor, _, chosen, _ in rows if chosen}
+    assert factors == {seed: 1 / share for seed, share in shares.items()}
+    assert found.seeds == (3, 8, 9)
+    assert {*found.samples.values()} == {6}
+    for solution in found.solutions:
+        for name, change in as_delta(suite, 1.0).delta.items():
+            torch.testing.assert_close(solution.delta[name], change, rtol=0, atol=1e-6)
 
 
 def test_every_seed_keeps_its_own_merge_and_factor(suite: SuiteFolder, teachers: Path, tmp_path: Path):

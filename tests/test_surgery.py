@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline import merges, methods
+from pipeline import merges
 from pipeline.draws import draw, generator
 from pipeline.extras.adapters import correct
 from pipeline.features import encode
@@ -19,32 +19,14 @@ from pipeline.suite import SuiteFolder
 from pipeline.surgery import Surgery, fit, initial, surgery
 from tests import toy
 
+pytestmark = pytest.mark.usefixtures("one_process")
 SHORT = Surgery(rank=8, steps=4, batch_size=4)
 SEEDS = [0, 5]
-
-
-@pytest.fixture(autouse=True)
-def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Milliseconds of work need no pool of processes."""
-    monkeypatch.setenv("SAMERGING_WORKERS", "1")
-
-
-@pytest.fixture
-def suite(pristine_suite: Path) -> SuiteFolder:
-    """The tiny suite, opened."""
-    return SuiteFolder(pristine_suite)
 
 
 def noise(seed: int, *shape: int) -> Tensor:
     """Normal numbers in float64."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def merged(name: str, suite: SuiteFolder, folder: Path) -> Path:
-    """The artefact of a data-free method with its defaults."""
-    module = methods.load(name)
-    merges.save(merges.data_free(module, suite.vectors(), module.Params(), suite.suite.task_names), folder)
-    return folder
 
 
 def served(suite: SuiteFolder, folder: Path, index: int = 0) -> dict[str, Tensor]:
@@ -120,7 +102,7 @@ def test_batches_are_of_the_size_asked_for():
 
 @pytest.mark.parametrize("name", ["task_arithmetic", "ties", "individual"])
 def test_each_task_gets_adapters_on_the_same_merge(suite: SuiteFolder, tmp_path: Path, name: str):
-    start = merged(name, suite, tmp_path / "start")
+    start = toy.data_free(name, suite, tmp_path / "start")
     found = surgery(suite.folder, start, "train", 6, SEEDS, SHORT)
     merges.save(found, tmp_path / "after")
     about, _ = merges.load(tmp_path / "after")
@@ -138,13 +120,13 @@ def test_each_task_gets_adapters_on_the_same_merge(suite: SuiteFolder, tmp_path:
 
 
 def test_experts_need_no_surgery(suite: SuiteFolder, tmp_path: Path):
-    found = surgery(suite.folder, merged("individual", suite, tmp_path), "train", 6, SEEDS, SHORT)
+    found = surgery(suite.folder, toy.data_free("individual", suite, tmp_path), "train", 6, SEEDS, SHORT)
     for solution in found.solutions:
         assert torch.equal(solution.losses, torch.zeros(4))
 
 
 def test_losses_are_summed_over_tasks(suite: SuiteFolder, tmp_path: Path):
-    start = merged("task_arithmetic", suite, tmp_path)
+    start = toy.data_free("task_arithmetic", suite, tmp_path)
     whole = Surgery(rank=3, steps=1, batch_size=6)
     found = surgery(suite.folder, start, "train", 6, [5], whole).solutions[0]
     expected = 0.0
@@ -172,7 +154,7 @@ def test_every_seed_of_a_merge_has_adapters_of_its_own(suite: SuiteFolder, tmp_p
 
 
 def test_surgery_on_extras_is_refused(suite: SuiteFolder, tmp_path: Path):
-    start = merged("task_arithmetic", suite, tmp_path / "start")
+    start = toy.data_free("task_arithmetic", suite, tmp_path / "start")
     merges.save(surgery(suite.folder, start, "train", 6, SEEDS, SHORT), tmp_path / "after")
     with pytest.raises(NotRefinable, match="after: the merge needs 'adapters' at inference"):
         surgery(suite.folder, tmp_path / "after", "train", 6, SEEDS, SHORT)

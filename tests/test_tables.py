@@ -101,9 +101,8 @@ def test_caption_says_what_was_measured():
     assert "embedded" in caption
     assert "not the paper's benchmark" in caption
     assert "Scored on the test split" in caption
-    assert (
-        "1,600 unlabelled images per task (k capped at the pool: b 1,097) of the train split; 2 seeds (0, 1)" in caption
-    )
+    assert "saw up to 1,600 unlabelled images per task (k capped at the pool: b 1,097) of the train split" in caption
+    assert "2 seeds (0, 1)" in caption
     assert "TRANSDUCTIVE" not in caption
 
 
@@ -115,7 +114,7 @@ def test_caption_of_the_transductive_protocol_and_of_one_seed():
     assert "embedded" not in caption
     assert "capped" not in caption
     assert "±" not in caption
-    assert protocol.sees() == "test images without labels, 16 per task"
+    assert protocol.sees(16) == "test images without labels, 16 per task"
 
 
 def test_a_caption_ends_with_what_is_said_of_anchors():
@@ -123,7 +122,8 @@ def test_a_caption_ends_with_what_is_said_of_anchors():
 
 
 def test_what_calibrated_methods_saw_as_a_cell():
-    assert PROTOCOL.sees() == "training images without labels, up to 1,600 per task; mean over 2 seeds"
+    assert PROTOCOL.sees(1600) == "training images without labels, up to 1,600 per task; mean over 2 seeds"
+    assert PROTOCOL.sees(256) == "training images without labels, 256 per task; mean over 2 seeds"
 
 
 def test_columns_of_words_are_left_aligned_and_escaped():

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pipeline import store
+from pipeline import merges, methods, store
 from pipeline.calibrate import Problem
 from pipeline.model import FROZEN, Weights, build_clip, split_qkv
-from pipeline.suite import SPLITS, Suite, Task
+from pipeline.suite import SPLITS, Suite, SuiteFolder, Task
 from pipeline.tower import Tower
 from pipeline.vectors import TaskVectors
 
@@ -138,6 +138,13 @@ def write_suite(folder: Path) -> None:
     tasks = tuple(Task(name=name, classes=classes) for name, classes in TASKS.items())
     half = (0.5, 0.5, 0.5)
     Suite(name="tiny", tasks=tasks, model=CLIP, mean=half, std=half, groups=groups).save(folder)
+
+
+def data_free(name: str, suite: SuiteFolder, folder: Path) -> Path:
+    """The artefact of a data-free method with its defaults."""
+    module = methods.load(name)
+    merges.save(merges.data_free(module, suite.vectors(), module.Params(), suite.suite.task_names), folder)
+    return folder
 
 
 def copy_code(target: Path, names: Sequence[str] = ("pipeline", "stages", "params.yaml")) -> None:

@@ -29,6 +29,12 @@ MEASURES = {
 }
 """Name -> how it is called in sentences and figures."""
 
+UNVERIFIED = {
+    "sti": "whether its |.|_1 sums absolute entries, as here, or is the induced norm, was not checked",
+    "disentanglement": "its definition was taken from memory of the paper",
+}
+"""Measure -> what could not be checked against its source."""
+
 SIZE = "size"
 """The number of tasks in a set: the predictor that any other has to beat where sets of several sizes are compared."""
 

@@ -20,8 +20,6 @@ from pipeline.model import Encoder, Weights
 from pipeline.suite import SuiteFolder, device, to_device
 from pipeline.vectors import TaskVectors, merge
 
-UNVERIFIED = "the definition of the weight disentanglement error, taken from memory of the paper"
-
 
 def chosen(suite: SuiteFolder, split: str, task: str, count: int, seed: int) -> tuple[np.ndarray, Tensor]:
     """`count` images of a task's split, or all it has, and their labels: a seeded draw."""

@@ -3,13 +3,12 @@
 Everything is read tensor by tensor; one pass over the experts' files each.
 """
 
-import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from pipeline.model import Weights
+from pipeline.toolbox.trimming import threshold
 from pipeline.vectors import TaskVectors
 
 
@@ -38,7 +37,7 @@ def sign_conflicts(vectors: TaskVectors, keep: float) -> tuple[Tensor, float]:
     A pair's value is the share of opposite signs among the entries that both keep; that of all tasks is the share of
     entries with both signs among those that at least two keep. 0 where nothing is kept in common.
     """
-    limits = torch.stack([_limit(vectors.task(t), keep) for t in range(vectors.tasks)])[:, None]
+    limits = torch.stack([threshold(vectors.task(t), keep) for t in range(vectors.tasks)])[:, None]
     common = agreement = torch.zeros(vectors.tasks, vectors.tasks, dtype=torch.float64)
     shared = mixed = 0
     for name in vectors:
@@ -49,9 +48,3 @@ def sign_conflicts(vectors: TaskVectors, keep: float) -> tuple[Tensor, float]:
         shared += int((signs.abs().sum(0) >= 2).sum())
         mixed += int(((signs > 0).any(0) & (signs < 0).any(0)).sum())
     return (common - agreement) / (2 * common).clamp(min=1), mixed / max(shared, 1)
-
-
-def _limit(vector: Weights, keep: float) -> Tensor:
-    """The smallest magnitude that is kept: that of rank ceil(keep * P) from the top."""
-    magnitudes = torch.cat([tensor.abs().flatten() for tensor in vector.values()])
-    return magnitudes.kthvalue(len(magnitudes) - math.ceil(keep * len(magnitudes)) + 1).values

@@ -24,7 +24,6 @@ from torch import Tensor
 
 from pipeline.suite import SuiteFolder, device
 
-UNVERIFIED = "whether |.|_1 of singular task interference sums absolute entries, as here, or is the induced norm"
 ENERGY = 0.95
 """Share of the merged matrix's Frobenius norm that the subspace of SAR holds."""
 

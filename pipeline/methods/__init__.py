@@ -10,7 +10,8 @@ literature) and one of two functions:
 `merge` returns coefficients where the result is linear in the raw task vectors ([T, G], or [T, T, G] for one model per
 task), or else the merged delta {name: tensor}, or a `Solution`. `calibrate` returns a `Solution`. What a method shares
 with others lies in `pipeline.toolbox`. A file whose definition could not be checked against its source has UNVERIFIED
-too, which says what could not; every table marks such a method.
+too, which says what could not; every table marks such a method. One that calibrates otherwise than by
+`calibrate.descend` has FOOTPRINT, what it holds in memory at once.
 """
 
 from importlib import import_module

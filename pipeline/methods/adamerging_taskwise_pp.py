@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from pydantic import Field
 
-from pipeline.calibrate import Problem, descend
+from pipeline.calibrate import Footprint, Problem, descend
 from pipeline.objectives import entropy
 from pipeline.schema import Parameters, Schedule
 from pipeline.solution import Solution
@@ -21,6 +21,8 @@ from pipeline.vectors import combine
 
 TITLE = "AdaMerging++ (task-wise)"
 PAPER = "Yang et al., 2024, arXiv 2310.02575"
+
+FOOTPRINT = Footprint(vectors=2)
 
 
 class Params(Parameters):
@@ -36,7 +38,7 @@ class Params(Parameters):
 
 
 def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -> Solution:
-    """Minimise the entropy summed over tasks; memory is that of twice the task vectors."""
+    """Minimise the entropy summed over tasks."""
     problem = replace(problem, vectors=selected(problem.vectors, params.keep))
     settings = params.model_dump(exclude={"keep"})
     found = descend(problem, entropy, schedule, seed, granularity="task", **settings)

@@ -19,7 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.calibrate import Problem
+from pipeline.calibrate import Footprint, Problem
 from pipeline.model import Weights, fuse_qkv, split_qkv
 from pipeline.schema import Parameters, Schedule
 from pipeline.solution import Solution
@@ -30,6 +30,7 @@ from pipeline.tower import block_name
 
 TITLE = "ESM"
 PAPER = "Essential Subspace Merging, CVPR 2026, arXiv 2602.20208"
+FOOTPRINT = Footprint(models=5, block_vectors=2, block_models=1, tokens=2)
 
 
 class Params(Parameters):

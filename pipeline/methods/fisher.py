@@ -19,7 +19,7 @@ from torch.func import grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import log_softmax, one_hot
 
-from pipeline.calibrate import Problem
+from pipeline.calibrate import Footprint, Problem
 from pipeline.draws import generator
 from pipeline.model import Weights
 from pipeline.schema import Parameters, Schedule
@@ -31,6 +31,7 @@ PAPER = "Matena & Raffel, 2022, arXiv 2111.09832"
 
 GRADIENTS = 4
 """Gradients held at once, each as large as a model."""
+FOOTPRINT = Footprint(models=11, images=GRADIENTS)
 
 
 class Params(Parameters):

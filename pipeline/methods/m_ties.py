@@ -16,16 +16,17 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import linear
 
-from pipeline.calibrate import Problem
-from pipeline.schema import Parameters, Schedule
+from pipeline.calibrate import Footprint, Problem
+from pipeline.schema import Parameters, Schedule, rounded
 from pipeline.solution import Solution
-from pipeline.toolbox.activations import advance, embed, rounded
+from pipeline.toolbox.activations import advance, embed
 from pipeline.toolbox.mloss import nodes
 from pipeline.tower import block_name
 from pipeline.vectors import add
 
 TITLE = "M-TIES"
 PAPER = "Wang et al., 2026, arXiv 2602.08564"
+FOOTPRINT = Footprint(models=4, block_vectors=2, tokens=2)
 
 
 class Params(Parameters):

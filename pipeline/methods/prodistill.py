@@ -15,16 +15,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.calibrate import Problem, require_finite, rounded
+from pipeline.calibrate import Footprint, Problem, require_finite
 from pipeline.draws import generator
 from pipeline.model import Weights
-from pipeline.schema import Parameters, Schedule
+from pipeline.schema import Parameters, Schedule, rounded
 from pipeline.solution import Solution
 from pipeline.tower import block_name
 from pipeline.vectors import add
 
 TITLE = "ProDistill"
 PAPER = "Xu et al., 2025, arXiv 2502.12706"
+FOOTPRINT = Footprint(models=3, block_vectors=5, block_models=2, tokens=4)
 
 
 class Params(Parameters):
@@ -75,7 +76,7 @@ def distil(
     for _ in range(params.epochs):
         for batch in torch.randperm(len(tokens), generator=rng).to(tokens.device).split(params.batch_size):
             weights = {name: problem.base[name] + (learned[name] * stacked).sum(0) for name, stacked in vectors.items()}
-            with rounded(problem):
+            with rounded(tokens.device, problem.precision):
                 loss = (problem.encoder.block(weights, index, tokens[batch]) - taught[batch]).square().sum()
             losses.append(loss.detach())
             require_finite(len(losses) - 1, losses[-1])
@@ -88,5 +89,5 @@ def distil(
 @torch.no_grad()
 def _through(problem: Problem, layer: partial[Tensor], inputs: Tensor) -> Tensor:
     """`layer` of all inputs, as many at a time as the problem allows."""
-    with rounded(problem):
+    with rounded(inputs.device, problem.precision):
         return torch.cat([layer(part) for part in inputs.split(problem.images_per_pass)])

@@ -9,7 +9,7 @@ matrix would give the same. Instead of an inverse: Cholesky, with a ridge in eac
 
 from pydantic import Field
 
-from pipeline.calibrate import Problem
+from pipeline.calibrate import Footprint, Problem
 from pipeline.schema import Parameters, Schedule
 from pipeline.solution import Solution
 from pipeline.toolbox.activations import advance, embed, expert
@@ -18,6 +18,7 @@ from pipeline.tower import block_name
 
 TITLE = "RegMean"
 PAPER = "Jin et al., 2023, arXiv 2212.09849"
+FOOTPRINT = Footprint(models=3, block_vectors=1, block_models=20, tokens=2)
 
 
 class Params(Parameters):

@@ -10,7 +10,7 @@ are matrices of their own; as they share their input, the fused matrix would giv
 
 from pydantic import Field
 
-from pipeline.calibrate import Problem
+from pipeline.calibrate import Footprint, Problem
 from pipeline.schema import Parameters, Schedule
 from pipeline.solution import Solution
 from pipeline.toolbox.activations import advance, embed, expert
@@ -20,6 +20,7 @@ from pipeline.vectors import add
 
 TITLE = "RegMean++"
 PAPER = "Nguyen et al., 2025, arXiv 2508.03121"
+FOOTPRINT = Footprint(models=3, block_vectors=1, block_models=20, tokens=2)
 
 
 class Params(Parameters):

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from pipeline import vectors
-from pipeline.calibrate import Problem, require_finite, rounded, streams
+from pipeline.calibrate import Problem, require_finite, streams
 from pipeline.draws import generator
-from pipeline.schema import Parameters, Schedule
+from pipeline.schema import Parameters, Schedule, rounded
 from pipeline.solution import Extras, Solution
 
 TITLE = "SyMerge (tunes heads)"
@@ -65,7 +65,7 @@ def gradient(
     """The loss on a batch of one task and its gradients by the coefficients [T, G] and by the task's head."""
     merged, learned = vectors.merge(problem.base, problem.vectors, coefficients), head.detach().requires_grad_()
     leaves = {name: merged[name].requires_grad_() for name in problem.vectors}
-    with rounded(problem):
+    with rounded(head.device, problem.precision):
         features = problem.encoder(merged, problem.images[task][batch]).to(head.dtype)
     loss = trusted_cross_entropy(features @ learned.T, problem.teachers[task][batch])
     *found, slope = torch.autograd.grad(loss, [*leaves.values(), learned])

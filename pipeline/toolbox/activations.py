@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.model import Weights
+from pipeline.schema import rounded
 from pipeline.tower import Tower
 
 
@@ -18,11 +19,6 @@ def expert(base: Mapping[str, Tensor], vectors: Mapping[str, Tensor], task: int,
     """The weights of one expert, theta_0 + tau_t, whose names begin with `prefix`."""
     own = {name: tensor for name, tensor in base.items() if name.startswith(prefix)}
     return {name: tensor + vectors[name][task] if name in vectors else tensor for name, tensor in own.items()}
-
-
-def rounded(device: torch.device, precision: torch.dtype) -> torch.autocast:
-    """A context in which matrix products are in bfloat16 if `precision` is, and as they are otherwise."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16)
 
 
 @torch.no_grad()

@@ -92,7 +92,11 @@ def selected(vectors: Mapping[str, Tensor], keep: float) -> Weights:
     )
     kept = {name: trimmed(stacked, thresholds) for name, stacked in vectors.items()}
     majority = sum(int(entries.sum(0).sign().sum(dtype=torch.int64)) for entries in kept.values())
-    return {name: entries * (entries * elect(entries, majority) > 0) for name, entries in kept.items()}
+    return {name: _taken(kept.pop(name), majority) for name in vectors}  # pop: no third set of the task vectors
+
+
+def _taken(entries: Tensor, majority: int) -> Tensor:
+    return entries * (entries * elect(entries, majority) > 0)
 
 
 def elect(entries: Tensor, majority: int) -> Tensor:
