@@ -15,6 +15,7 @@ import psutil
 from tqdm import tqdm
 
 from pipeline.errors import BenchmarkError
+from pipeline.processes import begin_worker
 from pipeline.suite import device
 
 Result = TypeVar("Result")
@@ -32,8 +33,8 @@ def run(function: Callable[..., Result], pieces: Iterable[Sequence[Any]], title:
     """[function(*piece) for piece in pieces], in that order, with a progress bar called `title`.
 
     `function` must be importable from its module and the pieces picklable. `need`: bytes of memory that one piece
-    takes; no more of them run at once than fit into what is free. The first error is raised at once; pieces that have
-    not started are dropped.
+    takes; no more of them run at once than fit into what is free. The first error is raised at once; the other pieces
+    are dropped, and those that run are ended.
     """
     todo = [tuple(piece) for piece in pieces]
     count = min(workers(), len(todo))
@@ -43,7 +44,7 @@ def run(function: Callable[..., Result], pieces: Iterable[Sequence[Any]], title:
         return [function(*piece) for piece in tqdm(todo, desc=title, unit="run")]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", function.__module__])
-    with ProcessPoolExecutor(count, mp_context=context, initializer=device) as pool:
+    with ProcessPoolExecutor(count, mp_context=context, initializer=_begin) as pool:
         futures: list[Future[Result]] = [pool.submit(function, *piece) for piece in todo]
         try:
             for future in tqdm(as_completed(futures), total=len(futures), desc=title, unit="run"):
@@ -54,6 +55,12 @@ def run(function: Callable[..., Result], pieces: Iterable[Sequence[Any]], title:
                 f"SAMERGING_WORKERS below {count}"
             ) from error
         except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
+            for worker in multiprocessing.active_children():
+                worker.terminate()
             raise
         return [future.result() for future in futures]
+
+
+def _begin() -> None:
+    begin_worker()
+    device()
