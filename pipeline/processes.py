@@ -18,7 +18,7 @@ def die_with_parent() -> None:
 
 
 def begin_worker() -> None:
-    """What a worker does first: Ctrl-C, which reaches it too, shall end it without a word, and so shall its parent's end.
+    """What a worker does first: Ctrl-C, which reaches it too, shall end it without a word, so shall its parent's end.
 
     To the kernel its parent is the fork server, which lives as long as there are workers; it would wait for ever.
     """

@@ -98,7 +98,8 @@ class Stage:
         job = Job(names, params, inputs, tuple(scratch / str(index) / path.name for index, path in enumerate(outputs)))
         with store.claiming(scratch):
             for path in job.outputs:
-                path.parent.mkdir()
+                with store.writing(path):
+                    path.parent.mkdir()
             function(job)
             changed = [f"code {path}" for path, hashed in code.items() if hashed != _contents([path]).get(path)]
             changed += [f"parameter {key}" for key, value in self._values(names).items() if value != params[key]]
