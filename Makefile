@@ -1,5 +1,7 @@
 # make repro   set up and run the whole benchmark on the embedded suite, then show the table
 # make test    set up, lint and pass the tests
+# make faults  kill, interrupt, fill the disk, damage files, fuzz: half an hour; counts what was survived
+# make verify  hash every result and every file of the cache anew: finds what changed without a trace; then dvc repro
 # make lock    resolve requirements.lock anew (needs uv)
 
 PYTHON ?= python3
@@ -8,7 +10,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test lint lock env
+.PHONY: repro test lint faults verify lock env
 
 repro: $(READY)
 	dvc --wait-for-lock repro
@@ -20,6 +22,16 @@ test: lint
 lint: $(READY)
 	ruff check
 	ruff format --check
+
+faults: $(READY)
+	python -m pytest -s -o python_files='fault_*.py' tests/faults
+	python -m pytest -s --hypothesis-profile=faults tests/test_fuzz.py
+
+# DVC trusts a file whose time, size and inode are as they were, and a cached one that is read-only.
+verify: $(READY)
+	find data -type f ! -name README.md -exec touch -c {} +
+	chmod -R u+w .dvc/cache
+	dvc status
 
 env: $(READY)
 

@@ -15,6 +15,7 @@ import psutil
 from tqdm import tqdm
 
 from pipeline.errors import BenchmarkError
+from pipeline.processes import begin_worker
 from pipeline.suite import device
 
 Result = TypeVar("Result")
@@ -41,7 +42,7 @@ def completed(
 
     `function` must be importable from its module and the pieces picklable. `need`: bytes of memory that one piece
     takes; no more of them run at once than fit into what is free. `done`: pieces of the same work that were done
-    before, for the bar. The first error is raised at once; pieces that have not started are dropped.
+    before, for the bar. The first error is raised at once; the other pieces are dropped, and those that run are ended.
     """
     todo = [tuple(piece) for piece in pieces]
     count = min(workers(), len(todo))
@@ -61,7 +62,7 @@ def _local(
         return
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", function.__module__])
-    with ProcessPoolExecutor(count, mp_context=context, initializer=device) as pool:
+    with ProcessPoolExecutor(count, mp_context=context, initializer=_begin) as pool:
         futures: dict[Future[Result], int] = {pool.submit(function, *piece): at for at, piece in enumerate(todo)}
         try:
             for future in as_completed(futures):
@@ -72,5 +73,11 @@ def _local(
                 f"SAMERGING_WORKERS below {count}"
             ) from error
         except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
+            for worker in multiprocessing.active_children():
+                worker.terminate()
             raise
+
+
+def _begin() -> None:
+    begin_worker()
+    device()

@@ -11,7 +11,6 @@ import hashlib
 import os
 import platform
 import resource
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -25,6 +24,7 @@ import torch
 from pipeline import store
 from pipeline.cells import Cells, cells
 from pipeline.errors import BenchmarkError
+from pipeline.processes import die_with_parent
 from pipeline.suite import device
 
 PACKAGES = (
@@ -73,7 +73,11 @@ class Stage:
         return f"data/runs/{'-'.join((self.name, *names.values()))}.json"
 
     def main(self, function: Callable[[Job], None]) -> None:
-        """Run the stage with the arguments of the command line; exit code 1 and a message on a BenchmarkError."""
+        """Run the stage with the arguments of the command line; exit code 1 and a message on a BenchmarkError.
+
+        Ends when the process that started it does; 130 after Ctrl-C.
+        """
+        die_with_parent()
         given = sys.argv[1:]
         if len(given) != len(self.arguments):
             sys.exit(f"usage: python -m stages.{self.name} {' '.join(f'<{name}>' for name in self.arguments)}")
@@ -81,6 +85,9 @@ class Stage:
             self.run(function, dict(zip(self.arguments, given, strict=True)))
         except BenchmarkError as error:
             sys.exit(f"{self.name}: {error}")
+        except KeyboardInterrupt:
+            print(f"{self.name}: interrupted; `dvc repro` goes on from here", file=sys.stderr)
+            sys.exit(130)
 
     def run(self, function: Callable[[Job], None], names: Mapping[str, str]) -> None:
         """Check, run, check again, and only then move the outputs into place."""
@@ -93,24 +100,22 @@ class Stage:
         before = _signatures(inputs)
         outputs = tuple(Path(path.format(**names)) for path in self.outputs)
         scratch = Path("data/.partial") / Path(self.record(names)).stem
-        shutil.rmtree(scratch, ignore_errors=True)
         places = tuple(scratch / str(index) / path.name for index, path in enumerate(outputs))
         kept = cells(scratch.name, inputs, sorted(code.items()), sorted(before.items()))
         job = Job(names, params, inputs, places, kept)
-        for path in job.outputs:
-            path.parent.mkdir(parents=True)
-        function(job)
-        changed = [f"code {path}" for path, hashed in code.items() if hashed != _contents([path]).get(path)]
-        changed += [f"parameter {key}" for key, value in self._values(names).items() if value != params[key]]
-        changed += [f"input {path}" for path, signature in _signatures(inputs).items() ^ before.items()]
-        if changed:
-            raise ChangedWhileRunning(f"changed while the stage ran: {', '.join(sorted(set(changed)))}; run it again")
-        for written, path in zip(job.outputs, outputs, strict=True):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.is_dir():
-                shutil.rmtree(path)
-            written.replace(path)
-        shutil.rmtree(scratch)
+        with store.claiming(scratch):
+            for path in job.outputs:
+                with store.writing(path):
+                    path.parent.mkdir()
+            function(job)
+            changed = [f"code {path}" for path, hashed in code.items() if hashed != _contents([path]).get(path)]
+            changed += [f"parameter {key}" for key, value in self._values(names).items() if value != params[key]]
+            changed += [f"input {path}" for path, signature in _signatures(inputs).items() ^ before.items()]
+            if changed:
+                found = ", ".join(sorted(set(changed)))
+                raise ChangedWhileRunning(f"changed while the stage ran: {found}; run it again")
+            for written, path in zip(job.outputs, outputs, strict=True):
+                store.move(written, path)
         if not self.keeps_cells:
             kept.clear()
         if self.recorded:

@@ -5,9 +5,11 @@ stage gives the same hashes.
 """
 
 import csv
+import fcntl
 import io
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,22 +30,72 @@ class StoreError(BenchmarkError):
 
 
 @contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """StoreError that names `path` where the disk refuses what the block does: full, read-only, not ours."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{path}: cannot be written ({error}); make room or mend the permissions, then run it again (dvc repro)"
+        ) from error
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that takes its place when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            mask = os.umask(0)
+            os.umask(mask)
+            temporary.chmod(0o666 & ~mask)
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def claiming(folder: Path) -> Iterator[None]:
+    """Have `folder` empty and alone during the block; afterwards it is gone, after an error only emptied by the next.
+
+    StoreError if another process has it. The lock is the kernel's: it ends with the process, however that ends.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder, os.O_RDONLY)
     try:
-        yield temporary
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mine = folder.exists() and folder.stat().st_ino == os.fstat(lock).st_ino
+        except BlockingIOError:
+            mine = False
+        if not mine:
+            raise StoreError(f"{folder}: another process does the same work; wait until it has ended, or end it")
+        with writing(folder):
+            for left in folder.iterdir():
+                shutil.rmtree(left)
+        yield
+        shutil.rmtree(folder)
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(lock)
+
+
+def move(written: Path, path: Path) -> None:
+    """Let a file or folder take the place of `path`: others see the old one, none or the new one, never half of one.
+
+    An old folder goes to `written`'s place: only an empty one can be replaced.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            path.rename(written.with_name(f"{written.name}.old"))
+        written.replace(path)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -11,8 +11,8 @@ import yaml
 from safetensors.torch import load
 
 from pipeline import merges, methods, store, suites
-from pipeline.errors import BenchmarkError
 from pipeline.cells import Cells
+from pipeline.errors import BenchmarkError
 from pipeline.evaluate import answer
 from pipeline.model import fuse_qkv
 from pipeline.problem import Setting, calibrate_seeds
@@ -102,7 +102,7 @@ def accepts_every_method(found: SuiteFolder, root: Path) -> None:
         else:
             schedule = Schedule(lr=0.01, steps=1, batch_size=2)
             asked = Setting(folder, teachers, name, params, schedule, "train", "float32")
-            made = calibrate_seeds(asked, 2, [0], Cells(tmp_path / "cells", ()))
+            made = calibrate_seeds(asked, 2, [0], Cells(root / "cells", ()))
         merges.save(made, artefact)
         about, coefficients = merges.load(artefact)
         form = (about["extras"], None if coefficients is None else coefficients.shape[1])

@@ -75,7 +75,7 @@ def test_images_that_a_method_does_not_look_at_are_neither_counted_nor_needed(se
     for seed, solution in zip(SEEDS, found.solutions, strict=True):
         more = module.problem(asked, indices(suite, "train", 11, seed))
         expected = methods.load(method).calibrate(more, SCHEDULE, seed, asked.params)
-        assert toy.same(solution.delta, expected.delta)
+        assert toy.same(dict(sorted(solution.delta.items())), dict(sorted(expected.delta.items())))
         assert len(more.images[0]) == 11
 
 

@@ -233,6 +233,13 @@ def test_a_missing_input_says_what_brings_it_back(checkout: Path):
         MERGE.run(write, NAMES)
 
 
+@pytest.fixture
+def unbound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the tests themselves outlive who started them."""
+    monkeypatch.setattr("pipeline.stage.die_with_parent", lambda: None)
+
+
+@pytest.mark.usefixtures("unbound")
 @pytest.mark.parametrize("arguments", [[], ["nano-3"], ["nano-3", "ties", "more"]])
 def test_wrong_number_of_arguments_shows_the_usage(monkeypatch: pytest.MonkeyPatch, arguments: list[str]):
     monkeypatch.setattr(sys, "argv", ["merge", *arguments])
@@ -240,6 +247,33 @@ def test_wrong_number_of_arguments_shows_the_usage(monkeypatch: pytest.MonkeyPat
         MERGE.main(write)
 
 
+@pytest.mark.usefixtures("unbound")
+def test_ctrl_c_ends_with_a_line_and_its_exit_code(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(sys, "argv", ["merge", "nano-3", "ties"])
+
+    def interrupted(job: Job) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as caught:
+        MERGE.main(interrupted)
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "merge: interrupted; `dvc repro` goes on from here\n"
+
+
+def test_a_second_run_of_the_same_stage_is_refused(checkout: Path):
+    def again(job: Job) -> None:
+        with pytest.raises(BenchmarkError, match="another process does the same work"):
+            MERGE.run(write, NAMES)
+        MERGE.run(write, NAMES | {"method": "average"})
+        write(job)
+
+    MERGE.run(again, NAMES)
+    assert (OUTPUT / "result.txt").read_text() == "new"
+
+
+@pytest.mark.usefixtures("unbound")
 def test_errors_of_the_user_end_with_their_message(checkout: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "argv", ["merge", "nano-3", "ties"])
 

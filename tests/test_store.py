@@ -47,10 +47,48 @@ def test_a_failed_replacement_leaves_the_old_file(tmp_path: Path, monkeypatch: p
         raise OSError("disk full")
 
     monkeypatch.setattr(store.os, "fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(StoreError, match=r"file\.txt: cannot be written \(disk full\); make room"):
         store.write_text(path, "new")
     assert path.read_text() == "old"
     assert [*tmp_path.iterdir()] == [path]
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(StoreError, match=r"file/x\.json: cannot be written"):
+        store.write_json(tmp_path / "file" / "x.json", 1)
+
+
+def test_a_folder_is_one_process_s_at_a_time_and_empty(tmp_path: Path):
+    folder = tmp_path / "deep" / "scratch"
+    (folder / "left").mkdir(parents=True)
+    with store.claiming(folder):
+        assert not [*folder.iterdir()]
+        (folder / "mine").mkdir()
+        with pytest.raises(StoreError, match="another process does the same work"), store.claiming(folder):
+            pass
+        assert [path.name for path in folder.iterdir()] == ["mine"]
+    assert not folder.exists()
+    with pytest.raises(Killed), store.claiming(folder):
+        raise Killed
+    with store.claiming(folder):
+        pass
+
+
+@pytest.mark.parametrize("old", [None, "file", "folder"])
+def test_what_is_moved_replaces_what_was_there(tmp_path: Path, old: str | None):
+    written, path = tmp_path / "scratch" / "x", tmp_path / "deep" / "x"
+    if old == "folder":
+        store.write_text(path / "stale", "old")
+        store.write_text(written / "fresh", "new")
+    else:
+        store.write_text(written, "new")
+        if old:
+            store.write_text(path, "old")
+    store.move(written, path)
+    found = {file.relative_to(path).as_posix(): file.read_text() for file in [path, *path.rglob("*")] if file.is_file()}
+    assert found == ({"fresh": "new"} if old == "folder" else {".": "new"})
+    assert not written.exists()
 
 
 def test_written_files_have_the_usual_permissions(tmp_path: Path):

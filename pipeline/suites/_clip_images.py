@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from pipeline import store
 from pipeline.errors import BenchmarkError
+from pipeline.processes import begin_worker
 from pipeline.suites._clip_tasks import ClipTask
 
 SIDE = 224
@@ -242,7 +243,7 @@ def _run(pieces: Sequence[tuple[Any, ...]], title: str, workers: int) -> None:
         return
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    with ProcessPoolExecutor(min(workers, len(pieces)), mp_context=context) as pool:
+    with ProcessPoolExecutor(min(workers, len(pieces)), mp_context=context, initializer=begin_worker) as pool:
         try:
             list(tqdm(pool.map(_write, *columns), **bar))
         except BrokenProcessPool as error:

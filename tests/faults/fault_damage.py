@@ -1,0 +1,141 @@
+"""Files that are cut, emptied, gone or changed in one bit: what notices it, and the one command that mends it.
+
+A stage refuses by name what cannot be parsed. `dvc repro` notices whatever changed size, inode or time, and makes or
+fetches it anew. A bit that flips behind the file system's back is seen by nobody until `make verify` hashes every file
+anew; the tests say so.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests import toy
+from tests.faults.conftest import Tally
+from tests.test_repro import Checkout
+
+Damage = Callable[[Path], None]
+READERS = {
+    "suites/nano-3/suite.json": ("merge", "nano-3", "ties"),
+    "suites/nano-3/base.safetensors": ("merge", "nano-3", "ties"),
+    "suites/nano-3/heads.safetensors": ("merge", "nano-3", "ties"),
+    "suites/nano-3/experts/optdigits.safetensors": ("merge", "nano-3", "ties"),
+    "suites/nano-3/images/test/optdigits.npy": ("evaluate", "nano-3", "ties"),
+    "suites/nano-3/labels/test/optdigits.npy": ("evaluate", "nano-3", "ties"),
+    "teachers/nano-3/optdigits.npy": ("samerging", "nano-3"),
+    "merges/nano-3/ties/merge.json": ("evaluate", "nano-3", "ties"),
+    "merges/nano-3/ties/delta-0.safetensors": ("evaluate", "nano-3", "ties"),
+    "merges/nano-3/samerging/coefficients.safetensors": ("evaluate", "nano-3", "samerging"),
+    "merges/nano-3/surgery-samerging/extras-0.safetensors": ("evaluate", "nano-3", "surgery-samerging"),
+    "merges/nano-3/samerging/losses.csv": ("report",),
+    "scores/nano-3/ties.csv": ("report",),
+    "costs/nano-3/ties.json": ("report",),
+    "diagnostics/nano-3/measures.csv": ("report",),
+    "studies/nano-3/samerging/scores.csv": ("report",),
+    "previews/nano-3.npz": ("report",),
+    "origins/nano-3.json": ("report",),
+    "runs/prepare-nano-3.json": ("report",),
+}
+"""A file of every kind, and a stage that reads it."""
+
+
+def cut(path: Path) -> None:
+    """Keep the first half."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def emptied(path: Path) -> None:
+    """Keep nothing."""
+    path.write_bytes(b"")
+
+
+def gone(path: Path) -> None:
+    """Delete the file."""
+    path.unlink()
+
+
+def flipped(path: Path) -> None:
+    """Change one bit, not near an end."""
+    content = bytearray(path.read_bytes())
+    content[2 * len(content) // 3] ^= 1
+    path.write_bytes(content)
+
+
+def silently_flipped(path: Path) -> None:
+    """Change one bit where size, inode and time stay what they were."""
+    stat, content = path.stat(), bytearray(path.read_bytes())
+    content[2 * len(content) // 3] ^= 1
+    with path.open("r+b") as file:
+        file.write(content)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+@pytest.mark.parametrize("damage", [cut, emptied, gone], ids=lambda one: one.__name__)
+@pytest.mark.parametrize("file", READERS)
+def test_a_stage_names_what_it_cannot_read(copied: Checkout, tally: Tally, file: str, damage: Damage):
+    damage(copied.root / "data" / file)
+    with tally(f"artefact {damage.__name__}, read by a stage"):
+        stage, *arguments = READERS[file]
+        done = copied.call(sys.executable, "-B", "-m", f"stages.{stage}", *arguments)
+        assert done.returncode == 1, done.stdout
+        assert "Traceback" not in done.stdout
+        assert Path(file).name in done.stdout
+        assert "dvc repro" in done.stdout
+
+
+@pytest.mark.parametrize("damage", [cut, emptied, gone, flipped], ids=lambda one: one.__name__)
+def test_dvc_notices_and_mends_what_was_damaged(finished: Checkout, copied: Checkout, tally: Tally, damage: Damage):
+    for file in READERS:
+        damage(copied.root / "data" / file)
+    with tally(f"artefact {damage.__name__}, then dvc repro", len(READERS)):
+        status = copied.call("dvc", "status").stdout
+        folders = {"/".join(["data", *file.split("/")[:3]]) if file.startswith(("merges", "studies")) else
+                   "/".join(["data", *file.split("/")[:2]]) for file in READERS
+                   if not file.startswith(("scores", "costs"))}  # fmt: skip
+        assert [folder for folder in folders if folder not in status] == []
+        copied.ran("repro")
+        assert copied.hashes() == finished.hashes()
+        assert "up to date" in copied.call("dvc", "status").stdout
+        for file in READERS:
+            assert (copied.root / "data" / file).read_bytes() == (finished.root / "data" / file).read_bytes(), file
+
+
+def verified(made: Checkout) -> str:
+    """What `make verify` says, without the installation."""
+    (made.root / ".venv").mkdir(exist_ok=True)
+    (made.root / ".venv/.installed").touch()
+    return made.call("make", "--no-print-directory", "verify").stdout
+
+
+def test_a_bit_that_flips_silently_is_found_by_make_verify(finished: Checkout, copied: Checkout, tally: Tally):
+    assert "up to date" in copied.call("dvc", "status").stdout
+    for file in READERS:
+        silently_flipped(copied.root / "data" / file)
+    assert "up to date" in copied.call("dvc", "status").stdout  # nobody can know
+    with tally("artefact silently flipped, then make verify", len(READERS)):
+        assert "modified:           data/suites/nano-3" in verified(copied)
+        copied.ran("repro")
+        for file in READERS:
+            assert (copied.root / "data" / file).read_bytes() == (finished.root / "data" / file).read_bytes(), file
+
+
+@pytest.mark.parametrize("damage", [cut, emptied, gone, flipped], ids=lambda one: one.__name__)
+def test_a_damaged_cache_is_found_and_mended(finished: Checkout, copied: Checkout, tally: Tally, damage: Damage):
+    objects = sorted(path for path in (copied.root / ".dvc/cache/files/md5").rglob("*") if path.is_file())
+    chosen = objects[::7]
+    for path in chosen:
+        path.chmod(0o644)
+        damage(path)
+        if path.exists():
+            path.chmod(0o444)
+    with tally(f"file of the cache {damage.__name__}, then make verify", len(chosen)):
+        assert "not in cache" in verified(copied)
+        copied.ran("repro")
+        assert copied.hashes() == finished.hashes()
+        for path in [path for path in (copied.root / "data").glob("[!.]*/*") if path.parent.name != "runs"]:
+            toy.shutil.rmtree(path) if path.is_dir() else path.unlink()
+        copied.ran("repro")
+        assert copied.hashes() == finished.hashes()
+        assert copied.contents("data/suites") == finished.contents("data/suites")

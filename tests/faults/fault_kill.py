@@ -1,0 +1,124 @@
+"""kill -9 at any moment: outputs are old, new or not there, nothing lives on, the next run ends with the same bytes.
+
+Seeded, but what a moment hits depends on the machine.
+"""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.faults.conftest import Tally, copy, deserted, living
+from tests.faults.stages import STAGES, age, content, outputs, restore, whole
+from tests.test_processes import eventually
+from tests.test_repro import Checkout, checkout
+
+RANDOM = 4
+"""Random moments per stage."""
+RUNS = 24
+"""Runs of `dvc repro` that are killed."""
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_killed_before_a_change_of_the_disk(copied: Checkout, tally: Tally, stage: str):
+    done = copied.call("env", "SAMERGING_WORKERS=1", sys.executable, "-B", "-m", "tests.faults.forks", "kill", stage)
+    assert done.returncode == 0, done.stdout
+    with tally("stage killed before a change of the disk", int(done.stdout.splitlines()[-1])):
+        pass
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_killed_at_random(copied: Checkout, tally: Tally, stage: str):
+    command = [sys.executable, "-B", "-m", f"stages.{stage}", *STAGES[stage]]
+    paths = outputs(stage, copied.root)
+    new = [content(path) for path in paths]
+    began = time.monotonic()
+    assert copied.call(*command).returncode == 0
+    lasts, rng = time.monotonic() - began, random.Random(stage)
+    for _ in range(RANDOM):
+        for path in paths:
+            age(path)
+        with tally("stage killed at random, with its workers at work"):
+            process = subprocess.Popen(
+                command,
+                cwd=copied.root,
+                env={**copied.environment, "SAMERGING_WORKERS": "2"},
+                stderr=subprocess.DEVNULL,
+            )
+            time.sleep(rng.uniform(0.3, 1) * lasts)
+            process.kill()
+            process.wait()
+            assert deserted(copied.root)
+            assert all(map(whole, paths, new))
+        for path, expected in zip(paths, new, strict=True):
+            restore(path, expected)
+    assert copied.call(*command).returncode == 0
+    assert [content(path) for path in paths] == new
+    assert not [*(copied.root / "data/.partial").iterdir()]
+
+
+def fresh(made: Checkout) -> None:
+    """Forget every result, those in the cache too."""
+    for name in ("data", "reports/tables", "reports/figures", "reports/plots", ".dvc/cache", ".dvc/tmp"):
+        shutil.rmtree(made.root / name, ignore_errors=True)
+    (made.root / "dvc.lock").unlink(missing_ok=True)
+
+
+def running(root: Path) -> bool:
+    """Whether a stage is at work."""
+    return any("-m stages." in " ".join(process.cmdline()) for process in living(root))
+
+
+def test_dvc_killed_again_and_again(finished: Checkout, tmp_path: Path, tally: Tally):
+    made, rng, ended = checkout(tmp_path / "repo"), random.Random(0), 0
+    for attempt in range(RUNS):
+        alone = attempt % 2 == 1
+        with tally(
+            "dvc repro killed alone, its stage at work" if alone else "dvc repro killed with all that it started"
+        ):
+            process = subprocess.Popen(
+                ["dvc", "repro"],
+                cwd=made.root,
+                env=made.environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+            if alone:
+                assert eventually(lambda one=process: running(made.root) or one.poll() is not None)
+            time.sleep(rng.uniform(0, 8))
+            over = process.poll() is not None
+            if alone:
+                process.kill()
+            elif not over:
+                os.killpg(process.pid, signal.SIGKILL)
+            said, _ = process.communicate()
+            assert deserted(made.root), [one.cmdline() for one in living(made.root)]
+            assert "ERROR" not in said
+            assert "Traceback" not in said
+        if over:
+            assert made.hashes() == finished.hashes()
+            fresh(made)
+            ended += 1
+    made.ran("repro")
+    assert made.hashes() == finished.hashes()
+    assert made.ran("repro") == set()
+    print(f"\n{RUNS} kills, {ended} runs ended before theirs")
+
+
+def test_what_is_left_of_a_killed_run_is_no_obstacle(finished: Checkout, tmp_path: Path, tally: Tally):
+    made = copy(finished, tmp_path / "repo")
+    for name in ("lock", "rwlock.lock"):
+        (made.root / ".dvc/tmp" / name).write_text("4194304")
+    (made.root / "data/.partial/merge-nano-3-ties/0").mkdir(parents=True)
+    shutil.rmtree(made.root / "data/merges/nano-3/ties")
+    with tally("locks and a scratch folder that a killed run left"):
+        made.ran("repro", "--no-run-cache")
+        assert made.hashes() == finished.hashes()

@@ -1,0 +1,116 @@
+"""A stage that is killed, or has no room, at one moment after another: python -m tests.faults.forks <fault> <stage>.
+
+Run at the root of a finished checkout. What a stage does to the disk raises audit events (PEP 578); each attempt is a
+fork that hears them and ends itself, or refuses them, from the n-th on. Prints how many moments were tried.
+"""
+
+import errno
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tests.faults.stages import STAGES, age, content, outputs, restore, whole
+
+LAST, SPREAD = 8, 6
+"""Moments tried: the last ones, when outputs move into place, and some of those before."""
+GROWS, SHRINKS = {"os.mkdir"}, {"os.rename", "os.remove", "os.rmdir", "os.chmod"}
+Hook = Callable[[str, tuple[Any, ...]], None]
+
+
+def changes(event: str, args: tuple[Any, ...], *, growing: bool) -> bool:
+    """Whether an audit event is a change of the disk; `growing`: one that a full disk refuses."""
+    if event == "open":
+        path, _, flags = args
+        return bool(flags & (os.O_WRONLY | os.O_RDWR)) and not str(path).startswith(("/dev", "/proc"))
+    return event in GROWS or (not growing and event in SHRINKS)
+
+
+def killing(moment: int, counted: list[int]) -> Hook:
+    """End this process before its n-th change."""
+
+    def hook(event: str, args: tuple[Any, ...]) -> None:
+        if changes(event, args, growing=False):
+            counted[0] += 1
+            if counted[0] == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return hook
+
+
+def full(moment: int, counted: list[int]) -> Hook:
+    """From the n-th change on there is no room."""
+
+    def hook(event: str, args: tuple[Any, ...]) -> None:
+        if changes(event, args, growing=True):
+            counted[0] += 1
+            if counted[0] >= moment:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    return hook
+
+
+FAULTS = {"kill": killing, "full": full}
+
+
+def child(name: str, fault: str, moment: int, counts: int, errors: int) -> NoReturn:
+    """Run the stage under the fault and end; files get the number of changes that it made, and what it says."""
+    os.dup2(errors, 2)
+    stage, counted = import_module(f"stages.{name}"), [0]
+    sys.argv = [name, *STAGES[name]]
+    sys.addaudithook(FAULTS[fault](moment, counted))
+    try:
+        stage.STAGE.main(stage.run)
+    finally:
+        os.write(counts, str(counted[0]).encode())
+    sys.exit()
+
+
+def attempt(name: str, fault: str, moment: int) -> tuple[int, int, str]:
+    """(exit status, changes made, what was said) of one run of the stage; moment 0: undisturbed."""
+    with tempfile.TemporaryFile() as errors, tempfile.TemporaryFile() as counts:
+        pid = os.fork()
+        if pid == 0:
+            child(name, fault, moment or sys.maxsize, counts.fileno(), errors.fileno())
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        found = [file.seek(0) or file.read().decode(errors="replace") for file in (counts, errors)]
+        return status, int(found[0] or 0), found[1]
+
+
+def main(fault: str, name: str) -> None:
+    """Try moment after moment; AssertionError at the first that is not survived."""
+    paths = outputs(name)
+    new = [content(path) for path in paths]
+    assert all(new)
+    status, total, said = attempt(name, fault, 0)
+    assert status == 0, said
+    assert [content(path) for path in paths] == new
+    first = range(1, total - LAST + 1)
+    moments = [*first[:: max(1, len(first) // SPREAD)], *range(max(1, total - LAST + 1), total + 1)]
+    for moment in moments:
+        for path in paths:
+            age(path)
+        status, _, said = attempt(name, fault, moment)
+        where = f"{name}, {fault} at {moment} of {total}: exit {status}: {said}"
+        if fault == "kill":
+            assert status == -signal.SIGKILL, where
+        else:
+            assert status == 1, where
+            assert "Traceback" not in said, where
+            assert "cannot be written ([Errno 28] No space left on device" in said, where
+        for path, expected in zip(paths, new, strict=True):
+            assert whole(path, expected), where
+            restore(path, expected)
+    status, _, said = attempt(name, fault, 0)
+    assert status == 0, said
+    assert [content(path) for path in paths] == new
+    assert not [*Path("data/.partial").iterdir()]
+    print(len(moments))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

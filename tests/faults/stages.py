@@ -1,0 +1,57 @@
+"""Every stage with arguments that a finished run of the tests' suite has, and what its outputs may look like."""
+
+from importlib import import_module
+from pathlib import Path
+
+from pipeline.stage import Stage
+
+STAGES = {
+    "prepare": ("nano-3",),
+    "teach": ("nano-3",),
+    "diagnose": ("nano-3",),
+    "merge": ("nano-3", "ties"),
+    "calibrate": ("nano-3", "distillation"),
+    "samerging": ("nano-3",),
+    "rescale": ("nano-3", "ties"),
+    "surgery": ("nano-3", "samerging"),
+    "evaluate": ("nano-3", "ties"),
+    "study": ("nano-3", "distillation"),
+    "study_samerging": ("nano-3",),
+    "report": (),
+}
+Content = dict[str, bytes] | None
+OLD = b"of an earlier run"
+
+
+def outputs(name: str, root: Path = Path()) -> list[Path]:
+    """The outputs of a stage, its run record aside."""
+    stage: Stage = import_module(f"stages.{name}").STAGE
+    names = dict(zip(stage.arguments, STAGES[name], strict=True))
+    return [root / path.format(**names) for path in stage.outputs]
+
+
+def content(path: Path) -> Content:
+    """Every file of an output; None if it is not there."""
+    if not path.exists():
+        return None
+    files = [path] if path.is_file() else [file for file in sorted(path.rglob("*")) if file.is_file()]
+    return {file.relative_to(path).as_posix(): file.read_bytes() for file in files}
+
+
+def age(path: Path) -> None:
+    """Let an output be that of an earlier run, with the same files."""
+    for file in [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]:
+        file.write_bytes(OLD)
+
+
+def whole(path: Path, new: Content) -> bool:
+    """Whether an output is not there, the earlier one or the new one, each with all its files."""
+    return content(path) in (None, new, dict.fromkeys(new or (), OLD))
+
+
+def restore(path: Path, new: Content) -> None:
+    """Put the new output in place."""
+    for name, written in (new or {}).items():
+        file = path / name if name != "." else path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(written)
