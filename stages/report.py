@@ -17,6 +17,7 @@ STAGE = Stage(
         "data/previews",
         "data/origins",
         "data/runs",
+        "pipeline/templates",
     ),
     outputs=("reports/tables", "reports/figures", "reports/plots", "reports/metrics.json", "reports/index.html"),
     modules=("pipeline.methods.*",),
