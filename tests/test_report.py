@@ -2,7 +2,6 @@
 
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +15,7 @@ from pipeline.errors import BenchmarkError
 from pipeline.figures import blocks
 from pipeline.report import write
 from pipeline.results import choose, parameters
+from tests.html import Parsed
 
 TASKS = ("b&<i>", "a_1")
 GROUPS = ["conv1.weight", "blocks.0.q.weight", "blocks.1.q.weight", "ln_post.weight"]
@@ -30,6 +30,7 @@ METHODS = {
 CHOSEN = choose(METHODS)
 LOOK = SimpleNamespace(dpi=50, width=6.5, decimals=1)
 INPUTS = ("scores", "costs", "diagnostics", "studies", "merges", "previews", "origins", "runs")
+TEMPLATES = Path("pipeline/templates")
 OUTPUTS = ("tables", "figures", "plots", "metrics.json", "index.html")
 ORIGIN = {
     "source": "made <here>",
@@ -117,21 +118,8 @@ def record(folder, stage, method=None, **params):
 
 
 def report(data, out):
-    write([data / name for name in INPUTS], ["mini-x"], CHOSEN, LOOK, [out / name for name in OUTPUTS])
+    write([*(data / name for name in INPUTS), TEMPLATES], ["mini-x"], CHOSEN, LOOK, [out / name for name in OUTPUTS])
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
-
-
-class Ids(HTMLParser):
-    """All ids of a page, and the first letters of what it refers to."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.ids, self.links = [], []
-        self.feed(text)
-
-    def handle_starttag(self, _, attrs):
-        self.ids += [value for key, value in attrs if key == "id"]
-        self.links += [value for key, value in attrs if key in ("src", "href", "xlink:href")]
 
 
 def test_the_whole_report_twice(data, tmp_path, monkeypatch):
@@ -140,6 +128,7 @@ def test_the_whole_report_twice(data, tmp_path, monkeypatch):
     assert files == report(data, tmp_path / "two"), "the same bytes every time"
     names = ("accuracy", "efficiency", "coefficients", "losses", "mloss", "cosines", "images")
     expected = {f"figures/mini-x-{name}.{kind}" for name in names for kind in ("svg", "pdf", "png")}
+    expected |= {f"figures/mini-x-{name}.csv" for name in names if name != "images"}
     expected |= {"metrics.json", "index.html", "tables/mini-x-efficiency.csv"}
     expected |= {f"tables/mini-x.{kind}" for kind in ("csv", "md", "tex")}
     expected |= {"tables/mini-x-overview.md", "tables/mini-x-overview.tex", "tables/mini-x-prediction.csv"}
@@ -163,18 +152,52 @@ def test_the_whole_report_twice(data, tmp_path, monkeypatch):
     assert rb"\textless{}script\textgreater{}A\_v \& e" in files["tables/mini-x.tex"]
 
     html = files["index.html"].decode()
-    found = Ids(html)
-    assert len(found.ids) == len(set(found.ids)), "ids differ between figures"
-    assert all(link.startswith(("#", "data:")) for link in found.links), "no request to anywhere"
-    assert {link[1:] for link in found.links if link.startswith("#")} <= set(found.ids)
-    assert "<script" not in html
+    assert html.count("<script") == 1
     assert "&lt;script&gt;A_v &amp; e" in html
     assert '<th scope="col">b&amp;&lt;i&gt;</th>' in html
-    assert "<td>evaluate average</td><td>1.5</td><td>2,048</td><td>cpu; 2 cores of P&lt;1&gt;</td>" in html
-    assert "<u>61.0</u> <small>± 1.4</small>" in html
+    assert '<th scope="row">evaluate average</th><td>1.5</td><td>2,048</td>' in html
+    assert '<td class="words">cpu; 2 cores of P&lt;1&gt;</td>' in html
+    assert "<u>61.0</u> <small>±&nbsp;1.4</small>" in html
     for content in files.values():
         assert str(tmp_path).encode() not in content
         assert not re.search(rb"<dc:date|CreationDate|tIME", content)
+
+
+def test_every_link_of_the_page_leads_somewhere(data, tmp_path):
+    public(data)
+    files = report(data, tmp_path / "out")
+    found = Parsed(files["index.html"].decode())
+    assert len(found.ids) == len(set(found.ids)), "ids differ between figures"
+    anchors = {link[1:] for link in found.links if link.startswith("#")}
+    papers = {link for link in found.links if link.startswith("https://")}
+    linked = set(found.links) - {f"#{name}" for name in anchors} - papers
+    assert anchors <= set(found.ids)
+    assert {f"method-{name}" for name in CHOSEN.names} <= anchors
+    assert all(re.fullmatch(r"https://arxiv\.org/abs/\d{4}\.\d{5}", link) for link in papers)
+    assert linked - {"README.md"} <= files.keys()
+    assert {name for name in files if name.startswith("figures/")} <= linked
+    assert all(link.startswith(("#", "data:")) for link in found.loads), "no request to anywhere"
+    assert {link[1:] for link in found.loads if link.startswith("#")} <= set(found.ids)
+
+
+def test_the_data_of_figures_are_what_they_show(data, tmp_path):
+    files = report(data, tmp_path / "out")
+
+    def shown(name):
+        return files[f"figures/mini-x-{name}.csv"].decode().splitlines()
+
+    assert shown("accuracy")[:2] == ["method,task,accuracy", "average,b&<i>,40"]
+    assert len(shown("accuracy")) == 1 + len(CHOSEN.names) * len(TASKS)
+    assert shown("efficiency") == [
+        "method,k,mean,std,seeds",
+        *(f"{name},{k},{mean},1.41421,2" for name, mean in (("distillation", 51), ("samerging", 61)) for k in (1, 6)),
+    ]
+    assert shown("coefficients")[0] == "task,tensor,coefficient"
+    # Mean over two seeds of arange(16) as [seed, task, tensor].
+    assert [line.rsplit(",", 1)[1] for line in shown("coefficients")[1:]] == [str(4 + index) for index in range(8)]
+    assert shown("losses")[:3] == ["method,step,mean,low,high", "distillation,0,1,1,1", "distillation,1,0.5,0.5,0.5"]
+    assert shown("mloss") == ["task,block,value", "b&<i>,0,0.25", "a_1,0,0.25"]
+    assert shown("cosines") == ["task,other,value", "b&<i>,a_1,0.5", "a_1,b&<i>,0.5"]
 
 
 @pytest.mark.parametrize(
@@ -217,8 +240,11 @@ def test_an_embedded_suite_shows_where_it_came_from_and_nothing_published(data, 
     html = files["index.html"].decode()
     assert "(embedded: made from installed packages" in html
     assert "<p>made &lt;here&gt;</p>" in html
-    assert "<td>b&amp;&lt;i&gt;</td><td>0</td><td>0</td>" in html
-    assert not re.search("Fetched|Warning|[Aa]nchor|Published", re.sub(r"(?s)<svg.*?</svg>", "", html))
+    assert '<th scope="row">b&amp;&lt;i&gt;</th><td>0</td><td>0</td>' in html
+    texts = Parsed(html).texts
+    assert texts["h3"]
+    said = " ".join(text for tag in ("h3", "figcaption", "p", "li", "a") for text in texts[tag])
+    assert not re.search("Fetched|Warning|Anchor|Published", said)
 
 
 def test_a_public_suite_stands_beside_what_was_published(data, tmp_path):
@@ -245,18 +271,18 @@ def test_a_public_suite_stands_beside_what_was_published(data, tmp_path):
     assert published[7] == "M<1>,k 1,50.000000,51.000000,50.500000,data_free,p<2>,"
     html = files["index.html"].decode()
     assert html.count("NOT reproduced: b&amp;&lt;i&gt; expert (−0.200)") == 2
-    assert "<td>a/&lt;b&gt;</td><td>0123456789ab</td><td>2</td><td>1.50</td>" in html
-    assert "<td>old (now new/name)</td><td>0123456789ab</td><td>1</td><td>0.75</td>" in html
+    assert '>a/&lt;b&gt;</th><td class="words">0123456789ab</td><td>2</td><td>1.50</td>' in html
+    assert '>old (now new/name)</th><td class="words">0123456789ab</td><td>1</td><td>0.75</td>' in html
     assert "1 calibration-pool image of task b&amp;&lt;i&gt; also occurs in its test split." in html
     assert "1,200 calibration-pool images of task a_1 also occur in its test split." in html
-    assert '<td class="left">data_free</td><td class="left">k 1</td><td class="left">p&lt;2&gt;</td>' in html
+    assert '<td class="words">data_free</td><td class="words">k 1</td><td class="words">p&lt;2&gt;</td>' in html
     assert "published results on the same checkpoints; protocols differ: see the column" in html
 
 
 def test_images_are_not_warned_of_where_none_are_in_the_calibration_split(data, tmp_path):
     public(data, overlap={task: {"train": 0, "validation": 9} for task in TASKS})
     html = report(data, tmp_path / "out")["index.html"]
-    assert b"<td>a_1</td><td>0</td><td>9</td>" in html
+    assert b">a_1</th><td>0</td><td>9</td>" in html
     assert b"Warning" not in html
 
 
