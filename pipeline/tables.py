@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "–": "--",
     "−": "$-$",
 }
+FEW, MOST = 4, 12
+"""Columns of numbers beside the first one that fit into a column of text in LaTeX, and across the page."""
 
 
 @dataclass(frozen=True)
@@ -225,7 +228,23 @@ def bullets(sentences: Sequence[str]) -> str:
 
 
 def latex(table: Table, label: str) -> str:
-    """A `table` float at the width of the line; needs the packages booktabs and graphicx."""
+    """Floats that need the packages booktabs and graphicx: a column wide, or the page where columns are many.
+
+    What is wider is scaled down to fit; more than MOST columns go into floats of their own, to stay legible.
+    """
+    count, parts = len(table.columns), -(-len(table.columns) // MOST)
+    edges = [count * part // parts for part in range(parts + 1)]
+    floats = [_float(_part(table, first, end), label, first > 0) for first, end in pairwise(edges)]
+    return "\n".join(floats)
+
+
+def _part(table: Table, first: int, end: int) -> Table:
+    """The table with the columns from `first` to before `end`."""
+    sections = tuple((title, tuple((name, cells[first:end]) for name, cells in rows)) for title, rows in table.sections)
+    return replace(table, columns=table.columns[first:end], sections=sections)
+
+
+def _float(table: Table, label: str, continued: bool) -> str:
     wrap = {"best": r"\textbf{{{}}}", "second": r"\underline{{{}}}", "": "{}"}
 
     def text(cell: Cell) -> str:
@@ -237,9 +256,14 @@ def latex(table: Table, label: str) -> str:
         body += [r"\midrule", rf"\multicolumn{{{width + 1}}}{{l}}{{\emph{{{escape(title)}}}}} \\"]
         body += [" & ".join([escape(name), *map(text, cells)]) + r" \\" for name, cells in rows]
     head = " & ".join([escape(table.head), *map(escape, table.columns)]) + r" \\"
-    lines = [r"\begin{table}", r"\centering", rf"\caption{{{escape(table.caption)}}}", rf"\label{{tab:{label}}}"]
-    lines += [r"\resizebox{\linewidth}{!}{%", rf"\begin{{tabular}}{{l{'r' * width}}}", r"\toprule", head, *body]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table}", ""])
+    sides = "".join("l" if name in table.words else "r" for name in table.columns)
+    kind = "table*" if width > FEW else "table"
+    named = [rf"\caption{{{escape(table.caption)}}}", rf"\label{{tab:{label}}}"]
+    lines = [rf"\begin{{{kind}}}", r"\centering", r"\setlength{\belowcaptionskip}{6pt}"]
+    lines += [r"\addtocounter{table}{-1}", r"\caption{(continued)}"] if continued else named
+    lines += [r"\setlength{\tabcolsep}{3pt}", r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"]
+    lines += [rf"\begin{{tabular}}{{l{sides}}}", r"\toprule", head, *body, r"\bottomrule", r"\end{tabular}}"]
+    return "\n".join([*lines, rf"\end{{{kind}}}", ""])
 
 
 def efficiency(runs: pd.DataFrame, used: pd.DataFrame) -> str:

@@ -32,9 +32,11 @@ def test_golden_latex():
     assert latex(TABLE, "s").splitlines() == [
         r"\begin{table}",
         r"\centering",
+        r"\setlength{\belowcaptionskip}{6pt}",
         r"\caption{A\_B: 5 \%}",
         r"\label{tab:s}",
-        r"\resizebox{\linewidth}{!}{%",
+        r"\setlength{\tabcolsep}{3pt}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         r"\begin{tabular}{lrr}",
         r"\toprule",
         r"Method & a & Average \\",
@@ -50,6 +52,26 @@ def test_golden_latex():
         r"\end{tabular}}",
         r"\end{table}",
     ]
+
+
+def numbers(count):
+    cells = tuple(Cell(f"c{index}", "", "") for index in range(count))
+    return Table("Caption", tuple(f"h{index}" for index in range(count)), (("S", (("row", cells),)),))
+
+
+@pytest.mark.parametrize(
+    ("count", "kind", "sizes"),
+    [(4, "table", [4]), (5, "table*", [5]), (12, "table*", [12]), (13, "table*", [6, 7]), (25, "table*", [8, 8, 9])],
+)
+def test_latex_of_many_columns_spans_the_page_and_is_split(count, kind, sizes):
+    text = latex(numbers(count), "s")
+    assert re.findall(r"\\begin\{(table\*?)\}", text) == re.findall(r"\\end\{(table\*?)\}", text) == [kind] * len(sizes)
+    assert [len(sides) - 1 for sides in re.findall(r"\\begin\{tabular\}\{(\w+)\}", text)] == sizes
+    for letter in "hc":
+        assert re.findall(rf"\b{letter}\d+", text) == [f"{letter}{index}" for index in range(count)], "each once"
+    assert text.count(r"row &") == len(sizes)
+    assert text.count(r"\caption{Caption}") == text.count(r"\label{tab:s}") == 1
+    assert text.count("(continued)") == text.count(r"\addtocounter{table}{-1}") == len(sizes) - 1
 
 
 def test_golden_csv():
@@ -136,6 +158,7 @@ def test_columns_of_words_are_left_aligned_and_escaped():
         "| n | −1.0 | a\\_b\\|c |",
     ]
     assert r"Task & x & why \\" in latex(table, "s")
+    assert r"\begin{tabular}{lrl}" in latex(table, "s")
 
 
 def test_escape_leaves_nothing_special():
