@@ -23,8 +23,8 @@ LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "–": "--",
     "−": "$-$",
 }
-FEW, MOST = 4, 12
-"""Columns of numbers beside the first one that fit into a column of text in LaTeX, and across the page."""
+COLUMN, PAGE = 40, 115
+"""Characters beside the titles of rows that LaTeX can print legibly in a column of text, and across the page."""
 
 
 @dataclass(frozen=True)
@@ -228,14 +228,20 @@ def bullets(sentences: Sequence[str]) -> str:
 
 
 def latex(table: Table, label: str) -> str:
-    """Floats that need the packages booktabs and graphicx: a column wide, or the page where columns are many.
+    """Floats that need the packages booktabs and graphicx: a column of text wide, or the page where the table is wider.
 
-    What is wider is scaled down to fit; more than MOST columns go into floats of their own, to stay legible.
+    What is still wider is scaled down; columns that would not be legible then go into floats of their own.
     """
-    count, parts = len(table.columns), -(-len(table.columns) // MOST)
+    count, parts = len(table.columns), -(-_breadth(table) // PAGE)
     edges = [count * part // parts for part in range(parts + 1)]
     floats = [_float(_part(table, first, end), label, first > 0) for first, end in pairwise(edges)]
     return "\n".join(floats)
+
+
+def _breadth(table: Table) -> int:
+    """Characters of a line beside its title."""
+    lines = [[len(cell.mean + cell.deviation) for cell in cells] for _, rows in table.sections for _, cells in rows]
+    return sum(map(max, zip(map(len, table.columns), *lines, strict=True))) + len(table.columns)
 
 
 def _part(table: Table, first: int, end: int) -> Table:
@@ -257,7 +263,7 @@ def _float(table: Table, label: str, continued: bool) -> str:
         body += [" & ".join([escape(name), *map(text, cells)]) + r" \\" for name, cells in rows]
     head = " & ".join([escape(table.head), *map(escape, table.columns)]) + r" \\"
     sides = "".join("l" if name in table.words else "r" for name in table.columns)
-    kind = "table*" if width > FEW else "table"
+    kind = "table*" if _breadth(table) > COLUMN else "table"
     named = [rf"\caption{{{escape(table.caption)}}}", rf"\label{{tab:{label}}}"]
     lines = [rf"\begin{{{kind}}}", r"\centering", r"\setlength{\belowcaptionskip}{6pt}"]
     lines += [r"\addtocounter{table}{-1}", r"\caption{(continued)}"] if continued else named

@@ -62,7 +62,26 @@ def rows(method, samples, correct):
 
 @pytest.fixture
 def data(tmp_path):
-    folder = tmp_path / "data"
+    return measured(tmp_path / "data")
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """The files of the report on an embedded suite."""
+    folder = tmp_path_factory.mktemp("plain")
+    return report(measured(folder / "data"), folder / "out")
+
+
+@pytest.fixture(scope="module")
+def beside(tmp_path_factory):
+    """The files of the report on a public suite."""
+    folder = tmp_path_factory.mktemp("public")
+    public(measured(folder / "data"))
+    return report(folder / "data", folder / "out")
+
+
+def measured(folder):
+    """What the report reads of the suite, written below `folder`."""
     for correct, name in zip((10, 40, 20, 25, 30, 35), CHOSEN.names, strict=True):
         learned, operated = name in CHOSEN.calibrated, name.startswith("surgery-")
         scored(folder, name, rows(name, 6 * (learned or operated), correct))
@@ -163,10 +182,8 @@ def test_the_whole_report_twice(data, tmp_path, monkeypatch):
         assert not re.search(rb"<dc:date|CreationDate|tIME", content)
 
 
-def test_every_link_of_the_page_leads_somewhere(data, tmp_path):
-    public(data)
-    files = report(data, tmp_path / "out")
-    found = Parsed(files["index.html"].decode())
+def test_every_link_of_the_page_leads_somewhere(beside):
+    found = Parsed(beside["index.html"].decode())
     assert len(found.ids) == len(set(found.ids)), "ids differ between figures"
     anchors = {link[1:] for link in found.links if link.startswith("#")}
     papers = {link for link in found.links if link.startswith("https://")}
@@ -174,17 +191,15 @@ def test_every_link_of_the_page_leads_somewhere(data, tmp_path):
     assert anchors <= set(found.ids)
     assert {f"method-{name}" for name in CHOSEN.names} <= anchors
     assert all(re.fullmatch(r"https://arxiv\.org/abs/\d{4}\.\d{5}", link) for link in papers)
-    assert linked - {"README.md"} <= files.keys()
-    assert {name for name in files if name.startswith("figures/")} <= linked
+    assert linked - {"README.md"} <= beside.keys()
+    assert {name for name in beside if name.startswith("figures/")} <= linked
     assert all(link.startswith(("#", "data:")) for link in found.loads), "no request to anywhere"
     assert {link[1:] for link in found.loads if link.startswith("#")} <= set(found.ids)
 
 
-def test_the_data_of_figures_are_what_they_show(data, tmp_path):
-    files = report(data, tmp_path / "out")
-
+def test_the_data_of_figures_are_what_they_show(plain):
     def shown(name):
-        return files[f"figures/mini-x-{name}.csv"].decode().splitlines()
+        return plain[f"figures/mini-x-{name}.csv"].decode().splitlines()
 
     assert shown("accuracy")[:2] == ["method,task,accuracy", "average,b&<i>,40"]
     assert len(shown("accuracy")) == 1 + len(CHOSEN.names) * len(TASKS)
@@ -235,9 +250,8 @@ def rescore(data, split):
             store.write_json(path, {**content, "params": {"evaluation_split": split}})
 
 
-def test_an_embedded_suite_shows_where_it_came_from_and_nothing_published(data, tmp_path):
-    files = report(data, tmp_path / "out")
-    html = files["index.html"].decode()
+def test_an_embedded_suite_shows_where_it_came_from_and_nothing_published(plain):
+    html = plain["index.html"].decode()
     assert "(embedded: made from installed packages" in html
     assert "<p>made &lt;here&gt;</p>" in html
     assert '<th scope="row">b&amp;&lt;i&gt;</th><td>0</td><td>0</td>' in html
@@ -247,29 +261,26 @@ def test_an_embedded_suite_shows_where_it_came_from_and_nothing_published(data, 
     assert not re.search("Fetched|Warning|Anchor|Published", said)
 
 
-def test_a_public_suite_stands_beside_what_was_published(data, tmp_path):
-    embedded = report(data, tmp_path / "embedded")
-    public(data)
-    files = report(data, tmp_path / "public")
+def test_a_public_suite_stands_beside_what_was_published(plain, beside):
     new = {f"tables/mini-x-{name}.{kind}" for name in ("anchors", "published") for kind in ("csv", "md")}
-    assert files.keys() - embedded.keys() == new
+    assert beside.keys() - plain.keys() == new
     captioned = {"index.html", "tables/mini-x.md", "tables/mini-x.tex"}
-    assert {name for name in embedded if embedded[name] != files[name]} == captioned
+    assert {name for name in plain if plain[name] != beside[name]} == captioned
     said = (
         "Anchors: 2 of 4 published accuracies of these checkpoints reproduced within 0.1 points; "
         "NOT reproduced: b&<i> expert (−0.200), a_1 expert (−0.200)."
     )
-    table = files["tables/mini-x.md"].decode()
+    table = beside["tables/mini-x.md"].decode()
     assert "embedded" not in table
     assert table.endswith(said.replace("_", r"\_").replace("<", r"\<").replace(">", r"\>") + "\n")
-    published = files["tables/mini-x-published.csv"].decode().splitlines()
+    published = beside["tables/mini-x-published.csv"].decode().splitlines()
     assert [line.split(",")[0] for line in published[1:]] == [
         *("Zero-shot", "Individual experts", "Simple average", "Distillation", "SAMerging"),
         *("Surgery on SAMerging", "M<1>"),
     ]
     assert published[5].endswith(',"training images without labels, 6 per task; mean over 2 seeds",this run,')
     assert published[7] == "M<1>,k 1,50.000000,51.000000,50.500000,data_free,p<2>,"
-    html = files["index.html"].decode()
+    html = beside["index.html"].decode()
     assert html.count("NOT reproduced: b&amp;&lt;i&gt; expert (−0.200)") == 2
     assert '>a/&lt;b&gt;</th><td class="words">0123456789ab</td><td>2</td><td>1.50</td>' in html
     assert '>old (now new/name)</th><td class="words">0123456789ab</td><td>1</td><td>0.75</td>' in html
@@ -323,8 +334,8 @@ def test_plot_templates_are_json_that_dvc_can_fill(path):
     assert store.read_json(path)["data"]["values"] == "<DVC_METRIC_DATA>"
 
 
-def test_the_overview_tells_costs_images_and_scales(data, tmp_path):
-    table = report(data, tmp_path / "out")["tables/mini-x-overview.md"].decode()
+def test_the_overview_tells_costs_images_and_scales(plain):
+    table = plain["tables/mini-x-overview.md"].decode()
     found = {cells[1].strip(): [cell.strip() for cell in cells[2:-1]] for cells in map(split, table.splitlines())}
     columns = found["Method"]
     rows_of = {
