@@ -16,7 +16,7 @@ A suite is a set of tasks on one backbone; a method edits the task vectors, pick
     evaluate     counting correct answers                     costs       bytes and operations at inference
     study        data efficiency                              diagnostics/  measures known before merging
     preview      images for the contact sheet                 hub         files of public repositories, verified
-    results -> scores, anchors -> tables, figures, heatmaps, verdict, references -> page, report
+    results -> scores, anchors -> tables, tidy, figures, heatmaps, verdict, references -> sections, page -> report
                  from counts to what people look at
     stage        declaration and guarantees of a DVC stage    parallel    independent pieces on every core
     store        files in and out, atomically                 errors      the user's errors

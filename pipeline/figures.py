@@ -183,7 +183,7 @@ def render(figure: Figure, kind: str, name: str, dpi: int) -> bytes:
 
 def inline(figure: Figure, name: str, dpi: int) -> str:
     """The figure as an <svg> element for pages light and dark: no background, black is the colour of the text."""
-    svg = re.sub(r"(?s)<metadata>.*?</metadata>", "", _svg(figure, name, dpi, transparent=True))
+    svg = re.sub(r"(?s)<metadata>.*?</metadata>|<!--.*?-->", "", _svg(figure, name, dpi, transparent=True))
     # Matplotlib leaves out a fill that is black, SVG's default, and writes every stroke.
     element = svg[svg.index("<svg") :].replace("#000000", "currentColor")
     return element.replace("<svg ", '<svg fill="currentColor" ', 1)

@@ -126,6 +126,7 @@ def test_an_inline_figure_takes_the_colours_of_the_page(drawn):
     assert "stroke: #0072b2" in svg, "other colours stay"
     assert re.findall(rf"fill: ({heatmaps.DARK}|{heatmaps.LIGHT})", svg) == [heatmaps.DARK, heatmaps.LIGHT]
     assert file.count(f"fill: {heatmaps.LIGHT}") == 3, "the file has a background of figure and axes"
-    assert "<metadata" not in svg
+    assert "<!-- black -->" in file
+    assert not re.search("<metadata|<!--", svg)
     assert svg == figures.inline(drawn, "n", 50)
     assert all(name.startswith("n-") for name in Parsed(svg).ids)

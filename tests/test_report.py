@@ -197,6 +197,15 @@ def test_every_link_of_the_page_leads_somewhere(beside):
     assert {link[1:] for link in found.loads if link.startswith("#")} <= set(found.ids)
 
 
+def test_run_records_are_folded_away_and_warnings_are_not(beside):
+    html = beside["index.html"].decode()
+    folded = html[html.index('<details class="fold"') : html.rindex("</details>")]
+    for text in (">evaluate average</th>", ">evaluation_split</th>", ">torch</th>", "<p>public</p>"):
+        assert html.count(text) == folded.count(text) == 1
+    assert html.count("<p>Warning: 1 calibration-pool image ") == 1
+    assert "Warning" not in folded
+
+
 def test_the_data_of_figures_are_what_they_show(plain):
     def shown(name):
         return plain[f"figures/mini-x-{name}.csv"].decode().splitlines()
