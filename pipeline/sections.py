@@ -179,7 +179,7 @@ def _versions(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
 def _stages(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     return [
         (
-            f"{record['stage']} {record['arguments'].get('method', '')}".strip(),
+            " ".join([record["stage"], *(one for name, one in record["arguments"].items() if name != "suite")]),
             f"{record['seconds']:,.1f}",
             f"{record['peak_mib']:,}",
             f"{record['device']}; {record['cores']} cores of {record['processor']}",

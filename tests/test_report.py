@@ -129,7 +129,7 @@ def scored(folder, name, counts):
 
 
 def record(folder, stage, method=None, **params):
-    arguments = {"suite": "mini-x"} | ({"method": method} if method else {})
+    arguments = {"suite": "mini-x"} | ({"on" if stage == "surgery" else "method": method} if method else {})
     machine = {"seconds": 1.5, "peak_mib": 2048, "device": "cpu", "processor": "P<1>", "cores": 2, "system": "Linux"}
     versions = {"python": "3.11.0", "packages": {"torch": "2.0"}}
     content = {"stage": stage, "arguments": arguments, "params": params, **machine, **versions}
@@ -200,7 +200,13 @@ def test_every_link_of_the_page_leads_somewhere(beside):
 def test_run_records_are_folded_away_and_warnings_are_not(beside):
     html = beside["index.html"].decode()
     folded = html[html.index('<details class="fold"') : html.rindex("</details>")]
-    for text in (">evaluate average</th>", ">evaluation_split</th>", ">torch</th>", "<p>public</p>"):
+    for text in (
+        ">evaluate average</th>",
+        ">surgery samerging</th>",
+        ">evaluation_split</th>",
+        ">torch</th>",
+        "<p>public</p>",
+    ):
         assert html.count(text) == folded.count(text) == 1
     assert html.count("<p>Warning: 1 calibration-pool image ") == 1
     assert "Warning" not in folded
