@@ -15,11 +15,14 @@ A suite is a set of tasks on one backbone; a method edits the task vectors, pick
     refine       what those two share                         teach       teacher logits
     evaluate     asking merges, counting right answers        answers     the artefact of an evaluation
     costs        bytes and operations at inference
-    study        data efficiency                              diagnostics/  measures known before merging
+    studies/     why a method wins, one file per study        trial       one calibration, scored
+    paired       differences from counts alone                diagnostics/  measures known before merging
     preview      images for the contact sheet                 hub         files of public repositories, verified
-    results -> scores, statistics, anchors -> tables, claims, figures, profiles, heatmaps, verdict, references
-            -> page, report
+    results -> scores, statistics, anchors -> tables, claims, tidy, figures, profiles, heatmaps, verdict, references
+            -> sections, page -> report
                  from counts to what people look at
     stage        declaration and guarantees of a DVC stage    parallel    independent pieces on every core
+    cells        pieces whose results outlive a killed stage  cluster     cells on a Ray cluster
+    processes    how processes end together
     store        files in and out, atomically                 errors      the user's errors
 """

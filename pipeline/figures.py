@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pipeline.scores import AVERAGE, CEILING, FLOOR, MAIN
+from pipeline.scores import CEILING, FLOOR, MAIN
 
 STYLE = {
     "font.size": 8,
@@ -76,7 +76,7 @@ def accuracies(
         rows = [order.get_loc(name) for name in names]
         if rows:
             places = np.repeat(rows, means.shape[1])
-            axes.plot(means.loc[list(names)].to_numpy().ravel(), places, "o", color=colour, alpha=0.35, markersize=3)
+            axes.plot(means.loc[list(names)].to_numpy().ravel(), places, "o", color=colour, alpha=0.45, markersize=3)
             axes.plot(averages[list(names)], rows, "|", color=colour, markersize=9, markeredgewidth=2, label=title)
     for row, name in enumerate(order):
         axes.annotate(f"{averages[name]:.1f}", (1.01, row), xycoords=("axes fraction", "data"), va="center")
@@ -126,38 +126,11 @@ def losses(curves: Mapping[str, np.ndarray], looks: Mapping[str, Style], width: 
         axes.fill_between(steps, values.min(0), values.max(0), color=looks[name].colour, alpha=0.25, linewidth=0)
         axes.plot(steps, values.mean(0), color=looks[name].colour)
         axes.set(title=looks[name].title, xlabel="step")
-        axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(5, integer=True))
+        axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(3, integer=True))
     for axes in panels.flat[len(curves) :]:
         axes.set_axis_off()
     for axes in panels[:, 0]:
         axes.set_ylabel("loss of the batch")
-    return figure
-
-
-@mpl.rc_context(STYLE)
-def efficiency(runs: pd.DataFrame, floor: float, ceiling: float, looks: Mapping[str, Style], width: float) -> Figure:
-    """Average accuracy against unlabelled images per task; bands of one standard deviation over seeds.
-
-    Methods are shifted sideways by a few per cent, so that equal ones do not hide each other.
-    """
-    figure = Figure((width, 0.6 * width), layout="constrained")
-    axes, found = figure.add_subplot(), runs.groupby(["method", "k"])[AVERAGE].agg(["mean", "std"]).fillna(0.0)
-    counts = found.index.get_level_values("k").unique().sort_values()
-    drawn = [name for name in looks if name in found.index]
-    for index, name in enumerate(drawn):
-        look, line = looks[name], found.loc[name]
-        places = line.index * 1.06 ** (index - (len(drawn) - 1) / 2)
-        low, high = line["mean"] - line["std"], line["mean"] + line["std"]
-        axes.fill_between(places, low, high, color=look.colour, alpha=0.2, linewidth=0)
-        axes.plot(places, line["mean"], color=look.colour, marker=look.marker, linestyle=look.line, label=look.title)
-    for level, name in ((floor, FLOOR), (ceiling, CEILING)):
-        if np.isfinite(level):
-            axes.axhline(level, color=looks[name].colour, linestyle=looks[name].line, label=looks[name].title)
-    axes.set(xscale="log", xlabel="unlabelled images per task", ylabel="average accuracy (%)")
-    axes.set_xticks(counts, [f"{count:,}" for count in counts])
-    axes.minorticks_off()
-    axes.grid(alpha=0.3, linewidth=0.5)
-    figure.legend(loc="outside upper center", ncols=5)
     return figure
 
 
@@ -178,9 +151,24 @@ def contact_sheet(images: Mapping[str, np.ndarray], width: float) -> Figure:
 
 def render(figure: Figure, kind: str, name: str, dpi: int) -> bytes:
     """The file of a figure, without dates or versions; ids inside an SVG begin with `name`, for pages with many."""
+    return _svg(figure, name, dpi).encode() if kind == "svg" else _saved(figure, kind, name, dpi)
+
+
+def inline(figure: Figure, name: str, dpi: int) -> str:
+    """The figure as an <svg> element for pages light and dark: no background, black is the colour of the text."""
+    svg = re.sub(r"(?s)<metadata>.*?</metadata>|<!--.*?-->", "", _svg(figure, name, dpi, transparent=True))
+    # Matplotlib leaves out a fill that is black, SVG's default, and writes every stroke.
+    element = svg[svg.index("<svg") :].replace("#000000", "currentColor")
+    return element.replace("<svg ", '<svg fill="currentColor" ', 1)
+
+
+def _svg(figure: Figure, name: str, dpi: int, transparent: bool = False) -> str:
+    text = _saved(figure, "svg", name, dpi, transparent).decode()
+    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
+
+
+def _saved(figure: Figure, kind: str, name: str, dpi: int, transparent: bool = False) -> bytes:
     buffer = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": name}):
-        figure.savefig(buffer, format=kind, dpi=dpi, metadata=FORMATS[kind])
-    if kind != "svg":
-        return buffer.getvalue()
-    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", buffer.getvalue().decode()).encode()
+        figure.savefig(buffer, format=kind, dpi=dpi, metadata=FORMATS[kind], transparent=transparent)
+    return buffer.getvalue()

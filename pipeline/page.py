@@ -1,142 +1,137 @@
-"""The page of the report: one self-contained HTML file, without scripts and without requests to anywhere."""
+"""Blocks of text, tables and figures -> one HTML page that asks for nothing but the data it links to.
 
-from typing import Any
+The template, its style and its script lie in pipeline/templates. The page carries both, and a policy by which browsers
+refuse every other script and every request.
+"""
+
+import base64
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup, escape
 
-GRID = """\
-{% macro left(table, column) %}{% if table.columns[column] in table.words %} class="left"{% endif %}{% endmacro %}
-{% macro grid(table) %}
-<div class="scroll"><table>
-<caption>{{ table.caption }}</caption>
-<thead><tr><th scope="col">{{ table.head }}</th>{% for name in table.columns %}\
-<th scope="col"{{ left(table, loop.index0) }}>{{ name }}</th>{% endfor %}</tr></thead>
-<tbody>
-{% for title, rows in table.sections %}
-<tr class="group"><th colspan="{{ table.columns | length + 1 }}">{{ title }}</th></tr>
-{% for name, cells in rows %}
-<tr><td>{{ name }}</td>{% for cell in cells %}<td{{ left(table, loop.index0) }}>\
-{% if cell.mark == "best" %}<b>{{ cell.mean }}</b>{% elif cell.mark == "second" %}<u>{{ cell.mean }}</u>\
-{% else %}{{ cell.mean }}{% endif %}{% if cell.deviation %} <small>± {{ cell.deviation }}</small>{% endif %}</td>\
-{% endfor %}</tr>
-{% endfor %}
-{% endfor %}
-</tbody>
-</table></div>{% endmacro %}
-"""
-TEMPLATE = """\
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>SAMerging benchmark</title>
-<style>
-:root { color-scheme: light dark; --line: #8884; --soft: #8881; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
-h1, h2 { line-height: 1.2; } h2 { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: 1rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .2rem .5rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child, .text td, .text th, .left { text-align: left; } .wrap td { white-space: normal; }
-tr.group th { font-weight: normal; font-style: italic; background: var(--soft); }
-caption, figcaption { caption-side: bottom; text-align: left; font-size: .85rem; padding-top: .4rem; }
-caption { white-space: normal; position: sticky; left: 0; max-width: min(76rem, 100vw - 3rem); }
-p, li, figure { max-width: 60rem; } small { opacity: .75; }
-figure { margin: 2rem 0; } figure svg { width: 100%; height: auto; background: #fff; border-radius: 4px; }
-details { border: 1px solid var(--line); border-radius: 4px; padding: .4rem .8rem; margin: 1rem 0; }
-summary { cursor: pointer; }
-</style>
-</head>
-<body>
-<h1>SAMerging benchmark</h1>
-<p>Model merging by multi-teacher distillation (arXiv 2512.21288) against its baselines, computed from the runs that
-each section names. reports/README.md explains every column and figure.</p>
-<nav>{% for suite in suites %}<a href="#{{ suite.name }}">{{ suite.name }}</a> · {% endfor %}\
-<a href="#methods">methods</a></nav>
-{% for suite in suites %}
-<section id="{{ suite.name }}">
-<h2>{{ suite.name }}</h2>
-<ul>
-{% for sentence in suite.sentences %}
-<li>{{ sentence }}</li>
-{% endfor %}
-</ul>
-{{ grid(suite.table) }}
-<details><summary>Computed from: parameters, versions, origin, hardware and wall time of {{ suite.stages | length }}
-stages</summary>
-<div class="scroll"><table class="text wrap">
-<caption>Parameters of all stages</caption>
-{% for key, value in suite.params %}
-<tr><th scope="row">{{ key }}</th><td>{{ value }}</td></tr>
-{% endfor %}
-</table>
-<table class="text wrap">
-<caption>Versions</caption>
-{% for name, version in suite.versions %}
-<tr><th scope="row">{{ name }}</th><td>{{ version }}</td></tr>
-{% endfor %}
-</table>
-<table class="text">
-<caption>Wall time and peak memory (of the largest process), per stage; measurements, not results</caption>
-<tr><th scope="col">stage</th><th scope="col">seconds</th><th scope="col">MiB</th><th scope="col">hardware</th></tr>
-{% for row in suite.stages %}
-<tr>{% for value in row %}<td>{{ value }}</td>{% endfor %}</tr>
-{% endfor %}
-</table>
-<p>{{ suite.source }}</p>
-{% if suite.fetched %}
-<table class="text">
-<caption>Fetched and verified</caption>
-<tr><th scope="col">repository</th><th scope="col">commit</th><th scope="col">files</th><th scope="col">GiB</th></tr>
-{% for row in suite.fetched %}
-<tr>{% for value in row %}<td>{{ value }}</td>{% endfor %}</tr>
-{% endfor %}
-</table>
-{% endif %}
-<table class="text">
-<caption>Images that occur among the test images of their task, by content</caption>
-<tr><th scope="col">task</th><th scope="col">train</th><th scope="col">validation</th></tr>
-{% for row in suite.overlap %}
-<tr>{% for value in row %}<td>{{ value }}</td>{% endfor %}</tr>
-{% endfor %}
-</table></div>
-{% for warning in suite.warnings %}
-<p><b>Warning:</b> {{ warning }}</p>
-{% endfor %}
-</details>
-{% for title, table in suite.beside %}
-<h3>{{ title }}</h3>
-{{ grid(table) }}
-{% endfor %}
-{% if suite.diagnosis %}
-<h3>Does anything measured before merging predict what it costs?</h3>
-<p>{{ suite.diagnosis }}</p>
-{% endif %}
-{% for figure in suite.figures %}
-<figure>
-{{ figure.svg }}
-<figcaption>{{ figure.caption }}</figcaption>
-</figure>
-{% endfor %}
-</section>
-{% endfor %}
-<section id="methods">
-<h2>Methods</h2>
-<table class="text wrap">
-<tr><th scope="col">method</th><th scope="col">name</th><th scope="col">reference</th>\
-<th scope="col">not verified</th></tr>
-{% for name, title, paper, unverified in methods %}
-<tr><td>{{ title }}</td><td><code>{{ name }}</code></td><td>{{ paper }}</td><td>{{ unverified }}</td></tr>
-{% endfor %}
-</table>
-</section>
-</body>
-</html>
-"""
+from pipeline import store
+from pipeline.tables import Table
+
+TEMPLATES = ("page.html", "page.css", "page.js")
+ARXIV = re.compile(r"arXiv (\d{4}\.\d{4,5})")
+WIDE = 9
+"""Columns beyond which a table is printed on a landscape page."""
 
 
-def page(**content: Any) -> str:
-    """The page of `suites` and `methods`; whatever is not marked as safe is escaped."""
+@dataclass(frozen=True)
+class Link:
+    """A link; `href` is relative to the page."""
+
+    text: str
+    href: str
+
+
+@dataclass(frozen=True)
+class Prose:
+    """Paragraphs, then bullets; with a title it is listed in the contents."""
+
+    paragraphs: tuple[str, ...] = ()
+    bullets: tuple[str, ...] = ()
+    title: str = ""
+    id: str = ""
+    links: tuple[Link, ...] = ()
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table that readers can sort, with its caption; `rows`: where the titles of rows lead."""
+
+    id: str
+    title: str
+    table: Table
+    links: tuple[Link, ...] = ()
+    rows: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing; `svg`: an element that `pipeline.figures.inline` made, trusted as it is."""
+
+    id: str
+    title: str
+    svg: str
+    caption: str
+    links: tuple[Link, ...] = ()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is said of a method: its title, the name of its file, its paper, a note."""
+
+    id: str
+    title: str
+    name: str
+    source: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Entries:
+    """A list of references."""
+
+    entries: tuple[Entry, ...]
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Blocks that are hidden until asked for."""
+
+    id: str
+    title: str
+    blocks: tuple["Block", ...]
+
+
+Block = Prose | Grid | Figure | Entries | Fold
+
+
+@dataclass(frozen=True)
+class Section:
+    """Blocks under a heading; those with a title are listed in the contents."""
+
+    id: str
+    title: str
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page; `links` lead to its sister pages, `lead` stands above the first section."""
+
+    title: str
+    lead: tuple[Block, ...]
+    sections: tuple[Section, ...]
+    links: tuple[Link, ...] = ()
+
+
+def render(page: Page, templates: Path) -> str:
+    """The page as HTML; all text is escaped, every "arXiv 1234.56789" in it becomes a link. templates: the folder."""
+    layout, style, script = (store.read_text(templates / name) for name in TEMPLATES)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(GRID + TEMPLATE).render(content)
+    environment.filters |= {"cite": cite, "kind": lambda block: type(block).__name__, "spread": _spread}
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    return environment.from_string(layout, {"WIDE": WIDE}).render(
+        page=page, style=Markup(style), script=Markup(script), policy=policy
+    )
+
+
+def cite(text: str) -> Markup:
+    """`text` escaped, its papers on arXiv linked."""
+    return Markup(ARXIV.sub(r'<a href="https://arxiv.org/abs/\1">arXiv \1</a>', str(escape(text))))
+
+
+def _spread(table: Table) -> set[int]:
+    """The columns in which some cell has a deviation: there the means of all are written one below the other."""
+    rows = (cells for _, rows in table.sections for _, cells in rows)
+    return {index for cells in rows for index, cell in enumerate(cells) if cell.deviation}

@@ -1,71 +1,80 @@
 """Results -> every file of reports/ that is computed."""
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
-from matplotlib.figure import Figure
 
-from pipeline import anchors, answers, claims, figures, heatmaps, profiles, statistics, store, tables, verdict
-from pipeline.page import page
+from pipeline import (
+    anchors,
+    answers,
+    claims,
+    figures,
+    heatmaps,
+    page,
+    profiles,
+    sections,
+    statistics,
+    store,
+    tables,
+    tidy,
+    verdict,
+)
 from pipeline.references import MARK, Reference, refer
 from pipeline.results import Chosen, Results, on_top, parameters, read
 from pipeline.scores import AVERAGE, CEILING, FLOOR, GAP, MAIN
-
-POINTS = 100
-"""Points of a loss curve in reports/plots."""
-GIB = 2**30
+from pipeline.sections import Drawing, Tabled
 
 
 def draw(
     results: Results, resampled: statistics.Resampled, chosen: Chosen, titles: Mapping[str, str], width: float
-) -> dict[str, tuple[Figure, str]]:
-    """{name: (figure, caption)}."""
+) -> dict[str, Drawing]:
+    """{name: figure, what is said of it, and what it shows}."""
     looks, runs, protocol = figures.styles(titles), results.runs, results.protocol.sentence()
-    levels = runs.groupby("method")[AVERAGE].mean().reindex([FLOOR, CEILING])
     means = runs.groupby("method")[list(results.tasks)].mean()
     splits = f"{results.protocol.calibration_split} images"
-    few = results.used[(results.used.method == MAIN) & (results.used.samples < results.used.k)].task.unique()
-    capped = f" A task with fewer images uses all it has ({', '.join(few)})." if len(few) else ""
     seeds = f"{len(results.protocol.seeds)} seed{'s' * (len(results.protocol.seeds) != 1)}"
-    efficiency = figures.efficiency(results.study.reset_index(), levels[FLOOR], levels[CEILING], looks, width)
+    measures = results.measures
     return {
-        "accuracy": (
+        "accuracy": Drawing(
+            "Accuracy of every method",
             figures.accuracies(means, chosen.sections(results.several), titles, width),
             f"Accuracy of every method: a dot per task, a bar at their mean, best first; methods with randomness: mean "
             f"over their seeds. {protocol}",
+            tidy.accuracies(means),
         ),
         **_profiles(results, resampled, chosen, titles, width),
-        "efficiency": (
-            efficiency,
-            f"Average accuracy over the {len(results.tasks)} tasks of the {results.protocol.evaluation_split} split "
-            f"against unlabelled {splits} per task, the same number of optimiser steps for each; mean and band of one "
-            f"sample standard deviation over {seeds}; methods are shifted sideways a little.{capped}",
-        ),
-        "coefficients": (
+        "coefficients": Drawing(
+            f"Coefficients of {titles[MAIN]}",
             figures.coefficients(results.coefficients, results.tasks, results.groups, width),
             f"Coefficients of {titles[MAIN]} per task and tensor of the image tower, mean over {seeds}, calibrated on "
             f"{splits}; numbers are transformer blocks, in and out what lies before and after them.",
+            tidy.coefficients(results.coefficients, results.tasks, results.groups),
         ),
-        "losses": (
+        "losses": Drawing(
+            "Losses",
             figures.losses(results.losses, looks, width),
             f"Loss of the batch before each step, on {splits}; mean and range over {seeds}. Each method has its own "
             "objective, unit and scale.",
+            tidy.losses(results.losses),
         ),
-        "mloss": (
-            heatmaps.mloss(results.measures, results.tasks, width),
+        "mloss": Drawing(
+            "Normalised M-Loss",
+            heatmaps.mloss(measures, results.tasks, width),
             f"Normalised M-Loss (arXiv 2602.08564) at the first matrix of each block's MLP, on unlabelled {splits}: "
             "how far averaging the experts' weights is from averaging their answers there.",
+            heatmaps.shown_mloss(measures),
         ),
-        "cosines": (
-            heatmaps.cosines(results.measures, results.tasks, width),
+        "cosines": Drawing(
+            "Cosines between task vectors",
+            heatmaps.cosines(measures, results.tasks, width),
             "Cosines between the task vectors, over the whole model.",
+            heatmaps.shown_cosines(measures),
         ),
-        "images": (
+        "images": Drawing(
+            "Images",
             figures.contact_sheet(results.images, width),
             "The first images of each task's test split.",
         ),
@@ -74,7 +83,7 @@ def draw(
 
 def _profiles(
     results: Results, resampled: statistics.Resampled, chosen: Chosen, titles: Mapping[str, str], width: float
-) -> dict[str, tuple[Figure, str]]:
+) -> dict[str, Drawing]:
     """The figure of performance profiles; without the experts there is none."""
     if CEILING not in resampled.observed:
         return {}
@@ -87,19 +96,25 @@ def _profiles(
         f"{results.protocol.sentence()}"
     )
     looks = figures.styles({name: titles[name] for name in shown})
-    return {"profiles": (profiles.profiles(resampled, looks, width), caption)}
+    shares = profiles.measure(resampled, shown)
+    return {"profiles": Drawing("Performance profiles", profiles.profiles(shares, looks, width), caption, shares)}
 
 
 def write(inputs: Sequence[Path], suites: Sequence[str], chosen: Chosen, look: Any, outputs: Sequence[Path]) -> None:
-    """Write everything. look: dpi, width, decimals; outputs: as stages/report.py."""
+    """Write everything.
+
+    inputs: the folders of `pipeline.results.read`, then that of `pipeline.page.render`; look: dpi, width, decimals;
+    outputs: as stages/report.py.
+    """
+    *measured, templates = inputs
     tabled, drawn, plotted, kept, metrics, index = outputs
     references = refer(chosen)
     titles = {name: one.title for name, one in references.items()}
-    found = [read(inputs, suite, chosen) for suite in suites]
-    sections = []
+    found = [read(measured, suite, chosen) for suite in suites]
+    parts = []
     for results in found:
         suite, runs, groups = results.suite, results.runs, chosen.sections(results.several)
-        store.write_text(kept / f"{suite}.csv", _csv(results.scored))
+        store.write_text(kept / f"{suite}.csv", tidy.csv(results.scored))
         store.write_arrays(kept / f"{suite}-answers.npz", answers.pack(results.correct), compress=True)
         resampled = statistics.resample({name: results.correct[name] for name in chosen.names}, results.drawn)
         compared = claims.compare(resampled)
@@ -116,39 +131,33 @@ def write(inputs: Sequence[Path], suites: Sequence[str], chosen: Chosen, look: A
         store.write_text(tabled / f"{suite}.csv", tables.csv(runs, groups, titles))
         store.write_text(tabled / f"{suite}.md", tables.markdown(table))
         store.write_text(tabled / f"{suite}.tex", tables.latex(table, suite))
-        store.write_text(tabled / f"{suite}-efficiency.csv", tables.efficiency(results.study, results.used))
         for name, (_, other, text) in beside.items():
             store.write_text(tabled / f"{suite}-{name}.csv", text)
             store.write_text(tabled / f"{suite}-{name}.md", tables.markdown(other))
-        store.write_text(tabled / f"{suite}-prediction.csv", _csv(results.predictions))
+        store.write_text(tabled / f"{suite}-prediction.csv", tidy.csv(results.predictions))
         lasting, timed = (_overview(results, groups, titles, look.decimals, clock) for clock in (False, True))
         store.write_text(tabled / f"{suite}-overview.md", tables.markdown(lasting))
         store.write_text(tabled / f"{suite}-overview.tex", tables.latex(lasting, f"{suite}-overview"))
-        shown = []
-        for name, (figure, caption) in draw(results, resampled, chosen, titles, look.width).items():
-            files = {kind: figures.render(figure, kind, f"{suite}-{name}", look.dpi) for kind in figures.FORMATS}
-            for kind, content in files.items():
+        drawings = draw(results, resampled, chosen, titles, look.width)
+        for name, drawing in drawings.items():
+            for kind in figures.FORMATS:
+                content = figures.render(drawing.figure, kind, f"{suite}-{name}", look.dpi)
                 store.write_bytes(drawn / f"{suite}-{name}.{kind}", content)
-            svg = files["svg"].decode()
-            shown.append({"svg": Markup(svg[svg.index("<svg") :]), "caption": caption})
+            if drawing.data is not None:
+                store.write_text(drawn / f"{suite}-{name}.csv", tidy.csv(drawing.data))
         said = claims.sentences(runs, compared, groups["Data-free"], titles, look.decimals)
         diagnosis = verdict.paragraph(results.predictions)
         store.write_text(tabled / f"{suite}-sentences.md", tables.bullets([*said, diagnosis]))
-        others = [("All methods at a glance", timed), *((title, other) for title, other, _ in beside.values())]
-        content = {
-            "name": suite,
-            "sentences": said,
-            "table": table,
-            "beside": others,
-            "figures": shown,
-            "diagnosis": diagnosis,
+        shown = {
+            "overview": Tabled("All methods at a glance", timed, ("md", "tex")),
+            "": Tabled("Accuracy on every task", table, ("csv", "md", "tex")),
+            **{name: Tabled(title, other, ("csv", "md")) for name, (title, other, _) in beside.items()},
         }
-        sections.append({**content, **_provenance(results), **_origin(results)})
-    for name, text in _plots(found).items():
-        store.write_text(plotted / f"{name}.csv", text)
+        parts.append(sections.suite(results, said, shown, diagnosis, drawings, references))
+    for name, frame in tidy.plots(found).items():
+        store.write_text(plotted / f"{name}.csv", tidy.csv(frame))
     store.write_json(metrics, {results.suite: summary(results.runs) for results in found})
-    papers = [(name, one.title, one.paper, one.unverified) for name, one in references.items()]
-    store.write_text(index, page(suites=sections, methods=papers))
+    store.write_text(index, page.render(sections.report(parts, references), templates))
 
 
 def _overview(
@@ -208,71 +217,3 @@ def _told(results: Results, chosen: Chosen, references: Mapping[str, Reference])
         told[name] = {"method": references[name].title, "hyperparameters": settings}
         told[name]["protocol"] = sees.get(name, "data-free")
     return told
-
-
-def _origin(results: Results) -> dict[str, Any]:
-    """Where the suite came from, as text: source, what was fetched, overlaps with the test images, warnings."""
-    origin, split = results.origin, results.protocol.calibration_split
-    fetched = []
-    for one in origin["fetched"]:
-        size = sum(file["size"] for file in one["files"]) / GIB
-        name = one["repo"] if one["repo"] == one["id"] else f"{one['repo']} (now {one['id']})"
-        fetched.append((name, one["commit"][:12], f"{len(one['files']):,}", f"{size:,.2f}"))
-    counts = {task: origin["overlap"][task] for task in results.tasks}
-    return {
-        "source": origin["source"],
-        "fetched": fetched,
-        "overlap": [(task, f"{found['train']:,}", f"{found['validation']:,}") for task, found in counts.items()],
-        "warnings": [
-            f"{n:,} calibration-pool image{'s' * (n != 1)} of task {task} also occur{'s' * (n == 1)} in its test split."
-            for task, found in counts.items()
-            if (n := found.get(split, 0))
-        ],
-    }
-
-
-def _provenance(results: Results) -> dict[str, list[tuple[str, ...]]]:
-    """Parameters, versions and stages as rows of text."""
-    versions: dict[str, set[str]] = {}
-    for record in results.records:
-        for name, version in {"python": record["python"], **record["packages"]}.items():
-            versions.setdefault(name, set()).add(version)
-    return {
-        "params": [(key, json.dumps(value)) for key, value in sorted(parameters("", results.records).items())],
-        "versions": [(name, ", ".join(sorted(found))) for name, found in versions.items()],
-        "stages": [
-            (
-                f"{record['stage']} {record['arguments'].get('method', '')}".strip(),
-                f"{record['seconds']:,.1f}",
-                f"{record['peak_mib']:,}",
-                f"{record['device']}; {record['cores']} cores of {record['processor']}",
-            )
-            for record in results.records
-        ],
-    }
-
-
-def _plots(found: Iterable[Results]) -> dict[str, str]:
-    """Tidy CSVs for `dvc plots`: accuracy, efficiency and losses, in per cent and nats."""
-    rows: dict[str, list[pd.DataFrame]] = {"accuracy": [], "efficiency": [], "losses": []}
-    for results in found:
-        tidy = results.runs[list(results.tasks)].melt(var_name="task", value_name="accuracy", ignore_index=False)
-        rows["accuracy"].append(tidy.reset_index().assign(suite=results.suite))
-        averages = results.study[AVERAGE].rename("accuracy").reset_index()
-        rows["efficiency"].append(averages.assign(suite=results.suite))
-        for method, values in results.losses.items():
-            stride = -(-values.shape[1] // POINTS)
-            seeds, steps = np.indices(values.shape)[:, :, ::stride].reshape(2, -1)
-            named = {"suite": results.suite, "method": method, "seed": np.sort(results.protocol.seeds)[seeds]}
-            rows["losses"].append(pd.DataFrame(named | {"step": steps, "loss": values[seeds, steps]}))
-    order = {
-        "accuracy": ["suite", "method", "task", "seed", "accuracy"],
-        "efficiency": ["suite", "method", "k", "seed", "accuracy"],
-        "losses": ["suite", "method", "seed", "step", "loss"],
-    }
-    tidied = {name: pd.concat(frames)[order[name]].replace({"seed": -1}, "") for name, frames in rows.items()}
-    return {name: _csv(frame) for name, frame in tidied.items()}
-
-
-def _csv(frame: pd.DataFrame) -> str:
-    return frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")

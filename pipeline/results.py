@@ -35,10 +35,6 @@ class Results:
     runs: pd.DataFrame
     rescaled: pd.DataFrame
     """As `runs`: methods with the scale that unlabelled images chose, under the method's own name."""
-    study: pd.DataFrame
-    """As `runs`, with k."""
-    used: pd.DataFrame
-    """Columns k, method, task, samples of the study."""
     samples: Mapping[str, int]
     """Most unlabelled images per task that a method used."""
     costs: Mapping[str, Mapping[str, Any]]
@@ -73,8 +69,6 @@ class Chosen:
     """Merges that Representation Surgery was put on top of."""
     rescaled: tuple[str, ...] = ()
     """Methods whose scale was chosen on unlabelled images as well."""
-    studied: tuple[str, ...] = ()
-    """Calibrated methods whose data efficiency was measured."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -103,19 +97,17 @@ def choose(methods: Mapping[str, Sequence[str]]) -> Chosen:
         (*methods["calibrate"], MAIN),
         tuple(methods["surgery"]),
         tuple(methods["rescale"]),
-        (*methods["study"], MAIN),
     )
 
 
 def read(inputs: Sequence[Path], suite: str, chosen: Chosen) -> Results:
     """The results of a suite; inputs: the folders that stages/report.py names, in order."""
-    counted, answered, priced, diagnosed, studied, merged, previews, origins, recorded = inputs
+    counted, answered, priced, diagnosed, merged, previews, origins, recorded = inputs
     images = store.read_arrays(previews / f"{suite}.npz")
     tasks = tuple(images)
     frame = _scores([counted / suite / f"{name}.csv" for name in chosen.names])
     scaled = [f"{name}-rescaled" for name in chosen.rescaled]
     scored = pd.concat([frame, *(_scores([counted / suite / f"{name}.csv"]) for name in scaled)], ignore_index=True)
-    study = _scores([studied / suite / name / "scores.csv" for name in chosen.studied], ("k",))
     runs = scores.runs(frame, tasks)
     abouts = {name: store.read_json(merged / suite / name / "merge.json") for name in chosen.names}
     if tuple(abouts[MAIN]["tasks"]) != tasks:
@@ -144,8 +136,6 @@ def read(inputs: Sequence[Path], suite: str, chosen: Chosen) -> Results:
         drawn={name: _seeds(rows) for name, rows in scored.groupby("method", sort=False)},
         runs=runs,
         rescaled=_rescaled(scored[scored.method.isin(scaled)], tasks, runs),
-        study=scores.runs(study, tasks, runs),
-        used=study[["k", "method", "task", "samples"]],
         samples=frame.groupby("method").samples.max().to_dict(),
         costs={name: store.read_json(priced / suite / f"{name}.json") for name in chosen.names},
         several=frozenset(name for name, about in abouts.items() if about["extras"] not in (None, "heads")),
@@ -198,8 +188,8 @@ def _origin(path: Path) -> dict[str, Any]:
     return origin
 
 
-def _scores(paths: Iterable[Path], extra: Sequence[str] = ()) -> pd.DataFrame:
-    return pd.concat([scores.parse(store.read_text(path), path, extra) for path in paths], ignore_index=True)
+def _scores(paths: Iterable[Path]) -> pd.DataFrame:
+    return pd.concat([scores.parse(store.read_text(path), path) for path in paths], ignore_index=True)
 
 
 def _table(path: Path) -> pd.DataFrame:
@@ -229,8 +219,6 @@ def _records(suite: str, chosen: Chosen) -> list[str]:
         *(record for _, record in _makers(suite, chosen)),
         *(f"rescale-{suite}-{name}" for name in chosen.rescaled),
         *(f"evaluate-{suite}-{name}" for name in (*chosen.names, *scaled)),
-        *(f"study-{suite}-{name}" for name in chosen.studied[:-1]),
-        f"study_{MAIN}-{suite}",
     ]
 
 

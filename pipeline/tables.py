@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "–": "--",
     "−": "$-$",
 }
+COLUMN, PAGE = 40, 115
+"""Characters beside the titles of rows that LaTeX can print legibly in a column of text, and across the page."""
 
 
 @dataclass(frozen=True)
@@ -225,7 +228,29 @@ def bullets(sentences: Sequence[str]) -> str:
 
 
 def latex(table: Table, label: str) -> str:
-    """A `table` float at the width of the line; needs the packages booktabs and graphicx."""
+    """Floats that need the packages booktabs and graphicx: a column of text wide, or the page where the table is wider.
+
+    What is still wider is scaled down; columns that would not be legible then go into floats of their own.
+    """
+    count, parts = len(table.columns), -(-_breadth(table) // PAGE)
+    edges = [count * part // parts for part in range(parts + 1)]
+    floats = [_float(_part(table, first, end), label, first > 0) for first, end in pairwise(edges)]
+    return "\n".join(floats)
+
+
+def _breadth(table: Table) -> int:
+    """Characters of a line beside its title."""
+    lines = [[len(cell.mean + cell.deviation) for cell in cells] for _, rows in table.sections for _, cells in rows]
+    return sum(map(max, zip(map(len, table.columns), *lines, strict=True))) + len(table.columns)
+
+
+def _part(table: Table, first: int, end: int) -> Table:
+    """The table with the columns from `first` to before `end`."""
+    sections = tuple((title, tuple((name, cells[first:end]) for name, cells in rows)) for title, rows in table.sections)
+    return replace(table, columns=table.columns[first:end], sections=sections)
+
+
+def _float(table: Table, label: str, continued: bool) -> str:
     wrap = {"best": r"\textbf{{{}}}", "second": r"\underline{{{}}}", "": "{}"}
 
     def text(cell: Cell) -> str:
@@ -237,19 +262,14 @@ def latex(table: Table, label: str) -> str:
         body += [r"\midrule", rf"\multicolumn{{{width + 1}}}{{l}}{{\emph{{{escape(title)}}}}} \\"]
         body += [" & ".join([escape(name), *map(text, cells)]) + r" \\" for name, cells in rows]
     head = " & ".join([escape(table.head), *map(escape, table.columns)]) + r" \\"
-    lines = [r"\begin{table}", r"\centering", rf"\caption{{{escape(table.caption)}}}", rf"\label{{tab:{label}}}"]
-    lines += [r"\resizebox{\linewidth}{!}{%", rf"\begin{{tabular}}{{l{'r' * width}}}", r"\toprule", head, *body]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table}", ""])
-
-
-def efficiency(runs: pd.DataFrame, used: pd.DataFrame) -> str:
-    """CSV of the data-efficiency study: a row per k and method. `used` has k, method, samples."""
-    found = runs.groupby(["k", "method"])
-    rows = found[AVERAGE].agg(["count", "mean", "std", "min", "max"])
-    rows.columns = ["seeds", AVERAGE, f"{AVERAGE} std", f"{AVERAGE} min", f"{AVERAGE} max"]
-    rows = rows.join(found[[NORMALISED, GAP, WORST]].mean())
-    rows.insert(0, "fewest samples used", used.groupby(["k", "method"]).samples.min())
-    return rows.reset_index().to_csv(index=False, float_format="%.6f", lineterminator="\n")
+    sides = "".join("l" if name in table.words else "r" for name in table.columns)
+    kind = "table*" if _breadth(table) > COLUMN else "table"
+    named = [rf"\caption{{{escape(table.caption)}}}", rf"\label{{tab:{label}}}"]
+    lines = [rf"\begin{{{kind}}}", r"\centering", r"\setlength{\belowcaptionskip}{6pt}"]
+    lines += [r"\addtocounter{table}{-1}", r"\caption{(continued)}"] if continued else named
+    lines += [r"\setlength{\tabcolsep}{3pt}", r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"]
+    lines += [rf"\begin{{tabular}}{{l{sides}}}", r"\toprule", head, *body, r"\bottomrule", r"\end{tabular}}"]
+    return "\n".join([*lines, rf"\end{{{kind}}}", ""])
 
 
 def escape(text: str) -> str:

@@ -13,11 +13,11 @@ STAGE = Stage(
         "data/answers",
         "data/costs",
         "data/diagnostics",
-        "data/studies",
         "data/merges",
         "data/previews",
         "data/origins",
         "data/runs",
+        "pipeline/templates",
     ),
     outputs=(
         "reports/tables",

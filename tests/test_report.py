@@ -2,7 +2,6 @@
 
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +16,7 @@ from pipeline.figures import blocks
 from pipeline.report import write
 from pipeline.results import choose, parameters
 from pipeline.scores import parse
+from tests.html import Parsed
 
 TASKS = ("b&<i>", "a_1")
 GROUPS = ["conv1.weight", "blocks.0.q.weight", "blocks.1.q.weight", "ln_post.weight"]
@@ -24,13 +24,13 @@ SEEDS = [0, 1]
 METHODS = {
     "merge": ["zeroshot", "individual", "average"],
     "calibrate": ["distillation"],
-    "study": ["distillation"],
     "rescale": ["average", "distillation"],
     "surgery": ["samerging"],
 }
 CHOSEN = choose(METHODS)
 LOOK = SimpleNamespace(dpi=50, width=6.5, decimals=1)
-INPUTS = ("scores", "answers", "costs", "diagnostics", "studies", "merges", "previews", "origins", "runs")
+INPUTS = ("scores", "answers", "costs", "diagnostics", "merges", "previews", "origins", "runs")
+TEMPLATES = Path("pipeline/templates")
 OUTPUTS = ("tables", "figures", "plots", "scores", "metrics.json", "index.html")
 ORIGIN = {
     "source": "made <here>",
@@ -62,7 +62,26 @@ def rows(method, samples, correct):
 
 @pytest.fixture
 def data(tmp_path):
-    folder = tmp_path / "data"
+    return measured(tmp_path / "data")
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """The files of the report on an embedded suite."""
+    folder = tmp_path_factory.mktemp("plain")
+    return report(measured(folder / "data"), folder / "out")
+
+
+@pytest.fixture(scope="module")
+def beside(tmp_path_factory):
+    """The files of the report on a public suite."""
+    folder = tmp_path_factory.mktemp("public")
+    public(measured(folder / "data"))
+    return report(folder / "data", folder / "out")
+
+
+def measured(folder):
+    """What the report reads of the suite, written below `folder`."""
     for correct, name in zip((10, 40, 20, 25, 30, 35), CHOSEN.names, strict=True):
         learned, operated = name in CHOSEN.calibrated, name.startswith("surgery-")
         scored(folder, name, rows(name, 6 * (learned or operated), correct))
@@ -78,9 +97,6 @@ def data(tmp_path):
         if not learned:
             record(folder, "merge", name)
             continue
-        study = [(k, *row) for k in (1, 6) for row in rows(name, k, correct)]
-        store.write_csv(folder / f"studies/mini-x/{name}/scores.csv", ("k", *HEADER), study)
-        record(folder, *{"samerging": ("study_samerging",)}.get(name, ("study", name)), evaluation_split="test")
         record(folder, *{"samerging": ("samerging",)}.get(name, ("calibrate", name)), samples_per_task=6, seeds=SEEDS)
         losses = [(seed, step, 1 / (step + 1)) for seed in SEEDS for step in range(150)]
         store.write_csv(folder / f"merges/mini-x/{name}/losses.csv", ("seed", "step", "loss"), losses)
@@ -114,7 +130,7 @@ def scored(folder, name, counts):
 
 
 def record(folder, stage, method=None, **params):
-    arguments = {"suite": "mini-x"} | ({"method": method} if method else {})
+    arguments = {"suite": "mini-x"} | ({"on" if stage == "surgery" else "method": method} if method else {})
     machine = {"seconds": 1.5, "peak_mib": 2048, "device": "cpu", "processor": "P<1>", "cores": 2, "system": "Linux"}
     versions = {"python": "3.11.0", "packages": {"torch": "2.0"}}
     content = {"stage": stage, "arguments": arguments, "params": params, **machine, **versions}
@@ -122,35 +138,23 @@ def record(folder, stage, method=None, **params):
 
 
 def report(data, out):
-    write([data / name for name in INPUTS], ["mini-x"], CHOSEN, LOOK, [out / name for name in OUTPUTS])
+    write([*(data / name for name in INPUTS), TEMPLATES], ["mini-x"], CHOSEN, LOOK, [out / name for name in OUTPUTS])
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
-
-
-class Ids(HTMLParser):
-    """All ids of a page, and the first letters of what it refers to."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.ids, self.links = [], []
-        self.feed(text)
-
-    def handle_starttag(self, _, attrs):
-        self.ids += [value for key, value in attrs if key == "id"]
-        self.links += [value for key, value in attrs if key in ("src", "href", "xlink:href")]
 
 
 def test_the_whole_report_twice(data, tmp_path, monkeypatch):
     monkeypatch.setattr(methods.load("average"), "TITLE", "<script>A_v & e</script>")
     files = report(data, tmp_path / "one")
     assert files == report(data, tmp_path / "two"), "the same bytes every time"
-    names = ("accuracy", "profiles", "efficiency", "coefficients", "losses", "mloss", "cosines", "images")
+    names = ("accuracy", "profiles", "coefficients", "losses", "mloss", "cosines", "images")
     expected = {f"figures/mini-x-{name}.{kind}" for name in names for kind in ("svg", "pdf", "png")}
-    expected |= {"metrics.json", "index.html", "tables/mini-x-efficiency.csv"}
+    expected |= {f"figures/mini-x-{name}.csv" for name in names if name != "images"}
+    expected |= {"metrics.json", "index.html"}
     expected |= {f"tables/mini-x.{kind}" for kind in ("csv", "md", "tex")}
     expected |= {"tables/mini-x-overview.md", "tables/mini-x-overview.tex", "tables/mini-x-prediction.csv"}
     expected |= {"tables/mini-x-sentences.md", "tables/mini-x-comparisons.csv", "tables/mini-x-comparisons.md"}
     expected |= {"scores/mini-x.csv", "scores/mini-x-answers.npz"}
-    assert set(files) == expected | {f"plots/{name}.csv" for name in ("accuracy", "efficiency", "losses")}
+    assert set(files) == expected | {f"plots/{name}.csv" for name in ("accuracy", "losses")}
     data_free = {"average": 40.0, "individual": 80.0, "zeroshot": 20.0}
     assert json.loads(files["metrics.json"])["mini-x"] == {
         "accuracy": {
@@ -169,25 +173,65 @@ def test_the_whole_report_twice(data, tmp_path, monkeypatch):
     assert rb"\textless{}script\textgreater{}A\_v \& e" in files["tables/mini-x.tex"]
 
     html = files["index.html"].decode()
-    found = Ids(html)
-    assert len(found.ids) == len(set(found.ids)), "ids differ between figures"
-    assert all(link.startswith(("#", "data:")) for link in found.links), "no request to anywhere"
-    assert {link[1:] for link in found.links if link.startswith("#")} <= set(found.ids)
-    assert "<script" not in html
+    assert html.count("<script") == 1
     assert "&lt;script&gt;A_v &amp; e" in html
     assert '<th scope="col">b&amp;&lt;i&gt;</th>' in html
-    assert "<td>evaluate average</td><td>1.5</td><td>2,048</td><td>cpu; 2 cores of P&lt;1&gt;</td>" in html
-    assert "<u>61.0</u> <small>± 1.4</small>" in html
+    assert '<th scope="row">evaluate average</th><td>1.5</td><td>2,048</td>' in html
+    assert '<td class="words">cpu; 2 cores of P&lt;1&gt;</td>' in html
+    assert "<u>61.0</u> <small>±&nbsp;1.4</small>" in html
     for content in files.values():
         assert str(tmp_path).encode() not in content
         assert not re.search(rb"<dc:date|CreationDate|tIME", content)
+
+
+def test_every_link_of_the_page_leads_somewhere(beside):
+    found = Parsed(beside["index.html"].decode())
+    assert len(found.ids) == len(set(found.ids)), "ids differ between figures"
+    anchors = {link[1:] for link in found.links if link.startswith("#")}
+    papers = {link for link in found.links if link.startswith("https://")}
+    linked = set(found.links) - {f"#{name}" for name in anchors} - papers
+    assert anchors <= set(found.ids)
+    assert {f"method-{name}" for name in CHOSEN.names} <= anchors
+    assert all(re.fullmatch(r"https://arxiv\.org/abs/\d{4}\.\d{5}", link) for link in papers)
+    assert linked - {"README.md"} <= beside.keys()
+    assert {name for name in beside if name.startswith("figures/")} <= linked
+    assert all(link.startswith(("#", "data:")) for link in found.loads), "no request to anywhere"
+    assert {link[1:] for link in found.loads if link.startswith("#")} <= set(found.ids)
+
+
+def test_run_records_are_folded_away_and_warnings_are_not(beside):
+    html = beside["index.html"].decode()
+    folded = html[html.index('<details class="fold"') : html.rindex("</details>")]
+    for text in (
+        ">evaluate average</th>",
+        ">surgery samerging</th>",
+        ">evaluation_split</th>",
+        ">torch</th>",
+        "<p>public</p>",
+    ):
+        assert html.count(text) == folded.count(text) == 1
+    assert html.count("<p>Warning: 1 calibration-pool image ") == 1
+    assert "Warning" not in folded
+
+
+def test_the_data_of_figures_are_what_they_show(plain):
+    def shown(name):
+        return plain[f"figures/mini-x-{name}.csv"].decode().splitlines()
+
+    assert shown("accuracy")[:2] == ["method,task,accuracy", "average,b&<i>,40"]
+    assert len(shown("accuracy")) == 1 + len(CHOSEN.names) * len(TASKS)
+    assert shown("coefficients")[0] == "task,tensor,coefficient"
+    # Mean over two seeds of arange(16) as [seed, task, tensor].
+    assert [line.rsplit(",", 1)[1] for line in shown("coefficients")[1:]] == [str(4 + index) for index in range(8)]
+    assert shown("losses")[:3] == ["method,step,mean,low,high", "distillation,0,1,1,1", "distillation,1,0.5,0.5,0.5"]
+    assert shown("mloss") == ["task,block,value", "b&<i>,0,0.25", "a_1,0,0.25"]
+    assert shown("cosines") == ["task,other,value", "b&<i>,a_1,0.5", "a_1,b&<i>,0.5"]
 
 
 @pytest.mark.parametrize(
     "name",
     [
         "scores/mini-x/average.csv",
-        "studies/mini-x/distillation/scores.csv",
         "merges/mini-x/samerging/merge.json",
         "merges/mini-x/samerging/coefficients.safetensors",
         "merges/mini-x/distillation/losses.csv",
@@ -220,51 +264,50 @@ def rescore(data, split):
             store.write_json(path, {**content, "params": {"evaluation_split": split}})
 
 
-def test_an_embedded_suite_shows_where_it_came_from_and_nothing_published(data, tmp_path):
-    files = report(data, tmp_path / "out")
-    html = files["index.html"].decode()
+def test_an_embedded_suite_shows_where_it_came_from_and_nothing_published(plain):
+    html = plain["index.html"].decode()
     assert "(embedded: made from installed packages" in html
     assert "<p>made &lt;here&gt;</p>" in html
-    assert "<td>b&amp;&lt;i&gt;</td><td>0</td><td>0</td>" in html
-    assert not re.search("Fetched|Warning|[Aa]nchor|Published", re.sub(r"(?s)<svg.*?</svg>", "", html))
+    assert '<th scope="row">b&amp;&lt;i&gt;</th><td>0</td><td>0</td>' in html
+    texts = Parsed(html).texts
+    assert texts["h3"]
+    said = " ".join(text for tag in ("h3", "figcaption", "p", "li", "a") for text in texts[tag])
+    assert not re.search("Fetched|Warning|Anchor|Published", said)
 
 
-def test_a_public_suite_stands_beside_what_was_published(data, tmp_path):
-    embedded = report(data, tmp_path / "embedded")
-    public(data)
-    files = report(data, tmp_path / "public")
+def test_a_public_suite_stands_beside_what_was_published(plain, beside):
     new = {f"tables/mini-x-{name}.{kind}" for name in ("anchors", "published") for kind in ("csv", "md")}
-    assert files.keys() - embedded.keys() == new
+    assert beside.keys() - plain.keys() == new
     captioned = {"index.html", "tables/mini-x.md", "tables/mini-x.tex"}
-    assert {name for name in embedded if embedded[name] != files[name]} == captioned
+    assert {name for name in plain if plain[name] != beside[name]} == captioned
     said = (
         "Anchors: 2 of 4 published accuracies of these checkpoints reproduced within 0.1 points; "
         "NOT reproduced: b&<i> expert (−0.200), a_1 expert (−0.200)."
     )
-    table = files["tables/mini-x.md"].decode()
+    table = beside["tables/mini-x.md"].decode()
     assert "embedded" not in table
     assert table.endswith(said.replace("_", r"\_").replace("<", r"\<").replace(">", r"\>") + "\n")
-    published = files["tables/mini-x-published.csv"].decode().splitlines()
+    published = beside["tables/mini-x-published.csv"].decode().splitlines()
     assert [line.split(",")[0] for line in published[1:]] == [
         *("Zero-shot", "Individual experts", "Simple average", "Distillation", "SAMerging"),
         *("Surgery on SAMerging", "M<1>"),
     ]
     assert published[5].endswith(',"training images without labels, 6 per task; mean over 2 seeds",this run,')
     assert published[7] == "M<1>,k 1,50.000000,51.000000,50.500000,data_free,p<2>,"
-    html = files["index.html"].decode()
+    html = beside["index.html"].decode()
     assert html.count("NOT reproduced: b&amp;&lt;i&gt; expert (−0.200)") == 2
-    assert "<td>a/&lt;b&gt;</td><td>0123456789ab</td><td>2</td><td>1.50</td>" in html
-    assert "<td>old (now new/name)</td><td>0123456789ab</td><td>1</td><td>0.75</td>" in html
+    assert '>a/&lt;b&gt;</th><td class="words">0123456789ab</td><td>2</td><td>1.50</td>' in html
+    assert '>old (now new/name)</th><td class="words">0123456789ab</td><td>1</td><td>0.75</td>' in html
     assert "1 calibration-pool image of task b&amp;&lt;i&gt; also occurs in its test split." in html
     assert "1,200 calibration-pool images of task a_1 also occur in its test split." in html
-    assert '<td class="left">data_free</td><td class="left">k 1</td><td class="left">p&lt;2&gt;</td>' in html
+    assert '<td class="words">data_free</td><td class="words">k 1</td><td class="words">p&lt;2&gt;</td>' in html
     assert "published results on the same checkpoints; protocols differ: see the column" in html
 
 
 def test_images_are_not_warned_of_where_none_are_in_the_calibration_split(data, tmp_path):
     public(data, overlap={task: {"train": 0, "validation": 9} for task in TASKS})
     html = report(data, tmp_path / "out")["index.html"]
-    assert b"<td>a_1</td><td>0</td><td>9</td>" in html
+    assert b">a_1</th><td>0</td><td>9</td>" in html
     assert b"Warning" not in html
 
 
@@ -305,8 +348,8 @@ def test_plot_templates_are_json_that_dvc_can_fill(path):
     assert store.read_json(path)["data"]["values"] == "<DVC_METRIC_DATA>"
 
 
-def test_the_overview_tells_costs_images_and_scales(data, tmp_path):
-    table = report(data, tmp_path / "out")["tables/mini-x-overview.md"].decode()
+def test_the_overview_tells_costs_images_and_scales(plain):
+    table = plain["tables/mini-x-overview.md"].decode()
     found = {cells[1].strip(): [cell.strip() for cell in cells[2:-1]] for cells in map(split, table.splitlines())}
     columns = found["Method"]
     rows_of = {
@@ -332,7 +375,8 @@ def split(line):
 def test_everything_can_be_recomputed_from_the_scores_kept(data, tmp_path):
     report(data, tmp_path)
     scored = parse((tmp_path / "scores/mini-x.csv").read_text(), "scores")
-    order = ["zeroshot", "individual", "average", "distillation", "samerging", "surgery-samerging", "average-rescaled"]
+    order = ["zeroshot", "individual", "average", "distillation", "samerging", "surgery-samerging"]
+    order += ["average-rescaled", "distillation-rescaled"]
     assert scored.method.unique().tolist() == order
     bits = store.read_arrays(tmp_path / "scores/mini-x-answers.npz")
     assert list(bits) == [f"{method}/{task}" for method in order for task in TASKS]

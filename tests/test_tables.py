@@ -5,7 +5,7 @@ import re
 import pandas as pd
 import pytest
 
-from pipeline.tables import Cell, Protocol, Table, build, csv, efficiency, escape, latex, markdown, ranks
+from pipeline.tables import Cell, Protocol, Table, build, csv, escape, latex, markdown, ranks
 
 PROTOCOL = Protocol("mini-8", "train", "test", 1600, {"a": 1600, "b": 1097}, (0, 1), True)
 TITLES = {"zeroshot": "Zero-shot", "x_1": "X & <Y>|_1", "y": "Y"}
@@ -32,9 +32,11 @@ def test_golden_latex():
     assert latex(TABLE, "s").splitlines() == [
         r"\begin{table}",
         r"\centering",
+        r"\setlength{\belowcaptionskip}{6pt}",
         r"\caption{A\_B: 5 \%}",
         r"\label{tab:s}",
-        r"\resizebox{\linewidth}{!}{%",
+        r"\setlength{\tabcolsep}{3pt}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         r"\begin{tabular}{lrr}",
         r"\toprule",
         r"Method & a & Average \\",
@@ -50,6 +52,27 @@ def test_golden_latex():
         r"\end{tabular}}",
         r"\end{table}",
     ]
+
+
+def numbers(count):
+    """A table of so many columns, ten characters each."""
+    cells = tuple(Cell(f"c{index}", "0.1", "") for index in range(count))
+    return Table("Caption", tuple(f"h{index:08}" for index in range(count)), (("S", (("row", cells),)),))
+
+
+@pytest.mark.parametrize(
+    ("count", "kind", "sizes"),
+    [(4, "table", [4]), (5, "table*", [5]), (11, "table*", [11]), (12, "table*", [6, 6]), (25, "table*", [8, 8, 9])],
+)
+def test_latex_of_wide_tables_spans_the_page_and_is_split(count, kind, sizes):
+    text = latex(numbers(count), "s")
+    assert re.findall(r"\\begin\{(table\*?)\}", text) == re.findall(r"\\end\{(table\*?)\}", text) == [kind] * len(sizes)
+    assert [len(sides) - 1 for sides in re.findall(r"\\begin\{tabular\}\{(\w+)\}", text)] == sizes
+    for pattern in (r"\bh(\d+)", r"\bc(\d+)"):
+        assert [int(index) for index in re.findall(pattern, text)] == list(range(count)), "each column once"
+    assert text.count(r"row &") == len(sizes)
+    assert text.count(r"\caption{Caption}") == text.count(r"\label{tab:s}") == 1
+    assert text.count("(continued)") == text.count(r"\addtocounter{table}{-1}") == len(sizes) - 1
 
 
 def test_golden_csv():
@@ -136,19 +159,10 @@ def test_columns_of_words_are_left_aligned_and_escaped():
         "| n | −1.0 | a\\_b\\|c |",
     ]
     assert r"Task & x & why \\" in latex(table, "s")
+    assert r"\begin{tabular}{lrl}" in latex(table, "s")
 
 
 def test_escape_leaves_nothing_special():
     assert escape(r"a\b{c}_$&%#~^<>|±") == (
         r"a\textbackslash{}b\{c\}\_\$\&\%\#\textasciitilde{}\textasciicircum{}\textless{}\textgreater{}\textbar{}$\pm$"
     )
-
-
-def test_efficiency_has_a_row_per_budget_and_method():
-    index = pd.MultiIndex.from_tuples([(1, "y", 0), (1, "y", 1), (4, "y", 0)], names=["k", "method", "seed"])
-    runs = pd.DataFrame({"Average": [50.0, 52, 60], "Normalised": 1.0, "Gap closed": 2.0, "Worst task": 3.0}, index)
-    used = pd.DataFrame({"k": [1, 1, 4, 4], "method": "y", "samples": [1, 1, 4, 3]})
-    assert efficiency(runs, used).splitlines()[1:] == [
-        "1,y,1,2,51.000000,1.414214,50.000000,52.000000,1.000000,2.000000,3.000000",
-        "4,y,3,1,60.000000,,60.000000,60.000000,1.000000,2.000000,3.000000",
-    ]
