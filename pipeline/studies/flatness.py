@@ -202,6 +202,11 @@ def _only(problem: Problem, task: int) -> Problem:
     return replace(problem, **parts)
 
 
+def tail(path: Tensor, share: float) -> Tensor:
+    """The mean of the last iterates, a share of the path; never fewer than one."""
+    return path[-max(1, round(share * len(path))) :].mean(0)
+
+
 def rise(losses: Callable[[Tensor], Tensor], slope: Tensor, point: Tensor, rho: float) -> tuple[Tensor, Tensor]:
     """(losses [T] at `point`, how much each rises [T] where their sum is greatest: at RADII of rho along the slope)."""
     here, direction = losses(point), perturbation(point, slope, rho, "sam")
@@ -226,8 +231,7 @@ def measure(setting: Setting, params: Params, name: str, seed: int, split: str) 
     seen, held = (_slice(everything, part) for part in (slice(params.samples), slice(params.samples, None)))
     objective = distillation(setting.params.temperature)
     descent = descend(seen, objective, setting.schedule, seed, setting.params, variant.rule)
-    last = max(1, round(variant.averaged * len(descent.path)))
-    point = descent.path[-last:].mean(0)
+    point = tail(descent.path, variant.averaged)
     found = count(suite, merges.serve(suite, Solution(point.cpu())), split, f"flatness, {name}")
     everyone = tuple(torch.arange(len(pool), device=point.device) for pool in held.images)
     _, slope = gradient(held, objective, point, everyone)
