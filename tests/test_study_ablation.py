@@ -97,7 +97,7 @@ def scores(seeds: int = 3) -> pd.DataFrame:
 
 def context() -> Context:
     """The tiny suite, as the report would show it."""
-    params = {"rho": 0.07, "study.ablation": ablation.Params(initial_coefficient=0.3)}
+    params = {"rho": 0.07, "temperature": 2.0, "weight_decay": 0.0005, "study.ablation": {"initial_coefficient": 0.3}}
     experts = dict.fromkeys(toy.TASKS, 90.0)
     return Context("tiny", tuple(toy.TASKS), {}, 40.0, 90.0, experts, "train", "test", params, 6.5, 1)
 

@@ -170,9 +170,15 @@ def test_averaging_takes_the_last_iterates():
     assert [float(tail(path, share)) for share in (0.0, 0.1, 0.5, 1.0)] == [7, 7, 5.5, 3.5]
 
 
+@pytest.mark.parametrize(("drawn", "expected"), [(9, 6), (6, 4), (3, 2), (2, 1), (1, 0)])
+def test_a_small_pool_is_shared_in_proportion(drawn: int, expected: int):
+    assert flatness.fitted(drawn, STUDY) == expected
+
+
 def test_too_few_images_are_named_before_anything_runs(setting: Setting, tmp_path: Path):
-    with pytest.raises(TooFew, match=r"samples \+ held_out = 13 .* but cats has 12 in its train split"):
-        rows(setting, STUDY.model_copy(update={"held_out": 7}), [0], "test", Cells(tmp_path / "cells"))
+    message = r"cats has 12 images in its train split, too few to share between samples = 6 and held_out = 90"
+    with pytest.raises(TooFew, match=message):
+        rows(setting, STUDY.model_copy(update={"held_out": 90}), [0], "test", Cells(tmp_path / "cells"))
 
 
 def test_held_out_images_are_none_of_those_calibrated_on(setting: Setting, monkeypatch: pytest.MonkeyPatch):

@@ -93,7 +93,7 @@ def context() -> Context:
     titles = {"zeroshot": "Zero-shot", "individual": "Experts", "adamerging": "AdaMerging"}
     titles |= {"distillation": "Distillation", "samerging": "SAMerging"}
     experts = dict.fromkeys(toy.TASKS, 90.0)
-    params = {"study.protocol": STUDY}
+    params = {"study.protocol": STUDY.model_dump()}
     return Context("tiny", tuple(toy.TASKS), titles, 40.0, 90.0, experts, "train", "test", params, 6.5, 1)
 
 

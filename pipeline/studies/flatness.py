@@ -58,7 +58,8 @@ class Params(Parameters):
     samples: int = Field(ge=1)
     """Unlabelled images per task."""
     held_out: int = Field(ge=1)
-    """More images of the calibration pool per task, for the loss and its rise; never calibrated on."""
+    """More images of the calibration pool per task, for the loss and its rise; never calibrated on. A smaller pool is
+    shared between the two in the same proportion."""
     periods: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)]
     """SAM at every n-th step only."""
     averaged: float = Field(gt=0, le=1)
@@ -228,7 +229,9 @@ def measure(setting: Setting, params: Params, name: str, seed: int, split: str) 
     suite = SuiteFolder(setting.suite)
     drawn = indices(suite, setting.split, params.samples + params.held_out, seed)
     everything, variant = problem(setting, drawn), variants(params)[name]
-    seen, held = (_slice(everything, part) for part in (slice(params.samples), slice(params.samples, None)))
+    counts = [fitted(len(pool), params) for pool in everything.images]
+    seen = _cut(everything, [slice(count) for count in counts])
+    held = _cut(everything, [slice(count, None) for count in counts])
     objective = distillation(setting.params.temperature)
     descent = descend(seen, objective, setting.schedule, seed, setting.params, variant.rule)
     point = tail(descent.path, variant.averaged)
@@ -237,15 +240,24 @@ def measure(setting: Setting, params: Params, name: str, seed: int, split: str) 
     _, slope = gradient(held, objective, point, everyone)
     measured = rise(partial(task_losses, held, objective), slope, point, setting.params.rho)
     cost = (len(descent.passes), sum(descent.passes))
+    losses, rises = (values.tolist() for values in measured)
     return {
-        task: [params.samples, *found[task], *cost, loss, worse]
-        for task, loss, worse in zip(suite.suite.task_names, *(values.tolist() for values in measured), strict=True)
+        task: [used, *found[task], *cost, loss, worse]
+        for task, used, loss, worse in zip(suite.suite.task_names, counts, losses, rises, strict=True)
     }
 
 
-def _slice(problem: Problem, part: slice) -> Problem:
+def fitted(drawn: int, params: Params) -> int:
+    """How many of a task's `drawn` images are calibrated on; the others are held out."""
+    return min(params.samples, drawn * params.samples // (params.samples + params.held_out))
+
+
+def _cut(problem: Problem, parts: Sequence[slice]) -> Problem:
     """The problem with some of every task's images."""
-    images, teachers = (tuple(pool[part] for pool in pools) for pools in (problem.images, problem.teachers))
+    images, teachers = (
+        tuple(pool[part] for pool, part in zip(pools, parts, strict=True))
+        for pools in (problem.images, problem.teachers)
+    )
     return replace(problem, images=images, teachers=teachers)
 
 
@@ -253,10 +265,12 @@ def rows(setting: Setting, params: Params, seeds: Sequence[int], split: str, cel
     """Rows of all variants and seeds, see COLUMNS; TooFew or `memory.NoRoom` before the first one starts."""
     suite, wanted = SuiteFolder(setting.suite), params.samples + params.held_out
     for task in suite.suite.task_names:
-        if (pool := len(suite.images(setting.split, task))) < wanted:
+        pool = len(suite.images(setting.split, task))
+        if not 0 < fitted(min(pool, wanted), params) < pool:
             raise TooFew(
-                f"study.flatness: samples + held_out = {wanted} images per task, but {task} has {pool} in its "
-                f"{setting.split} split; expected at most {pool}"
+                f"study.flatness: {task} has {pool} images in its {setting.split} split, too few to share between "
+                f"samples = {params.samples} and held_out = {params.held_out}; choose another calibration_split, or "
+                f"numbers closer to each other"
             )
     need = memory.calibration(suite, setting.split, wanted, device())
     todo = [(name, seed) for name in variants(params) for seed in seeds]

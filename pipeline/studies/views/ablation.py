@@ -94,7 +94,7 @@ def _difference(
 def _simple(table: pd.DataFrame, context: Context, factor: str, level: str, other: str) -> Iterator[tuple[str, str]]:
     """(combination of the other factors, effect of a level there)."""
     rest = [name for name in FACTORS if name != factor]
-    for combination, part in table.groupby(rest, sort=False):
+    for combination, part in table.groupby(rest):
         found = difference(part.groupby([factor, "seed"]).mean(), context.tasks, level, other)
         yield ", ".join(NAMES[one] for one in combination), interval(found, context.decimals + 1)
 
@@ -102,17 +102,20 @@ def _simple(table: pd.DataFrame, context: Context, factor: str, level: str, othe
 def _shared(context: Context) -> str:
     """What all combinations have in common, from the parameters that the study ran with."""
     params = context.params
-    start = getattr(params.get("study.ablation"), "initial_coefficient", None)
-    named = {"rho": "rho", "temperature": "temperature of distillation", "weight_decay": "weight decay"}
-    texts = [f"{title} {params[key]}" for key, title in named.items() if key in params]
-    return f"the same {', '.join([*texts, f'coefficients at the start ({start})'])}, learning rate and steps in each."
+    texts = (
+        f"rho {params['rho']}",
+        f"temperature of distillation {params['temperature']}",
+        f"weight decay {params['weight_decay']}",
+        f"coefficients at the start ({params['study.ablation']['initial_coefficient']})",
+    )
+    return f"the same {', '.join(texts)}, learning rate and steps in each."
 
 
 def _combinations(table: pd.DataFrame, context: Context) -> pd.DataFrame:
     """A row per combination; the one of the released code and the whole method are named."""
     means = table.mean(axis=1)
     notes = {RELEASED: "as the released code computes", FULL: "SAMerging"}
-    names = [*dict.fromkeys(table.index.droplevel("seed"))]
+    names = sorted({*table.index.droplevel("seed")}, key=lambda name: [*map([*NAMES].index, name)])
     return pd.DataFrame(
         [
             {

@@ -35,11 +35,11 @@ def view(rows: pd.DataFrame, context: Context) -> View:
     better, flatter = ({name: difference(one, tasks, name, PLAIN) for name in cost.index} for one in (table, rises))
     against = {name: difference(table, tasks, name, SAM) for name in cost.index if name not in (PLAIN, SAM)}
     seeds = count(rows.seed.nunique(), "seed")
-    radius = f" {context.params['rho']}" if "rho" in context.params else ""
     what = (
         f"{seeds}; calibrated on {rows.k.max():,} unlabelled images per task of the {context.calibration_split} split, "
         f"scored on the {context.evaluation_split} split. Rise: how much the loss on further unlabelled images of the "
-        f"{context.calibration_split} split, in nats, mean over tasks, grows within rho{radius} along its gradient. "
+        f"{context.calibration_split} split, in nats, mean over tasks, grows within rho = {context.params['rho']} "
+        "along its gradient. "
         "Passes: images sent forward and backward, in multiples of plain descent."
     )
     return View(

@@ -29,7 +29,7 @@ def view(rows: pd.DataFrame, context: Context) -> View:
         for name in methods
     }
     looks = styles({name: context.titles[name] for name in (FLOOR, CEILING, *methods)})
-    held_out = getattr(context.params.get("study.protocol"), "held_out", "other")
+    held_out = context.params["study.protocol"]["held_out"]
     split, seeds = context.evaluation_split, count(rows.seed.nunique(), "seed")
     few = ", ".join(rows[rows.samples < rows.k].task.unique())
     what = (
