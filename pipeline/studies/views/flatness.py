@@ -20,7 +20,7 @@ NAMES = {
     "smoothed": "random direction",
     "averaged": "averaged iterates",
 }
-SMALL = 4
+SMALL = 5
 """Decimals of a loss in nats."""
 Differences = Mapping[str, Difference]
 
@@ -36,11 +36,10 @@ def view(rows: pd.DataFrame, context: Context) -> View:
     against = {name: difference(table, tasks, name, SAM) for name in cost.index if name not in (PLAIN, SAM)}
     seeds = count(rows.seed.nunique(), "seed")
     what = (
-        f"{seeds}; calibrated on {rows.k.max():,} unlabelled images per task of the {context.calibration_split} split, "
+        f"{seeds}; calibrated on {rows.samples.max():,} unlabelled images per task of the {context.calibration_split} split, "
         f"scored on the {context.evaluation_split} split. Rise: how much the loss on further unlabelled images of the "
         f"{context.calibration_split} split, in nats, mean over tasks, grows within rho = {context.params['rho']} "
-        "along its gradient. "
-        "Passes: images sent forward and backward, in multiples of plain descent."
+        "along its gradient. Passes: images sent forward and backward, in multiples of plain descent."
     )
     return View(
         title="Flatness",
@@ -75,7 +74,7 @@ def view(rows: pd.DataFrame, context: Context) -> View:
 
 def title(name: str) -> str:
     """A variant as the report calls it; `every 5` is SAM at every 5th step."""
-    return NAMES.get(name, f"SAM, {name} steps")
+    return NAMES.get(name, f"SAM {name} steps")
 
 
 def _cheaper(flatter: Differences, passes: pd.Series) -> str:
