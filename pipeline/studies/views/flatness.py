@@ -36,10 +36,11 @@ def view(rows: pd.DataFrame, context: Context) -> View:
     against = {name: difference(table, tasks, name, SAM) for name in cost.index if name not in (PLAIN, SAM)}
     seeds = count(rows.seed.nunique(), "seed")
     what = (
-        f"{seeds}; calibrated on {rows.samples.max():,} unlabelled images per task of the {context.calibration_split} split, "
-        f"scored on the {context.evaluation_split} split. Rise: how much the loss on further unlabelled images of the "
-        f"{context.calibration_split} split, in nats, mean over tasks, grows within rho = {context.params['rho']} "
-        "along its gradient. Passes: images sent forward and backward, in multiples of plain descent."
+        f"{seeds}; calibrated on {rows.samples.max():,} unlabelled images per task of the {context.calibration_split} "
+        f"split, scored on the {context.evaluation_split} split. Rise: how much the loss on further unlabelled images "
+        f"of the {context.calibration_split} split, in nats, mean over tasks, grows within rho = "
+        f"{context.params['rho']} along its gradient. "
+        "Passes: images sent forward and backward, in multiples of plain descent."
     )
     return View(
         title="Flatness",
