@@ -1,0 +1,95 @@
+"""Ablation (the paper's Table 5, completed): which part of SAMerging does what.
+
+Objective x sharpness x granularity, every combination, all else equal: images, steps, learning rate, weight decay, rho
+and the coefficients at the start. Entropy and task-wise coefficients are AdaMerging's (arXiv 2310.02575), distillation
+and sharpness SAMerging's (arXiv 2512.21288). The temperature is that of distillation; entropy has none.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import product
+from typing import NamedTuple, get_args
+
+from pydantic import Field
+
+from pipeline import memory, merges
+from pipeline.calibrate import Granularity, Problem, Sharpness, descend
+from pipeline.cells import Cells
+from pipeline.evaluate import count
+from pipeline.methods import samerging
+from pipeline.objectives import distillation, entropy
+from pipeline.problem import Setting, indices, problem
+from pipeline.schema import Parameters, Schedule
+from pipeline.solution import Solution
+from pipeline.suite import SuiteFolder, device
+
+OBJECTIVES = ("entropy", "distillation")
+
+
+class Params(Parameters):
+    """What the combinations share and the methods do not."""
+
+    initial_coefficient: float = Field(ge=-2, le=2)
+    """Every coefficient at the start, whatever the objective."""
+
+
+class Variant(NamedTuple):
+    """One combination."""
+
+    objective: str
+    sharpness: Sharpness
+    granularity: Granularity
+
+    @property
+    def name(self) -> str:
+        """Tells the variant in the scores, in the column `setting`."""
+        return "/".join(self)
+
+
+def variants() -> Iterator[Variant]:
+    """Every combination, the plainest first."""
+    return map(Variant._make, product(OBJECTIVES, ("none", "sam", "asam"), reversed(get_args(Granularity))))
+
+
+def solve(
+    problem: Problem, schedule: Schedule, seed: int, params: samerging.Params, objective: str, granularity: Granularity
+) -> Solution:
+    """SAMerging with another objective or granularity; its sharpness is that of `params`."""
+    loss = {"entropy": entropy, "distillation": distillation(params.temperature)}[objective]
+    settings = params.model_dump(exclude={"temperature"})
+    return descend(problem, loss, schedule, seed, granularity=granularity, **settings)
+
+
+def score(
+    setting: Setting, objective: str, granularity: Granularity, samples: int, seed: int, split: str
+) -> dict[str, list[int]]:
+    """{task: [images used, correct, total]} of one variant on a split."""
+    suite = SuiteFolder(setting.suite)
+    drawn = indices(suite, setting.split, samples, seed)
+    solution = solve(problem(setting, drawn), setting.schedule, seed, setting.params, objective, granularity)
+    found = count(suite, merges.serve(suite, solution.cpu()), split, f"{objective}, {granularity}-wise")
+    return {task: [len(drawn[task]), *found[task]] for task in suite.suite.task_names}
+
+
+def rows(setting: Setting, samples: int, seeds: Sequence[int], split: str, cells: Cells) -> list[tuple]:
+    """Rows with the columns `pipeline.trial.SCORES`; `setting` tells all that the variants share.
+
+    Raises `memory.NoRoom` before the first one starts if not even one fits into the memory that is free.
+    """
+    suite = SuiteFolder(setting.suite)
+    need = memory.calibration(suite, setting.split, samples, device())
+    todo = [(variant, seed) for variant in variants() for seed in seeds]
+    pieces = [
+        (_with(setting, variant.sharpness), variant.objective, variant.granularity, samples, seed, split)
+        for variant, seed in todo
+    ]
+    found = cells.run(score, pieces, "ablation", need)
+    return [
+        (variant.name, samples, suite.suite.name, setting.method, task, seed, *counts[task])
+        for (variant, seed), counts in zip(todo, found, strict=True)
+        for task in suite.suite.task_names
+    ]
+
+
+def _with(setting: Setting, sharpness: Sharpness) -> Setting:
+    return replace(setting, params=setting.params.model_copy(update={"sharpness": sharpness}))

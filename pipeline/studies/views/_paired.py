@@ -1,0 +1,51 @@
+"""Paired differences in words and in tables: what every view of scores needs."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from pipeline import scores
+from pipeline.scores import Difference
+
+
+def accuracies(rows: pd.DataFrame, columns: Sequence[str], tasks: Sequence[str]) -> pd.DataFrame:
+    """Accuracy in per cent: a row per (*columns, seed), a column per task; ScoresError unless every run is whole."""
+    named = rows.assign(method=rows[list(columns)].astype(str).agg(" ".join, axis=1))
+    scores.check(named, tasks)
+    measured = rows.assign(accuracy=100 * rows.correct / rows.total)
+    return measured.pivot(index=[*columns, "seed"], columns="task", values="accuracy")[list(tasks)]
+
+
+def excludes_zero(found: Difference) -> bool:
+    """Whether the 95 % interval lies on one side of zero."""
+    return found.low > 0 or found.high < 0
+
+
+def interval(found: Difference, decimals: int) -> str:
+    """`+0.12 [-0.03, +0.27]`."""
+    return f"{found.mean:+.{decimals}f} [{found.low:+.{decimals}f}, {found.high:+.{decimals}f}]"
+
+
+def said(found: Difference, decimals: int, unit: str = " points") -> str:
+    """`+0.12 points [-0.03, +0.27], which includes zero`."""
+    verb = "excludes" if excludes_zero(found) else "includes"
+    number, edges = interval(found, decimals).split(" ", 1)
+    return f"{number}{unit} {edges}, which {verb} zero"
+
+
+def spread(values: pd.Series, decimals: int) -> str:
+    """`87.5 ± 0.1`: mean and sample standard deviation; the mean alone if there is one value."""
+    return f"{values.mean():.{decimals}f}" + (f" ± {values.std():.{decimals}f}" if len(values) > 1 else "")
+
+
+def count(number: int, thing: str) -> str:
+    """`3 seeds`, `1 seed`."""
+    return f"{number} {thing}{'s' * (number != 1)}"
+
+
+def basis(found: Difference) -> str:
+    """What the intervals of a view are, in one sentence."""
+    return (
+        f"Intervals are of 95 %: a bootstrap of the paired differences over {count(found.seeds, 'seed')} and "
+        f"{count(found.tasks, 'task')}, not adjusted for their number; they are rough."
+    )

@@ -1,0 +1,171 @@
+"""The ablation in the report (the paper's Table 5, completed): what each part of SAMerging adds."""
+
+from collections.abc import Iterator, Mapping
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from pipeline.figures import COLOURS, MARKERS, STYLE
+from pipeline.scores import Difference, difference
+from pipeline.studies.views import Context, View
+from pipeline.studies.views._paired import accuracies, basis, count, interval, said, spread
+
+FACTORS = ("objective", "sharpness", "granularity")
+NAMES = {
+    "entropy": "entropy",
+    "distillation": "distillation",
+    "none": "no sharpness",
+    "sam": "SAM",
+    "asam": "ASAM",
+    "task": "task-wise",
+    "layer": "layer-wise",
+}
+EFFECTS = (
+    ("objective", "distillation", "entropy"),
+    ("sharpness", "sam", "none"),
+    ("sharpness", "asam", "none"),
+    ("granularity", "layer", "task"),
+)
+"""(factor, level, against which other)."""
+RELEASED = ("distillation", "none", "layer")
+FULL = ("distillation", "sam", "layer")
+
+
+def view(rows: pd.DataFrame, context: Context) -> View:
+    """`rows`: the study's scores; their settings are `objective/sharpness/granularity`."""
+    parts = rows.setting.str.split("/", expand=True).set_axis(list(FACTORS), axis=1)
+    table, decimals = accuracies(rows.join(parts), FACTORS, context.tasks), context.decimals + 1
+    main = {effect: _difference(table, context, *effect) for effect in EFFECTS}
+    seeds = count(rows.seed.nunique(), "seed")
+    shared = (
+        f"{seeds}; {rows.k.max():,} unlabelled images per task of the {context.calibration_split} split at most, "
+        f"scored on the {context.evaluation_split} split; {_shared(context)}"
+    )
+    released = _difference(table.xs("layer", level="granularity"), context, "sharpness", "sam", "none", "distillation")
+    return View(
+        title="Ablation",
+        question=(
+            "Which part of SAMerging does what? Every combination of objective, sharpness and granularity of the "
+            "coefficients, all else equal."
+        ),
+        said=(
+            *(
+                f"{_capital(NAMES[level])} instead of {NAMES[other]}, mean over all combinations of the other factors: "
+                f"{said(found, decimals)} (n = {count(found.seeds, 'seed')})."
+                for (_, level, other), found in main.items()
+            ),
+            f"{_name(RELEASED)} is what the released configuration effectively computes: its SAM never merges again "
+            f"between the two passes, so that its coefficients equal, bit for bit, those without sharpness. It has "
+            f"{spread(table.loc[RELEASED].mean(axis=1), context.decimals)} %; working SAM changes that by "
+            f"{said(released, decimals)} (n = {count(released.seeds, 'seed')}).",
+            basis(released),
+        ),
+        figures={
+            "ablation": (
+                _figure(table, context.width),
+                f"Average accuracy over {count(len(context.tasks), 'task')} of every combination: a small dot per "
+                f"seed, a large one at their mean; {shared}",
+            )
+        },
+        tables={
+            "combinations": (
+                _combinations(table, context),
+                f"Average accuracy in %, mean ± sample standard deviation over {shared}",
+            ),
+            "effects": (
+                _effects(table, main, context),
+                f"Points of average accuracy that a level adds to another, with 95 % interval: over all combinations "
+                f"of the other factors, and in each of them; paired over {shared}",
+            ),
+        },
+    )
+
+
+def _difference(
+    table: pd.DataFrame, context: Context, factor: str, level: str, other: str, objective: str | None = None
+) -> Difference:
+    """A level minus another of a factor, per seed over the mean of the other factors, or for one objective."""
+    chosen = table if objective is None else table.xs(objective, level="objective")
+    return difference(chosen.groupby([factor, "seed"]).mean(), context.tasks, level, other)
+
+
+def _simple(table: pd.DataFrame, context: Context, factor: str, level: str, other: str) -> Iterator[tuple[str, str]]:
+    """(combination of the other factors, effect of a level there)."""
+    rest = [name for name in FACTORS if name != factor]
+    for combination, part in table.groupby(rest):
+        found = difference(part.groupby([factor, "seed"]).mean(), context.tasks, level, other)
+        yield ", ".join(NAMES[one] for one in combination), interval(found, context.decimals + 1)
+
+
+def _shared(context: Context) -> str:
+    """What all combinations have in common, from the parameters that the study ran with."""
+    params = context.params
+    texts = (
+        f"rho {params['rho']}",
+        f"temperature of distillation {params['temperature']}",
+        f"weight decay {params['weight_decay']}",
+        f"coefficients at the start ({params['study.ablation']['initial_coefficient']})",
+    )
+    return f"the same {', '.join(texts)}, learning rate and steps in each."
+
+
+def _combinations(table: pd.DataFrame, context: Context) -> pd.DataFrame:
+    """A row per combination; the one of the released code and the whole method are named."""
+    means = table.mean(axis=1)
+    notes = {RELEASED: "as the released code computes", FULL: "SAMerging"}
+    names = sorted({*table.index.droplevel("seed")}, key=lambda name: [*map([*NAMES].index, name)])
+    return pd.DataFrame(
+        [
+            {
+                **{factor.capitalize(): NAMES[one] for factor, one in zip(FACTORS, name, strict=True)},
+                "Average": spread(means.loc[name], context.decimals),
+                "Worst task": spread(table.loc[name].min(axis=1), context.decimals),
+                "": notes.get(name, ""),
+            }
+            for name in names
+        ]
+    )
+
+
+def _effects(table: pd.DataFrame, main: Mapping[tuple[str, str, str], Difference], context: Context) -> pd.DataFrame:
+    rows = []
+    for effect, found in main.items():
+        title = f"{NAMES[effect[1]]} minus {NAMES[effect[2]]}"
+        rows.append((title, "all", interval(found, context.decimals + 1)))
+        rows += [(title, *one) for one in _simple(table, context, *effect)]
+    return pd.DataFrame(rows, columns=["Effect", "Where", "Points"])
+
+
+def _name(combination: tuple[str, ...]) -> str:
+    return _capital(" + ".join(NAMES[one] for one in combination))
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+@mpl.rc_context(STYLE)
+def _figure(table: pd.DataFrame, width: float) -> Figure:
+    """A panel per granularity, sharpness along it, a line per objective."""
+    figure, means = Figure((width, 0.45 * width), layout="constrained"), table.mean(axis=1)
+    order = [name for name in ("none", "sam", "asam") if name in table.index.unique("sharpness")]
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, granularity in zip(panels, ("task", "layer"), strict=True):
+        for index, objective in enumerate(("entropy", "distillation")):
+            found = means.xs((objective, granularity), level=("objective", "granularity"))
+            look = {"color": COLOURS[index], "marker": MARKERS[index]}
+            places = np.arange(len(order))
+            for place, name in enumerate(order):
+                axes.plot([place] * len(found[name]), found[name], linestyle="", alpha=0.5, markersize=2.5, **look)
+            middle = found.groupby("sharpness").mean()[order]
+            axes.plot(places, middle, label=NAMES[objective], **look)
+            for place, value in zip(places, middle, strict=True):
+                axes.annotate(f"{value:.1f}", (place, value), (0, 5), textcoords="offset points", ha="center")
+        axes.set(title=f"{NAMES[granularity]} coefficients", xlim=(-0.4, len(order) - 0.6))
+        axes.set_xticks(range(len(order)), [NAMES[name] for name in order])
+        axes.grid(axis="y", alpha=0.3, linewidth=0.5)
+    panels[0].set_ylabel("average accuracy (%)")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    return figure

@@ -1,0 +1,135 @@
+"""The ablation: its corners are the methods, its effects are those put in, and it runs on a small suite."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from pipeline import calibrate, store
+from pipeline.calibrate import Problem
+from pipeline.cells import Cells
+from pipeline.methods import adamerging, adamerging_taskwise, distillation, samerging
+from pipeline.problem import Setting
+from pipeline.schema import Schedule
+from pipeline.studies import ablation
+from pipeline.studies.ablation import rows, solve, variants
+from pipeline.studies.views import Context
+from pipeline.studies.views.ablation import view
+from pipeline.teach import teach
+from pipeline.trial import SCORES
+from tests import toy
+
+PARAMS = samerging.Params(rho=0.3, initial_coefficient=0.3)
+PLAIN = PARAMS.model_copy(update={"sharpness": "none"})
+SCHEDULE = Schedule(lr=0.05, steps=4, batch_size=4)
+START = {"initial_coefficient": 0.3, "weight_decay": PARAMS.weight_decay}
+
+
+def test_every_combination_comes_once():
+    found = [*variants()]
+    assert len({*found}) == len(found) == 2 * 3 * 2
+    assert found[0] == ("entropy", "none", "task")
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "own", "objective", "granularity"),
+    [
+        (adamerging, adamerging.Params(**START), PLAIN, "entropy", "layer"),
+        (adamerging_taskwise, adamerging_taskwise.Params(**START), PLAIN, "entropy", "task"),
+        (distillation, distillation.Params(**START), PLAIN, "distillation", "layer"),
+        (samerging, PARAMS, PARAMS, "distillation", "layer"),
+    ],
+)
+def test_the_corners_are_the_methods_bit_for_bit(problem: Problem, method, params, own, objective, granularity):
+    expected = method.calibrate(problem, SCHEDULE, 1, params)
+    found = solve(problem, SCHEDULE, 1, own, objective, granularity)
+    assert torch.equal(found.coefficients, expected.coefficients)
+
+
+def test_all_combinations_end_in_different_places(problem: Problem):
+    ends = {
+        variant.name: solve(
+            problem,
+            SCHEDULE,
+            0,
+            PARAMS.model_copy(update={"sharpness": variant.sharpness}),
+            variant.objective,
+            variant.granularity,
+        ).coefficients
+        for variant in variants()
+    }
+    assert len({tuple(end.flatten().tolist()) for end in ends.values()}) == len(ends)
+    for name, end in ends.items():
+        assert bool((end == end[:, :1]).all()) == name.endswith("task")
+
+
+@pytest.mark.parametrize("objective", ablation.OBJECTIVES)
+def test_sharpness_without_merging_again_is_none(problem: Problem, objective: str, monkeypatch: pytest.MonkeyPatch):
+    """What the view says of the released code: a second pass at the first one's weights changes nothing."""
+    plain = solve(problem, SCHEDULE, 0, PLAIN, objective, "layer")
+    real = calibrate.sharp_gradient
+
+    def merged_once(function, point, rho, sharpness):
+        first = function(point)
+        return real(lambda _: first, point, rho, sharpness)
+
+    monkeypatch.setattr(calibrate, "sharp_gradient", merged_once)
+    assert torch.equal(solve(problem, SCHEDULE, 0, PARAMS, objective, "layer").coefficients, plain.coefficients)
+
+
+def scores(seeds: int = 3) -> pd.DataFrame:
+    """Scores in which distillation is worth 10 points, layers 4, and SAM 2 with distillation alone."""
+    rng = np.random.default_rng(0)
+    noise = {(seed, task): int(rng.integers(-20, 20)) for seed in range(seeds) for task in toy.TASKS}
+    found = []
+    for variant in variants():
+        gain = 100 * (variant.objective == "distillation") + 40 * (variant.granularity == "layer")
+        gain += 20 * (variant.sharpness == "sam" and variant.objective == "distillation")
+        found += [
+            (variant.name, 8, "tiny", "samerging", task, seed, 8, 600 + gain + noise[seed, task], 1000)
+            for seed in range(seeds)
+            for task in toy.TASKS
+        ]
+    return pd.DataFrame(found, columns=SCORES)
+
+
+def context() -> Context:
+    """The tiny suite, as the report would show it."""
+    params = {"rho": 0.07, "temperature": 2.0, "weight_decay": 0.0005, "study.ablation": {"initial_coefficient": 0.3}}
+    experts = dict.fromkeys(toy.TASKS, 90.0)
+    return Context("tiny", tuple(toy.TASKS), {}, 40.0, 90.0, experts, "train", "test", params, 6.5, 1)
+
+
+def test_the_view_tells_the_effects_that_were_put_in():
+    shown = view(scores(), context())
+    effects = shown.tables["effects"][0].set_index(["Effect", "Where"])["Points"]
+    assert effects["distillation minus entropy", "all"] == "+10.67 [+10.67, +10.67]"
+    assert effects["layer-wise minus task-wise", "all"] == "+4.00 [+4.00, +4.00]"
+    assert effects["SAM minus no sharpness", "all"] == "+1.00 [+1.00, +1.00]"
+    assert effects["SAM minus no sharpness", "distillation, layer-wise"] == "+2.00 [+2.00, +2.00]"
+    assert effects["SAM minus no sharpness", "entropy, layer-wise"] == "+0.00 [+0.00, +0.00]"
+    assert len(effects) == (1 + 6) + 2 * (1 + 4) + (1 + 6)
+    assert "which excludes zero (n = 3 seeds)" in shown.said[0]
+    assert "working SAM changes that by +2.00 points [+2.00, +2.00], which excludes zero" in shown.said[4]
+    combinations = shown.tables["combinations"][0]
+    released = combinations[combinations[""] == "as the released code computes"]
+    assert released[["Objective", "Sharpness", "Granularity"]].to_numpy().tolist() == [
+        ["distillation", "no sharpness", "layer-wise"]
+    ]
+    assert "rho 0.07" in shown.figures["ablation"][1]
+
+
+def test_the_study_gives_a_row_per_combination_seed_and_task(pristine_suite: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("SAMERGING_WORKERS", "1")
+    for task in toy.TASKS:
+        store.write_array(tmp_path / "teachers" / f"{task}.npy", teach(pristine_suite, task, "train").numpy())
+    schedule = Schedule(lr=0.05, steps=2, batch_size=2)
+    setting = Setting(pristine_suite, tmp_path / "teachers", "samerging", PARAMS, schedule, "train", "float32")
+    found = pd.DataFrame(rows(setting, 4, [3], "test", Cells(tmp_path / "cells")), columns=SCORES)
+    assert len(found) == 12 * len(toy.TASKS)
+    assert found.setting.nunique() == 12
+    assert (found.total == toy.SIZES["test"]).all()
+    assert (found.samples == 4).all()
+    assert view(found, context()).said
