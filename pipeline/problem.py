@@ -34,6 +34,12 @@ class Setting:
     split: str
     """Where calibration images come from."""
     precision: Precision
+    tasks: tuple[str, ...] | None = None
+    """Merge the experts of these tasks only; by default of all."""
+
+    def folder(self) -> SuiteFolder:
+        """The suite, opened."""
+        return SuiteFolder(self.suite, self.tasks)
 
 
 def indices(suite: SuiteFolder, split: str, samples: int, seed: int) -> dict[str, Tensor]:
@@ -43,7 +49,7 @@ def indices(suite: SuiteFolder, split: str, samples: int, seed: int) -> dict[str
 
 def problem(setting: Setting, chosen: dict[str, Tensor]) -> Problem:
     """The calibration problem of one draw, on the device."""
-    suite, target = SuiteFolder(setting.suite), device()
+    suite, target = setting.folder(), device()
     tasks, heads = suite.suite.task_names, suite.heads()
     taught = {task: store.read_array(setting.teachers / f"{task}.npy") for task in tasks}
     pools = {task: suite.images(setting.split, task)[chosen[task].numpy()] for task in tasks}
@@ -62,7 +68,7 @@ def problem(setting: Setting, chosen: dict[str, Tensor]) -> Problem:
 
 def calibrate(setting: Setting, samples: int, seed: int) -> Solution:
     """One calibration of a method: one draw of `samples` images per task, one seed."""
-    drawn = indices(SuiteFolder(setting.suite), setting.split, samples, seed)
+    drawn = indices(setting.folder(), setting.split, samples, seed)
     return methods.load(setting.method).calibrate(problem(setting, drawn), setting.schedule, seed, setting.params).cpu()
 
 
@@ -71,7 +77,7 @@ def calibrate_seeds(setting: Setting, samples: Sequence[int], seeds: Sequence[in
 
     Raises `memory.NoRoom` before the first one starts if not even one fits into the memory that is free.
     """
-    suite = SuiteFolder(setting.suite)
+    suite = setting.folder()
     need = memory.calibration(suite, setting.split, max(samples), device())
     runs = [(setting, k, seed) for k in samples for seed in seeds]
     found = cells.run(calibrate, runs, setting.method, need, SOLUTION)

@@ -7,7 +7,7 @@ from pipeline import memory, merges
 from pipeline.cells import Cells
 from pipeline.evaluate import HEADER, count
 from pipeline.problem import Setting, calibrate, indices
-from pipeline.suite import SuiteFolder, device
+from pipeline.suite import device
 
 SCORES = ("setting", "k", *HEADER)
 
@@ -25,7 +25,7 @@ class Trial(NamedTuple):
 
 def score(setting: Setting, samples: int, seed: int, split: str) -> dict[str, list[int]]:
     """{task: [images used, correct, total]} of one calibration on a split."""
-    suite = SuiteFolder(setting.suite)
+    suite = setting.folder()
     drawn = indices(suite, setting.split, samples, seed)
     found = count(suite, merges.serve(suite, calibrate(setting, samples, seed)), split, setting.method)
     return {task: [len(drawn[task]), *found[task]] for task in suite.suite.task_names}
@@ -38,7 +38,7 @@ def scores(trials: Iterable[Trial], split: str, title: str, cells: Cells) -> lis
     """
     todo = [*trials]
     first = todo[0].setting
-    suite = SuiteFolder(first.suite)
+    suite = first.folder()
     need = memory.calibration(suite, first.split, max(trial.samples for trial in todo), device())
     found = cells.run(score, [(*trial[1:], split) for trial in todo], title, need)
     return [
