@@ -1,6 +1,6 @@
 """Counting correct answers: integers, so that a reader can recompute every figure. No batch is ever skipped."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +25,20 @@ def correct(folder: Path, artefact: Path, index: int, split: str) -> dict[str, t
 
 def count(suite: SuiteFolder, models: Iterable[Served], split: str, title: str) -> dict[str, tuple[int, int]]:
     """{task: (correct, total)} of the models that serve the tasks; `title` names them in an error."""
+    return tally(models, lambda task: (suite.images(split, task), suite.labels(split, task)), title)
+
+
+def tally(
+    models: Iterable[Served], shown: Callable[[str], tuple[np.ndarray, np.ndarray]], title: str
+) -> dict[str, tuple[int, int]]:
+    """`count` on any images: `shown` gives a task's images uint8 [N, H, W, 3] and labels int64 [N]."""
     target, counts = device(), {}
     for model in models:
         weights = to_device(model.weights, target)
         for task in model.tasks:
-            labels = torch.from_numpy(np.array(suite.labels(split, task))).to(target)
-            features = encode(model.encoder, weights, suite.images(split, task), target)
+            images, truth = shown(task)
+            labels = torch.from_numpy(np.array(truth)).to(target)
+            features = encode(model.encoder, weights, images, target)
             logits = features @ model.heads[task].to(target).T
             if not bool(torch.isfinite(logits).all()):
                 raise BenchmarkError(f"{title}: the merged model's logits on {task} are not finite; nothing was scored")

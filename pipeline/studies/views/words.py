@@ -1,0 +1,66 @@
+"""What the views of studies share: methods side by side in the same runs, and differences in words."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from pipeline.scores import Difference, difference
+
+ZERO = "0"
+"""A method whose every value is zero: the difference from it is a mean with its interval."""
+
+
+def percentages(rows: pd.DataFrame) -> pd.DataFrame:
+    """Scores with `accuracy` in per cent, and -1 for the seed of a method without randomness."""
+    return rows.assign(seed=rows.seed.fillna(-1).astype("int64"), accuracy=100 * rows.correct / rows.total)
+
+
+def side_by_side(values: pd.DataFrame, column: str, value: str) -> pd.DataFrame:
+    """Means of `value`, a row per method and seed, a column per `column`, as `pipeline.scores.difference` reads them.
+
+    Methods without randomness are repeated for every seed of the others; ZERO is added.
+    """
+    wide = values.pivot_table(value, ["method", "seed"], column)
+    seeds = sorted({seed for _, seed in wide.index if seed >= 0}) or [-1]
+    runs = {
+        (method, seed): wide.loc[method].iloc[0] if -1 in wide.loc[method].index else wide.loc[method, seed]
+        for method in wide.index.unique("method")
+        for seed in seeds
+    }
+    runs |= {(ZERO, seed): pd.Series(0.0, wide.columns) for seed in seeds}
+    found = pd.DataFrame(runs, wide.columns).T
+    found.index.names = ["method", "seed"]
+    return found
+
+
+def compare(table: pd.DataFrame, method: str, other: str) -> Difference:
+    """`method` minus `other` in a table of `side_by_side`, over its columns; one seed if neither has randomness."""
+    pair = table.loc[[method, other]]
+    if (pair.groupby("method").nunique() == 1).all(axis=None):
+        pair = pair.groupby("method").head(1)
+    return difference(pair, [*table], method, other)
+
+
+def counted(number: int, thing: str) -> str:
+    """'1 seed', '3 seeds', '1,200 images'."""
+    return f"{number:,} {thing}{'s' * (number != 1)}"
+
+
+def differs(found: Difference, decimals: int, things: str = "task") -> str:
+    """The difference in points with its interval, its n, and whether the interval excludes zero; `things`: columns."""
+    verdict = "excludes zero" if found.low > 0 or found.high < 0 else "includes zero"
+    return (
+        f"{found.mean:+.{decimals}f} points, 95 % interval [{found.low:+.{decimals}f}, {found.high:+.{decimals}f}], "
+        f"which {verdict} (n = {counted(found.seeds, 'seed')} x {counted(found.tasks, things)})"
+    )
+
+
+def estimated(found: Difference, decimals: int, sign: str = "") -> str:
+    """The mean and its interval; `sign` "+" for differences."""
+    low, high = f"{found.low:{sign}.{decimals}f}", f"{found.high:{sign}.{decimals}f}"
+    return f"{found.mean:{sign}.{decimals}f} [{low}, {high}]"
+
+
+def listed(parts: Sequence[str]) -> str:
+    """'a, b and c'."""
+    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
