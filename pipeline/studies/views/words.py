@@ -16,29 +16,23 @@ def percentages(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def side_by_side(values: pd.DataFrame, column: str, value: str) -> pd.DataFrame:
-    """Means of `value`, a row per method and seed, a column per `column`, as `pipeline.scores.difference` reads them.
-
-    Methods without randomness are repeated for every seed of the others; ZERO is added.
-    """
+    """Means of `value`: a row per method and seed (-1: no randomness), ZERO among them; a column per `column`."""
     wide = values.pivot_table(value, ["method", "seed"], column)
-    seeds = sorted({seed for _, seed in wide.index if seed >= 0}) or [-1]
-    runs = {
-        (method, seed): wide.loc[method].iloc[0] if -1 in wide.loc[method].index else wide.loc[method, seed]
-        for method in wide.index.unique("method")
-        for seed in seeds
-    }
-    runs |= {(ZERO, seed): pd.Series(0.0, wide.columns) for seed in seeds}
-    found = pd.DataFrame(runs, wide.columns).T
-    found.index.names = ["method", "seed"]
-    return found
+    zero = pd.DataFrame(0.0, pd.MultiIndex.from_tuples([(ZERO, -1)], names=wide.index.names), wide.columns)
+    return pd.concat([wide, zero])
 
 
 def compare(table: pd.DataFrame, method: str, other: str) -> Difference:
-    """`method` minus `other` in a table of `side_by_side`, over its columns; one seed if neither has randomness."""
-    pair = table.loc[[method, other]]
-    if (pair.groupby("method").nunique() == 1).all(axis=None):
-        pair = pair.groupby("method").head(1)
-    return difference(pair, [*table], method, other)
+    """`method` minus `other` in a table of `side_by_side`, over its columns.
+
+    What has no randomness is the same beside every seed of the other; a pair without any has one seed.
+    """
+    pair = {name: table.loc[name] for name in (method, other)}
+    seeds = sorted({seed for rows in pair.values() for seed in rows.index if seed >= 0}) or [-1]
+    beside = {
+        name: rows.loc[[-1] * len(seeds)].set_axis(seeds) if -1 in rows.index else rows for name, rows in pair.items()
+    }
+    return difference(pd.concat(beside), [*table], method, other)
 
 
 def counted(number: int, thing: str) -> str:
