@@ -14,6 +14,7 @@ A suite is a set of tasks on one backbone; a method edits the task vectors, pick
     rescale      a merge's scale, chosen without labels       surgery     adapters on top of a merge
     refine       what those two share                         teach       teacher logits
     evaluate     counting correct answers                     costs       bytes and operations at inference
+    corruptions  images blurred, noisy or compressed
     study        data efficiency                              diagnostics/  measures known before merging
     preview      images for the contact sheet                 hub         files of public repositories, verified
     results -> scores, anchors -> tables, figures, heatmaps, verdict, references -> page, report
