@@ -14,7 +14,7 @@ A suite is a set of tasks on one backbone; a method edits the task vectors, pick
     rescale      a merge's scale, chosen without labels       surgery     adapters on top of a merge
     refine       what those two share                         teach       teacher logits
     evaluate     asking merges, counting right answers        answers     the artefact of an evaluation
-    costs        bytes and operations at inference
+    costs        bytes and operations at inference            corruptions  images blurred, noisy or compressed
     studies/     why a method wins, one file per study        trial       one calibration, scored
     paired       differences from counts alone                diagnostics/  measures known before merging
     preview      images for the contact sheet                 hub         files of public repositories, verified

@@ -3,7 +3,7 @@
 No batch is ever skipped.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -19,26 +19,34 @@ from pipeline.suite import SuiteFolder, device, to_device
 
 HEADER = ("suite", "method", "task", "seed", "samples", "correct", "total")
 Row = tuple[str, str, str, int | None, int, int, int]
+Shown = Callable[[str], tuple[np.ndarray, np.ndarray]]
+"""task -> images uint8 [n, H, W, 3] and their labels [n]."""
 
 
 def answer(folder: Path, artefact: Path, index: int, split: str) -> Answers:
     """What the `index`-th seed of a merge answers on a split; predicted classes are [1, n]."""
     suite = SuiteFolder(folder)
-    return replies(suite, merges.models(suite, artefact, index), split, str(artefact))
+    return replies(merges.models(suite, artefact, index), on(suite, split), str(artefact))
 
 
-def replies(suite: SuiteFolder, models: Iterable[Served], split: str, title: str) -> Answers:
-    """What the models that serve the tasks answer; `title` names them in an error."""
-    target, predicted = device(), {}
+def on(suite: SuiteFolder, split: str) -> Shown:
+    """The images and labels of a split."""
+    return lambda task: (suite.images(split, task), suite.labels(split, task))
+
+
+def replies(models: Iterable[Served], shown: Shown, title: str) -> Answers:
+    """What the models that serve the tasks answer to the images that are `shown`; `title` names them in an error."""
+    target, predicted, labels = device(), {}, {}
     for model in models:
         weights = to_device(model.weights, target)
         for task in model.tasks:
-            features = encode(model.encoder, weights, suite.images(split, task), target)
+            images, truth = shown(task)
+            labels[task] = truth.astype(np.int16)
+            features = encode(model.encoder, weights, images, target)
             logits = features @ model.heads[task].to(target).T
             if not bool(torch.isfinite(logits).all()):
                 raise BenchmarkError(f"{title}: the merged model's logits on {task} are not finite; nothing was scored")
             predicted[task] = logits.argmax(1)[None].to(torch.int16).cpu().numpy()
-    labels = {task: suite.labels(split, task).astype(np.int16) for task in suite.suite.task_names}
     return Answers(predicted, labels)
 
 

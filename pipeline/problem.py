@@ -34,6 +34,12 @@ class Setting:
     split: str
     """Where calibration images come from."""
     precision: Precision
+    tasks: tuple[str, ...] | None = None
+    """Merge the experts of these tasks only; by default of all."""
+
+    def folder(self) -> SuiteFolder:
+        """The suite, opened."""
+        return SuiteFolder(self.suite, self.tasks)
 
 
 def indices(suite: SuiteFolder, split: str, samples: int, seed: int) -> dict[str, Tensor]:
@@ -43,7 +49,7 @@ def indices(suite: SuiteFolder, split: str, samples: int, seed: int) -> dict[str
 
 def problem(setting: Setting, chosen: dict[str, Tensor]) -> Problem:
     """The calibration problem of one draw, on the device."""
-    suite, target = SuiteFolder(setting.suite), device()
+    suite, target = setting.folder(), device()
     tasks, heads = suite.suite.task_names, suite.heads()
     taught = {task: store.read_array(setting.teachers / f"{task}.npy") for task in tasks}
     pools = {task: suite.images(setting.split, task)[chosen[task].numpy()] for task in tasks}
@@ -70,7 +76,7 @@ def seen(setting: Setting, samples: int) -> int:
 
 def calibrate(setting: Setting, samples: int, seed: int) -> Solution:
     """One calibration of a method: one draw of as many images per task as it looks at, one seed."""
-    drawn = indices(SuiteFolder(setting.suite), setting.split, seen(setting, samples), seed)
+    drawn = indices(setting.folder(), setting.split, seen(setting, samples), seed)
     return methods.load(setting.method).calibrate(problem(setting, drawn), setting.schedule, seed, setting.params).cpu()
 
 
@@ -78,8 +84,7 @@ def need(setting: Setting, samples: int) -> int:
     """Bytes that one calibration takes; raises `memory.NoRoom` if that is more than is free."""
     footprint = getattr(methods.load(setting.method), "FOOTPRINT", Footprint())
     batch = getattr(setting.params, "batch_size", setting.schedule.batch_size)
-    suite = SuiteFolder(setting.suite)
-    return memory.calibration(suite, setting.split, seen(setting, samples), batch, device(), footprint)
+    return memory.calibration(setting.folder(), setting.split, seen(setting, samples), batch, device(), footprint)
 
 
 def calibrate_seeds(setting: Setting, samples: int, seeds: Sequence[int], cells: Cells) -> Merges:
@@ -88,7 +93,7 @@ def calibrate_seeds(setting: Setting, samples: int, seeds: Sequence[int], cells:
     Images that it does not look at do not count as used. Raises `memory.NoRoom` before the first run starts if not
     even one fits into the memory that is free.
     """
-    suite = SuiteFolder(setting.suite)
+    suite = setting.folder()
     runs = [(setting, samples, seed) for seed in seeds]
     found = cells.run(calibrate, runs, setting.method, need(setting, samples), SOLUTION)
     draws = [indices(suite, setting.split, seen(setting, samples), seed) for seed in seeds]

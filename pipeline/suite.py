@@ -12,7 +12,7 @@ reading the payload, so that a broken folder is named before any work starts.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,6 +67,12 @@ class Suite(BaseModel):
         """The image encoder, see `pipeline.tower`."""
         return Tower(self.model, self.mean, self.std)
 
+    def only(self, tasks: Collection[str]) -> "Suite":
+        """The suite of these of its tasks, in its own order; SuiteError if one is not there."""
+        if unknown := sorted({*tasks} - {*self.task_names}):
+            raise SuiteError(f"{self.name}: no task {unknown[0]!r}; expected some of {', '.join(self.task_names)}")
+        return self.model_copy(update={"tasks": tuple(task for task in self.tasks if task.name in tasks)})
+
     def save(self, folder: Path) -> None:
         """Write suite.json; the other files are written by the family that prepares the suite."""
         store.write_json(folder / "suite.json", self.model_dump(mode="json"))
@@ -75,8 +81,11 @@ class Suite(BaseModel):
 class SuiteFolder:
     """A suite on disk: `suite` and lazy access to its tensors and images."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open and check the folder; SuiteError or StoreError names the first file that is wrong."""
+    def __init__(self, folder: Path, only: Collection[str] | None = None) -> None:
+        """Open and check the folder; SuiteError or StoreError names the first file that is wrong.
+
+        `only`: see no more than these tasks, in the suite's order.
+        """
         self.folder = folder
         try:
             self.suite = Suite.model_validate(store.read_json(folder / "suite.json"))
@@ -84,6 +93,8 @@ class SuiteFolder:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             raise SuiteError(f"{folder / 'suite.json'}: {where}: {first['msg']}; prepare the suite again") from error
+        if only is not None:
+            self.suite = self.suite.only(only)
         self._check()
 
     def base(self) -> store.TensorFile:

@@ -5,9 +5,8 @@ from typing import NamedTuple
 
 from pipeline import merges
 from pipeline.cells import Cells
-from pipeline.evaluate import HEADER, replies
+from pipeline.evaluate import HEADER, on, replies
 from pipeline.problem import Setting, calibrate, indices, need, seen
-from pipeline.suite import SuiteFolder
 
 SCORES = ("setting", "k", *HEADER)
 
@@ -25,10 +24,10 @@ class Trial(NamedTuple):
 
 def score(setting: Setting, samples: int, seed: int, split: str) -> dict[str, list[int]]:
     """{task: [images used, correct, total]} of one calibration on a split."""
-    suite = SuiteFolder(setting.suite)
+    suite = setting.folder()
     drawn = indices(suite, setting.split, seen(setting, samples), seed)
     served = merges.serve(suite, calibrate(setting, samples, seed))
-    found = replies(suite, served, split, setting.method).counts(0)
+    found = replies(served, on(suite, split), setting.method).counts(0)
     return {task: [len(drawn[task]), *found[task]] for task in suite.suite.task_names}
 
 
@@ -40,7 +39,7 @@ def scores(trials: Iterable[Trial], split: str, title: str, cells: Cells) -> lis
     todo = [*trials]
     most = max(need(trial.setting, trial.samples) for trial in todo)
     found = cells.run(score, [(*trial[1:], split) for trial in todo], title, most)
-    suite = SuiteFolder(todo[0].setting.suite)
+    suite = todo[0].setting.folder()
     return [
         (trial.name, trial.samples, suite.suite.name, trial.setting.method, task, trial.seed, *counts[task])
         for trial, counts in zip(todo, found, strict=True)

@@ -15,7 +15,7 @@ from pydantic import Field
 from pipeline import memory, merges
 from pipeline.calibrate import Granularity, Problem, Sharpness, descend
 from pipeline.cells import Cells
-from pipeline.evaluate import count
+from pipeline.evaluate import on, replies
 from pipeline.methods import samerging
 from pipeline.objectives import distillation, entropy
 from pipeline.problem import Setting, indices, problem
@@ -67,7 +67,7 @@ def score(
     suite = SuiteFolder(setting.suite)
     drawn = indices(suite, setting.split, samples, seed)
     solution = solve(problem(setting, drawn), setting.schedule, seed, setting.params, objective, granularity)
-    found = count(suite, merges.serve(suite, solution.cpu()), split, f"{objective}, {granularity}-wise")
+    found = replies(merges.serve(suite, solution.cpu()), on(suite, split), f"{objective}, {granularity}-wise").counts(0)
     return {task: [len(drawn[task]), *found[task]] for task in suite.suite.task_names}
 
 

@@ -35,7 +35,7 @@ from pipeline.calibrate import (
 from pipeline.cells import Cells
 from pipeline.draws import generator
 from pipeline.errors import BenchmarkError
-from pipeline.evaluate import count
+from pipeline.evaluate import on, replies
 from pipeline.methods import samerging
 from pipeline.objectives import Objective, distillation
 from pipeline.problem import Setting, indices, problem
@@ -235,7 +235,7 @@ def measure(setting: Setting, params: Params, name: str, seed: int, split: str) 
     objective = distillation(setting.params.temperature)
     descent = descend(seen, objective, setting.schedule, seed, setting.params, variant.rule)
     point = tail(descent.path, variant.averaged)
-    found = count(suite, merges.serve(suite, Solution(point.cpu())), split, f"flatness, {name}")
+    found = replies(merges.serve(suite, Solution(point.cpu())), on(suite, split), f"flatness, {name}").counts(0)
     everyone = tuple(torch.arange(len(pool), device=point.device) for pool in held.images)
     _, slope = gradient(held, objective, point, everyone)
     measured = rise(partial(task_losses, held, objective), slope, point, setting.params.rho)

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from pipeline.figures import COLOURS, MARKERS, STYLE
-from pipeline.scores import Difference, difference
+from pipeline.paired import Difference, difference
 from pipeline.studies.views import Context, View
 from pipeline.studies.views._paired import accuracies, basis, count, interval, said, spread
 

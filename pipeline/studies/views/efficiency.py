@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.figures import STYLE, Style, styles
-from pipeline.scores import CEILING, FLOOR, MAIN, TWIN, Difference, difference
+from pipeline.paired import Difference, difference
+from pipeline.scores import CEILING, FLOOR, MAIN, TWIN
 from pipeline.studies.views import Context, View
 from pipeline.studies.views._paired import accuracies, basis, count, excludes_zero, interval, said, spread
 

@@ -8,7 +8,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from pipeline.figures import STYLE, Style, styles
-from pipeline.scores import CEILING, FLOOR, Difference, difference
+from pipeline.paired import Difference, difference
+from pipeline.scores import CEILING, FLOOR
 from pipeline.studies.views import Context, View
 from pipeline.studies.views._paired import accuracies, basis, count, excludes_zero, interval, said, spread
 

@@ -1,0 +1,153 @@
+"""Robustness: every merge on the same corrupted images, and what is said of the drops."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from pydantic import ValidationError
+
+from pipeline import evaluate, merges, methods
+from pipeline.cells import Cells
+from pipeline.corruptions import CORRUPTIONS, corrupt
+from pipeline.draws import draw, generator
+from pipeline.figures import render
+from pipeline.stage import Job
+from pipeline.studies.robustness import COLUMNS, Params, measure
+from pipeline.studies.views import Context
+from pipeline.studies.views.robustness import TITLES, view
+from pipeline.suite import SuiteFolder
+from stages.studies import robustness as stage
+
+GRID = Params(corruptions=["contrast", "gaussian_noise"], severities=[1, 5], images=100, seed=0)
+
+
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Milliseconds of work need no pool of processes."""
+    monkeypatch.setenv("SAMERGING_WORKERS", "1")
+
+
+@pytest.fixture
+def artefacts(pristine_suite: Path, tmp_path: Path) -> list[Path]:
+    """Merges of the tiny suite of every form: coefficients of one model and of T, a delta."""
+    suite, folders = SuiteFolder(pristine_suite), []
+    for name in ("zeroshot", "individual", "ties"):
+        method = methods.load(name)
+        found = merges.data_free(method, suite.vectors(), method.Params(), suite.suite.task_names)
+        folders.append(tmp_path / "merges" / name)
+        merges.save(found, folders[-1])
+    return folders
+
+
+@pytest.fixture
+def cells(tmp_path: Path) -> Cells:
+    """A folder for cells."""
+    return Cells(tmp_path / "cells")
+
+
+def test_clean_images_score_as_evaluation_does(pristine_suite, artefacts, cells):
+    grid = GRID.model_copy(update={"corruptions": ["contrast"], "severities": [1]})
+    rows = measure(pristine_suite, artefacts, "test", grid, cells)
+    expected = [row for path in artefacts for row in evaluate.rows(pristine_suite, path.name, [path], "test", "x")]
+    assert [row[2:] for row in rows if row[:2] == ("clean", 0)] == expected
+
+
+def test_corrupted_counts_by_hand(pristine_suite, artefacts, cells):
+    suite = SuiteFolder(pristine_suite)
+    params = GRID.model_copy(update={"images": 4})
+    rows = measure(pristine_suite, artefacts[:1], "test", params, cells)
+    found = {row[4]: row[-2:] for row in rows if row[:2] == ("gaussian_noise", 5)}
+    for task in suite.suite.task_names:
+        chosen = draw(7, 4, 0, task).numpy()
+        rng = np.random.default_rng(generator(0, "gaussian_noise", 5, task).initial_seed())
+        images = corrupt(suite.images("test", task)[chosen], "gaussian_noise", 5, rng)
+        with torch.no_grad():
+            features = suite.suite.encoder()(dict(suite.base()), torch.from_numpy(images))
+        answers = (features @ suite.heads()[task].T).argmax(1).numpy()
+        assert found[task] == ((answers == suite.labels("test", task)[chosen]).sum(), 4)
+
+
+def test_a_case_does_not_depend_on_the_others(pristine_suite, artefacts, cells, tmp_path):
+    alone = GRID.model_copy(update={"corruptions": ["gaussian_noise"], "severities": [5]})
+    rows = measure(pristine_suite, artefacts[::2], "test", GRID, cells)
+    found = measure(pristine_suite, artefacts[::2], "test", alone, Cells(tmp_path / "others"))
+    assert found == [row for row in rows if row[:2] in {("clean", 0), ("gaussian_noise", 5)}]
+
+
+def test_the_stage_writes_a_row_per_case_method_and_task(pristine_suite, artefacts, cells, tmp_path):
+    folders = [shutil.copytree(artefacts[0], tmp_path / "all" / name) for name in stage.METHODS]
+    output = tmp_path / "robustness.csv"
+    grid = GRID.model_copy(update={"corruptions": ["jpeg"], "severities": [3]})
+    stage.run(
+        Job({}, {"evaluation_split": "test", "study.robustness": grid}, (pristine_suite, *folders), (output,), cells)
+    )
+    frame = pd.read_csv(output)
+    assert tuple(frame) == COLUMNS
+    assert [*dict.fromkeys(frame.method)] == [*stage.METHODS]
+    assert len(frame) == 2 * len(stage.METHODS) * 3
+    assert (frame.groupby("task").total.nunique() == 1).all()
+
+
+@pytest.mark.parametrize("wrong", [{"corruptions": ["fog"]}, {"severities": [6]}, {"severities": []}, {"images": 0}])
+def test_what_is_no_corruption_is_refused(wrong):
+    with pytest.raises(ValidationError):
+        Params(**(GRID.model_dump() | wrong))
+
+
+def scores(gain, tasks=("a", "b"), seeds=(0, 1)):
+    """Experts lose 10 points, merges 20; SAMerging leads distillation by `gain` on corrupted images only."""
+    rows = []
+    levels = {"zeroshot": (40, 30), "individual": (90, 80), "average": (70, 50), "distillation": (80, 60)}
+    levels["samerging"] = (80, 60 + gain)
+    for case in (("clean", 0), ("contrast", 1), ("contrast", 5), ("jpeg", 1), ("jpeg", 5)):
+        for name, correct in levels.items():
+            for seed in seeds if name in {"distillation", "samerging"} else (None,):
+                for task in tasks:
+                    rows.append((*case, "s", name, task, seed, 0, correct[case[0] != "clean"], 100))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def context(width=6.5):
+    titles = {"zeroshot": "Zero-shot", "individual": "Experts", "average": "Average", "distillation": "Distillation"}
+    titles["samerging"] = "SAMerging"
+    return Context("s", ("a", "b"), titles, 40.0, 90.0, {"a": 90.0, "b": 90.0}, "train", "test", {}, width, 1)
+
+
+@pytest.mark.parametrize(("gain", "verdict"), [(3, "excludes zero"), (0, "includes zero")])
+def test_the_view_says_what_sharpness_saves(gain, verdict):
+    said = " ".join(view(scores(gain), context()).said)
+    assert f"SAMerging minus Distillation on corrupted images: {gain:+.2f} points" in said
+    assert (
+        f"What sharpness saves of the drop: {gain:+.2f} points, 95 % interval [{gain:+.2f}, {gain:+.2f}], which "
+        in said
+    )
+    assert f"{verdict} (n = 2 seeds x 2 tasks)" in said.split("saves of the drop")[1]
+    assert f"{2 * (gain > 0)} of 2 exclude zero" in said
+
+
+def test_the_table_has_means_over_severities_and_the_drop():
+    ((table, caption),) = view(scores(3), context()).tables.values()
+    table = table.set_index("Method")
+    assert table.loc["SAMerging", ["Clean", "Contrast", "JPEG", "Corrupted", "Drop"]].tolist() == [
+        "80.0", "63.0", "63.0", "63.0", "17.0"
+    ]  # fmt: skip
+    assert table.loc["Experts", "Drop"] == "10.0"
+    assert "severities 1, 5" in caption
+    assert "200 images of 2 tasks of the test split; 2 seeds" in caption
+
+
+def test_the_figure_has_a_panel_per_corruption_and_the_same_bytes_again():
+    ((figure, _),) = view(scores(3), context()).figures.values()
+    panels = [axes for axes in figure.axes if axes.axison]
+    assert [axes.get_title() for axes in panels] == ["Contrast", "JPEG"]
+    line = next(line for line in panels[0].lines if line.get_label() == "SAMerging")
+    assert line.get_xydata().tolist() == [[0, 80], [1, 63], [5, 63]]
+    again = view(scores(3), context()).figures["robustness"][0]
+    assert render(figure, "svg", "x", 100) == render(again, "svg", "x", 100)
+
+
+def test_every_corruption_has_a_title():
+    assert [*TITLES] == [*CORRUPTIONS]

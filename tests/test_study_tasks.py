@@ -1,0 +1,218 @@
+"""Number of tasks: which subsets, that a merge of a subset sees no other task, and what is said of it."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import methods, store
+from pipeline.cells import Cells
+from pipeline.evaluate import count
+from pipeline.extras import Served
+from pipeline.figures import render
+from pipeline.methods import samerging
+from pipeline.problem import Setting, calibrate
+from pipeline.schema import Schedule
+from pipeline.stage import Job
+from pipeline.studies.tasks import COLUMNS, Params, calibrated, data_free, subsets
+from pipeline.studies.views import Context
+from pipeline.studies.views.tasks import view
+from pipeline.suite import SuiteError, SuiteFolder
+from stages.studies import tasks as stage
+
+GRID = Params(sizes=[2, 4, 6, 9], subsets=4, left_out=2, seed=0, seeds=[0, 1])
+SCHEDULE = Schedule(lr=0.01, steps=2, batch_size=2)
+TASKS = tuple("abcdefgh")
+
+
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Milliseconds of work need no pool of processes."""
+    monkeypatch.setenv("SAMERGING_WORKERS", "1")
+
+
+@pytest.fixture
+def teachers(pristine_suite: Path, tmp_path: Path) -> Path:
+    """Random teachers for every task."""
+    for task in SuiteFolder(pristine_suite).suite.tasks:
+        logits = np.random.default_rng(len(task.classes)).normal(size=(12, len(task.classes))).astype(np.float32)
+        store.write_array(tmp_path / "teachers" / f"{task.name}.npy", logits)
+    return tmp_path / "teachers"
+
+
+def setting(folder: Path, teachers: Path, tasks: tuple[str, ...] | None = None) -> Setting:
+    """A setting of SAMerging."""
+    return Setting(folder, teachers, "samerging", samerging.Params(), SCHEDULE, "train", "float32", tasks)
+
+
+def test_every_task_is_in_as_many_subsets_of_a_size_as_any_other():
+    found = subsets(TASKS, GRID)
+    assert [len(subset) for subset in found] == [2] * 4 + [4] * 4 + [6] * 4 + [8]
+    assert len({*found}) == len(found)
+    assert found[-1] == TASKS
+    for size in (2, 4, 6):
+        members = [task for subset in found if len(subset) == size for task in subset]
+        assert {members.count(task) for task in TASKS} == {4 * size // 8}
+    assert all([*subset] == sorted(subset) for subset in found)
+
+
+def test_subsets_depend_on_their_seed_alone():
+    assert subsets(TASKS, GRID) == subsets(TASKS, GRID)
+    assert subsets(TASKS, GRID) != subsets(TASKS, GRID.model_copy(update={"seed": 1}))
+
+
+@given(st.integers(1, 4), st.integers(2, 6), st.integers(0, 5))
+def test_folds_leave_every_task_out_once(left_out, folds, seed):
+    tasks = tuple(map(str, range(left_out * folds)))
+    found = subsets(tasks, Params(sizes=[], subsets=1, left_out=left_out, seed=seed, seeds=[0]))
+    out = [task for subset in found for task in tasks if task not in subset]
+    assert sorted(out) == (sorted(tasks) if len(tasks) - left_out >= 2 else [])
+
+
+@given(st.integers(2, 20), st.integers(1, 30), st.integers(1, 5), st.lists(st.integers(2, 20), max_size=5))
+def test_subsets_are_distinct_and_leave_out_every_task(total, number, left_out, sizes):
+    tasks = tuple(map(str, range(total)))
+    found = subsets(tasks, Params(sizes=sizes, subsets=number, left_out=left_out, seed=0, seeds=[0]))
+    assert len({*found}) == len(found)
+    if total - left_out >= 2:
+        folds = [subset for subset in found if len(subset) == total - left_out]
+        assert all(any(task not in fold for fold in folds) for task in tasks)
+
+
+def test_a_suite_of_no_such_task_is_refused(pristine_suite):
+    with pytest.raises(SuiteError, match=r"tiny: no task 'birds'; expected some of cats, dogs, fish"):
+        SuiteFolder(pristine_suite, ("cats", "birds"))
+
+
+def test_a_part_of_a_suite_keeps_its_order(pristine_suite):
+    part = SuiteFolder(pristine_suite, ("fish", "cats"))
+    assert part.suite.task_names == ("cats", "fish")
+    assert part.vectors().task_names == ("cats", "fish")
+    first = part.suite.groups[0]
+    assert torch.equal(part.vectors()[first], SuiteFolder(pristine_suite).vectors()[first][[0, 2]])
+
+
+def test_an_average_of_a_subset_by_hand_scores_every_task(pristine_suite):
+    suite = SuiteFolder(pristine_suite)
+    vectors, base = suite.vectors(torch.float64), dict(suite.base())
+    middle = {name: (base[name] + vectors[name][:2].mean(0)).float() for name in vectors}
+    served = Served(suite.suite.encoder(), base | middle, suite.heads(), suite.suite.task_names)
+    expected = count(suite, [served], "train", "x")
+    found = data_free(pristine_suite, "average", methods.load("average").Params(), ("cats", "dogs"), "train")
+    assert found == {task: [0, *expected[task]] for task in ("cats", "dogs", "fish")}
+
+
+def test_a_calibration_of_a_subset_is_that_of_a_suite_without_the_others(pristine_suite, teachers, tmp_path):
+    chosen = ("cats", "fish")
+    smaller = shutil.copytree(pristine_suite, tmp_path / "smaller")
+    SuiteFolder(smaller).suite.only(chosen).save(smaller)
+    (smaller / "experts" / "dogs.safetensors").unlink()
+    (teachers / "dogs.npy").rename(teachers / "kept.npy")
+    part = calibrate(setting(pristine_suite, teachers, chosen), 6, 0)
+    assert part.coefficients.shape[0] == 2
+    assert torch.equal(part.coefficients, calibrate(setting(smaller, teachers), 6, 0).coefficients)
+
+
+def test_images_used_are_those_of_the_merged_tasks(pristine_suite, teachers):
+    found = calibrated(setting(pristine_suite, teachers, ("cats", "fish")), 6, 0, "test")
+    assert {task: counts[0] for task, counts in found.items()} == {"cats": 6, "dogs": 0, "fish": 6}
+    assert {counts[2] for counts in found.values()} == {7}
+
+
+def test_the_stage_merges_and_scores_every_subset(pristine_suite, teachers, tmp_path, at_root):
+    output, grid = tmp_path / "tasks.csv", GRID.model_copy(update={"sizes": [2], "subsets": 1, "seeds": [0]})
+    keys = {key: methods.load(key.partition(".")[2]).Params() for key in (*stage.FREE, *stage.BASELINES)}
+    keys |= samerging.Params().model_dump()
+    keys |= {"schedule.{suite}": SCHEDULE, "calibration_split": "train", "precision": "float32"}
+    keys |= {"study.tasks": grid, "samples_per_task": 6, "evaluation_split": "test"}
+    stage.run(Job({}, keys, (pristine_suite, teachers), (output,), Cells(tmp_path / "cells")))
+    frame = pd.read_csv(output)
+    assert tuple(frame) == COLUMNS
+    assert not frame.duplicated(["subset", "method", "task", "seed"]).any()
+    assert frame.groupby("method").subset.nunique().to_dict() == {
+        **dict.fromkeys(("zeroshot", "individual"), 1),
+        **dict.fromkeys(("average", "task_arithmetic", "ties", "tsv_m", "adamerging", "distillation", "samerging"), 2),
+    }
+    assert (
+        frame.merged == [task in subset.split("+") for task, subset in zip(frame.task, frame.subset, strict=True)]
+    ).all()
+    assert (frame["size"] == frame.subset.str.count(r"\+") + 1).all()
+    whole = calibrated(setting(pristine_suite, teachers), 6, 0, "test")
+    own = frame[(frame.method == "samerging") & (frame["size"] == 3)].set_index("task")
+    assert own[["samples", "correct", "total"]].T.to_dict("list") == whole
+
+
+def scores(inside=(90, 80), outside=50):
+    """Two folds of two of four tasks, and all four; SAMerging leads distillation by 4 points; zero-shot has 40."""
+    folds, whole, rows = ("a+b", "c+d"), "a+b+c+d", []
+    rows += [
+        (whole, 4, 1, "s", name, t, None, 0, n, 100)
+        for name, n in (("zeroshot", 40), ("individual", 100))
+        for t in "abcd"
+    ]
+    for subset in (*folds, whole):
+        for name, lead in {
+            "average": -10,
+            "task_arithmetic": -20,
+            "ties": -20,
+            "tsv_m": -20,
+            "distillation": -4,
+            "samerging": 0,
+        }.items():
+            for seed in (0, 1) if name in {"distillation", "samerging"} else (None,):
+                for task in "abcd":
+                    merged = task in subset
+                    correct = (inside[subset == whole] if merged else outside) + lead
+                    rows.append((subset, subset.count("+") + 1, int(merged), "s", name, task, seed, 0, correct, 100))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def context():
+    names = ("zeroshot", "individual", "average", "task_arithmetic", "ties", "tsv_m", "distillation", "samerging")
+    return Context(
+        "s", tuple("abcd"), {name: name.upper() for name in names}, 40.0, 100.0, {}, "train", "test", {}, 6.5, 1
+    )
+
+
+def test_the_view_says_what_more_tasks_cost_and_what_the_others_gain():
+    said = " ".join(view(scores(), context()).said)
+    assert "from 2 tasks (n = 2 subsets) to 4 (n = 1 subset; 2 seeds" in said
+    assert "SAMERGING 90.0 → 80.0" in said
+    assert "With 2 tasks SAMERGING minus DISTILLATION +4.00 points" in said
+    assert (
+        "minus AVERAGE +10.00 points, 95 % interval [+10.00, +10.00], which excludes zero (n = 2 seeds x 2 subsets)"
+        in said
+    )
+    assert "merges of 2 tasks against zero-shot: AVERAGE +0.00 points" in said
+    assert (
+        "SAMERGING +10.00 points, 95 % interval [+10.00, +10.00], which excludes zero (n = 2 seeds x 4 tasks)" in said
+    )
+
+
+def test_accuracy_is_normalised_by_each_tasks_expert():
+    frame = scores()
+    frame.loc[(frame.method == "individual") & (frame.task == "a"), "correct"] = 50
+    ((table, _),) = view(frame, context()).tables.values()
+    row = table.set_index("Method").loc["SAMERGING"]
+    assert row["4 tasks"] == f"{(80 / 0.5 + 3 * 80) / 4:.1f}"
+    assert row["Left out"] == "+10.0 [+10.0, +10.0]"
+
+
+def test_the_figure_shows_both_and_has_the_same_bytes_again():
+    figure, caption = view(scores(), context()).figures["tasks"]
+    assert "subsets of each size: 2: 2, 4: 1" in caption
+    assert [[*axes.get_xticks()] for axes in figure.axes] == [[2, 4], [2]]
+    again = view(scores(), context()).figures["tasks"][0]
+    assert render(figure, "svg", "x", 100) == render(again, "svg", "x", 100)
+
+
+def test_a_study_of_the_whole_suite_alone_has_a_view():
+    frame = scores()
+    found = view(frame[frame["size"] == 4], context())
+    assert "Left out" not in found.tables["tasks"][0]
+    assert render(found.figures["tasks"][0], "svg", "x", 100)
