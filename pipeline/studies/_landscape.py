@@ -1,4 +1,4 @@
-"""What the landscape study computes: losses at mixtures of solutions, rises around one, its Hessian; a plane's geometry.
+"""What the landscape study computes: losses at mixtures of solutions, rises around one, its Hessian; and planes.
 
 Functions of paths and numbers, as cells need them. See `pipeline.studies.landscape`.
 """
@@ -108,7 +108,7 @@ def mixtures(
 
 
 def rises(place: Place, end: End, space: str, radii: Sequence[float], steps: int, count: int) -> list[list[object]]:
-    """[direction, radius, loss per task] around a solution: the worst that ascent finds, the mean of `count` random ones.
+    """[direction, radius, loss per task] around a solution: worst, found by ascent; random, a mean of `count`.
 
     `space`: "coefficients", or "weights": all merged tensors as one vector. Radius 0 is the solution.
     """

@@ -10,7 +10,7 @@ sum over tasks and is kept per task, so that differences between methods have in
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, NamedTuple, get_args
 
 import torch
 from pydantic import Field
@@ -27,17 +27,23 @@ HELD_OUT = "validation"
 Method = Literal["task_arithmetic", "adamerging", "distillation", "samerging"]
 METHODS: tuple[str, ...] = get_args(Method)
 """Methods whose merge is given by coefficients."""
+REACH = (-0.5, 1.5)
+"""Of segments, and of the axes of planes of task vectors: beyond both ends, at 0 and 1."""
 SPACES = ("coefficients", "weights")
 Radii = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
 
-PLANES = ("plane", "seed", "x", "y", "task", "loss", "correct", "total")
+PLANES = ("kind", "plane", "seed", "x", "y", "task", "loss", "correct", "total")
 POINTS = ("plane", "point", "x", "y")
-SEGMENTS = ("segment", "seed", "share", "task", "loss", "correct", "total")
+SEGMENTS = ("first", "second", "seed", "share", "task", "loss", "correct", "total")
 SOLUTIONS = ("method", "seed", "split", "task", "loss", "correct", "total")
 RISES = ("method", "seed", "space", "direction", "radius", "task", "loss")
 """direction: worst (found by ascent) or random (mean over directions); loss is that at the radius, 0 the solution."""
 CURVATURE = ("method", "seed", "measure", "task", "value")
 """measure: eigenvalue, trace (both sum to the whole over tasks), or error: the trace's standard error, task empty."""
+
+
+Runs = Mapping[str, Sequence[tuple[End, int]]]
+Rows = list[tuple[object, ...]]
 
 
 class Params(Parameters):
@@ -69,7 +75,7 @@ class Params(Parameters):
 def landscape(
     folder: Path, artefacts: Mapping[str, Path], seeds: Sequence[int], split: str, temperature: float, params: Params,
     cells: Cells,
-) -> dict[str, tuple[tuple[str, ...], list[tuple[object, ...]]]]:  # fmt: skip
+) -> dict[str, tuple[tuple[str, ...], Rows]]:  # fmt: skip
     """{name of the table: (its columns, its rows)}; `split`: where calibration images came from."""
     tasks = SuiteFolder(folder).suite.task_names
     wrong = [pair for pair in params.tasks if len({*pair}) < 2 or not all(0 <= index < len(tasks) for index in pair)]
@@ -91,53 +97,64 @@ def landscape(
     }
 
 
-Runs = Mapping[str, Sequence[tuple[End, int]]]
-Rows = list[tuple[object, ...]]
+class Row(NamedTuple):
+    """A row of a plane's grid."""
+
+    kind: str
+    plane: str
+    xs: Sequence[float]
+    y: float
+    ends: tuple[End, End]
+    mixed: tuple[tuple[float, float], ...]
+    """Shares of the two ends at every x."""
+    tasks: tuple[int, ...]
 
 
 def _planes(place: Place, runs: Runs, tasks: Sequence[str], params: Params, cells: Cells) -> tuple[Rows, Rows]:
-    whole, todo, named, marks = tuple(range(len(tasks))), [], [], []
-    for pair in params.pairs:
-        ends = tuple(runs[name][0][0] for name in pair)
-        first, second = (solution(end.artefact, end.index).coefficients.double() for end in ends)
-        corners = coordinates(first, second, pair)
-        across, up = axes(corners, params.points)
-        name = "-".join(pair)
-        marks += [(name, one, *map(_text, at)) for one, at in zip(("", *pair), corners.tolist(), strict=True)]
-        for y in up:
-            mixed = shares(corners, torch.tensor([(x, y) for x in across]))
-            todo.append((place, ends, tuple(map(tuple, mixed.tolist())), whole))
-            named.append((name, across, y))
-    line = torch.linspace(-0.5, 1.5, params.points).tolist()
-    for pair in params.tasks:
-        name = "-".join(tasks[index] for index in pair)
-        marks += [(name, point, x, y) for point, x, y in (("", 0, 0), (tasks[pair[0]], 1, 0), (tasks[pair[1]], 0, 1))]
-        for y in line:
-            ends = tuple(End(None, index) for index in pair)
-            todo.append((place, ends, tuple((x, y) for x in line), tuple(pair)))
-            named.append((name, line, y))
-    rows = [
-        (name, place.seed, _text(x), _text(y), tasks[task], *_measured(measured))
-        for (name, across, y), (*_, used), found in zip(
-            named, todo, cells.run(mixtures, todo, "landscape: planes"), strict=True
-        )
-        for x, each in zip(across, found, strict=True)
-        for task, measured in zip(used, each, strict=True)
+    parts = [_of_solutions(pair, runs, len(tasks), params.points) for pair in params.pairs]
+    parts += [_of_tasks(pair, tasks, params.points) for pair in params.tasks]
+    todo = [row for rows, _ in parts for row in rows]
+    pieces = [(place, row.ends, row.mixed, row.tasks) for row in todo]
+    found = [
+        (row.kind, row.plane, place.seed, _text(x), _text(row.y), tasks[task], *_measured(measured))
+        for row, answers in zip(todo, cells.run(mixtures, pieces, "landscape: planes"), strict=True)
+        for x, each in zip(row.xs, answers, strict=True)
+        for task, measured in zip(row.tasks, each, strict=True)
     ]
-    return rows, marks
+    return found, [mark for _, marks in parts for mark in marks]
+
+
+def _of_solutions(pair: Sequence[str], runs: Runs, tasks: int, points: int) -> tuple[list[Row], Rows]:
+    """The grid through the pre-trained model and the first runs of two methods, and the points that span it."""
+    ends, name = tuple(runs[method][0][0] for method in pair), "-".join(pair)
+    corners = coordinates(*(solution(end.artefact, end.index).coefficients for end in ends), pair)
+    xs, ys = axes(corners, points)
+    grid = [(y, shares(corners, torch.tensor([(x, y) for x in xs])).tolist()) for y in ys]
+    whole = tuple(range(tasks))
+    rows = [Row("solutions", name, xs, y, ends, tuple(map(tuple, mixed)), whole) for y, mixed in grid]
+    return rows, [(name, one, *map(_text, at)) for one, at in zip(("", *pair), corners.tolist(), strict=True)]
+
+
+def _of_tasks(pair: Sequence[int], tasks: Sequence[str], points: int) -> tuple[list[Row], Rows]:
+    """The grid of theta_0 + a tau_i + b tau_j, a and b on both axes."""
+    names, line = [tasks[index] for index in pair], torch.linspace(*REACH, points).tolist()
+    name, ends = "-".join(names), tuple(End(None, index) for index in pair)
+    rows = [Row("tasks", name, line, y, ends, tuple((x, y) for x in line), tuple(pair)) for y in line]
+    return rows, [(name, one, *at) for one, at in zip(("", *names), ((0, 0), (1, 0), (0, 1)), strict=True)]
 
 
 def _segments(place: Place, runs: Runs, tasks: Sequence[str], params: Params, cells: Cells) -> Rows:
-    line, whole = torch.linspace(-0.5, 1.5, params.points).tolist(), tuple(range(len(tasks)))
+    line, whole = torch.linspace(*REACH, params.points).tolist(), tuple(range(len(tasks)))
     todo = [
-        ("-".join(pair), place._replace(seed=seed), (first, second))
+        (pair, seed, (first, second))
         for pair in params.pairs
         for (first, seed), (second, _) in zip(*(runs[name] for name in pair), strict=True)
     ]
-    pieces = [(at, ends, tuple((1 - share, share) for share in line), whole) for _, at, ends in todo]
+    mixed = tuple((1 - share, share) for share in line)
+    pieces = [(place._replace(seed=seed), ends, mixed, whole) for _, seed, ends in todo]
     return [
-        (name, at.seed, _text(share), task, *_measured(measured))
-        for (name, at, _), found in zip(todo, cells.run(mixtures, pieces, "landscape: segments"), strict=True)
+        (*pair, seed, _text(share), task, *_measured(measured))
+        for (pair, seed, _), found in zip(todo, cells.run(mixtures, pieces, "landscape: segments"), strict=True)
         for share, each in zip(line, found, strict=True)
         for task, measured in zip(tasks, each, strict=True)
     ]
@@ -145,9 +162,8 @@ def _segments(place: Place, runs: Runs, tasks: Sequence[str], params: Params, ce
 
 def _solutions(place: Place, runs: Runs, split: str, tasks: Sequence[str], cells: Cells) -> Rows:
     whole = tuple(range(len(tasks)))
-    todo = [
-        (name, end, seed, one) for name in runs for end, seed in runs[name] for one in dict.fromkeys((split, HELD_OUT))
-    ]
+    splits = dict.fromkeys((split, HELD_OUT))
+    todo = [(name, end, seed, one) for name, end, seed in _around(runs) for one in splits]
     pieces = [(place._replace(split=one, seed=seed), (end,), ((1.0,),), whole) for _, end, seed, one in todo]
     return [
         (name, seed, one, task, *_measured(measured))
