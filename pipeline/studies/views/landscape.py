@@ -61,7 +61,7 @@ def view(rows: Mapping[str, pd.DataFrame], context: Context) -> View:
         "planes": (
             heat(planes, points, shared, context, context.width),
             f"Mean KL divergence from the experts (left, logarithmic colours) and mean accuracy (right) on the plane "
-            f"of coefficients through the pre-trained model (λ = 0) and two solutions; axes are Euclidean distances of λ. "
+            f"of coefficients through the pre-trained model (λ = 0) and two solutions; axes: Euclidean distances. "
             f"On {images}; {first}.",
         ),
         "vectors": (
@@ -77,7 +77,7 @@ def view(rows: Mapping[str, pd.DataFrame], context: Context) -> View:
         "rises": (
             radii(rise(rows["rises"]), looks, context.width),
             f"Rise of the summed KL divergence within a radius of each solution: the worst point that projected "
-            f"gradient ascent finds, and the mean over random directions at that distance; mean, and the least to the greatest "
+            f"gradient ascent finds, and the mean over random directions there; mean, and the least to the greatest "
             f"over {few}. On {_held(rows)} images, {_seen(rows, context)}; falls are not drawn.",
         ),
     }  # fmt: skip
