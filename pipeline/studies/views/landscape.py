@@ -78,7 +78,7 @@ def view(rows: Mapping[str, pd.DataFrame], context: Context) -> View:
             radii(rise(rows["rises"]), looks, context.width),
             f"Rise of the summed KL divergence within a radius of each solution: the worst point that projected "
             f"gradient ascent finds, and the mean over random directions there; mean, and the least to the greatest "
-            f"over {few}. On {_held(rows)} images, {_seen(rows, context)}; falls are not drawn.",
+            f"over {few}. On {_held(rows)} images, {_seen(rows, context)}.",
         ),
     }  # fmt: skip
     return View(
@@ -231,9 +231,9 @@ def lines(segments: pd.DataFrame, context: Context, width: float) -> Figure:
 
 @mpl.rc_context(STYLE)
 def radii(risen: pd.DataFrame, looks: Mapping[str, Style], width: float) -> Figure:
-    """A panel per space and direction: rise of the loss against the radius, a line per method."""
+    """A panel per space and direction: rise of the loss against the radius, a line per method; scales differ."""
     figure = Figure((width, 4.4), layout="constrained")
-    panels = figure.subplots(2, 2, sharex="col", sharey="row")
+    panels = figure.subplots(2, 2, sharex="col")
     sums = risen.groupby(["direction", "space", "method", "radius", "seed"]).rise.sum()
     methods = [name for name in looks if name in set(risen.method)]
     for row, direction in enumerate(("worst", "random")):
@@ -241,7 +241,7 @@ def radii(risen: pd.DataFrame, looks: Mapping[str, Style], width: float) -> Figu
             axes = panels[row, column]
             for name in methods:
                 found = sums.loc[direction, space, name].groupby("radius").agg(["mean", "min", "max"])
-                found, look = found.where(found > 0), looks[name]
+                look = looks[name]
                 axes.fill_between(found.index, found["min"], found["max"], color=look.colour, alpha=0.2, linewidth=0)
                 axes.plot(
                     found.index,
@@ -251,7 +251,7 @@ def radii(risen: pd.DataFrame, looks: Mapping[str, Style], width: float) -> Figu
                     linestyle=look.line,
                     label=look.title,
                 )
-            axes.set(xscale="log", yscale="log")
+            axes.set(xscale="log", yscale="log" if direction == "worst" else "linear")
             ticks = found.index.to_numpy()
             axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             axes.xaxis.minorticks_off()

@@ -52,10 +52,9 @@ def view(rows: pd.DataFrame, context: Context) -> View:
     measured, looks = brittleness(runs), styles(context.titles)
     learned = runs[runs.knob != "scale"]
     seeds = learned.seed.nunique()
-    protocol = (
-        f"average accuracy over {len(context.tasks)} tasks of the {context.evaluation_split} split; calibrated on "
-        f"{context.calibration_split} images, {seeds} seed{'s' * (seeds != 1)}"
-    )
+    scored = f"average accuracy over {len(context.tasks)} tasks of the {context.evaluation_split} split"
+    count = f"{seeds} seed{'s' * (seeds != 1)}"
+    protocol = f"{scored}; calibrated methods: on {context.calibration_split} images, {count}"
     figures = {
         "knobs": (
             curves(learned, looks, context.width),
@@ -64,8 +63,8 @@ def view(rows: pd.DataFrame, context: Context) -> View:
         ),
         "scale": (
             curves(runs[runs.knob == "scale"], looks, context.width),
-            f"The merged delta of data-free methods times a factor (dotted: the published scale): {protocol}; methods "
-            f"that draw: mean, and the least to the greatest over their own seeds.",
+            f"The merged delta of data-free methods times a factor (dotted: the scale of params.yaml): {scored}; "
+            f"methods that draw: mean, and the least to the greatest over their own seeds; the others ran once.",
         ),
         "brittleness": (
             ranges(measured, looks, context.width),
@@ -122,7 +121,10 @@ def _ranges(measured: pd.DataFrame, context: Context) -> list[str]:
 @mpl.rc_context(STYLE)
 def curves(runs: pd.DataFrame, looks: Mapping[str, Style], width: float) -> Figure:
     """A panel per knob: average accuracy against its value, a line per method; dotted at each published value."""
-    knobs, methods = list(dict.fromkeys(runs.knob)), [name for name in looks if name in set(runs.method)]
+    knobs, methods = (
+        [knob for knob in TITLES if knob in set(runs.knob)],
+        [name for name in looks if name in set(runs.method)],
+    )
     columns = min(3, len(knobs))
     lines = -(-len(knobs) // columns)
     figure = Figure((width, (2.0 if len(knobs) > 1 else 3.2) * lines + 0.5), layout="constrained")
@@ -156,7 +158,9 @@ def _line(axes: Axes, part: pd.DataFrame, look: Style) -> None:
 def _scale(axes: Axes, knob: str, values: pd.Series) -> None:
     """Logarithmic where values are factors, and beyond the smallest positive one where zero is a value."""
     if knob == "rho":
-        axes.set_xscale("symlog", linthresh=float(values[values > 0].min()) if (values > 0).any() else 1.0)
+        least = float(values[values > 0].min()) if (values > 0).any() else 1.0
+        axes.set_xscale("symlog", linthresh=least, linscale=0.5)
+        axes.set_xlim(-0.2 * least, 1.3 * max(float(values.max()), least))
     elif knob in LOGARITHMIC:
         axes.set_xscale("log")
     ticks = np.sort(values.unique())
@@ -168,7 +172,8 @@ def _scale(axes: Axes, knob: str, values: pd.Series) -> None:
 @mpl.rc_context(STYLE)
 def ranges(measured: pd.DataFrame, looks: Mapping[str, Style], width: float) -> Figure:
     """A row per knob and method: a bar from the worst to the best accuracy, a dot at the published value."""
-    order = [part.sort_values("range", kind="stable") for _, part in measured.groupby("knob", sort=False)]
+    parts = [measured[measured.knob == knob] for knob in TITLES]
+    order = [part.sort_values("range", kind="stable") for part in parts if len(part)]
     figure = Figure((width, 0.17 * len(measured) + 0.13 * len(order) + 0.7), layout="constrained")
     axes, row, places, labels = figure.add_subplot(), 0.0, [], []
     for part in order:
