@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline import methods, store
 from pipeline.cells import Cells
-from pipeline.evaluate import count
+from pipeline.evaluate import on, replies
 from pipeline.extras import Served
 from pipeline.figures import render
 from pipeline.methods import samerging
@@ -102,7 +102,7 @@ def test_an_average_of_a_subset_by_hand_scores_every_task(pristine_suite):
     vectors, base = suite.vectors(torch.float64), dict(suite.base())
     middle = {name: (base[name] + vectors[name][:2].mean(0)).float() for name in vectors}
     served = Served(suite.suite.encoder(), base | middle, suite.heads(), suite.suite.task_names)
-    expected = count(suite, [served], "train", "x")
+    expected = replies([served], on(suite, "train"), "x").counts(0)
     found = data_free(pristine_suite, "average", methods.load("average").Params(), ("cats", "dogs"), "train")
     assert found == {task: [0, *expected[task]] for task in ("cats", "dogs", "fish")}
 

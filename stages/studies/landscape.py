@@ -1,0 +1,28 @@
+"""The loss landscape of the coefficients, and how sharp each method's solution is."""
+
+from pipeline import store
+from pipeline.stage import Job, Stage
+from pipeline.studies.landscape import METHODS, landscape
+
+SCOPE = ("seeds", "calibration_split", "temperature", "study.landscape")
+STAGE = Stage(
+    name="studies.landscape",
+    arguments=("suite",),
+    params=SCOPE,
+    inputs=("data/suites/{suite}", *(f"data/merges/{{suite}}/{name}" for name in METHODS)),
+    outputs=("data/studies/{suite}/landscape",),
+    keeps_cells=True,
+)
+
+
+def run(job: Job) -> None:
+    """Write planes, segments and sharpness, a table each."""
+    suite, *artefacts = job.inputs
+    scope = [job.params[key] for key in SCOPE]
+    tables = landscape(suite, dict(zip(METHODS, artefacts, strict=True)), *scope, job.cells)
+    for name, (columns, rows) in tables.items():
+        store.write_csv(job.outputs[0] / f"{name}.csv", columns, rows)
+
+
+if __name__ == "__main__":
+    STAGE.main(run)

@@ -1,0 +1,38 @@
+"""Sensitivity: score methods with one knob turned at a time, and data-free merges at other scales."""
+
+from pipeline import store
+from pipeline.methods.samerging import Params
+from pipeline.problem import Setting
+from pipeline.stage import Job, Stage
+from pipeline.studies.sensitivity import COLUMNS, calibrated, data_free
+
+BASELINES = ("distillation", "adamerging")
+MERGES = ("task_arithmetic", "ties", "dare", "consensus", "pcb", "tsv_m", "iso_c", "iso_cts", "wudi")
+SHARED = ("schedule.{suite}", "calibration_split", "precision")
+SCOPE = ("samples_per_task", "evaluation_split", "study.sensitivity")
+STAGE = Stage(
+    name="studies.sensitivity",
+    arguments=("suite",),
+    params=(*Params.model_fields, *(f"calibrate.{name}" for name in BASELINES), *SHARED, *SCOPE),
+    inputs=("data/suites/{suite}", "data/teachers/{suite}", *(f"data/merges/{{suite}}/{name}" for name in MERGES)),
+    outputs=("data/studies/{suite}/sensitivity.csv",),
+    modules=("pipeline.methods.adamerging", "pipeline.methods.distillation", "pipeline.extras.*"),
+    keeps_cells=True,
+)
+
+
+def run(job: Job) -> None:
+    """Write the scores of every method, knob, value and seed."""
+    suite, teachers, *artefacts = job.inputs
+    shared = [job.params[key] for key in SHARED]
+    samples, split, params = (job.params[key] for key in SCOPE)
+    own = {"samerging": Params(**{key: job.params[key] for key in Params.model_fields})}
+    chosen = own | {name: job.params[f"calibrate.{name}"] for name in BASELINES}
+    settings = [Setting(suite, teachers, name, values, *shared) for name, values in chosen.items()]
+    rows = [*calibrated(settings, samples, split, params, job.cells)]
+    rows += data_free(suite, artefacts, split, params, job.cells)
+    store.write_csv(job.outputs[0], COLUMNS, rows)
+
+
+if __name__ == "__main__":
+    STAGE.main(run)
