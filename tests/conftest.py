@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from tests import toy
 
 os.environ["SAMERGING_DEVICE"] = "cpu"
 torch.set_num_threads(1)
+settings.register_profile("faults", max_examples=10_000)
 
 
 @pytest.fixture
