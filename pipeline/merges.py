@@ -12,11 +12,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from pipeline import extras, store
+from pipeline.errors import BenchmarkError
 from pipeline.extras import Served
 from pipeline.model import Weights
 from pipeline.schema import Parameters
@@ -91,12 +94,35 @@ def save(merges: Merges, folder: Path) -> None:
     store.write_json(folder / "merge.json", about)
 
 
-def load(folder: Path) -> tuple[dict, Tensor | None]:
-    """(merge.json, coefficients [S, M, T, G] or None)."""
-    about = store.read_json(folder / "merge.json")
-    if about["form"] == "delta":
-        return about, None
-    return about, store.TensorFile(folder / "coefficients.safetensors")["coefficients"]
+class _About(BaseModel):
+    """The content of merge.json."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    form: Literal["delta", "coefficients"]
+    extras: Literal["masks", "adapters", "routed", "heads"] | None
+    losses: bool
+    seeds: list[int | None] = Field(min_length=1)
+    samples: dict[str, int]
+    tasks: list[str]
+    groups: list[str]
+
+
+def load(folder: Path) -> tuple[dict[str, Any], Tensor | None]:
+    """(merge.json, coefficients [S, M, T, G] or None); BenchmarkError if they are not what `save` writes."""
+    try:
+        about = _About.model_validate(store.read_json(folder / "merge.json"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BenchmarkError(f"{folder / 'merge.json'}: {where}: {first['msg']}; {store.MEND}") from error
+    if about.form == "delta":
+        return about.model_dump(), None
+    path = folder / "coefficients.safetensors"
+    found, shape = store.TensorFile(path).shapes(), (len(about.seeds), len(about.tasks), len(about.groups))
+    given = found.get("coefficients", ())
+    if len(given) != 4 or (given[0], *given[2:]) != shape or given[1] not in (1, len(about.tasks)):
+        raise BenchmarkError(f"{path}: shape {list(given)}, expected seeds, models, tasks, groups; {store.MEND}")
+    return about.model_dump(), store.TensorFile(path)["coefficients"]
 
 
 def write_solution(path: Path, solution: Solution) -> None:

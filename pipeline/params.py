@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
-from pipeline import methods, studies, suites
+from pipeline import methods, store, studies, suites
 from pipeline.diagnostics import Settings
-from pipeline.errors import BenchmarkError
+from pipeline.errors import BenchmarkError, shown
 from pipeline.rescale import Rescale
 from pipeline.schema import Parameters, Precision, Schedule
 from pipeline.surgery import Surgery
@@ -87,12 +85,12 @@ def load(wanted: Iterable[str] = (), path: Path = PATH) -> dict[str, Any]:
 
 
 def _read(path: Path) -> Any:
+    if not path.exists():
+        raise ParamsError(f"{path.resolve()}: no such file; run from the root of the repository")
     try:
-        return YAML(typ="safe").load(path)  # YAML 1.2, as DVC: 1e-05 is a float
-    except FileNotFoundError as error:
-        raise ParamsError(f"{path.resolve()}: no such file; run from the root of the repository") from error
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+        return store.read_yaml(path)
+    except store.StoreError as error:
+        raise ParamsError(str(error)) from error
 
 
 def _at(params: Params, key: str) -> Any:
@@ -181,7 +179,9 @@ def _sections(
             nearest = _nearest(name, models)
             problems.append(f"{key}.{name}: no such entry{nearest}; expected one of {_list(models)}")
         elif not isinstance(content, dict):
-            problems.append(f"{key}.{name} = {content!r}: expected a mapping of parameters ({{}} for the defaults)")
+            problems.append(
+                f"{key}.{name} = {shown(content)}: expected a mapping of parameters ({{}} for the defaults)"
+            )
         elif (model := _model(models[name], content, f"{key}.{name}.", problems)) is not None:
             found[name] = model
     return found
@@ -204,7 +204,9 @@ def _line(problem: Mapping[str, Any], model: type[Parameters], prefix: str) -> s
             fields = getattr(inner, "model_fields", Schedule.model_fields)
         known = _list(fields) or "none at all"
         name = str(problem["loc"][-1])
-        return f"{where} = {problem['input']!r}: no such parameter{_nearest(name, fields)}; expected one of {known}"
+        return (
+            f"{where} = {shown(problem['input'])}: no such parameter{_nearest(name, fields)}; expected one of {known}"
+        )
     if problem["type"] == "missing":
         return f"{where}: missing; add it to params.yaml"
     message = problem["msg"].removeprefix("Value error, ")
@@ -213,11 +215,11 @@ def _line(problem: Mapping[str, Any], model: type[Parameters], prefix: str) -> s
         near = _nearest(
             problem["input"], [option.strip("' ") for option in re.split(",| or ", problem["ctx"]["expected"])]
         )
-    return f"{where} = {problem['input']!r}: {message[0].lower()}{message[1:]}{near}"
+    return f"{where} = {shown(problem['input'])}: {message[0].lower()}{message[1:]}{near}"
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    close = get_close_matches(str(name), [*known], n=1, cutoff=0.5)
+def _nearest(name: Any, known: Iterable[str]) -> str:
+    close = get_close_matches(name[:80], [*known], n=1, cutoff=0.5) if isinstance(name, str) else []
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

@@ -19,10 +19,14 @@ from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from pipeline.errors import BenchmarkError
+
+MEND = "`dvc repro` makes it anew"
 
 
 class StoreError(BenchmarkError):
@@ -110,11 +114,13 @@ def write_text(path: Path, content: str) -> None:
 
 
 def read_text(path: Path) -> str:
-    """The text of `path`; StoreError if it is missing."""
+    """The text of `path`; StoreError if it is missing or no UTF-8."""
     try:
         return path.read_text("utf-8")
     except FileNotFoundError as error:
         raise StoreError(f"{path}: no such file; run the stage that writes it (dvc repro)") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"{path}: cannot be read as text ({error}); {MEND}") from error
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -123,11 +129,25 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file; StoreError if it is missing or broken."""
+    """The content of a JSON file; StoreError if it is missing or broken, or holds NaN or an infinity."""
     try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise StoreError(f"{path}: not valid JSON ({error}); delete the file and run its stage again") from error
+        return json.loads(read_text(path), parse_constant=_refused)
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{path}: not valid JSON ({error}); {MEND}") from error
+
+
+def _refused(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML 1.2 file, as DVC reads it (1e-05 is a float); StoreError if it is missing or broken."""
+    try:
+        return YAML(typ="safe").load(path)
+    except FileNotFoundError as error:
+        raise StoreError(f"{path}: no such file") from error
+    except (YAMLError, ValueError, LookupError, RecursionError) as error:  # of scalars: 2020-99-99, !!bool x
+        raise StoreError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -166,7 +186,7 @@ class TensorFile(Mapping[str, torch.Tensor]):
         with self._open() as file:
             tensor = file.get_tensor(name).clone()
         if not _finite(tensor):
-            raise StoreError(f"{self._path}: tensor {name!r} holds non-finite values; run its stage again")
+            raise StoreError(f"{self._path}: tensor {name!r} holds non-finite values; {MEND}")
         return tensor
 
     def __iter__(self) -> Iterator[str]:
@@ -184,7 +204,7 @@ class TensorFile(Mapping[str, torch.Tensor]):
         try:
             return safe_open(self._path, "pt")
         except (OSError, SafetensorError) as error:
-            raise StoreError(f"{self._path}: cannot be read as safetensors ({error}); run its stage again") from error
+            raise StoreError(f"{self._path}: cannot be read as safetensors ({error}); {MEND}") from error
 
 
 def _finite(tensor: torch.Tensor) -> bool:
@@ -212,7 +232,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
     except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise StoreError(f"{path}: cannot be read as .npz arrays ({error})") from error
+        raise StoreError(f"{path}: cannot be read as .npz arrays ({error}); {MEND}") from error
 
 
 def read_array(path: Path) -> np.ndarray:
@@ -220,4 +240,4 @@ def read_array(path: Path) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise StoreError(f"{path}: cannot be read as a .npy array ({error})") from error
+        raise StoreError(f"{path}: cannot be read as a .npy array ({error}); {MEND}") from error

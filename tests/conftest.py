@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from pipeline.suite import SuiteFolder
 from tests import toy
 
 os.environ["SAMERGING_DEVICE"] = "cpu"
 torch.set_num_threads(1)
+settings.register_profile("faults", max_examples=10_000)
 
 
 @pytest.fixture

@@ -11,10 +11,9 @@ from types import ModuleType
 from typing import Any
 
 from pydantic import ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
-from pipeline.errors import BenchmarkError
+from pipeline import store
+from pipeline.errors import BenchmarkError, shown
 
 FOLDER = Path(__file__).parent
 
@@ -28,10 +27,7 @@ def load(name: str) -> tuple[ModuleType, Any]:
     """The family's module and the definition of a suite; `name` must be one of `names()`."""
     path = FOLDER / f"{name}.yaml"
     families = sorted(file.stem for file in FOLDER.glob("[!_]*.py"))
-    try:
-        content = YAML(typ="safe").load(path)
-    except YAMLError as error:
-        raise BenchmarkError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    content = store.read_yaml(path)
     if not isinstance(content, dict) or content.get("family") not in families:
         raise BenchmarkError(f"{path}: expected a mapping with the key family, one of {', '.join(families)}")
     family = import_module(f"{__name__}.{content.pop('family')}")
@@ -40,4 +36,4 @@ def load(name: str) -> tuple[ModuleType, Any]:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise BenchmarkError(f"{path}: {where} = {first['input']!r}: {first['msg']}") from error
+        raise BenchmarkError(f"{path}: {where} = {shown(first['input'])}: {first['msg']}") from error

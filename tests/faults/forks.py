@@ -91,10 +91,15 @@ def main(fault: str, name: str) -> None:
     assert [content(path) for path in paths] == new
     first = range(1, total - LAST + 1)
     moments = [*first[:: max(1, len(first) // SPREAD)], *range(max(1, total - LAST + 1), total + 1)]
+    hit = 0
     for moment in moments:
         for path in paths:
             age(path)
-        status, _, said = attempt(name, fault, moment)
+        status, made, said = attempt(name, fault, moment)
+        if status == 0 and made < moment:  # a library found its own cache warm: fewer changes than counted
+            assert [content(path) for path in paths] == new
+            continue
+        hit += 1
         where = f"{name}, {fault} at {moment} of {total}: exit {status}: {said}"
         if fault == "kill":
             assert status == -signal.SIGKILL, where
@@ -109,7 +114,7 @@ def main(fault: str, name: str) -> None:
     assert status == 0, said
     assert [content(path) for path in paths] == new
     assert not [*Path("data/.partial").iterdir()]
-    print(len(moments))
+    print(hit)
 
 
 if __name__ == "__main__":
