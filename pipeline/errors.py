@@ -5,6 +5,7 @@ from typing import Any
 
 SHORT = Repr()
 SHORT.maxlevel, SHORT.maxstring, SHORT.maxlist, SHORT.maxother = 3, 80, 8, 80
+MOST = 200
 
 
 class BenchmarkError(Exception):
@@ -12,8 +13,9 @@ class BenchmarkError(Exception):
 
 
 def shown(value: Any) -> str:
-    """`value` as a message shows it: at most some 100 characters, however large it is or how often it holds itself."""
+    """`value` as a message shows it: at most MOST characters, however large it is or how often it holds itself."""
     try:
-        return SHORT.repr(value)
+        text = SHORT.repr(value)
     except ValueError:  # Python does not print it (sys.set_int_max_str_digits)
         return "a number of thousands of digits"
+    return text if len(text) <= MOST else f"{text[: MOST - 3]}..."

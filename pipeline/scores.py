@@ -35,7 +35,7 @@ def parse(text: str, source: object, extra: Sequence[str] = ()) -> pd.DataFrame:
     types = TYPES | dict.fromkeys(extra, "int64")
     try:
         frame = pd.read_csv(io.StringIO(text), dtype=types, keep_default_na=False, na_values={"seed": [""]})
-    except ValueError as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise ScoresError(f"{source}: not a table of scores ({error}); run its stage again") from error
     if list(frame) != [*extra, *COLUMNS]:
         raise ScoresError(f"{source}: columns {', '.join(frame)}, expected {', '.join((*extra, *COLUMNS))}")

@@ -10,7 +10,10 @@ import io
 import json
 import os
 import shutil
+import struct
 import tempfile
+import tokenize
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +30,11 @@ from safetensors.torch import save
 from pipeline.errors import BenchmarkError
 
 MEND = "`dvc repro` makes it anew"
+DAMAGED = (
+    OSError, ValueError, EOFError, SyntaxError, TypeError, LookupError, NotImplementedError, OverflowError, MemoryError,
+    struct.error, tokenize.TokenError, zlib.error, BadZipFile,
+)  # fmt: skip
+"""What NumPy raises for files that are not what they claim to be."""
 
 
 class StoreError(BenchmarkError):
@@ -230,14 +238,17 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a .npz; StoreError if it is missing or broken."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
+            found = dict(arrays)
+            if not all(isinstance(array, np.ndarray) for array in found.values()):
+                raise ValueError("it holds something else")
+            return found
+    except DAMAGED as error:
         raise StoreError(f"{path}: cannot be read as .npz arrays ({error}); {MEND}") from error
 
 
 def read_array(path: Path) -> np.ndarray:
     """One .npy array, memory-mapped read-only; StoreError if it is missing or truncated."""
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        return np.lib.format.open_memmap(path, "r")
+    except DAMAGED as error:
         raise StoreError(f"{path}: cannot be read as a .npy array ({error}); {MEND}") from error

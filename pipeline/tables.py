@@ -214,7 +214,7 @@ def markdown(table: Table) -> str:
         return wrap[cell.mark].format(_markdown(cell.mean)) + (f" ± {cell.deviation}" if cell.deviation else "")
 
     sides = [":--" if name in table.words else "--:" for name in table.columns]
-    lines = [[table.head, *table.columns], [":--", *sides]]
+    lines = [[*map(_markdown, (table.head, *table.columns))], [":--", *sides]]
     for title, rows in table.sections:
         lines.append([f"*{_markdown(title)}*", *[""] * len(table.columns)])
         lines += [[_markdown(name), *map(text, cells)] for name, cells in rows]
