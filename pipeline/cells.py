@@ -35,7 +35,7 @@ class Cells:
     """The cells of a stage with certain code and inputs."""
 
     folder: Path
-    inputs: tuple[Path, ...]
+    inputs: tuple[Path, ...] = ()
     """What the pieces read."""
 
     def run(

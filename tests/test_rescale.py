@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from scipy.special import log_softmax
 
 from pipeline import merges, store
+from pipeline.cells import Cells
 from pipeline.draws import draw
 from pipeline.errors import BenchmarkError
 from pipeline.merges import Merges
@@ -148,7 +149,7 @@ def test_an_end_of_the_grid_is_marked(suite: SuiteFolder, teachers: Path, tmp_pa
 def test_the_stage_writes_every_loss_beside_the_merge(suite: SuiteFolder, teachers: Path, tmp_path: Path):
     artefact, written = saved(suite, tmp_path / "half", towards(suite, 0.5)), tmp_path / "half-rescaled"
     params = {"calibration_split": "train", "seeds": SEEDS, "rescale": GRID}
-    stage.run(Job({}, params, (suite.folder, teachers, artefact), (written,)))
+    stage.run(Job({}, params, (suite.folder, teachers, artefact), (written,), Cells(tmp_path)))
     names = ["coefficients.safetensors", "draws.safetensors", "merge.json", "rescale.csv"]
     assert sorted(path.name for path in written.iterdir()) == names
     header, *rows = (line.split(",") for line in (written / "rescale.csv").read_text().splitlines())
