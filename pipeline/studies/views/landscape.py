@@ -15,6 +15,9 @@ from pipeline.studies.views import Context, View
 
 WHERE = {"coefficients": "coefficients λ", "weights": "merged weights θ"}
 LEVELS = 12
+NATS = "mean KL (nats)"
+LEAST = 1e-6
+"""The smallest loss that logarithmic colours tell apart."""
 START = "pre-trained"
 
 
@@ -172,18 +175,19 @@ def heat(planes: pd.DataFrame, points: pd.DataFrame, names: Sequence[str], conte
     figure = Figure((width, 0.43 * width * len(names)), layout="constrained")
     for name, panels in zip(names, figure.subplots(len(names), 2, squeeze=False), strict=True):
         x, y, loss, accuracy = _square(planes[planes.plane == name])
-        low, high = loss.min(), max(loss.max(), loss.min() * 1.01)
+        low = max(loss.min(), LEAST)
+        high = max(loss.max(), 1.01 * low)
         kinds = (
-            (loss, "mean KL (nats)", "viridis_r", np.geomspace(low, high, LEVELS)),
+            (loss.clip(low), NATS, "viridis_r", np.geomspace(low, high, LEVELS)),
             (accuracy, "accuracy (%)", "viridis", LEVELS),
         )
         for axes, (values, title, colours, levels) in zip(panels, kinds, strict=True):
-            norm = mpl.colors.LogNorm(low, high) if values is loss else None
+            norm = mpl.colors.LogNorm(low, high) if title == NATS else None
             filled = axes.contourf(x, y, values, levels=levels, cmap=colours, norm=norm)
             bar = figure.colorbar(filled, ax=axes, pad=0.02)
             bar.set_label(title)
             bar.ax.minorticks_off()
-            if values is loss:
+            if title == NATS:
                 ticks = levels[:: (LEVELS - 1) // 4]
                 bar.set_ticks(ticks, labels=[f"{tick:.2g}" for tick in ticks])
             _mark(axes, points[points.plane == name], context.titles)
@@ -225,7 +229,7 @@ def lines(segments: pd.DataFrame, context: Context, width: float) -> Figure:
             axes.grid(alpha=0.3, linewidth=0.5)
         first, second = (context.titles[method] for method in name)
         panels[1, column].set_xlabel(f"0: {first}, 1: {second}")
-    panels[0, 0].set_ylabel("mean KL (nats)")
+    panels[0, 0].set_ylabel(NATS)
     panels[1, 0].set_ylabel("accuracy (%)")
     return figure
 
