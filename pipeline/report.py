@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from pipeline import anchors, figures, heatmaps, scores, store, tables, verdict
 from pipeline.page import page
+from pipeline.records import records
 from pipeline.references import MARK, Reference, refer
 from pipeline.results import Chosen, Results, on_top, parameters, read
 from pipeline.scores import AVERAGE, CEILING, FLOOR, GAP, MAIN
@@ -70,8 +71,8 @@ def draw(results: Results, chosen: Chosen, titles: Mapping[str, str], width: flo
 
 
 def write(inputs: Sequence[Path], suites: Sequence[str], chosen: Chosen, look: Any, outputs: Sequence[Path]) -> None:
-    """Write everything. look: dpi, width, decimals; outputs: tables, figures, plots, metrics.json, index.html."""
-    tabled, drawn, plotted, metrics, index = outputs
+    """Write everything. look: dpi, width, decimals; outputs: those of stages/report.py."""
+    tabled, drawn, plotted, metrics, index, kept = outputs
     references = refer(chosen)
     titles = {name: one.title for name, one in references.items()}
     found = [read(inputs, suite, chosen) for suite in suites]
@@ -113,6 +114,7 @@ def write(inputs: Sequence[Path], suites: Sequence[str], chosen: Chosen, look: A
         sections.append({**content, **_provenance(results), **_origin(results)})
     for name, text in _plots(found).items():
         store.write_text(plotted / f"{name}.csv", text)
+    store.write_json(kept, {name: one for results in found for name, one in records(results, chosen).items()})
     store.write_json(metrics, {results.suite: summary(results.runs) for results in found})
     papers = [(name, one.title, one.paper, one.unverified) for name, one in references.items()]
     store.write_text(index, page(suites=sections, methods=papers))

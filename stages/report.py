@@ -18,7 +18,14 @@ STAGE = Stage(
         "data/origins",
         "data/runs",
     ),
-    outputs=("reports/tables", "reports/figures", "reports/plots", "reports/metrics.json", "reports/index.html"),
+    outputs=(
+        "reports/tables",
+        "reports/figures",
+        "reports/plots",
+        "reports/metrics.json",
+        "reports/index.html",
+        "reports/records.json",
+    ),
     modules=("pipeline.methods.*",),
     recorded=False,
 )

@@ -26,6 +26,16 @@ def pristine_suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository in which every stage has run on the tests' suite, see `tests.small_run`; not to be changed."""
+    from tests import small_run
+
+    root = tmp_path_factory.mktemp("small") / "repository"
+    small_run.make(root)
+    return root
+
+
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the code and the parameters, and the current folder: what a stage sees of a checkout."""

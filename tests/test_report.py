@@ -30,7 +30,7 @@ METHODS = {
 CHOSEN = choose(METHODS)
 LOOK = SimpleNamespace(dpi=50, width=6.5, decimals=1)
 INPUTS = ("scores", "costs", "diagnostics", "studies", "merges", "previews", "origins", "runs")
-OUTPUTS = ("tables", "figures", "plots", "metrics.json", "index.html")
+OUTPUTS = ("tables", "figures", "plots", "metrics.json", "index.html", "records.json")
 ORIGIN = {
     "source": "made <here>",
     "embedded": True,
@@ -140,7 +140,7 @@ def test_the_whole_report_twice(data, tmp_path, monkeypatch):
     assert files == report(data, tmp_path / "two"), "the same bytes every time"
     names = ("accuracy", "efficiency", "coefficients", "losses", "mloss", "cosines", "images")
     expected = {f"figures/mini-x-{name}.{kind}" for name in names for kind in ("svg", "pdf", "png")}
-    expected |= {"metrics.json", "index.html", "tables/mini-x-efficiency.csv"}
+    expected |= {"metrics.json", "index.html", "records.json", "tables/mini-x-efficiency.csv"}
     expected |= {f"tables/mini-x.{kind}" for kind in ("csv", "md", "tex")}
     expected |= {"tables/mini-x-overview.md", "tables/mini-x-overview.tex", "tables/mini-x-prediction.csv"}
     expected |= {"tables/mini-x-sentences.md"}
@@ -227,7 +227,7 @@ def test_a_public_suite_stands_beside_what_was_published(data, tmp_path):
     files = report(data, tmp_path / "public")
     new = {f"tables/mini-x-{name}.{kind}" for name in ("anchors", "published") for kind in ("csv", "md")}
     assert files.keys() - embedded.keys() == new
-    captioned = {"index.html", "tables/mini-x.md", "tables/mini-x.tex"}
+    captioned = {"index.html", "records.json", "tables/mini-x.md", "tables/mini-x.tex"}
     assert {name for name in embedded if embedded[name] != files[name]} == captioned
     said = (
         "Anchors: 2 of 4 published accuracies of these checkpoints reproduced within 0.1 points; "
