@@ -1,5 +1,7 @@
 # make repro   set up and run the whole benchmark on the embedded suite, then show the table
 # make test    set up, lint and pass the tests
+# make audit   are the numbers of this repository true? FLAGS="--rerun 3" computes stages again
+# make bundle  one archive for reviewers; python -m pipeline.audit --bundle FILE checks it
 # make lock    resolve requirements.lock anew (needs uv)
 
 PYTHON ?= python3
@@ -8,7 +10,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test lint lock env
+.PHONY: repro test lint lock env audit bundle
 
 repro: $(READY)
 	dvc --wait-for-lock repro
@@ -20,6 +22,12 @@ test: lint
 lint: $(READY)
 	ruff check
 	ruff format --check
+
+audit: $(READY)
+	python -m pipeline.audit $(FLAGS)
+
+bundle: $(READY)
+	python -m pipeline.bundle
 
 env: $(READY)
 
