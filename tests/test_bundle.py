@@ -65,7 +65,7 @@ def test_the_metadata_cites_the_paper_and_every_data_set_with_its_licence(files)
     assert root["datePublished"] == DAY
     assert root["license"] == {"@id": "https://spdx.org/licenses/MIT"}
     paper = graph["https://arxiv.org/abs/2512.21288"]
-    assert root["citation"] == {"@id": paper["@id"]}
+    assert root["citation"] == [{"@id": paper["@id"]}]
     assert paper["author"] == ["Seyed Arshan Dalili", "Mehrdad Mahdavi"]
     assert [one["@id"] for one in root["mentions"]] == ["#optdigits", "#textures", "#signs"]
     assert graph["#optdigits"]["license"] == "BSD-3; UCI: CC BY 4.0"
