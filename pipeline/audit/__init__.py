@@ -22,6 +22,6 @@ else is compared as well. Every line says what was not at hand; nothing is taken
     known.py      the scores of a suite, and everything that follows from them
     recompute.py  integer counts -> every value that a table shows
     printed.py    Markdown, LaTeX and HTML tables -> cells
-    sentences.py  the numbers inside sentences
+    sentences.py, comparisons.py, figures.py      parts of numbers.py
     archive.py    a bundle -> a folder like a repository
 """

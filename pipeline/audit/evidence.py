@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -116,6 +117,17 @@ class Evidence:
         """A .npy array, memory-mapped; None if it is not at hand."""
         place = self.root / path
         return np.load(place, mmap_mode="r", allow_pickle=False) if place.is_file() else None
+
+    def arrays(self, path: str) -> dict[str, np.ndarray] | None:
+        """The arrays of a .npz file; None if it is not at hand, EvidenceError if it is none."""
+        place = self.root / path
+        if not place.is_file():
+            return None
+        try:
+            with np.load(place, allow_pickle=False) as arrays:
+                return dict(arrays)
+        except (ValueError, OSError, BadZipFile) as error:
+            raise EvidenceError(f"{path}: cannot be read as .npz arrays ({error}); get the file again") from error
 
 
 def gather(root: Path) -> Evidence:

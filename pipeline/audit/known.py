@@ -27,6 +27,9 @@ class Known:
     values: Mapping[str, Mapping[str, Value]]
     """{method: {column: value}}."""
     samples: Mapping[str, int]
+    """Most unlabelled images per task that a method used."""
+    totals: Mapping[str, int]
+    """{task: images that were scored}."""
     titles: Mapping[str, str]
     """{title: method} of the suite's table."""
     data_free: tuple[str, ...]
@@ -49,6 +52,7 @@ def know(evidence: Evidence, suite: str, tasks: tuple[str, ...], scores: pd.Data
         seeds={str(name): tuple(sorted({*rows.seed})) for name, rows in scores.groupby("method")},
         values={name: recompute.values(own, every, tasks) for name, own in every.items()},
         samples={str(name): int(rows.samples.max()) for name, rows in scores.groupby("method")},
+        totals={str(task): int(rows.total.iloc[0]) for task, rows in scores.groupby("task")},
         titles={title: method for title, method, _ in listed},
         data_free=tuple(method for _, method, group in listed if group == "Data-free"),
         costs=costs,

@@ -12,7 +12,7 @@ from importlib import import_module
 import numpy as np
 import pandas as pd
 
-from pipeline.audit import printed, recompute, sentences
+from pipeline.audit import comparisons, figures, printed, recompute, sentences
 from pipeline.audit.evidence import Evidence, integers
 from pipeline.audit.finding import Finding, Tally
 from pipeline.audit.images import tasks_of
@@ -20,8 +20,6 @@ from pipeline.audit.known import MAIN, RESCALED, Known, know
 from pipeline.audit.printed import Grid, agrees
 from pipeline.audit.recompute import CEILING, FLOOR, Value
 
-DIGITS = 5.1e-6
-"""Relative difference that six significant digits leave."""
 RANKS = {1: "best", 2: "second"}
 
 
@@ -43,7 +41,8 @@ def check(evidence: Evidence, suite: str) -> list[Finding]:
         _table(evidence, known),
         _printed(evidence, known),
         _efficiency(evidence, known),
-        _plots(evidence, known),
+        figures.check(evidence, known),
+        comparisons.check(evidence, known),
         _metrics(evidence, known),
         sentences.check(evidence, known),
     ]
@@ -110,19 +109,19 @@ def agrees_with_number(cell: printed.Cell) -> bool:
 def _answers(evidence: Evidence, scores: pd.DataFrame, suite: str) -> Finding:
     """The number of correct answers, image by image, is the score."""
     tally = Tally(f"{suite}: answers", "counts are those of the answers to single images")
-    path = evidence.root / f"reports/scores/{suite}-answers.npz"
-    if not path.is_file():
-        tally.absent.append(f"reports/scores/{suite}-answers.npz")
+    path = f"reports/scores/{suite}-answers.npz"
+    packed = evidence.arrays(path)
+    if packed is None:
+        tally.absent.append(path)
         return tally.finding()
-    with np.load(path, allow_pickle=False) as packed:
-        for (method, task), rows in scores.sort_values("seed").groupby(["method", "task"], sort=False):
-            if f"{method}/{task}" not in packed:
-                tally.absent.append(f"answers of {method}")
-                continue
-            total = int(rows.total.iloc[0])
-            bits = np.unpackbits(packed[f"{method}/{task}"], axis=1)
-            same = bits[:, :total].sum(1).tolist() == rows.correct.tolist() and not bits[:, total:].any()
-            tally.expect(same, f"{method}/{task}: right answers are not as many as the scores say")
+    for (method, task), rows in scores.groupby(["method", "task"], sort=False):
+        if f"{method}/{task}" not in packed:
+            tally.absent.append(f"answers of {method}")
+            continue
+        total = int(rows.total.iloc[0])
+        bits = np.unpackbits(packed[f"{method}/{task}"], axis=1)
+        same = bits[:, :total].sum(1).tolist() == rows.correct.tolist() and not bits[:, total:].any()
+        tally.expect(same, f"{path}: {method}/{task} has other numbers of right answers than the scores")
     return tally.finding()
 
 
@@ -217,75 +216,6 @@ def _studied(study: pd.DataFrame, known: Known) -> Iterator[tuple[int, str, dict
             }
             columns |= {"Average min": float(derived["Average"].min()), "Average max": float(derived["Average"].max())}
             yield int(k), method, columns
-
-
-def _plots(evidence: Evidence, known: Known) -> Finding:
-    """The data of the figures: reports/plots."""
-    tally = Tally(f"{known.suite}: figure data", "numbers of reports/plots")
-    for name, own in (("accuracy", _points(known)), ("efficiency", _curve(evidence, known)), ("losses", None)):
-        path = f"reports/plots/{name}.csv"
-        table = evidence.table(path)
-        if table is None:
-            continue
-        rows = table[table.suite == known.suite]
-        if name == "losses":
-            _losses(tally, evidence, known, rows)
-        elif own is None:
-            tally.absent.append(f"integer scores behind {path}")
-        else:
-            keys = [column for column in table if column not in {"suite", "accuracy"}]
-            shown = {tuple(row[key] for key in keys): row["accuracy"] for row in rows.to_dict("records")}
-            for key in sorted(shown.keys() | own.keys()):
-                value = own.get(key, math.nan)
-                same = key in shown and _close(shown[key], value)
-                tally.expect(
-                    same, f"{path}: {' '.join(key)} is {shown.get(key, 'missing')}, the scores give {value:.6g}"
-                )
-    return tally.finding()
-
-
-def _points(known: Known) -> dict[tuple[str, ...], float]:
-    """{(method, task, seed): accuracy} of the methods of the table."""
-    return {
-        (method, task, "" if seed == -1 else str(seed)): float(own[place, column])
-        for method in known.titles.values()
-        for own in [known.accuracies[method]]
-        for place, seed in enumerate(known.seeds[method])
-        for column, task in enumerate(known.tasks)
-    }
-
-
-def _curve(evidence: Evidence, known: Known) -> dict[tuple[str, ...], float] | None:
-    """{(method, k, seed): average accuracy} of the study."""
-    study = integers(evidence, known.suite, study=True)
-    if study is None:
-        return None
-    found = {}
-    for k, rows in study.groupby("k"):
-        for method, own in recompute.accuracies(rows, known.tasks).items():
-            seeds = sorted({*rows[rows.method == method].seed})
-            found |= {(method, str(k), str(seed)): float(value) for seed, value in zip(seeds, own.mean(1), strict=True)}
-    return found
-
-
-def _losses(tally: Tally, evidence: Evidence, known: Known, rows: pd.DataFrame) -> None:
-    """Points of the loss curves are those of the merges."""
-    for method, shown in rows.groupby("method"):
-        path = f"data/merges/{known.suite}/{method}/losses.csv"
-        own = evidence.table(path)
-        if own is None:
-            tally.absent.append(path)
-            continue
-        values = {(row["seed"], row["step"]): float(row["loss"]) for row in own.to_dict("records")}
-        for row in shown.to_dict("records"):
-            value = values.get((row["seed"], row["step"]), math.nan)
-            same = _close(row["loss"], value)
-            tally.expect(same, f"reports/plots/losses.csv: {method}, step {row['step']} is {row['loss']}, not {value}")
-
-
-def _close(text: str, value: float) -> bool:
-    """Whether a text of six significant digits is `value`."""
-    return math.isclose(float(text), value, rel_tol=DIGITS, abs_tol=1e-12)
 
 
 def _metrics(evidence: Evidence, known: Known) -> Finding:

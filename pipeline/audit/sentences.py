@@ -1,11 +1,8 @@
 """The numbers inside the report's sentences: recomputed from scores, or looked up in the table they speak of."""
 
-import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
-
-import numpy as np
 
 from pipeline.audit import printed
 from pipeline.audit.evidence import Evidence
@@ -14,13 +11,26 @@ from pipeline.audit.known import MAIN, Known
 from pipeline.audit.printed import agrees
 from pipeline.audit.recompute import CEILING, FLOOR
 
-TWIN = "distillation"
-RESAMPLES = 20_000
-SLACK = 0.05
-"""Of its width, that an end of an interval may differ by: both bootstraps have their own chance."""
+NUMBER = r"([−+-]?\d[\d,]*(?:\.\d+)?)"
+GAP = (
+    rf"closes {NUMBER}(?: ± {NUMBER})? % of the gap between zero-shot \({NUMBER} %\) and the individual experts "
+    rf"\({NUMBER} %\) \(n = (\d+) seed"
+)
+PAIR = (
+    rf" minus (.+?)(, the best data-free method|, the same without sharpness)?: {NUMBER} points, 95 % interval "
+    rf"\[{NUMBER}, {NUMBER}\] on these tasks, \[{NUMBER}, {NUMBER}\] on tasks like these "
+    r"\(n = (\d+) seeds? (?:each|against (\d+) runs?), ([\d,]+) test images?\): (.*)\."
+)
+COUNTS = (
+    r"Of the (\d+) other rows of the table, .+? is better than (\d+) and worse than (\d+).*; "
+    r"no difference is shown to (\d+)"
+)
+SEEDS = r"None covers other experts; with (\d+) seed"
 
+Rows = Mapping[str, Mapping[str, str]]
+"""The table of comparisons, by method; empty where it is not at hand."""
 Expected = list[tuple[str, float]]
-"""(as printed, as recomputed)."""
+"""(as printed, as recomputed); NaN where nothing printed can be right."""
 
 
 def check(evidence: Evidence, known: Known) -> Finding:
@@ -30,35 +40,20 @@ def check(evidence: Evidence, known: Known) -> Finding:
     if text is None:
         tally.absent.append(path)
         return tally.finding()
+    table = evidence.table(f"reports/tables/{known.suite}-comparisons.csv")
+    rows = {} if table is None else {row["method"]: row for row in table.to_dict("records")}
     for line in text.splitlines():
         said = printed.plain(line.removeprefix("- "))
-        for pattern, recompute in FORMS:
-            if match := re.search(pattern, said):
-                for shown, value in recompute(known, match):
-                    tally.expect(
-                        agrees(shown.lstrip("+"), value), f"{path}: {shown} in “{match[0][:60]}…”, not {value:.4g}"
-                    )
-                if pattern == DIFFERENCE:
-                    _interval(tally, known, match, path)
-                break
-        else:
+        match, recompute = next(((found, of) for form, of in FORMS if (found := re.search(form, said))), (None, None))
+        if match is None:
             _correlations(tally, evidence, known, said, path)
+            continue
+        for shown, value in recompute(known, rows, match):
+            tally.expect(agrees(shown, value), f"{path}: {shown} in “{said[:60]}…”, not {value:.4g}")
     return tally.finding()
 
 
-NUMBER = r"([−+-]?\d[\d,]*(?:\.\d+)?)"
-GAP = (
-    rf"closes {NUMBER}(?: ± {NUMBER})? % of the gap between zero-shot \({NUMBER} %\) and the individual experts "
-    rf"\({NUMBER} %\) \(n = (\d+) seed"
-)
-LEAD = (
-    rf"over (\d+) tasks it (leads|trails) the best data-free method, (.+?), by {NUMBER} points: {NUMBER} % "
-    rf"\(n = (\d+) seeds?\) against {NUMBER} %"
-)
-DIFFERENCE = rf"minus distillation: {NUMBER} points, 95 % interval \[{NUMBER}, {NUMBER}\]: it (includes|excludes) zero"
-
-
-def _gap(known: Known, match: re.Match[str]) -> Expected:
+def _gap(known: Known, _: Rows, match: re.Match[str]) -> Expected:
     own, spread, low, high, count = match.groups()
     gap = known.values[MAIN]["Gap closed"]
     levels = [known.values[name]["Average"].mean for name in (FLOOR, CEILING)]
@@ -66,40 +61,37 @@ def _gap(known: Known, match: re.Match[str]) -> Expected:
     return [*found, (spread or "", gap.deviation)]
 
 
-def _lead(known: Known, match: re.Match[str]) -> Expected:
-    tasks, verb, title, lead, own, count, other = match.groups()
-    averages = {name: known.values[name]["Average"].mean for name in (*known.data_free, MAIN)}
-    best = max(known.data_free, key=averages.__getitem__)
-    gain = averages[MAIN] - averages[best]
-    named = known.titles.get(title, title)
-    return [
-        (tasks, len(known.tasks)),
-        (lead, abs(gain) if (gain >= 0) == (verb == "leads") else -abs(gain)),
-        (own, averages[MAIN]),
-        (count, len(known.seeds[MAIN])),
-        (other, averages[best] if abs(averages.get(named, math.nan) - averages[best]) < 1e-9 else math.nan),
-    ]
+def _pair(known: Known, rows: Rows, match: re.Match[str]) -> Expected:
+    """The difference and its counts from scores; its intervals and verdict from the table of comparisons."""
+    title, role, gain, low, high, like_low, like_high, seeds, runs, images, said = match.groups()
+    nothing = float("nan")
+    method, averages = known.titles.get(title), {name: own.mean() for name, own in known.accuracies.items()}
+    if method is None or (role == ", the best data-free method" and method != _best(known)):
+        return [(title, nothing)]
+    found = [(gain, float(averages[MAIN] - averages[method])), (seeds, len(known.seeds[MAIN]))]
+    found += [(runs or seeds, len(known.seeds[method])), (images, sum(known.totals.values()))]
+    if row := rows.get(method):
+        names = ("difference low", "difference high", "like low", "like high")
+        ends = (low, high, like_low, like_high)
+        found += [(shown, float(row[name])) for shown, name in zip(ends, names, strict=True)]
+        verdict = row["verdict"] if "no difference" not in said else "no difference shown"
+        found += [] if verdict == row["verdict"] and (verdict in said or "no difference" in said) else [(said, nothing)]
+    return found
 
 
-def _difference(known: Known, match: re.Match[str]) -> Expected:
-    return [(match[1], float((known.accuracies[MAIN] - known.accuracies[TWIN]).mean()))]
+def _best(known: Known) -> str:
+    return max(known.data_free, key=lambda name: known.values[name]["Average"].mean)
 
 
-def _interval(tally: Tally, known: Known, match: re.Match[str], path: str) -> None:
-    """The ends of a percentile interval, by another bootstrap: seeds and tasks are weighted, not gathered."""
-    pairs = known.accuracies[MAIN] - known.accuracies[TWIN]
-    low, high = (float(text.replace("−", "-")) for text in match.group(2, 3))
-    generator = np.random.default_rng(20251221)
-    seeds, tasks = (generator.multinomial(n, np.full(n, 1 / n), RESAMPLES) / n for n in pairs.shape)
-    ends = np.quantile(np.einsum("bs,st,bt->b", seeds, pairs, tasks), (0.025, 0.975))
-    digits = 0.5 * 10.0 ** -len(match[2].partition(".")[2])
-    slack = SLACK * (ends[1] - ends[0]) + digits
-    for shown, value in zip((low, high), ends, strict=True):
-        tally.expect(
-            abs(shown - value) <= slack, f"{path}: end {shown:+} of the interval, another bootstrap has {value:+.3f}"
-        )
-    excludes = low > 0 or high < 0
-    tally.expect((match[4] == "excludes") == excludes, f"{path}: [{low}, {high}] {match[4]} zero?")
+def _counts(_: Known, rows: Rows, match: re.Match[str]) -> Expected:
+    """How many of the comparisons came out how."""
+    verdicts = [row["verdict"] for row in rows.values() if row["verdict"]]
+    starts = [sum(one.startswith(start) for one in verdicts) for start in ("better", "worse", "no difference")]
+    return [*zip(match.groups(), (len(verdicts), *starts), strict=True)] if rows else []
+
+
+def _seeds(known: Known, _: Rows, match: re.Match[str]) -> Expected:
+    return [(match[1], len(known.seeds[MAIN]))]
 
 
 def _correlations(tally: Tally, evidence: Evidence, known: Known, said: str, path: str) -> None:
@@ -122,9 +114,10 @@ def _triples(rows: list[dict[str, Any]]) -> Iterator[tuple[float, ...]]:
             yield tuple(float(row[name] or "nan") for name in ("rho", *ends))
 
 
-FORMS: tuple[tuple[str, Callable[[Known, re.Match[str]], Expected]], ...] = (
+FORMS: tuple[tuple[str, Callable[[Known, Rows, re.Match[str]], Expected]], ...] = (
     (GAP, _gap),
-    (LEAD, _lead),
-    (DIFFERENCE, _difference),
+    (PAIR, _pair),
+    (COUNTS, _counts),
+    (SEEDS, _seeds),
 )
 """(pattern, what its numbers must be)."""
