@@ -31,6 +31,7 @@ from pipeline.audit.evidence import Evidence, gather, stamp
 from pipeline.audit.images import TABLES
 from pipeline.audit.lock import directory, entries, listing_path
 from pipeline.audit.printed import markdown
+from pipeline.audit.stages import pipelines
 from pipeline.errors import BenchmarkError
 
 DEFAULT = Path("samerging-benchmark.tar.gz")
@@ -73,7 +74,7 @@ def contents(evidence: Evidence) -> dict[str, bytes]:
 
 def _listings(evidence: Evidence) -> Iterator[tuple[str, bytes]]:
     """(path in DVC's cache, list) of every directory of data/ in dvc.lock that is at hand."""
-    for stage, entry in entries(evidence.yaml("dvc.lock")["stages"]):
+    for stage, entry in entries(pipelines(evidence)[1]):
         path, md5 = entry["path"], entry["md5"]
         inside = {name: one for name, one in evidence.stamps.items() if name.startswith(f"{path}/")}
         if not (md5.endswith(".dir") and path.startswith("data/") and inside):

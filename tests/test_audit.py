@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from dvc.repo import Repo
 
 from pipeline import store, tables
 from pipeline.audit import draws, images, lock, printed, recompute, rerun
@@ -60,6 +61,10 @@ def test_a_clone_without_data_is_audited_as_far_as_it_goes(repository: Path):
     assert (found["lock: data"].compared, found["lock: data"].verdict) == (0, "none")
     assert "not at hand: " in found["lock: data"].line()
     assert found[f"{SUITE}: draws"].absent == ("merge artefacts",)
+
+
+def lock_findings(root: Path) -> dict[str, Finding]:
+    return {one.name: one for one in lock.check(gather(root))}
 
 
 def replaced(root: Path, path: str, pattern: str, new: str | Callable[[re.Match], str]) -> None:
@@ -230,6 +235,36 @@ def test_a_stage_that_never_ran_or_ran_otherwise_is_named(repository: Path):
     wrong = findings(repository)["lock: stages"].wrong
     assert f"merge@{SUITE}-wudi is not in dvc.lock: it never ran" in wrong
     assert f"teach@{SUITE} ran with other command than dvc.yaml declares" in wrong
+
+
+def test_two_pipelines_that_dvc_ran_are_held_against_their_locks(tmp_path: Path):
+    """A tiny repository of one stage at the root and one below stages/, run by DVC."""
+    copies = "mkdir -p data/d && cp params.yaml data/d/b.txt && cp params.yaml data/d/a.txt"
+    first = {"cmd": copies, "deps": ["pipeline"], "params": ["rate"], "outs": ["data/d"]}
+    second = {"wdir": "../..", "cmd": "cp data/d/a.txt data/0.txt"}
+    second |= {"deps": ["data/d"], "params": ["seeds"], "outs": ["data/0.txt"]}
+    small_repository = {
+        "params.yaml": "rate: 1e-05\nseeds: [0]\non: yes\n",
+        "dvc.yaml": json.dumps({"stages": {"first": first}}),
+        "stages/studies/dvc.yaml": json.dumps({"vars": ["../../params.yaml"], "stages": {"second": second}}),
+        "pipeline/code.py": "",
+        ".dvc/config": "[core]\n    no_scm = true\n    analytics = false\n",
+    }
+    for name, text in small_repository.items():
+        store.write_text(tmp_path / name, text)
+    with small_run.inside(tmp_path), Repo(str(tmp_path)) as repo:
+        repo.reproduce(all_pipelines=True)
+    found = lock_findings(tmp_path)
+    assert {name: (one.verdict, one.compared) for name, one in found.items() if one.compared} == {
+        "lock: stages": ("ok", 2),
+        "lock: parameters": ("ok", 2),
+        "lock: code": ("ok", 1),
+        "lock: data": ("ok", 3),
+        "lock: chain": ("ok", 1),
+    }
+    (tmp_path / "data/0.txt").write_text("else")
+    wrong = lock_findings(tmp_path)["lock: data"].wrong
+    assert wrong == ("data/0.txt is not the file of stage stages/studies:second: changed after the run",)
 
 
 def test_one_split_for_both_must_be_said(repository: Path):

@@ -5,32 +5,28 @@ that list is at hand (DVC's cache keeps it, a bundle brings it) a directory can 
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.audit.evidence import Evidence, Stamp, stamp
 from pipeline.audit.finding import Finding, Tally
-from pipeline.audit.stages import Declared, expand, lookup
-
-Locked = Mapping[str, Any]
+from pipeline.audit.stages import Declared, Locked, lookup, pipelines
 
 
 def check(evidence: Evidence) -> list[Finding]:
     """Stages, parameters, code, report, data, and the chain from one stage's outputs to the next one's inputs."""
-    params = evidence.yaml("params.yaml")
-    declared, locked = expand(evidence.yaml("dvc.yaml"), params), evidence.yaml("dvc.lock")["stages"]
-    ours = {name: locked[name] for name in declared if name in locked}
+    declared, locked, idle = pipelines(evidence)
     kinds = {
         "code": ("files of code and tables are those that ran", _is_code),
         "report": ("files of the report are those that the run wrote", _is_report),
         "data": ("files of data are those of the run", _is_data),
     }
     return [
-        _stages(declared, locked),
-        _params(ours, params),
-        *(_files(name, what, evidence, ours, wanted) for name, (what, wanted) in kinds.items()),
-        _restored(evidence, ours),
-        _chain(ours),
+        _stages(declared, locked, idle),
+        _params(locked, evidence.yaml("params.yaml")),
+        *(_files(name, what, evidence, locked, wanted) for name, (what, wanted) in kinds.items()),
+        _restored(evidence, locked),
+        _chain(locked),
     ]
 
 
@@ -64,7 +60,7 @@ def _is_data(path: str) -> bool:
     return path.startswith("data/")
 
 
-def _stages(declared: Mapping[str, Declared], locked: Mapping[str, Locked]) -> Finding:
+def _stages(declared: Mapping[str, Declared], locked: Mapping[str, Locked], idle: Sequence[str]) -> Finding:
     tally = Tally("lock: stages", "stages of dvc.yaml ran as it declares them")
     for name, stage in declared.items():
         if name not in locked:
@@ -76,9 +72,11 @@ def _stages(declared: Mapping[str, Declared], locked: Mapping[str, Locked]) -> F
             frozenset(entry["path"] for entry in held.get("deps", [])),
             frozenset(key for values in held.get("params", {}).values() for key in values),
             frozenset(entry["path"] for entry in held.get("outs", [])),
+            stage.folder,
         )
         odd = [part for part in ("command", "deps", "params", "outs") if getattr(stage, part) != getattr(found, part)]
         tally.expect(not odd, f"{name} ran with other {', '.join(odd)} than dvc.yaml declares")
+    tally.absent += [f"dvc.lock of {path}: it never ran" for path in idle]
     return tally.finding()
 
 
@@ -99,7 +97,9 @@ def _short(value: Any) -> str:
     return text if len(text) < 60 else f"{text[:57]}..."
 
 
-def _files(name: str, what: str, evidence: Evidence, stages: Mapping[str, Locked], wanted: Any) -> Finding:
+def _files(
+    name: str, what: str, evidence: Evidence, stages: Mapping[str, Locked], wanted: Callable[[str], bool]
+) -> Finding:
     tally, seen = Tally(f"lock: {name}", what), set()
     for stage, entry in entries(stages):
         key = (entry["path"], entry["md5"])

@@ -20,7 +20,7 @@ from typing import Any
 from pipeline.audit.evidence import Evidence, gather, stamp
 from pipeline.audit.finding import Finding, Tally
 from pipeline.audit.lock import directory
-from pipeline.audit.stages import expand
+from pipeline.audit.stages import pipelines
 
 CODE = ("pipeline", "stages")
 TOLERANCE = 1.0
@@ -31,8 +31,8 @@ MEASURED = ("data/runs/", "reports/index.html", "reports/records.json")
 
 def check(evidence: Evidence, count: int, seed: int, scratch: Path) -> list[Finding]:
     """One finding for each of `count` stages of dvc.lock; what was chosen is printed first."""
-    locked = evidence.yaml("dvc.lock")["stages"]
-    names = sorted(expand(evidence.yaml("dvc.yaml"), evidence.yaml("params.yaml")).keys() & locked.keys())
+    _, locked, _ = pipelines(evidence)
+    names = sorted(locked)
     chosen = random.Random(seed).sample(names, min(count, len(names)))
     print(f"rerun: seed {seed} chose {', '.join(chosen)}", flush=True)
     folders = [scratch / f"rerun-{index}" for index in range(len(chosen))]

@@ -1,12 +1,19 @@
-"""dvc.yaml and params.yaml -> the stages, with what dvc.lock must hold of each."""
+"""dvc.yaml and params.yaml -> the stages, with what dvc.lock must hold of each.
+
+There may be further pipelines below stages/, each a dvc.yaml with its dvc.lock. All paths are relative to the root.
+"""
 
 import itertools
+import posixpath
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.audit.evidence import EvidenceError
+from pipeline.audit.evidence import Evidence, EvidenceError
+
+Locked = Mapping[str, Any]
+"""A stage of dvc.lock."""
 
 
 @dataclass(frozen=True)
@@ -17,17 +24,55 @@ class Declared:
     deps: frozenset[str]
     params: frozenset[str]
     outs: frozenset[str]
+    folder: str
+    """Where it runs."""
 
 
-def expand(definition: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Declared]:
-    """{name: stage}; a stage with a matrix becomes one per combination, `<stage>@<value>-<value>`."""
+def pipelines(evidence: Evidence) -> tuple[dict[str, Declared], dict[str, Locked], list[str]]:
+    """All stages as declared and as locked, and the dvc.yaml files below stages/ that never ran.
+
+    The name of a stage of such a file begins with its folder.
+    """
+    params = evidence.yaml("params.yaml")
+    declared, locked, idle = {}, {}, []
+    for path in ("dvc.yaml", *evidence.names("stages", "/dvc.yaml")):
+        folder = posixpath.dirname(path)
+        if folder and evidence.text(f"{folder}/dvc.lock") is None:
+            idle.append(path)
+            continue
+        prefix, held = f"{folder}:" * bool(folder), evidence.yaml(posixpath.join(folder, "dvc.lock"))["stages"]
+        for name, stage in expand(evidence.yaml(path), params, folder).items():
+            declared[prefix + name] = stage
+            if name in held:
+                locked[prefix + name] = _rooted(held[name], stage.folder)
+    return declared, locked, idle
+
+
+def _rooted(held: Locked, folder: str) -> Locked:
+    """The stage of a lock with its paths relative to the root."""
+    files = {
+        key: [{**one, "path": _joined(folder, one["path"])} for one in held.get(key, [])] for key in ("deps", "outs")
+    }
+    return {**held, **files, "params": {_joined(folder, path): own for path, own in held.get("params", {}).items()}}
+
+
+def _joined(folder: str, path: str) -> str:
+    return posixpath.normpath(posixpath.join(folder, path))
+
+
+def expand(definition: Mapping[str, Any], params: Mapping[str, Any], folder: str = "") -> dict[str, Declared]:
+    """{name: stage} of a dvc.yaml in `folder`; a matrix gives one per combination, `<stage>@<value>-<value>`."""
     found = {}
     for name, stage in definition["stages"].items():
         for suffix, item in _combinations(stage.get("matrix", {}), params):
             filled = _filled({key: value for key, value in stage.items() if key != "matrix"}, {**params, "item": item})
-            paths = {key: frozenset(map(_path, filled.get(key, []))) for key in ("deps", "outs", "metrics", "params")}
-            outs = paths["outs"] | paths["metrics"]
-            found[f"{name}{suffix}"] = Declared(filled["cmd"], paths["deps"], paths["params"], outs)
+            place = posixpath.normpath(posixpath.join(folder, filled.get("wdir", ".")))
+            deps, outs, metrics = (
+                frozenset(_joined(place, _path(entry)) for entry in filled.get(key, []))
+                for key in ("deps", "outs", "metrics")
+            )
+            keys = frozenset(_keys(filled.get("params", [])))
+            found[f"{name}{suffix}"] = Declared(filled["cmd"], deps, keys, outs | metrics, place)
     return found
 
 
@@ -64,6 +109,15 @@ def _filled(value: Any, scope: Mapping[str, Any]) -> Any:
         return re.sub(r"\$\{([^}]+)\}", lambda match: str(lookup(scope, match[1].strip())), value)
     except KeyError as error:
         raise EvidenceError(f"dvc.yaml: {value}: params.yaml has no {error}; put both of one commit here") from error
+
+
+def _keys(entries: list[Any]) -> Iterator[str]:
+    """An entry is a key of params.yaml or {file: keys}."""
+    for entry in entries:
+        if isinstance(entry, str):
+            yield entry
+        else:
+            yield from (key for keys in entry.values() for key in keys)
 
 
 def _path(entry: Any) -> str:
