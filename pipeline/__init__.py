@@ -20,4 +20,6 @@ A suite is a set of tasks on one backbone; a method edits the task vectors, pick
                  from counts to what people look at
     stage        declaration and guarantees of a DVC stage    parallel    independent pieces on every core
     store        files in and out, atomically                 errors      the user's errors
+    audit/       are these numbers true, by other code        bundle      what a reviewer needs, in one archive
+    records      what the report keeps of data/ for audits
 """

@@ -47,8 +47,9 @@ def main(given: Sequence[str] | None = None) -> int:
         sys.exit(f"audit: {error}")
     for one in found:
         print(one.line())
-    failed = sum(bool(one.wrong) for one in found)
-    print(f"{len(found) - failed} of {len(found)} checks hold" + (f"; {failed} FAIL" if failed else ""))
+    verdicts = [one.verdict for one in found]
+    failed, blind = verdicts.count("FAIL"), verdicts.count("none")
+    print(f"{verdicts.count('ok')} checks hold, {failed} FAIL, {blind} had nothing at hand to compare")
     if not chosen.bundle:
         _write(found)
     return int(failed > 0)
