@@ -2,6 +2,8 @@
 # make test    set up, lint and pass the tests
 # make faults  kill, interrupt, fill the disk, damage files, fuzz: half an hour; counts what was survived
 # make verify  hash every result and every file of the cache anew: finds what changed without a trace; then dvc repro
+# make audit   are the numbers of this repository true? FLAGS="--rerun 3" computes stages again
+# make bundle  one archive for reviewers; python -m pipeline.audit --bundle FILE checks it
 # make lock    resolve requirements.lock anew (needs uv)
 
 PYTHON ?= python3
@@ -10,7 +12,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test lint faults verify lock env
+.PHONY: repro test lint audit bundle faults verify lock env
 
 repro: $(READY)
 	dvc --wait-for-lock repro
@@ -32,6 +34,11 @@ verify: $(READY)
 	find data -type f ! -name README.md -exec touch -c {} +
 	chmod -R u+w .dvc/cache
 	dvc status
+audit: $(READY)
+	python -m pipeline.audit $(FLAGS)
+
+bundle: $(READY)
+	python -m pipeline.bundle
 
 env: $(READY)
 

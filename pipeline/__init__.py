@@ -16,7 +16,8 @@ A suite is a set of tasks on one backbone; a method edits the task vectors, pick
     evaluate     asking merges, counting right answers        answers     the artefact of an evaluation
     costs        bytes and operations at inference            corruptions  images blurred, noisy or compressed
     studies/     why a method wins, one file per study        trial       one calibration, scored
-    paired       differences from counts alone                diagnostics/  measures known before merging
+    paired       differences from counts alone                curvature   Hessians and sharpness of coefficients
+    diagnostics/ measures known before merging
     preview      images for the contact sheet                 hub         files of public repositories, verified
     results -> scores, statistics, anchors -> tables, claims, tidy, figures, profiles, heatmaps, verdict, references
             -> sections, page -> report
@@ -25,4 +26,6 @@ A suite is a set of tasks on one backbone; a method edits the task vectors, pick
     cells        pieces whose results outlive a killed stage  cluster     cells on a Ray cluster
     processes    how processes end together
     store        files in and out, atomically                 errors      the user's errors
+    audit/       are these numbers true, by other code        bundle      what a reviewer needs, in one archive
+    records      what the report keeps of data/ for audits
 """

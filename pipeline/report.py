@@ -22,6 +22,7 @@ from pipeline import (
     tidy,
     verdict,
 )
+from pipeline.records import records
 from pipeline.references import MARK, Reference, refer
 from pipeline.results import Chosen, Results, on_top, parameters, read
 from pipeline.scores import AVERAGE, CEILING, FLOOR, GAP, MAIN
@@ -107,7 +108,7 @@ def write(inputs: Sequence[Path], suites: Sequence[str], chosen: Chosen, look: A
     outputs: as stages/report.py.
     """
     *measured, templates = inputs
-    tabled, drawn, plotted, kept, metrics, index = outputs
+    tabled, drawn, plotted, kept, metrics, index, recorded = outputs
     references = refer(chosen)
     titles = {name: one.title for name, one in references.items()}
     found = [read(measured, suite, chosen) for suite in suites]
@@ -156,6 +157,7 @@ def write(inputs: Sequence[Path], suites: Sequence[str], chosen: Chosen, look: A
         parts.append(sections.suite(results, said, shown, diagnosis, drawings, references))
     for name, frame in tidy.plots(found).items():
         store.write_text(plotted / f"{name}.csv", tidy.csv(frame))
+    store.write_json(recorded, {name: one for results in found for name, one in records(results, chosen).items()})
     store.write_json(metrics, {results.suite: summary(results.runs) for results in found})
     store.write_text(index, page.render(sections.report(parts, references), templates))
 

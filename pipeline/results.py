@@ -116,7 +116,7 @@ def read(inputs: Sequence[Path], suite: str, chosen: Chosen) -> Results:
     values = store.TensorFile(merged / suite / MAIN / "coefficients.safetensors")["coefficients"].numpy()
     curves = {name: merged / suite / name / "losses.csv" for name in chosen.calibrated if abouts[name]["losses"]}
     origin = _origin(origins / f"{suite}.json")
-    records = tuple(store.read_json(recorded / f"{name}.json") for name in _records(suite, chosen))
+    records = tuple(store.read_json(recorded / f"{name}.json") for name in record_names(suite, chosen))
     params = parameters(suite, records)
     used = frame[frame.method == MAIN].groupby("task").samples.min()
     protocol = tables.Protocol(
@@ -211,7 +211,7 @@ def _makers(suite: str, chosen: Chosen) -> list[tuple[str, str]]:
     ]
 
 
-def _records(suite: str, chosen: Chosen) -> list[str]:
+def record_names(suite: str, chosen: Chosen) -> list[str]:
     """The names of the run records, in the order of the pipeline."""
     scaled = [f"{name}-rescaled" for name in chosen.rescaled]
     return [

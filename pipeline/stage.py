@@ -69,8 +69,9 @@ class Stage:
     """Whether a run record (hardware, versions, seconds) is the last output, under data/runs."""
 
     def record(self, names: Mapping[str, str]) -> str:
-        """The path of the run record."""
-        return f"data/runs/{'-'.join((self.name, *names.values()))}.json"
+        """The path of the run record: data/runs, or data/studies/runs for `studies.*`, which are not read beside it."""
+        *folders, name = self.name.split(".")
+        return Path("data", *folders, "runs", f"{'-'.join((name, *names.values()))}.json").as_posix()
 
     def main(self, function: Callable[[Job], None]) -> None:
         """Run the stage with the arguments of the command line; exit code 1 and a message on a BenchmarkError.

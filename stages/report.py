@@ -26,6 +26,7 @@ STAGE = Stage(
         "reports/scores",
         "reports/metrics.json",
         "reports/index.html",
+        "reports/records.json",
     ),
     modules=("pipeline.methods.*",),
     recorded=False,

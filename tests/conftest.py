@@ -29,6 +29,16 @@ def pristine_suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository in which every stage has run on the tests' suite, see `tests.small_run`; not to be changed."""
+    from tests import small_run
+
+    root = tmp_path_factory.mktemp("small") / "repository"
+    small_run.make(root)
+    return root
+
+
 @pytest.fixture
 def suite(pristine_suite: Path) -> SuiteFolder:
     """The tiny suite, opened."""

@@ -31,7 +31,7 @@ CHOSEN = choose(METHODS)
 LOOK = SimpleNamespace(dpi=50, width=6.5, decimals=1)
 INPUTS = ("scores", "answers", "costs", "diagnostics", "merges", "previews", "origins", "runs")
 TEMPLATES = Path("pipeline/templates")
-OUTPUTS = ("tables", "figures", "plots", "scores", "metrics.json", "index.html")
+OUTPUTS = ("tables", "figures", "plots", "scores", "metrics.json", "index.html", "records.json")
 ORIGIN = {
     "source": "made <here>",
     "embedded": True,
@@ -149,7 +149,7 @@ def test_the_whole_report_twice(data, tmp_path, monkeypatch):
     names = ("accuracy", "profiles", "coefficients", "losses", "mloss", "cosines", "images")
     expected = {f"figures/mini-x-{name}.{kind}" for name in names for kind in ("svg", "pdf", "png")}
     expected |= {f"figures/mini-x-{name}.csv" for name in names if name != "images"}
-    expected |= {"metrics.json", "index.html"}
+    expected |= {"metrics.json", "index.html", "records.json"}
     expected |= {f"tables/mini-x.{kind}" for kind in ("csv", "md", "tex")}
     expected |= {"tables/mini-x-overview.md", "tables/mini-x-overview.tex", "tables/mini-x-prediction.csv"}
     expected |= {"tables/mini-x-sentences.md", "tables/mini-x-comparisons.csv", "tables/mini-x-comparisons.md"}
@@ -278,7 +278,7 @@ def test_an_embedded_suite_shows_where_it_came_from_and_nothing_published(plain)
 def test_a_public_suite_stands_beside_what_was_published(plain, beside):
     new = {f"tables/mini-x-{name}.{kind}" for name in ("anchors", "published") for kind in ("csv", "md")}
     assert beside.keys() - plain.keys() == new
-    captioned = {"index.html", "tables/mini-x.md", "tables/mini-x.tex"}
+    captioned = {"index.html", "records.json", "tables/mini-x.md", "tables/mini-x.tex"}
     assert {name for name in plain if plain[name] != beside[name]} == captioned
     said = (
         "Anchors: 2 of 4 published accuracies of these checkpoints reproduced within 0.1 points; "

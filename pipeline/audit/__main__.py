@@ -1,0 +1,67 @@
+"""`python -m pipeline.audit`: audit the repository in the current folder, or a bundle; exit code 0 if all holds."""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.audit import archive, draws, environment, images, lock, numbers, rerun
+from pipeline.audit.evidence import Evidence, gather
+from pipeline.audit.finding import Finding
+from pipeline.errors import BenchmarkError
+
+RESULT = Path("reports/audit.json")
+
+
+def audit(evidence: Evidence) -> list[Finding]:
+    """All checks that compute nothing anew."""
+    suites = evidence.yaml("params.yaml")["suites"]
+    found = lock.check(evidence)
+    for suite in suites:
+        found += [*numbers.check(evidence, suite), *images.check(evidence, suite), *draws.check(evidence, suite)]
+    return [*found, numbers.readme(evidence, suites), *environment.check(evidence)]
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Print a line per finding and write reports/audit.json; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.audit", description="Are these numbers true?")
+    parser.add_argument("--bundle", type=Path, help="audit this archive instead of the current folder")
+    parser.add_argument("--rerun", type=int, default=0, metavar="N", help="compute N stages, chosen at random, again")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of stages")
+    chosen = parser.parse_args(given)
+    try:
+        with tempfile.TemporaryDirectory(prefix="audit-") as scratch:
+            found = []
+            root = Path()
+            if chosen.bundle:
+                root = Path(scratch) / "bundle"
+                found.append(archive.unpack(chosen.bundle, root))
+            evidence = gather(root)
+            found += audit(evidence)
+            if chosen.rerun:
+                found += rerun.check(evidence, chosen.rerun, chosen.seed, Path(scratch))
+    except BenchmarkError as error:
+        sys.exit(f"audit: {error}")
+    for one in found:
+        print(one.line())
+    verdicts = [one.verdict for one in found]
+    failed, blind = verdicts.count("FAIL"), verdicts.count("none")
+    print(f"{verdicts.count('ok')} checks hold, {failed} FAIL, {blind} had nothing at hand to compare")
+    if not chosen.bundle:
+        _write(found)
+    return int(failed > 0)
+
+
+def _write(found: Sequence[Finding]) -> None:
+    """Write RESULT in one step."""
+    temporary = RESULT.with_suffix(".json.new")
+    text = json.dumps([one.plain() for one in found], indent=1, ensure_ascii=False)
+    temporary.write_text(f"{text}\n", "utf-8")
+    os.replace(temporary, RESULT)  # noqa: PTH105
+
+
+if __name__ == "__main__":
+    sys.exit(main())

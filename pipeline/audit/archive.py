@@ -1,0 +1,44 @@
+"""A bundle -> a folder like a repository, once its files are those that its RO-Crate metadata describes."""
+
+import hashlib
+import json
+import tarfile
+from pathlib import Path
+
+from pipeline.audit.evidence import EvidenceError
+from pipeline.audit.finding import Finding, Tally
+
+METADATA = "ro-crate-metadata.json"
+
+
+def unpack(bundle: Path, folder: Path) -> Finding:
+    """Unpack `bundle` into `folder`; EvidenceError if it is no archive, or tries to write outside of the folder."""
+    try:
+        with tarfile.open(bundle, "r:gz") as archive:
+            archive.extractall(folder, filter="data")
+    except (OSError, tarfile.TarError, EOFError) as error:
+        raise EvidenceError(f"{bundle}: not a bundle of `make bundle` ({error}); get the file again") from error
+    return _described(folder)
+
+
+def _described(folder: Path) -> Finding:
+    """Every file has an entity with its size and SHA-256, and every entity of a file has its file."""
+    tally = Tally("bundle", "files are those that the RO-Crate metadata describes")
+    place = folder / METADATA
+    if not place.is_file():
+        tally.expect(False, f"{METADATA} is missing")
+        return tally.finding()
+    try:
+        graph = json.loads(place.read_text("utf-8"))["@graph"]
+    except (ValueError, KeyError) as error:
+        raise EvidenceError(f"{METADATA}: not RO-Crate metadata ({error}); get the bundle again") from error
+    entities = {entity["@id"]: entity for entity in graph if "sha256" in entity}
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {METADATA}
+    for name in sorted(files | entities.keys()):
+        if name not in files or name not in entities:
+            tally.expect(False, f"{name} is {'not in the bundle' if name in entities else 'not described'}")
+            continue
+        content = (folder / name).read_bytes()
+        same = hashlib.sha256(content).hexdigest() == entities[name]["sha256"]
+        tally.expect(same and int(entities[name]["contentSize"]) == len(content), f"{name} is not as described")
+    return tally.finding()

@@ -1,0 +1,77 @@
+"""The outcome of one check, as a line and as JSON."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+SHOWN = 5
+"""Differences that a line names; reports/audit.json has all of them."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check compared, how often, what was wrong, and what it could not see."""
+
+    name: str
+    what: str
+    compared: int
+    wrong: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    """What was not at hand, and was therefore not checked."""
+
+    @property
+    def verdict(self) -> str:
+        """ok, FAIL, or none where nothing was at hand to compare."""
+        if self.wrong:
+            return "FAIL"
+        return "ok" if self.compared else "none"
+
+    def line(self) -> str:
+        """One line: verdict, name, how many of what; then what is wrong and what was not at hand."""
+        parts = [f"{self.verdict:<4}  {self.name:<24} {self.compared:,} {self.what}"]
+        if self.wrong:
+            parts.append(f"WRONG ({len(self.wrong):,}): {_few(self.wrong)}")
+        if self.absent:
+            parts.append(f"not at hand: {_few(self.absent)}")
+        return "; ".join(parts)
+
+    def plain(self) -> dict[str, Any]:
+        """The finding as JSON."""
+        return {
+            "verdict": self.verdict,
+            "name": self.name,
+            "what": self.what,
+            "compared": self.compared,
+            "wrong": [*self.wrong],
+            "not at hand": [*self.absent],
+        }
+
+
+@dataclass
+class Tally:
+    """Collects comparisons for one finding."""
+
+    name: str
+    what: str
+    compared: int = 0
+    wrong: list[str] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
+
+    def expect(self, holds: bool, complaint: str) -> None:
+        """Count one comparison; keep `complaint` if it does not hold."""
+        self.compared += 1
+        if not holds:
+            self.wrong.append(complaint)
+
+    def finding(self) -> Finding:
+        """What was collected, without repetitions."""
+        return Finding(self.name, self.what, self.compared, _distinct(self.wrong), _distinct(self.absent))
+
+
+def _few(texts: tuple[str, ...]) -> str:
+    more = f" and {len(texts) - SHOWN:,} more" if len(texts) > SHOWN else ""
+    return ", ".join(texts[:SHOWN]) + more
+
+
+def _distinct(texts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(texts))

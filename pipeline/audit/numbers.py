@@ -1,0 +1,298 @@
+"""Every printed number against the integer scores: tables, plots, metrics, page, sentences, README.
+
+What is not a function of the scores is compared with the files that it was printed from, where they are at hand, and
+named where they are not.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+
+import numpy as np
+import pandas as pd
+
+from pipeline.audit import comparisons, figures, printed, recompute, sentences
+from pipeline.audit.evidence import Evidence, integers
+from pipeline.audit.finding import Finding, Tally
+from pipeline.audit.images import tasks_of
+from pipeline.audit.known import MAIN, RESCALED, Known, know
+from pipeline.audit.printed import Grid, agrees
+from pipeline.audit.recompute import CEILING, FLOOR, Value
+
+RANKS = {1: "best", 2: "second"}
+
+
+def check(evidence: Evidence, suite: str) -> list[Finding]:
+    """All findings of a suite; the first alone where there are no scores, or impossible ones."""
+    scores, tasks = integers(evidence, suite), tasks_of(evidence, suite)
+    whole = Tally(f"{suite}: scores", "integer scores are whole and possible")
+    if scores is None:
+        whole.absent.append("reports/scores, data/scores")
+        return [whole.finding()]
+    whole.compared = len(scores)
+    whole.wrong += recompute.odd(scores, tasks)
+    if whole.wrong:
+        return [whole.finding()]
+    known = know(evidence, suite, tuple(tasks), scores)
+    return [
+        whole.finding(),
+        _answers(evidence, scores, suite),
+        _table(evidence, known),
+        _printed(evidence, known),
+        _efficiency(evidence, known),
+        figures.check(evidence, known),
+        comparisons.check(evidence, known),
+        _metrics(evidence, known),
+        sentences.check(evidence, known),
+    ]
+
+
+def expected(known: Known, method: str, column: str) -> Value | None:
+    """What a column of a printed table must show of a method; None if the column is unknown or not at hand."""
+    if column in known.values[method]:
+        return known.values[method][column]
+    nothing = Value(math.nan, math.nan, 0)
+    if column == "Scale from KL":
+        return known.values.get(f"{method}{RESCALED}", {}).get("Average", nothing)
+    if column == "Images":
+        return Value(known.samples[method], math.nan, 1)
+    if column in {"Extra, %", "FLOPs, ×"} and method in known.costs:
+        cost = known.costs[method]
+        held = cost["extra_bytes"] or (cost["encoders"] - 1) * cost["encoder_bytes"]
+        share = 100 * held / cost["encoder_bytes"]
+        work = sum(cost["flops"].values()) / len(cost["flops"]) / cost["plain_flops"]
+        return Value(share if column[0] == "E" else work, math.nan, 1)
+    return None
+
+
+def grid(tally: Tally, known: Known, found: Grid, where: str) -> None:
+    """Compare every cell of a table whose rows are methods."""
+    for place, column in enumerate(found.columns[1:]):
+        shown: dict[str, printed.Cell] = {}
+        for _, title, cells in found.rows:
+            if title not in known.titles:
+                tally.expect(False, f"{where}: {title} is no method of the table's CSV")
+                continue
+            method, cell = known.titles[title], cells[place]
+            value = expected(known, method, column)
+            if value is None:
+                tally.absent.append(f"column {column} of {where}")
+                break
+            right = agrees(cell.mean, value.mean) and agrees(cell.deviation, value.deviation)
+            tally.expect(right, f"{where}: {title}, {column} is {cell.text}, the scores give {value.mean:.6g}")
+            shown[method] = cell
+        if column in known.values[MAIN]:
+            _ranks(tally, shown, f"{where}: {column}")
+
+
+def _ranks(tally: Tally, shown: Mapping[str, printed.Cell], where: str) -> None:
+    """Best and second best of the merged models, by the value that is printed."""
+    merged = {name: cell for name, cell in shown.items() if name not in (FLOOR, CEILING) and cell.mean != "–"}
+    numbers = {name: float(cell.mean.replace("−", "-")) for name, cell in merged.items() if agrees_with_number(cell)}
+    for name, cell in merged.items():
+        if name in numbers:
+            rank = 1 + sum(other > numbers[name] for other in numbers.values())
+            tally.expect(
+                cell.mark == RANKS.get(rank, ""), f"{where}: {name} is marked {cell.mark or 'not'}, rank {rank}"
+            )
+    for name in (FLOOR, CEILING):
+        if name in shown:
+            tally.expect(not shown[name].mark, f"{where}: {name} is marked {shown[name].mark}, it is not merged")
+
+
+def agrees_with_number(cell: printed.Cell) -> bool:
+    """Whether the cell shows a number."""
+    return bool(printed.NUMBER.fullmatch(cell.mean.replace("−", "-")))
+
+
+def _answers(evidence: Evidence, scores: pd.DataFrame, suite: str) -> Finding:
+    """The number of correct answers, image by image, is the score."""
+    tally = Tally(f"{suite}: answers", "counts are those of the answers to single images")
+    path = f"reports/scores/{suite}-answers.npz"
+    packed = evidence.arrays(path)
+    if packed is None:
+        tally.absent.append(path)
+        return tally.finding()
+    for (method, task), rows in scores.groupby(["method", "task"], sort=False):
+        if f"{method}/{task}" not in packed:
+            tally.absent.append(f"answers of {method}")
+            continue
+        total = int(rows.total.iloc[0])
+        bits = np.unpackbits(packed[f"{method}/{task}"], axis=1)
+        same = bits[:, :total].sum(1).tolist() == rows.correct.tolist() and not bits[:, total:].any()
+        tally.expect(same, f"{path}: {method}/{task} has other numbers of right answers than the scores")
+    return tally.finding()
+
+
+def _table(evidence: Evidence, known: Known) -> Finding:
+    """reports/tables/<suite>.csv, six decimals."""
+    path = f"reports/tables/{known.suite}.csv"
+    tally, table = Tally(f"{known.suite}: table", f"numbers of {path}"), evidence.table(path)
+    if table is None:
+        tally.absent.append(path)
+        return tally.finding()
+    for row in table.to_dict("records"):
+        method = row["method"]
+        if method not in known.values:
+            tally.expect(False, f"{path}: no scores of {method}")
+            continue
+        for column, value in known.values[method].items():
+            for name, number in ((column, value.mean), (f"{column} std", value.deviation)):
+                if name in row:
+                    tally.expect(
+                        agrees(row[name], number), f"{path}: {method}, {name} is {row[name]}, not {number:.6f}"
+                    )
+        tally.expect(row["runs"] == str(len(known.seeds[method])), f"{path}: {method} has {row['runs']} runs")
+    numbers = {name for column in known.values[MAIN] for name in (column, f"{column} std")}
+    for column in [name for name in table if name not in {*numbers, "method", "title", "group", "runs"}]:
+        tally.absent.append(f"column {column} of {path}")
+    return tally.finding()
+
+
+def _printed(evidence: Evidence, known: Known) -> Finding:
+    """Markdown and LaTeX, and the page, which shows the same."""
+    tally = Tally(f"{known.suite}: printed tables", "cells of Markdown, LaTeX and the page, and their ranks")
+    page = printed.html(evidence.text("reports/index.html") or "")
+    for name in (known.suite, f"{known.suite}-overview"):
+        for ending, read in (("md", printed.markdown), ("tex", printed.latex)):
+            path = f"reports/tables/{name}.{ending}"
+            text = evidence.text(path)
+            if text is None:
+                tally.absent.append(path)
+                continue
+            grids = read(text)
+            tally.expect(bool(grids), f"{path} holds no table")
+            for found in grids:
+                grid(tally, known, found, path)
+            if ending == "md" and page:
+                tally.expect(any(_within(grids[0], shown) for shown in page), f"the page has no table equal to {path}")
+    return tally.finding()
+
+
+def _within(small: Grid, large: Grid) -> bool:
+    """Whether `large` has the rows and columns of `small`, with the same cells."""
+    if not {*small.columns} <= {*large.columns} or len(small.rows) != len(large.rows):
+        return False
+    places = [large.columns.index(column) - 1 for column in small.columns[1:]]
+    rows = {name: cells for _, name, cells in large.rows}
+    return all(
+        name in rows and len(rows[name]) == len(large.columns) - 1 and [rows[name][one] for one in places] == [*cells]
+        for _, name, cells in small.rows
+    )
+
+
+def _efficiency(evidence: Evidence, known: Known) -> Finding:
+    """The data-efficiency study, where it is a table of the report."""
+    path = f"reports/tables/{known.suite}-efficiency.csv"
+    tally, table = Tally(f"{known.suite}: efficiency", f"numbers of {path}"), evidence.table(path)
+    study = integers(evidence, known.suite, study=True)
+    if table is None or study is None:
+        tally.absent.append(path if table is None else "integer scores of the study")
+        return tally.finding()
+    found = {(str(k), method): columns for k, method, columns in _studied(study, known)}
+    for row in table.to_dict("records"):
+        columns = found.get((row["k"], row["method"]))
+        tally.expect(columns is not None, f"{path}: no scores of {row['method']} with {row['k']} images")
+        for name, value in (columns or {}).items():
+            if name in row:
+                complaint = f"{path}: {row['method']}, k {row['k']}, {name} is {row[name]}, not {value:.6f}"
+                tally.expect(agrees(row[name], value), complaint)
+    return tally.finding()
+
+
+def _studied(study: pd.DataFrame, known: Known) -> Iterator[tuple[int, str, dict[str, float]]]:
+    """(k, method, {column: value}) of every point of the study."""
+    for k, rows in study.groupby("k"):
+        for method, own in recompute.accuracies(rows, known.tasks).items():
+            derived = recompute.derive(own, known.accuracies)
+            average = recompute.over_seeds(derived["Average"])
+            used = rows[rows.method == method].samples
+            columns = {name: float(column.mean()) for name, column in derived.items()}
+            columns |= {
+                "Average std": average.deviation,
+                "seeds": average.count,
+                "fewest samples used": int(used.min()),
+            }
+            columns |= {"Average min": float(derived["Average"].min()), "Average max": float(derived["Average"].max())}
+            yield int(k), method, columns
+
+
+def _metrics(evidence: Evidence, known: Known) -> Finding:
+    tally = Tally(f"{known.suite}: metrics", "numbers of reports/metrics.json")
+    stated = evidence.json("reports/metrics.json")
+    if stated is None:
+        tally.absent.append("reports/metrics.json")
+        return tally.finding()
+    stated = stated.get(known.suite, {})
+    for method, value in stated.get("accuracy", {}).items():
+        own = known.values.get(method, {}).get("Average", Value(math.nan, math.nan, 0)).mean
+        tally.expect(agrees(f"{value:.2f}", own), f"metrics.json: {method} is {value}, the scores give {own:.4f}")
+    missing = {*known.titles.values()} - stated.get("accuracy", {}).keys()
+    tally.expect(not missing, f"metrics.json lacks {', '.join(sorted(missing))}")
+    if f"{MAIN}_gap_closed" in stated:
+        gap = known.values[MAIN]["Gap closed"].mean
+        tally.expect(agrees(f"{stated[f'{MAIN}_gap_closed']:.2f}", gap), f"metrics.json: gap closed is not {gap:.4f}")
+    return tally.finding()
+
+
+def readme(evidence: Evidence, suites: list[str]) -> Finding:
+    """The README's generated sections are their files' text; what its prose says of scales, the scores say."""
+    tally, text = Tally("README", "generated sections and numbers of prose"), evidence.text("README.md")
+    if text is None:
+        tally.absent.append("README.md")
+        return tally.finding()
+    section = _section(text, "results")
+    for suite in [name for name in suites if f"Suite {name}:" in section] or suites[:1]:
+        parts = [evidence.text(f"reports/tables/{suite}-{name}.md") for name in ("overview", "sentences")]
+        if None in parts:
+            tally.absent.append(f"reports/tables/{suite}-overview.md, {suite}-sentences.md")
+        else:
+            lines = "\n".join(parts).strip().splitlines()
+            shown = section.strip().splitlines()
+            for index in range(max(len(lines), len(shown))):
+                own, said = (part[index] if index < len(part) else "" for part in (lines, shown))
+                tally.expect(own == said, f"README.md, results: {_difference(said, own)}")
+        _prose(tally, evidence, suite, text.replace(section, ""))
+    _performance(tally, evidence, _section(text, "performance"))
+    return tally.finding()
+
+
+def _section(text: str, name: str) -> str:
+    found = re.search(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", text, re.DOTALL)
+    return found[1] if found else ""
+
+
+def _difference(said: str, own: str) -> str:
+    """Where two lines part."""
+    same = next((index for index, pair in enumerate(zip(said, own, strict=False)) if len({*pair}) > 1), 0)
+    return f"“{said[max(0, same - 30) : same + 20]}”, the report has “{own[max(0, same - 30) : same + 20]}”"
+
+
+def _prose(tally: Tally, evidence: Evidence, suite: str, text: str) -> None:
+    """`<method> 57.3 → 81.3`: the average, and that with the scale chosen without labels."""
+    scores = integers(evidence, suite)
+    if scores is None:
+        return
+    known = know(evidence, suite, tuple(tasks_of(evidence, suite)), scores)
+    flat = re.sub(r"\s+", " ", text)
+    for title, method in known.titles.items():
+        for before, after in re.findall(rf"(?<![\w-]){re.escape(title)} (\d+\.\d+) → (\d+\.\d+)", flat):
+            values = [known.values[name]["Average"].mean for name in (method, f"{method}{RESCALED}")]
+            right = agrees(before, values[0]) and agrees(after, values[1])
+            tally.expect(
+                right, f"README.md: {title} {before} → {after}, the scores give {values[0]:.2f}, {values[1]:.2f}"
+            )
+
+
+def _performance(tally: Tally, evidence: Evidence, section: str) -> None:
+    """The section on speed is what benchmarks/readme.py makes of benchmarks/results."""
+    results = evidence.root / "benchmarks/results"
+    if not section or not results.is_dir():
+        return
+    try:
+        made = import_module("benchmarks.readme").performance(results)
+    except ImportError as error:
+        tally.absent.append(f"README's section on performance (its generator needs {error.name})")
+        return
+    tally.expect(section.strip() == made.strip(), "README.md: the section on performance is not that of its results")

@@ -1,0 +1,87 @@
+"""A finished run of the tests' suite in seconds: every stage of dvc.yaml in this process, the lock written by DVC."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
+from importlib import import_module
+from pathlib import Path
+from unittest.mock import patch
+
+from dvc.repo import Repo
+from dvc.utils.hydra import apply_overrides
+
+from pipeline.audit.evidence import gather
+from pipeline.audit.stages import expand
+from tests import toy
+from tests.test_repro import SMALL
+
+COPIED = (
+    "pipeline", "stages", "params.yaml", "dvc.yaml", ".dvcignore", "README.md", "requirements.lock", "pyproject.toml",
+    "LICENSE", "CITATION.cff", "Makefile", "benchmarks", "data/README.md", "reports/README.md",
+)  # fmt: skip
+ENVIRONMENT = {"SAMERGING_WORKERS": "1", "SAMERGING_DEVICE": "cpu", "DVC_NO_ANALYTICS": "1"}
+
+
+def make(root: Path) -> None:
+    """Make `root` a repository in which everything has run, without Git."""
+    toy.copy_code(root, COPIED)
+    apply_overrides(str(root / "params.yaml"), [*SMALL, "report.dpi=50"])
+    with inside(root):
+        for command in _ordered(root):
+            _, _, module, *arguments = command.split()
+            script = import_module(module)
+            script.STAGE.run(script.run, dict(zip(script.STAGE.arguments, arguments, strict=True)))
+        (root / ".dvc").mkdir()
+        (root / ".dvc/config").write_text("[core]\n    no_scm = true\n    analytics = false\n")
+        with Repo(str(root)) as repo:
+            repo.commit(force=True)
+    _publish(root)
+
+
+@contextmanager
+def inside(root: Path) -> Iterator[None]:
+    """Work in `root`, on the CPU, in one process."""
+    with chdir(root), patch.dict(os.environ, {**ENVIRONMENT, "DVC_SITE_CACHE_DIR": str(root.parent / "site")}):
+        yield
+
+
+def copy(source: Path, target: Path) -> Path:
+    """A copy to tamper with: of DVC's cache only the lists of directories."""
+    shutil.copytree(source, target, ignore=lambda folder, names: _contents(folder, names) if ".dvc" in folder else ())
+    return target
+
+
+def _contents(folder: str, names: list[str]) -> list[str]:
+    """What a copy of DVC's own folder leaves out."""
+    return [name for name in names if (Path(folder) / name).is_file() and not name.endswith((".dir", "config"))]
+
+
+def _ordered(root: Path) -> Iterator[str]:
+    """The commands of dvc.yaml, each once what it needs is there."""
+    evidence = gather(root)
+    waiting = [*expand(evidence.yaml("dvc.yaml"), evidence.yaml("params.yaml")).values()]
+    while waiting:
+        made = {out for stage in waiting for out in stage.outs}
+        ready = [stage for stage in waiting if not any(_inside(out, dep) for out in made for dep in stage.deps)]
+        yield from sorted(stage.command for stage in ready)
+        waiting = [stage for stage in waiting if stage not in ready]
+
+
+def _inside(out: str, dep: str) -> bool:
+    return f"{out}/".startswith(f"{dep}/") or f"{dep}/".startswith(f"{out}/")
+
+
+def _publish(root: Path) -> None:
+    """The README's section of results, and the integer scores, as the report of this run."""
+    tables, readme = root / "reports/tables", root / "README.md"
+    before, _, rest = readme.read_text().partition("<!-- results -->")
+    _, _, after = rest.partition("<!-- /results -->")
+    content = "\n".join((tables / f"nano-3-{name}.md").read_text() for name in ("overview", "sentences")).strip()
+    readme.write_text(f"{before}<!-- results -->\n\n{content}\n\n<!-- /results -->{after}")
+    scores = root / "reports/scores/nano-3.csv"
+    if not scores.exists():
+        scores.parent.mkdir(exist_ok=True)
+        header, *_ = (root / "data/scores/nano-3/zeroshot.csv").read_text().splitlines(keepends=True)
+        files = sorted((root / "data/scores/nano-3").glob("*.csv"))
+        scores.write_text(header + "".join(file.read_text().removeprefix(header) for file in files))

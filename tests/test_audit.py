@@ -1,0 +1,437 @@
+"""The audit: a true run holds, with and without data/; every planted fraud fails on the line that says why."""
+
+import hashlib
+import json
+import random
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from dvc.repo import Repo
+
+from pipeline import store, tables
+from pipeline.audit import draws, images, lock, printed, recompute, rerun
+from pipeline.audit.__main__ import audit, main
+from pipeline.audit.evidence import EvidenceError, gather, integers, stamp
+from pipeline.audit.finding import Finding
+from pipeline.draws import draw
+from pipeline.scores import runs
+from tests import small_run
+
+SUITE = "nano-3"
+TASK = "textures"
+
+
+@pytest.fixture
+def repository(small: Path, tmp_path: Path) -> Path:
+    """A copy of a finished run."""
+    return small_run.copy(small, tmp_path / "repository")
+
+
+def findings(root: Path) -> dict[str, Finding]:
+    return {one.name: one for one in audit(gather(root))}
+
+
+def test_a_finished_run_is_true(small: Path):
+    found = findings(small)
+    assert not [one.line() for one in found.values() if one.wrong]
+    nothing = {name for name, one in found.items() if one.verdict == "none"}
+    assert nothing <= {f"{SUITE}: {name}" for name in ("anchors", "answers", "comparisons", "efficiency")}
+    assert found["lock: stages"].compared == len(gather(small).yaml("dvc.lock")["stages"])
+    assert found["lock: data"].absent == ()
+
+
+def test_a_clone_without_data_is_audited_as_far_as_it_goes(repository: Path):
+    whole = findings(repository)
+    shutil.rmtree(repository / "data")
+    shutil.rmtree(repository / ".dvc")
+    found = findings(repository)
+    assert not [one.line() for one in found.values() if one.wrong]
+    for name in ("scores", "table", "printed tables", "metrics", "seeds"):
+        assert found[f"{SUITE}: {name}"] == whole[f"{SUITE}: {name}"]
+    assert found["environment"] == whole["environment"]
+    assert found["lock: scores, records"].compared > 20
+    assert (found["lock: data"].compared, found["lock: data"].verdict) == (0, "none")
+    assert "not at hand: " in found["lock: data"].line()
+    assert found[f"{SUITE}: draws"].absent == ("merge artefacts",)
+
+
+def lock_findings(root: Path) -> dict[str, Finding]:
+    return {one.name: one for one in lock.check(gather(root))}
+
+
+def replaced(root: Path, path: str, pattern: str, new: str | Callable[[re.Match], str]) -> None:
+    """Replace the first match of `pattern` in a text file."""
+    text = (root / path).read_text()
+    changed = re.sub(pattern, new, text, count=1)
+    assert changed != text, f"{path} has no {pattern}"
+    (root / path).write_text(changed)
+
+
+def rehashed(root: Path) -> None:
+    """What a careful fraud does next: dvc.lock gets the hashes of what lies there now."""
+    evidence, text = gather(root), (root / "dvc.lock").read_text()
+    for _, entry in lock.entries(evidence.yaml("dvc.lock")["stages"]):
+        path, old = entry["path"], entry["md5"]
+        if path in evidence.stamps:
+            new = evidence.stamps[path].md5
+        else:
+            inside = {name: one for name, one in evidence.stamps.items() if name.startswith(f"{path}/")}
+            own = lock.directory({name.removeprefix(f"{path}/"): one for name, one in inside.items()})
+            new = f"{stamp(own).md5}.dir"
+        text = text.replace(old, new)
+    (root / "dvc.lock").write_text(text)
+    shutil.rmtree(root / ".dvc")
+
+
+def one_more(match: re.Match) -> str:
+    return f"{match[1]}{(int(match[2]) + 1) % 10}"
+
+
+def score(root: Path) -> None:
+    replaced(root, f"data/scores/{SUITE}/ties.csv", r"(ties,textures,,0,)(\d+)", lambda m: f"{m[1]}{int(m[2]) + 1}")
+
+
+def published_score(root: Path) -> None:
+    replaced(root, f"reports/scores/{SUITE}.csv", r"(,ties,textures,,0,)(\d+)", lambda m: f"{m[1]}{int(m[2]) + 1}")
+
+
+def careful_score(root: Path) -> None:
+    score(root)
+    published_score(root)
+    rehashed(root)
+
+
+def careful_cell(kind: str, pattern: str) -> Callable[[Path], None]:
+    def change(root: Path) -> None:
+        replaced(root, f"reports/{kind}", pattern, one_more)
+        rehashed(root)
+
+    return change
+
+
+def expert(root: Path) -> None:
+    folder = root / f"data/suites/{SUITE}/experts"
+    shutil.copy(folder / "signs.safetensors", folder / "textures.safetensors")
+
+
+def code(root: Path) -> None:
+    with (root / "pipeline/methods/ties.py").open("a") as file:
+        file.write("\n")
+
+
+def leak(root: Path) -> None:
+    """A test image among the calibration images; the hashes are put right."""
+    train, test = (root / f"data/suites/{SUITE}/images/{split}/{TASK}.npy" for split in ("train", "test"))
+    pool = np.load(train)
+    pool[3] = np.load(test)[5]
+    np.save(train, pool)
+    rehashed(root)
+
+
+def seed(root: Path) -> None:
+    replaced(root, "params.yaml", r"seeds:\n- 0\n- 1\n", "seeds:\n- 0\n- 7\n")
+
+
+def careful_seed(root: Path) -> None:
+    """Another seed is claimed wherever it is written down; what was drawn stays."""
+    seed(root)
+    for path in sorted((root / "data").rglob("*.csv")):
+        path.write_text(re.sub(r"^((?:\d+,)?nano-3,[^,]+,[^,]+),1,", r"\1,7,", path.read_text(), flags=re.MULTILINE))
+    shutil.rmtree(root / "reports/scores")
+    for path in sorted((root / "data/merges").rglob("merge.json")):
+        content = store.read_json(path)
+        store.write_json(path, {**content, "seeds": [7 if one == 1 else one for one in content["seeds"]]})
+    rehashed(root)
+
+
+def more_images(root: Path) -> None:
+    for path in (root / "data/scores" / SUITE / "samerging.csv", root / "reports/scores" / f"{SUITE}.csv"):
+        path.write_text(re.sub(r"(,samerging,\w+,\d,)8,", r"\g<1>9,", path.read_text()))
+    rehashed(root)
+
+
+def figure(root: Path) -> None:
+    folder = root / "reports/figures"
+    shutil.copy(folder / f"{SUITE}-losses.png", folder / f"{SUITE}-accuracy.png")
+
+
+def version(root: Path) -> None:
+    path = root / "data/runs" / f"teach-{SUITE}.json"
+    content = store.read_json(path)
+    content["packages"]["torch"] = "1.0.0"
+    store.write_json(path, content)
+
+
+def overview_number(root: Path) -> None:
+    replaced(root, "README.md", r"(\| TIES \|[^|]*\d\.)(\d)", one_more)
+
+
+FRAUDS: Mapping[str, tuple[Callable[[Path], None], str, str]] = {
+    "a score": (score, "lock: data", f"data/scores/{SUITE}/ties.csv is not the file of stage evaluate@{SUITE}-ties"),
+    "a published score": (published_score, "lock: scores, records", f"data/scores/{SUITE}/ties.csv as reports/"),
+    "a score, with its hashes": (careful_score, f"{SUITE}: table", "ties, textures is "),
+    "a cell of a CSV table": (
+        careful_cell(f"tables/{SUITE}.csv", r"(ties,TIES,Data-free,1,\d+\.\d\d)(\d)"),
+        f"{SUITE}: table",
+        "ties, optdigits is ",
+    ),
+    "a cell of a Markdown table": (
+        careful_cell(f"tables/{SUITE}.md", r"(\| TIES \|[^|]*\d\.)(\d)"),
+        f"{SUITE}: printed tables",
+        f"reports/tables/{SUITE}.md: TIES, optdigits is ",
+    ),
+    "a cell of a LaTeX table": (
+        careful_cell(f"tables/{SUITE}-overview.tex", r"(SAMerging & [^&]*?\d\.)(\d)"),
+        f"{SUITE}: printed tables",
+        f"{SUITE}-overview.tex: SAMerging, Average is ",
+    ),
+    "a cell of the page": (
+        careful_cell("index.html", r"(>TIES<(?:.|\n)*?\d\.)(\d)"),
+        f"{SUITE}: printed tables",
+        f"no table equal to reports/tables/{SUITE}.md",
+    ),
+    "a sentence": (
+        careful_cell(f"tables/{SUITE}-sentences.md", r"(between zero-shot \(\d+\.)(\d)"),
+        f"{SUITE}: sentences",
+        "in “SAMerging closes ",
+    ),
+    "a number of the README": (overview_number, "README", "README.md, results: "),
+    "a swapped expert": (expert, "lock: data", f"data/suites/{SUITE}/experts/textures.safetensors is not the file of "),
+    "edited code": (code, "lock: code", "pipeline/methods/ties.py is not the file of stage "),
+    "a leaked test image": (leak, f"{SUITE}: overlap", f"{TASK}: 1 images of train are in test, 0 are stated"),
+    "a changed seed": (seed, "lock: parameters", f"seeds = [0, 7] but samerging@{SUITE} ran with [0, 1]"),
+    "a changed seed, everywhere": (careful_seed, f"{SUITE}: draws", "samerging: seed 7 did not draw these images of "),
+    "more images than allowed": (more_images, f"{SUITE}: seeds", "samerging: used 9 images per task"),
+    "a stale figure": (figure, "lock: report", f"reports/figures/{SUITE}-accuracy.png is not the file of stage report"),
+    "data of a figure": (
+        careful_cell("plots/accuracy.csv", r"(ties,textures,,\d+\.?\d?)(\d)"),
+        f"{SUITE}: figure data",
+        "reports/plots/accuracy.csv: ties textures , accuracy is ",
+    ),
+    "another version": (version, "environment", f"data/runs/teach-{SUITE}.json: torch 1.0.0, requirements.lock has "),
+}
+
+
+@pytest.mark.parametrize("name", FRAUDS)
+def test_a_fraud_fails_on_the_line_that_says_why(repository: Path, name: str):
+    tamper, line, why = FRAUDS[name]
+    tamper(repository)
+    found = findings(repository)[line]
+    assert found.verdict == "FAIL"
+    assert why in "; ".join(found.wrong)
+
+
+def test_a_stage_that_never_ran_or_ran_otherwise_is_named(repository: Path):
+    replaced(repository, "params.yaml", "  - average\n", "  - average\n  - wudi\n")
+    replaced(repository, "dvc.yaml", "python -m stages.teach ", "python -m stages.teach  ")
+    wrong = findings(repository)["lock: stages"].wrong
+    assert f"merge@{SUITE}-wudi is not in dvc.lock: it never ran" in wrong
+    assert f"teach@{SUITE} ran with other command than dvc.yaml declares" in wrong
+
+
+def test_two_pipelines_that_dvc_ran_are_held_against_their_locks(tmp_path: Path):
+    """A tiny repository of one stage at the root and one below stages/, run by DVC."""
+    copies = "mkdir -p data/d && cp params.yaml data/d/b.txt && cp params.yaml data/d/a.txt"
+    first = {"cmd": copies, "deps": ["pipeline"], "params": ["rate"], "outs": ["data/d"]}
+    second = {"wdir": "../..", "cmd": "cp data/d/a.txt data/0.txt"}
+    second |= {"deps": ["data/d"], "params": ["seeds"], "outs": ["data/0.txt"]}
+    small_repository = {
+        "params.yaml": "rate: 1e-05\nseeds: [0]\non: yes\n",
+        "dvc.yaml": json.dumps({"stages": {"first": first}}),
+        "stages/studies/dvc.yaml": json.dumps({"vars": ["../../params.yaml"], "stages": {"second": second}}),
+        "pipeline/code.py": "",
+        ".dvc/config": "[core]\n    no_scm = true\n    analytics = false\n",
+    }
+    for name, text in small_repository.items():
+        store.write_text(tmp_path / name, text)
+    with small_run.inside(tmp_path), Repo(str(tmp_path)) as repo:
+        repo.reproduce(all_pipelines=True)
+    found = lock_findings(tmp_path)
+    assert {name: (one.verdict, one.compared) for name, one in found.items() if one.compared} == {
+        "lock: stages": ("ok", 2),
+        "lock: parameters": ("ok", 2),
+        "lock: code": ("ok", 1),
+        "lock: data": ("ok", 3),
+        "lock: chain": ("ok", 1),
+    }
+    (tmp_path / "data/0.txt").write_text("else")
+    wrong = lock_findings(tmp_path)["lock: data"].wrong
+    assert wrong == ("data/0.txt is not the file of stage stages/studies:second: changed after the run",)
+
+
+def test_one_split_for_both_must_be_said(repository: Path):
+    replaced(repository, "params.yaml", "calibration_split: train", "calibration_split: test")
+    wrong = findings(repository)[f"{SUITE}: overlap"].wrong
+    assert wrong == ("calibrated on the test split that is scored, and the table does not say TRANSDUCTIVE",)
+    replaced(repository, f"reports/tables/{SUITE}.md", "of the train split", "of the test split, TRANSDUCTIVE")
+    assert not findings(repository)[f"{SUITE}: overlap"].wrong
+
+
+def test_impossible_scores_are_named(repository: Path):
+    replaced(repository, f"reports/scores/{SUITE}.csv", r"(,ties,textures,,0,)\d+", r"\g<1>1000")
+    assert re.search(r"ties/textures: 1000 of \d+ correct", findings(repository)[f"{SUITE}: scores"].line())
+
+
+def test_the_command_prints_a_line_per_check_and_fails_with_any(repository: Path, monkeypatch, capsys):
+    monkeypatch.chdir(repository)
+    assert main([]) == 0
+    assert capsys.readouterr().out.count("\nok ") > 12
+    code(repository)
+    assert main([]) == 1
+    printed_lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[1] for line in printed_lines if line.startswith("FAIL")] == ["lock: code"]
+    written = json.loads((repository / "reports/audit.json").read_text())
+    assert [one["name"] for one in written if one["verdict"] == "FAIL"] == ["lock: code"]
+
+
+def test_a_broken_file_ends_the_audit_with_its_name(repository: Path, monkeypatch):
+    monkeypatch.chdir(repository)
+    (repository / "dvc.lock").write_text("stages: [")
+    with pytest.raises(SystemExit, match=r"audit: dvc\.lock: not valid YAML"):
+        main([])
+    (repository / "dvc.lock").unlink()
+    with pytest.raises(SystemExit, match=r"dvc\.lock: no such file; run the audit at the root of the repository"):
+        main([])
+
+
+def test_a_stage_computed_again_is_held_against_the_lock(repository: Path, tmp_path: Path, capsys):
+    name, wrong = f"merge@{SUITE}-average", f"{'0' * 32}.dir"
+    held = gather(repository).yaml("dvc.lock")["stages"]
+    own = held[name]["outs"][0]["md5"]
+    replaced(repository, "dvc.lock", own, wrong)
+    chosen = next(seed for seed in range(999) if random.Random(seed).choice(sorted(held)) == name)
+    with small_run.inside(repository):
+        (found,) = rerun.check(gather(repository), 1, chosen, tmp_path / "again")
+    assert f"seed {chosen} chose {name}" in capsys.readouterr().out
+    assert "to the same bytes, on the same kind of device (cpu" in found.what
+    assert found.wrong == (f"data/merges/{SUITE}/average came out with other bytes ({own}, dvc.lock has {wrong})",)
+
+
+def test_nothing_is_computed_again_without_its_inputs(repository: Path, tmp_path: Path):
+    shutil.rmtree(repository / "data")
+    found = rerun.check(gather(repository), 2, 0, tmp_path)
+    assert all(one.wrong and "cannot run without data/" in one.line() for one in found)
+
+
+def test_the_audit_needs_neither_torch_nor_dvc():
+    heavy = {"torch", "dvc", "scipy", "pydantic", "ruamel", "safetensors", "matplotlib", "sklearn", "PIL"}
+    script = f"import sys, pipeline.audit.__main__; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("pool", "samples"), [(1, 1), (2, 5), (48, 8), (2000, 1600)])
+def test_draws_are_those_of_the_library(pool: int, samples: int):
+    for seed_, task in ((0, "mnist"), (7, "a_1"), (2**31, "ü")):
+        own = draws.shuffled(pool, seed_, task)
+        assert own[:samples].tolist() == draw(pool, samples, seed_, task).tolist()
+
+
+def test_recomputed_values_are_those_of_the_tables():
+    rng, tasks = np.random.default_rng(0), ["a", "b", "c"]
+    seeds = {"zeroshot": [None], "individual": [None], "samerging": [4, 1, 2]}
+    rows = [
+        ("s", method, task, seed_, 0, int(rng.integers(low, 90)), 90)
+        for (method, own), low in zip(seeds.items(), (0, 60, 30), strict=True)
+        for seed_ in own
+        for task in rng.permutation(tasks)
+    ]
+    frame = pd.DataFrame(rows, columns=["suite", "method", "task", "seed", "samples", "correct", "total"])
+    theirs = runs(frame.astype({"seed": "Int64"}), tasks)
+    scores = frame.fillna({"seed": -1}).astype({"seed": int})
+    every = recompute.accuracies(scores, tasks)
+    for method, own in every.items():
+        for name, value in recompute.values(own, every, tasks).items():
+            column = theirs.loc[method, name]
+            assert value.mean == pytest.approx(column.mean(), abs=1e-12)
+            assert value.deviation == pytest.approx(column.std(), abs=1e-12, nan_ok=True)
+
+
+def test_values_without_floor_and_ceiling_are_undefined():
+    own = np.array([[50.0, 70.0]])
+    found = recompute.derive(own, {"samerging": own})
+    assert found["Average"].tolist() == [60.0]
+    assert found["Worst task"].tolist() == [50.0]
+    assert np.isnan([found["Gap closed"], found["Normalised"]]).all()
+    flat = {"zeroshot": own, "individual": own}
+    assert np.isnan(recompute.derive(own, flat)["Gap closed"]).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "same"),
+    [
+        ("87.5", 87.4500001, True),
+        ("87.5", 87.55, True),
+        ("87.5", 87.44, False),
+        ("1,600", 1600, True),
+        ("−0.03", -0.0311, True),
+        ("0.03", -0.0311, False),
+        ("–", float("nan"), True),
+        ("", float("nan"), True),
+        ("–", 1.0, False),
+        ("1.0", float("nan"), False),
+        ("x", 1.0, False),
+    ],
+)
+def test_printed_digits_agree_with_values(text: str, value: float, same: bool):
+    assert printed.agrees(text, value) is same
+
+
+def test_tables_are_read_as_they_were_written():
+    title = "A_b & <c> 50 % ± | `x` †"
+    cells = (tables.Cell("87.5", "0.1", "best"), tables.Cell("−3.0", "", "second"), tables.Cell("–", "", ""))
+    table = tables.Table("caption", ("x_1", "Gap closed", "FLOPs, ×"), (("Group", ((title, cells),)),))
+    expected = (printed.Cell("87.5 ± 0.1", "best"), printed.Cell("−3.0", "second"), printed.Cell("–"))
+    for found in (*printed.markdown(tables.markdown(table)), *printed.latex(tables.latex(table, "t"))):
+        assert found.columns[1:] == table.columns[: len(found.columns) - 1]
+        ((section, name, read),) = found.rows
+        assert (section, name) == ("Group", title)
+        assert [(cell.mean, cell.deviation, cell.mark) for cell in read] == [
+            (cell.mean, cell.deviation, cell.mark) for cell in expected
+        ]
+
+
+def test_images_in_common_are_counted_by_content():
+    rng = np.random.default_rng(0)
+    pool, scored = (
+        rng.integers(256, size=(6, 4, 4, 3), dtype=np.uint8),
+        rng.integers(256, size=(5, 4, 4, 3), dtype=np.uint8),
+    )
+    assert images.common(pool, scored) == 0
+    pool[1], pool[4] = scored[2], scored[2]
+    assert images.common(pool, scored) == 2
+
+
+def test_tensors_are_read_without_their_library(tmp_path: Path):
+    written = {"a": torch.arange(6).reshape(2, 3), "b": torch.tensor([0.5, -1.0]), "c": torch.zeros(0, 2)}
+    store.write_tensors(tmp_path / "data/x.safetensors", written)
+    evidence = gather(tmp_path)
+    found = evidence.tensors("data/x.safetensors")
+    assert {name: value.tolist() for name, value in found.items()} == {k: v.tolist() for k, v in written.items()}
+    (tmp_path / "data/x.safetensors").write_bytes(b"\xff" * 20)
+    with pytest.raises(EvidenceError, match=r"data/x\.safetensors: not a safetensors file of numbers"):
+        evidence.tensors("data/x.safetensors")
+
+
+def test_scores_that_are_no_counts_are_refused(tmp_path: Path):
+    header = "suite,method,task,seed,samples,correct,total\n"
+    store.write_text(tmp_path / "reports/scores/s.csv", f"{header}s,ties,a,,0,1.5,3\n")
+    with pytest.raises(EvidenceError, match=r"reports/scores/s\.csv: counts must be whole numbers"):
+        integers(gather(tmp_path), "s")
+
+
+def test_stamps_are_md5_and_size_and_leave_out_what_dvc_ignores(tmp_path: Path):
+    for name in ("pipeline/a.py", "pipeline/__pycache__/a.pyc", "pipeline/b.pyc", "data/.partial/x", "elsewhere/c.py"):
+        store.write_text(tmp_path / name, "text")
+    (only,) = gather(tmp_path).stamps.items()
+    assert only == ("pipeline/a.py", stamp(b"text"))
+    assert only[1].md5 == hashlib.md5(b"text").hexdigest()
+    assert only[1].size == 4
