@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, PositiveInt, StringConstraints, ValidationError
 from torch import Tensor
 
 from pipeline import store
@@ -43,13 +43,33 @@ class Task(BaseModel):
     classes: tuple[str, ...]
 
 
+class _Vision(BaseModel):
+    """What `pipeline.tower` needs of vision_cfg."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    layers: PositiveInt
+    width: PositiveInt
+    head_width: PositiveInt
+    patch_size: PositiveInt
+
+
+class _Clip(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    vision_cfg: _Vision
+
+
+def _checked(model: dict[str, Any]) -> dict[str, Any]:
+    _Clip.model_validate(model)
+    return model
+
+
 class Suite(BaseModel):
     """The content of suite.json and where the rest lies; see the module's docstring."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     name: Name
     tasks: tuple[Task, ...]
-    model: dict[str, Any]
+    model: Annotated[dict[str, Any], AfterValidator(_checked)]
     """Arguments of `open_clip.CLIP`."""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
