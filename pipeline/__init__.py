@@ -19,5 +19,6 @@ A suite is a set of tasks on one backbone; a method edits the task vectors, pick
     results -> scores, anchors -> tables, figures, heatmaps, verdict, references -> page, report
                  from counts to what people look at
     stage        declaration and guarantees of a DVC stage    parallel    independent pieces on every core
-    store        files in and out, atomically                 errors      the user's errors
+    store        files in and out, atomically                 processes   how stages and workers end
+    errors       the user's errors
 """
