@@ -36,7 +36,7 @@ def parse(text: str, source: object, extra: Sequence[str] = ()) -> pd.DataFrame:
     try:
         frame = pd.read_csv(io.StringIO(text), dtype=types, keep_default_na=False, na_values={"seed": [""]})
     except (ValueError, TypeError, OverflowError) as error:
-        raise ScoresError(f"{source}: not a table of scores ({error}); run its stage again") from error
+        raise ScoresError(f"{source}: not a table of scores ({error}); `dvc repro` makes it anew") from error
     if list(frame) != [*extra, *COLUMNS]:
         raise ScoresError(f"{source}: columns {', '.join(frame)}, expected {', '.join((*extra, *COLUMNS))}")
     return frame

