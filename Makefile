@@ -1,4 +1,5 @@
 # make repro   set up and run the whole benchmark on the embedded suite, then show the table
+# make studies run the studies too: ablation, data efficiency, sensitivity, landscape, robustness, ...
 # make test    set up, lint and pass the tests
 # make faults  kill, interrupt, fill the disk, damage files, fuzz: half an hour; counts what was survived
 # make verify  hash every result and every file of the cache anew: finds what changed without a trace; then dvc repro
@@ -12,11 +13,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test lint audit bundle faults verify lock env
+.PHONY: repro studies test lint audit bundle faults verify lock env
 
 repro: $(READY)
 	dvc --wait-for-lock repro
 	python -m stages.show
+
+studies: $(READY)
+	dvc --wait-for-lock repro stages/studies/dvc.yaml
 
 test: lint
 	python -m pytest

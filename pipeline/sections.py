@@ -47,8 +47,10 @@ def report(sections: Iterable[Section], references: Mapping[str, Reference]) -> 
         "Model merging by multi-teacher distillation (arXiv 2512.21288) against its baselines, computed from the runs "
         "that each section names. Click a heading to sort a table by it.",
     )
+    found = tuple(sections)
     explained = Link("Every column and figure explained", "README.md")
-    return Page("SAMerging benchmark", (Prose(lead, links=(explained,)),), (*sections, methods(references)))
+    studied = tuple(Link(f"Studies of {one.id} (make studies)", f"studies/{one.id}/index.html") for one in found)
+    return Page("SAMerging benchmark", (Prose(lead, links=(explained, *studied)),), (*found, methods(references)))
 
 
 def suite(
