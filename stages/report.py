@@ -9,15 +9,8 @@ STAGE = Stage(
     arguments=(),
     params=("suites", "methods", "report"),
     inputs=(
-        "data/scores",
-        "data/answers",
-        "data/costs",
-        "data/diagnostics",
-        "data/merges",
-        "data/previews",
-        "data/origins",
-        "data/runs",
-        "pipeline/templates",
+        *("data/scores", "data/answers", "data/costs", "data/diagnostics", "data/merges"),
+        *("data/previews", "data/origins", "data/runs", "pipeline/templates"),
     ),
     outputs=(
         "reports/tables",

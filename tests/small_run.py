@@ -73,15 +73,9 @@ def _inside(out: str, dep: str) -> bool:
 
 
 def _publish(root: Path) -> None:
-    """The README's section of results, and the integer scores, as the report of this run."""
+    """The README's section of results, as the report of this run."""
     tables, readme = root / "reports/tables", root / "README.md"
     before, _, rest = readme.read_text().partition("<!-- results -->")
     _, _, after = rest.partition("<!-- /results -->")
     content = "\n".join((tables / f"nano-3-{name}.md").read_text() for name in ("overview", "sentences")).strip()
     readme.write_text(f"{before}<!-- results -->\n\n{content}\n\n<!-- /results -->{after}")
-    scores = root / "reports/scores/nano-3.csv"
-    if not scores.exists():
-        scores.parent.mkdir(exist_ok=True)
-        header, *_ = (root / "data/scores/nano-3/zeroshot.csv").read_text().splitlines(keepends=True)
-        files = sorted((root / "data/scores/nano-3").glob("*.csv"))
-        scores.write_text(header + "".join(file.read_text().removeprefix(header) for file in files))
