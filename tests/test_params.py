@@ -63,7 +63,11 @@ WRONG = {
     ),
     "misspelt in schedule": (changed("schedule+mini-8+stps", 3), ["schedule.mini-8.stps = 3", "did you mean 'steps'?"]),
     "misspelt in methods": (changed("methods+merg", []), ["methods.merg = []", "did you mean 'merge'?"]),
-    "misspelt in study": (changed("study+sample", [1]), ["study.sample = [1]", "did you mean 'samples'?"]),
+    "misspelt study": (changed("study+efficency", {}), ["study.efficency", "did you mean 'efficiency'?", "ablation"]),
+    "misspelt in study": (
+        changed("study+efficiency+sample", [1]),
+        ["study.efficiency.sample = [1]", "did you mean 'samples'?"],
+    ),
     "misspelt in report": (changed("report+dbi", 1), ["report.dbi = 1", "did you mean 'dpi'?"]),
     "misspelt in recipe": (changed("recipe+nano-3+layer", 1), ["recipe.nano-3.layer = 1", "did you mean 'layers'?"]),
     "parameter of a method without any": (changed("merge+average+x", 1), ["merge.average.x = 1", "none at all"]),
@@ -79,7 +83,7 @@ WRONG = {
     "not finite": (changed("rho", float("inf")), ["rho = inf", "finite number"]),
     "rho below zero": (changed("rho", -0.1), ["rho = -0.1", "greater than or equal to 0"]),
     "no samples": (changed("samples_per_task", 0), ["samples_per_task = 0", "greater than or equal to 1"]),
-    "no study samples": (changed("study+samples", []), ["study.samples = []", "at least 1 item"]),
+    "no study samples": (changed("study+efficiency+samples", []), ["study.efficiency.samples = []", "at least 1 item"]),
     "no temperature": (changed("temperature", 0.0), ["temperature = 0.0", "greater than 0"]),
     "keep above one": (changed("merge+ties+keep", 1.5), ["merge.ties.keep = 1.5", "less than or equal to 1"]),
     "duplicate seeds": (changed("seeds", [0, 1, 0]), ["seeds = [0, 1, 0]", "values must differ"]),
@@ -188,7 +192,7 @@ def test_a_missing_file_says_where_to_run(tmp_path: Path):
         load(path=tmp_path / "params.yaml")
 
 
-@pytest.mark.parametrize("key", ["merge.tis", "recipe.mini-9", "schedule.mini-9", "rhoo", "study.sample"])
+@pytest.mark.parametrize("key", ["merge.tis", "recipe.mini-9", "schedule.mini-9", "rhoo", "study.efficency"])
 def test_a_wanted_key_that_is_not_there_is_named(at_root: Path, key: str):
     with pytest.raises(ParamsError, match=key):
         load([key])
