@@ -253,8 +253,8 @@ def readme(evidence: Evidence, suites: list[str]) -> Finding:
             for index in range(max(len(lines), len(shown))):
                 own, said = (part[index] if index < len(part) else "" for part in (lines, shown))
                 tally.expect(own == said, f"README.md, results: {_difference(said, own)}")
-        _prose(tally, evidence, suite, text.replace(section, ""))
         studied, shown = evidence.text(f"reports/studies/{suite}/sentences.md"), _section(text, "studies").strip()
+        _prose(tally, evidence, suite, text.replace(section, "").replace(shown or section, ""))
         if studied is not None:
             tally.expect(studied.strip() == shown, f"README.md, studies: {_difference(shown, studied.strip())}")
     _performance(tally, evidence, _section(text, "performance"))
