@@ -1,4 +1,4 @@
-"""The README's sections of numbers, from reports/tables and benchmarks/results: `python -m benchmarks.readme`."""
+"""The README's sections of numbers, from reports and benchmarks/results: `python -m benchmarks.readme`."""
 
 import json
 from collections.abc import Iterator
@@ -15,7 +15,8 @@ def sections() -> dict[str, str]:
     """{name: Markdown} of what lies between `<!-- name -->` and `<!-- /name -->`."""
     tables = ROOT / "reports" / "tables"
     found = [(tables / f"{SUITE}-{name}.md").read_text("utf-8") for name in ("overview", "sentences")]
-    return {"results": "\n".join(found).strip(), "performance": performance()}
+    studies = (ROOT / "reports" / "studies" / SUITE / "sentences.md").read_text("utf-8").strip()
+    return {"results": "\n".join(found).strip(), "studies": studies, "performance": performance()}
 
 
 def replaced(text: str) -> str:

@@ -11,7 +11,7 @@ from benchmarks import measure
 from pipeline import store
 from pipeline.suite import device
 
-RECORDS = Path("data/runs")
+RECORDS = (Path("data/runs"), Path("data/studies/runs"))
 
 
 def main() -> None:
@@ -19,10 +19,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--suite", default="mini-8")
     suite = parser.parse_args().suite
-    records = [store.read_json(path) for path in sorted(RECORDS.glob("*.json"))]
+    records = [store.read_json(path) for folder in RECORDS for path in sorted(folder.glob("*.json"))]
     mine = [record for record in records if record["arguments"]["suite"] == suite]
     if not mine:
-        parser.error(f"--suite {suite}: no record of it in {RECORDS}; run `make repro` first")
+        parser.error(f"--suite {suite}: no record of it in {RECORDS[0]}; run `make repro` first")
     rows = {}
     for stage in dict.fromkeys(record["stage"] for record in mine):
         taken = {" ".join(record["arguments"].values()): record for record in mine if record["stage"] == stage}

@@ -28,7 +28,7 @@ def difference(table: pd.DataFrame, tasks: Sequence[str], method: Hashable, othe
 
     table: accuracies in per cent, a row per (method, seed) and a column per task. Seeds and tasks are drawn
     independently and crossed: seeds of one task share its test images, so that seeds x tasks are not that many
-    independent differences.
+    independent differences. One seed and one task have no interval.
     """
     pairs = (table.loc[method, list(tasks)] - table.loc[other, list(tasks)]).to_numpy()
     if not np.isfinite(pairs).all():
@@ -37,5 +37,7 @@ def difference(table: pd.DataFrame, tasks: Sequence[str], method: Hashable, othe
     def mean(drawn: Drawn) -> np.ndarray:
         return pairs[drawn["seeds"][:, :, None], drawn["tasks"][:, None, :]].mean(axis=(1, 2))
 
+    if pairs.size == 1:
+        return Difference(float(pairs.mean()), np.nan, np.nan, 1, 1)
     found = interval(pairs.mean(), pigeonhole(mean, dict(zip(("seeds", "tasks"), pairs.shape, strict=True)), RESAMPLES))
     return Difference(float(found.value), float(found.low), float(found.high), *pairs.shape)

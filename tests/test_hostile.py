@@ -163,13 +163,18 @@ TABLE = tables.Table(EVIL, (EVIL,), ((EVIL, ((EVIL, (CELL,)),)),), head=EVIL)
 
 
 def test_the_page_shows_names_as_text():
-    empty = dict.fromkeys(
-        ("sentences", "stages", "params", "versions", "fetched", "overlap", "warnings", "beside", "figures"), ()
+    blocks = (
+        page.Prose((EVIL,), (EVIL,), EVIL, "prose", (page.Link(EVIL, "x.csv"),)),
+        page.Grid("grid", EVIL, TABLE),
+        page.Figure("figure", EVIL, "<svg></svg>", EVIL),
+        page.Entries((page.Entry("entry", EVIL, EVIL, EVIL, EVIL),)),
+        page.Fold("fold", EVIL, (page.Prose((EVIL,)),)),
     )
-    suite = {"name": EVIL, "table": TABLE, "source": EVIL, "diagnosis": EVIL, **empty, "sentences": [EVIL]}
-    shown = page.page(suites=[suite | {"params": [(EVIL, EVIL)]}], methods=[(EVIL,) * 4])
-    assert "<script" not in shown
-    assert shown.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 12
+    found = page.Page(EVIL, (page.Prose((EVIL,)),), (page.Section("section", EVIL, blocks),))
+    shown = page.render(found, toy.ROOT / "pipeline/templates")
+    assert shown.count("<script") == 1, "the page's own"
+    assert shown.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 20
+    assert 'href="javascript' not in shown
 
 
 def test_tables_show_names_as_text():

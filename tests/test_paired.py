@@ -43,3 +43,10 @@ def test_the_width_is_that_of_the_mean_over_tasks():
 def test_runs_that_do_not_pair_are_refused():
     with pytest.raises(StatisticsError, match="one and other ran with different seeds"):
         difference(table(3, one=np.array(2.0), other=np.array(0.0)).drop(("other", 1)), TASKS, "one", "other")
+
+
+def test_one_run_of_one_task_has_no_interval():
+    found = difference(table(1, one=np.array(2.0), other=np.array(0.0)), TASKS[:1], "one", "other")
+    assert found.mean == pytest.approx(2)
+    assert np.isnan(found.low)
+    assert np.isnan(found.high)

@@ -36,7 +36,7 @@ def leave_a_mark(folder: str, number: int) -> None:
     time.sleep(600)
 
 
-def eventually(fact: Callable[[], bool], seconds: float = 60) -> bool:
+def eventually(fact: Callable[[], bool], seconds: float = 180) -> bool:
     """Whether something becomes true in time."""
     limit = time.monotonic() + seconds
     while not (found := fact()) and time.monotonic() < limit:
@@ -80,6 +80,6 @@ def started(folder: Path) -> subprocess.Popen[bytes]:
 def test_workers_end_with_the_run(tmp_path: Path, number: signal.Signals):
     process = started(tmp_path)
     process.send_signal(number)
-    process.communicate(timeout=60)
+    process.communicate(timeout=180)
     assert process.returncode == -number
     assert eventually(lambda: all(gone(int(path.name)) for path in tmp_path.iterdir()))

@@ -10,7 +10,7 @@ import torch
 
 from pipeline import merges, store
 from pipeline.cells import Cells
-from pipeline.evaluate import correct
+from pipeline.evaluate import answer
 from pipeline.figures import render
 from pipeline.merges import Merges
 from pipeline.methods import adamerging, distillation, samerging
@@ -109,7 +109,7 @@ def test_a_factor_scales_the_delta(pristine_suite: Path, tmp_path: Path):
     for name, one in (("half", half(suite)), ("whole", expert)):
         merges.save(Merges((None,), samples, suite.suite.groups, [one]), tmp_path / name)
     for factor, name in ((1.0, "half"), (2.0, "whole")):
-        served = correct(pristine_suite, tmp_path / name, 0, "test")
+        served = answer(pristine_suite, tmp_path / name, 0, "test").counts(0)
         assert rescaled(pristine_suite, tmp_path / "half", 0, factor, "test") == {k: [*v] for k, v in served.items()}
 
 

@@ -254,6 +254,9 @@ def readme(evidence: Evidence, suites: list[str]) -> Finding:
                 own, said = (part[index] if index < len(part) else "" for part in (lines, shown))
                 tally.expect(own == said, f"README.md, results: {_difference(said, own)}")
         _prose(tally, evidence, suite, text.replace(section, ""))
+        studied, shown = evidence.text(f"reports/studies/{suite}/sentences.md"), _section(text, "studies").strip()
+        if studied is not None:
+            tally.expect(studied.strip() == shown, f"README.md, studies: {_difference(shown, studied.strip())}")
     _performance(tally, evidence, _section(text, "performance"))
     return tally.finding()
 

@@ -12,16 +12,16 @@ from typing import NamedTuple, get_args
 
 from pydantic import Field
 
-from pipeline import memory, merges
+from pipeline import merges
 from pipeline.calibrate import Granularity, Problem, Sharpness, descend
 from pipeline.cells import Cells
 from pipeline.evaluate import on, replies
 from pipeline.methods import samerging
 from pipeline.objectives import distillation, entropy
-from pipeline.problem import Setting, indices, problem
+from pipeline.problem import Setting, indices, need, problem
 from pipeline.schema import Parameters, Schedule
 from pipeline.solution import Solution
-from pipeline.suite import SuiteFolder, device
+from pipeline.suite import SuiteFolder
 
 OBJECTIVES = ("entropy", "distillation")
 
@@ -77,13 +77,12 @@ def rows(setting: Setting, samples: int, seeds: Sequence[int], split: str, cells
     Raises `memory.NoRoom` before the first one starts if not even one fits into the memory that is free.
     """
     suite = SuiteFolder(setting.suite)
-    need = memory.calibration(suite, setting.split, samples, device())
     todo = [(variant, seed) for variant in variants() for seed in seeds]
     pieces = [
         (_with(setting, variant.sharpness), variant.objective, variant.granularity, samples, seed, split)
         for variant, seed in todo
     ]
-    found = cells.run(score, pieces, "ablation", need)
+    found = cells.run(score, pieces, "ablation", need(setting, samples))
     return [
         (variant.name, samples, suite.suite.name, setting.method, task, seed, *counts[task])
         for (variant, seed), counts in zip(todo, found, strict=True)

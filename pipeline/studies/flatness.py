@@ -21,14 +21,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline import memory, merges
+from pipeline import merges
 from pipeline.calibrate import (
     LossAndGradient,
     Problem,
     gradient,
     perturbation,
     require_finite,
-    rounded,
     sharp_gradient,
     streams,
 )
@@ -38,10 +37,10 @@ from pipeline.errors import BenchmarkError
 from pipeline.evaluate import on, replies
 from pipeline.methods import samerging
 from pipeline.objectives import Objective, distillation
-from pipeline.problem import Setting, indices, problem
-from pipeline.schema import Parameters, Schedule
+from pipeline.problem import Setting, indices, need, problem
+from pipeline.schema import Parameters, Schedule, rounded
 from pipeline.solution import Solution
-from pipeline.suite import SuiteFolder, device
+from pipeline.suite import SuiteFolder
 from pipeline.trial import SCORES
 from pipeline.vectors import merge
 
@@ -218,7 +217,7 @@ def rise(losses: Callable[[Tensor], Tensor], slope: Tensor, point: Tensor, rho: 
 def task_losses(problem: Problem, objective: Objective, point: Tensor) -> Tensor:
     """The objective [T] on all images of every task, without gradients."""
     merged = merge(problem.base, problem.vectors, point)
-    with torch.no_grad(), rounded(problem):
+    with torch.no_grad(), rounded(problem.images[0].device, problem.precision):
         features = [problem.encoder(merged, images).to(problem.heads[0].dtype) for images in problem.images]
     pairs = zip(features, problem.heads, problem.teachers, strict=True)
     return torch.stack([objective(found @ head.T, teacher) for found, head, teacher in pairs])
@@ -272,9 +271,8 @@ def rows(setting: Setting, params: Params, seeds: Sequence[int], split: str, cel
                 f"samples = {params.samples} and held_out = {params.held_out}; choose another calibration_split, or "
                 f"numbers closer to each other"
             )
-    need = memory.calibration(suite, setting.split, wanted, device())
     todo = [(name, seed) for name in variants(params) for seed in seeds]
-    found = cells.run(measure, [(setting, params, *one, split) for one in todo], "flatness", need)
+    found = cells.run(measure, [(setting, params, *one, split) for one in todo], "flatness", need(setting, wanted))
     return [
         (name, params.samples, suite.suite.name, setting.method, task, seed, *_text(measured[task]))
         for (name, seed), measured in zip(todo, found, strict=True)

@@ -14,14 +14,14 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from pipeline import memory, merges, methods
+from pipeline import merges, methods
 from pipeline.cells import Cells
 from pipeline.draws import generator
-from pipeline.evaluate import HEADER, count
-from pipeline.problem import Setting, calibrate, indices
+from pipeline.evaluate import HEADER, on, replies
+from pipeline.problem import Setting, calibrate, indices, need
 from pipeline.schema import Parameters
 from pipeline.solution import Solution
-from pipeline.suite import SuiteFolder, device
+from pipeline.suite import SuiteFolder
 
 COLUMNS = ("subset", "size", "merged", *HEADER)
 """`subset`: the names of its tasks with + between; `merged`: 1 for a task of the subset, 0 for one left out."""
@@ -84,7 +84,7 @@ def _counts(
     whole, merged = SuiteFolder(part.folder), part.suite.task_names
     models = merges.serve(part, solution)
     asked = (replace(model, tasks=whole.suite.task_names) if model.tasks == merged else model for model in models)
-    found = count(whole, asked, split, title)
+    found = replies(asked, on(whole, split), title).counts(0)
     return {task: [used.get(task, 0), *found[task]] for task in whole.suite.task_names}
 
 
@@ -103,10 +103,10 @@ def measure(
     chosen = subsets(tasks, params)
     once = [(name, subset) for name in free for subset in (chosen[-1:] if name in REFERENCES else chosen)]
     found = cells.run(data_free, [(folder, name, free[name], subset, split) for name, subset in once], "subsets")
-    need = max(memory.calibration(suite, setting.split, samples, device()) for setting in settings)
+    most = max(need(setting, samples) for setting in settings)
     runs = [(setting, subset, seed) for setting in settings for subset in chosen for seed in params.seeds]
     pieces = [(replace(setting, tasks=subset), samples, seed, split) for setting, subset, seed in runs]
-    found += cells.run(calibrated, pieces, "calibrations of subsets", need)
+    found += cells.run(calibrated, pieces, "calibrations of subsets", most)
     named = [(name, subset, None) for name, subset in once]
     named += [(setting.method, subset, seed) for setting, subset, seed in runs]
     return [

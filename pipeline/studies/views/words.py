@@ -1,5 +1,6 @@
 """What the views of studies share: methods side by side in the same runs, and differences in words."""
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -42,11 +43,12 @@ def counted(number: int, thing: str) -> str:
 
 def differs(found: Difference, decimals: int, things: str = "task") -> str:
     """The difference in points with its interval, its n, and whether the interval excludes zero; `things`: columns."""
+    amount = f"{found.mean:+.{decimals}f} points"
+    n = f"(n = {counted(found.seeds, 'seed')} x {counted(found.tasks, things)})"
+    if not math.isfinite(found.low):
+        return f"{amount}, one run, which has no interval {n}"
     verdict = "excludes zero" if found.low > 0 or found.high < 0 else "includes zero"
-    return (
-        f"{found.mean:+.{decimals}f} points, 95 % interval [{found.low:+.{decimals}f}, {found.high:+.{decimals}f}], "
-        f"which {verdict} (n = {counted(found.seeds, 'seed')} x {counted(found.tasks, things)})"
-    )
+    return f"{amount}, 95 % interval [{found.low:+.{decimals}f}, {found.high:+.{decimals}f}], which {verdict} {n}"
 
 
 def estimated(found: Difference, decimals: int, sign: str = "") -> str:
