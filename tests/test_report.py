@@ -406,6 +406,7 @@ def answered(right, label=0):
 
 def test_without_experts_nothing_is_normalised(data, tmp_path):
     chosen = choose({**METHODS, "merge": ["zeroshot", "average"]})
-    write([data / name for name in INPUTS], ["mini-x"], chosen, LOOK, [tmp_path / name for name in OUTPUTS])
+    inputs = [*(data / name for name in INPUTS), TEMPLATES]
+    write(inputs, ["mini-x"], chosen, LOOK, [tmp_path / name for name in OUTPUTS])
     assert not (tmp_path / "figures/mini-x-profiles.svg").exists()
     assert "iqm" not in (tmp_path / "tables/mini-x-comparisons.csv").read_text()
