@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from torch import Tensor
 
 from pipeline import store
@@ -29,6 +29,22 @@ from pipeline.vectors import TaskVectors
 
 SPLITS = ("train", "validation", "test")
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=80)]
+Deviation = Annotated[float, Field(gt=0)]
+
+
+VISION = ("image_size", "layers", "width", "head_width", "patch_size")
+"""What the shape of an image tower is told by: positive whole numbers of a model's vision_cfg."""
+
+
+def _with_tower(model: dict[str, Any]) -> dict[str, Any]:
+    vision = model.get("vision_cfg")
+    for key in VISION:
+        value = vision.get(key) if isinstance(vision, dict) else None
+        if type(value) is not int or value < 1:
+            raise ValueError(f"vision_cfg: {key} is {value!r}, expected a positive whole number")
+    if vision["width"] % vision["head_width"]:
+        raise ValueError(f"vision_cfg: width {vision['width']} is no multiple of head_width {vision['head_width']}")
+    return model
 
 
 class SuiteError(BenchmarkError):
@@ -46,13 +62,13 @@ class Task(BaseModel):
 class Suite(BaseModel):
     """The content of suite.json and where the rest lies; see the module's docstring."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     name: Name
     tasks: tuple[Task, ...]
-    model: dict[str, Any]
+    model: Annotated[dict[str, Any], AfterValidator(_with_tower)]
     """Arguments of `open_clip.CLIP`."""
     mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    std: tuple[Deviation, Deviation, Deviation]
     groups: tuple[str, ...]
     """The tensors that are merged, in the model's order: one coefficient per task and group."""
     provenance: dict[str, Any] = {}

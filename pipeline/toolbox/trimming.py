@@ -10,13 +10,17 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import hardshrink
 
 from pipeline.model import Weights
 
 Aggregate = Literal["mean", "sum"]
-BUCKETS = 1 << 17
-CHUNK = 1 << 22
-"""Values looked at together."""
+CHUNK = 1 << 18
+"""Values looked at together for a threshold."""
+PART = 1 << 14
+"""Entries merged together: all of a part's steps stay in a core's cache."""
+SAMPLE = 1 << 16
+"""Values that a threshold is first looked for in."""
 
 
 def flat(vector: Mapping[str, Tensor]) -> Tensor:
@@ -27,21 +31,26 @@ def flat(vector: Mapping[str, Tensor]) -> Tensor:
 def lowest_of_top(values: Tensor, share: float) -> Tensor:
     """The smallest of the `share` of largest `values` [P]: that of rank ceil(share * P) from the top; a scalar.
 
-    Exact. The values are counted into buckets by their leading bits, so that only one bucket has to be ordered.
+    Exact. A sample tells between which two values it lies, so that only what is between them has to be ordered; where a
+    sample misleads, everything is.
     """
     rank = len(values) - math.ceil(share * len(values)) + 1
-    parts = values.split(CHUNK)
-    counts = torch.stack([torch.bincount(_bucket(part), minlength=BUCKETS) for part in parts]).sum(0)
-    filled = counts.cumsum(0)
-    found = torch.searchsorted(filled, rank)
-    candidates = torch.cat([part[_bucket(part) == found] for part in parts])
-    return candidates.kthvalue(rank - int(filled[found] - counts[found])).values
+    low, high = _bracket(values, rank / len(values))
+    under, between = 0, []
+    for part in values.split(CHUNK):
+        under += int((part < low).sum())
+        between.append(part[(part >= low) & (part <= high)])
+    candidates = torch.cat(between)
+    if not 0 < rank - under <= len(candidates):
+        return values.kthvalue(rank).values
+    return candidates.kthvalue(rank - under).values
 
 
-def _bucket(values: Tensor) -> Tensor:
-    """A number from 0 to BUCKETS - 1 per value, in the order of the values: the leading bits of their float32."""
-    bits = values.to(torch.float32).view(torch.int32)
-    return ((bits ^ ((bits >> 31) & 0x7FFFFFFF)) >> 15) + BUCKETS // 2
+def _bracket(values: Tensor, quantile: float) -> tuple[Tensor, Tensor]:
+    """Values six standard errors below and above the quantile of evenly spaced ones."""
+    sample = values[:: max(1, len(values) // SAMPLE)].sort().values
+    middle, error = quantile * len(sample), 6 * math.sqrt(quantile * (1 - quantile) * len(sample)) + 1
+    return sample[max(0, int(middle - error))], sample[min(len(sample) - 1, int(middle + error))]
 
 
 def threshold(vector: Mapping[str, Tensor], keep: float) -> Tensor:
@@ -56,7 +65,8 @@ def over_tasks(values: Tensor, stacked: Tensor) -> Tensor:
 
 def trimmed(stacked: Tensor, thresholds: Tensor) -> Tensor:
     """`stacked` [T, *shape] with zeros where the magnitude is below its task's threshold [T]; ties are kept."""
-    return torch.where(stacked.abs() >= over_tasks(thresholds, stacked), stacked, torch.zeros_like(stacked))
+    below = torch.nextafter(thresholds, torch.zeros_like(thresholds)).tolist()
+    return torch.stack([hardshrink(entries, limit) for entries, limit in zip(stacked, below, strict=True)])
 
 
 def merge_agreeing(
@@ -69,15 +79,12 @@ def merge_agreeing(
     """
     merged, majority, cancelled = {}, 0, []
     for name in names:
-        entries = trimmed(read(name), thresholds)
-        elected = entries.sum(0).sign()
-        merged[name] = _agreeing(entries, elected, aggregate)
-        majority += int(elected.sum(dtype=torch.int64))
-        if bool(((elected == 0) & (entries != 0).any(0)).any()):
+        merged[name], votes, undecided = _agreeing(read(name), thresholds, 0, aggregate)
+        majority += votes
+        if undecided:
             cancelled.append(name)
     for name in cancelled:
-        entries = trimmed(read(name), thresholds)
-        merged[name] = _agreeing(entries, elect(entries, majority), aggregate)
+        merged[name], *_ = _agreeing(read(name), thresholds, majority, aggregate)
     return merged
 
 
@@ -105,7 +112,15 @@ def elect(entries: Tensor, majority: int) -> Tensor:
     return torch.where(signs == 0, float(np.sign(majority)), signs)
 
 
-def _agreeing(entries: Tensor, elected: Tensor, aggregate: Aggregate) -> Tensor:
-    agreeing = (entries * elected > 0).to(entries.dtype)
-    total = (entries * agreeing).sum(0)
-    return total / agreeing.sum(0).clamp(min=1) if aggregate == "mean" else total
+def _agreeing(stacked: Tensor, thresholds: Tensor, majority: int, aggregate: Aggregate) -> tuple[Tensor, int, bool]:
+    """One merged tensor [*shape], the sum of its elected signs, and whether task vectors cancelled without election."""
+    merged, votes, undecided = [], 0, False
+    for part in stacked.reshape(len(stacked), -1).split(PART, dim=1):
+        entries = trimmed(part, thresholds)
+        elected = elect(entries, majority)
+        above, below = entries.clamp(min=0).sum(0), entries.clamp(max=0).sum(0)
+        total = torch.where(elected > 0, above, torch.where(elected < 0, below, 0.0))
+        merged.append(total / (entries * elected > 0).sum(0).clamp(min=1) if aggregate == "mean" else total)
+        votes += int(elected.sum(dtype=torch.int64))
+        undecided = undecided or bool(((elected == 0) & (above > 0)).any())
+    return torch.cat(merged).view(stacked.shape[1:]), votes, undecided
