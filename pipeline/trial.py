@@ -1,14 +1,19 @@
-"""A trial: one calibration under one setting, and its count of correct answers. What most studies consist of."""
+"""A trial: one calibration under one setting, and which images it gets right. What most studies consist of."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import numpy as np
+
 from pipeline import merges
+from pipeline.answers import Answers
 from pipeline.cells import Cells
 from pipeline.evaluate import HEADER, on, replies
 from pipeline.problem import Setting, calibrate, indices, need, seen
 
-SCORES = ("setting", "k", *HEADER)
+MARKED = (*HEADER, "right")
+"""`right`: a bit per image in their order, as np.packbits, in hexadecimal digits."""
+SCORES = ("setting", "k", *MARKED)
 
 
 class Trial(NamedTuple):
@@ -22,12 +27,18 @@ class Trial(NamedTuple):
     seed: int
 
 
-def score(setting: Setting, samples: int, seed: int, split: str) -> dict[str, list[int]]:
-    """{task: [images used, correct, total]} of one calibration on a split."""
+def marks(answers: Answers, index: int = 0) -> dict[str, tuple[int, int, str]]:
+    """{task: (correct, total, right)} of one seed's answers, see MARKED."""
+    right = {task: marked[index] for task, marked in answers.correct().items()}
+    return {task: (int(bits.sum()), len(bits), np.packbits(bits).tobytes().hex()) for task, bits in right.items()}
+
+
+def score(setting: Setting, samples: int, seed: int, split: str) -> dict[str, list]:
+    """{task: [images used, correct, total, right]} of one calibration on a split."""
     suite = setting.folder()
     drawn = indices(suite, setting.split, seen(setting, samples), seed)
     served = merges.serve(suite, calibrate(setting, samples, seed))
-    found = replies(served, on(suite, split), setting.method).counts(0)
+    found = marks(replies(served, on(suite, split), setting.method))
     return {task: [len(drawn[task]), *found[task]] for task in suite.suite.task_names}
 
 

@@ -22,6 +22,7 @@ from pipeline.problem import Setting, indices, need, problem
 from pipeline.schema import Parameters, Schedule
 from pipeline.solution import Solution
 from pipeline.suite import SuiteFolder
+from pipeline.trial import marks
 
 OBJECTIVES = ("entropy", "distillation")
 
@@ -62,12 +63,12 @@ def solve(
 
 def score(
     setting: Setting, objective: str, granularity: Granularity, samples: int, seed: int, split: str
-) -> dict[str, list[int]]:
-    """{task: [images used, correct, total]} of one variant on a split."""
+) -> dict[str, list]:
+    """{task: [images used, correct, total, right]} of one variant on a split."""
     suite = SuiteFolder(setting.suite)
     drawn = indices(suite, setting.split, samples, seed)
     solution = solve(problem(setting, drawn), setting.schedule, seed, setting.params, objective, granularity)
-    found = replies(merges.serve(suite, solution.cpu()), on(suite, split), f"{objective}, {granularity}-wise").counts(0)
+    found = marks(replies(merges.serve(suite, solution.cpu()), on(suite, split), f"{objective}, {granularity}-wise"))
     return {task: [len(drawn[task]), *found[task]] for task in suite.suite.task_names}
 
 

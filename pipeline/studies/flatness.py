@@ -41,7 +41,7 @@ from pipeline.problem import Setting, indices, need, problem
 from pipeline.schema import Parameters, Schedule, rounded
 from pipeline.solution import Solution
 from pipeline.suite import SuiteFolder
-from pipeline.trial import SCORES
+from pipeline.trial import SCORES, marks
 from pipeline.vectors import merge
 
 COLUMNS = (*SCORES, "merges", "passed", "loss", "rise")
@@ -223,7 +223,7 @@ def task_losses(problem: Problem, objective: Objective, point: Tensor) -> Tensor
     return torch.stack([objective(found @ head.T, teacher) for found, head, teacher in pairs])
 
 
-def measure(setting: Setting, params: Params, name: str, seed: int, split: str) -> dict[str, list[float]]:
+def measure(setting: Setting, params: Params, name: str, seed: int, split: str) -> dict[str, list]:
     """{task: the columns from `samples` to `rise`} of one variant and seed; scored on a split."""
     suite = SuiteFolder(setting.suite)
     drawn = indices(suite, setting.split, params.samples + params.held_out, seed)
@@ -234,7 +234,7 @@ def measure(setting: Setting, params: Params, name: str, seed: int, split: str) 
     objective = distillation(setting.params.temperature)
     descent = descend(seen, objective, setting.schedule, seed, setting.params, variant.rule)
     point = tail(descent.path, variant.averaged)
-    found = replies(merges.serve(suite, Solution(point.cpu())), on(suite, split), f"flatness, {name}").counts(0)
+    found = marks(replies(merges.serve(suite, Solution(point.cpu())), on(suite, split), f"flatness, {name}"))
     everyone = tuple(torch.arange(len(pool), device=point.device) for pool in held.images)
     _, slope = gradient(held, objective, point, everyone)
     measured = rise(partial(task_losses, held, objective), slope, point, setting.params.rho)
@@ -280,6 +280,6 @@ def rows(setting: Setting, params: Params, seeds: Sequence[int], split: str, cel
     ]
 
 
-def _text(values: Sequence[float]) -> list[int | str]:
-    """Counts as they are, measurements to six digits."""
-    return [value if isinstance(value, int) else f"{value:.6g}" for value in values]
+def _text(values: Sequence[int | float | str]) -> list[int | str]:
+    """Counts and answers as they are, measurements to six digits."""
+    return [f"{value:.6g}" if isinstance(value, float) else value for value in values]

@@ -15,13 +15,13 @@ from pydantic import Field
 
 from pipeline import merges
 from pipeline.cells import Cells
-from pipeline.evaluate import HEADER, on, replies
+from pipeline.evaluate import on, replies
 from pipeline.problem import Setting
 from pipeline.refine import solution
 from pipeline.rescale import scaled
 from pipeline.schema import Parameters
 from pipeline.suite import SuiteFolder
-from pipeline.trial import Trial, scores
+from pipeline.trial import MARKED, Trial, marks, scores
 
 KNOBS = {
     "samerging": ("rho", "temperature", "initial_coefficient", "lr", "steps"),
@@ -31,7 +31,7 @@ KNOBS = {
 """What is varied of each calibrated method."""
 SCALE = "scale"
 """The knob of data-free merges: a factor of the whole merged delta."""
-COLUMNS = ("knob", "value", "published", *HEADER)
+COLUMNS = ("knob", "value", "published", *MARKED)
 """value: of the knob, or its factor for a scale; published: 1 where it is that of params.yaml."""
 Factors = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
 
@@ -98,12 +98,12 @@ def calibrated(
         yield (variant.knob, _text(variant.value), int(variant.published), *row)
 
 
-def rescaled(folder: Path, artefact: Path, index: int, factor: float, split: str) -> dict[str, list[int]]:
-    """{task: [correct, total]} of a merge with its delta multiplied by `factor`."""
+def rescaled(folder: Path, artefact: Path, index: int, factor: float, split: str) -> dict[str, list]:
+    """{task: [correct, total, right]} of a merge with its delta multiplied by `factor`."""
     suite = SuiteFolder(folder)
     models = merges.serve(suite, scaled(solution(artefact, index), factor))
-    counted = replies(models, on(suite, split), f"{factor:g} x {artefact}").counts(0)
-    return {task: [*found] for task, found in counted.items()}
+    marked = marks(replies(models, on(suite, split), f"{factor:g} x {artefact}"))
+    return {task: [*found] for task, found in marked.items()}
 
 
 def data_free(
