@@ -31,9 +31,9 @@ READERS = {
     "merges/nano-3/surgery-samerging/extras-0.safetensors": ("evaluate", "nano-3", "surgery-samerging"),
     "merges/nano-3/samerging/losses.csv": ("report",),
     "scores/nano-3/ties.csv": ("report",),
+    "answers/nano-3/ties.npz": ("report",),
     "costs/nano-3/ties.json": ("report",),
     "diagnostics/nano-3/measures.csv": ("report",),
-    "studies/nano-3/samerging/scores.csv": ("report",),
     "previews/nano-3.npz": ("report",),
     "origins/nano-3.json": ("report",),
     "runs/prepare-nano-3.json": ("report",),
@@ -91,9 +91,8 @@ def test_dvc_notices_and_mends_what_was_damaged(finished: Checkout, copied: Chec
         damage(copied.root / "data" / file)
     with tally(f"artefact {damage.__name__}, then dvc repro", len(READERS)):
         status = copied.call("dvc", "status").stdout
-        folders = {"/".join(["data", *file.split("/")[:3]]) if file.startswith(("merges", "studies")) else
-                   "/".join(["data", *file.split("/")[:2]]) for file in READERS
-                   if not file.startswith(("scores", "costs"))}  # fmt: skip
+        folders = {"/".join(["data", *file.split("/")[: 3 if file.startswith("merges") else 2]]) for file in READERS
+                   if not file.startswith(("scores", "answers", "costs"))}  # fmt: skip
         assert [folder for folder in folders if folder not in status] == []
         copied.ran("repro")
         assert copied.hashes() == finished.hashes()

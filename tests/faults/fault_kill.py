@@ -63,6 +63,36 @@ def test_a_stage_killed_at_random(copied: Checkout, tally: Tally, stage: str):
     assert not [*(copied.root / "data/.partial").iterdir()]
 
 
+def test_a_killed_study_keeps_its_finished_cells(copied: Checkout, tally: Tally):
+    command = [sys.executable, "-B", "-m", "stages.studies.efficiency", "nano-3"]
+    cells, output = copied.root / "data/.cells", copied.root / "data/studies/nano-3/efficiency.csv"
+    assert copied.call(*command).returncode == 0
+    new = content(output)
+    assert new is not None
+    whole_study = {path: path.read_bytes() for path in cells.rglob("*.json")}
+    for kept in range(1, len(whole_study) - 3, 2):
+        shutil.rmtree(cells)
+        output.unlink()
+        with tally("study killed after some of its cells"):
+            process = subprocess.Popen(
+                command,
+                cwd=copied.root,
+                env={**copied.environment, "SAMERGING_WORKERS": "2"},
+                stderr=subprocess.DEVNULL,
+            )
+            assert eventually(lambda least=kept: len([*cells.rglob("*.json")]) >= least)
+            process.kill()
+            process.wait()
+            assert deserted(copied.root)
+            finished_cells = {path: path.stat().st_mtime_ns for path in cells.rglob("*.json")}
+            assert kept <= len(finished_cells) < len(whole_study)
+            assert all(path.read_bytes() == whole_study[path] for path in finished_cells)
+            assert not output.exists()
+            assert copied.call(*command).returncode == 0
+            assert content(output) == new
+            assert all(path.stat().st_mtime_ns == written for path, written in finished_cells.items())
+
+
 def fresh(made: Checkout) -> None:
     """Forget every result, those in the cache too."""
     for name in ("data", "reports/tables", "reports/figures", "reports/plots", ".dvc/cache", ".dvc/tmp"):

@@ -15,8 +15,6 @@ STAGES = {
     "rescale": ("nano-3", "ties"),
     "surgery": ("nano-3", "samerging"),
     "evaluate": ("nano-3", "ties"),
-    "study": ("nano-3", "distillation"),
-    "study_samerging": ("nano-3",),
     "report": (),
 }
 Content = dict[str, bytes] | None
