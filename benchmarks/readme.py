@@ -67,7 +67,7 @@ def _steps(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     yield ("backbone", "T x batch", "precision", "floor, s", "step / floor", "SAM / floor", "graph / floor", "hardware")
     for one in _of(found, "calibration_step"):
         given, rows = one["arguments"], one["rows"]
-        ratios = [_ratio(rows[name]) for name in ("plain", "sam", "graph")]
+        ratios = [_ratio(rows[name]) if name in rows else "not run" for name in ("plain", "sam", "graph")]
         size = f"{given['tasks']} x {given['batch']}"
         floor = f"{rows['floor']['seconds']['median']:.3f}"
         yield (given["backbone"], size, given["precision"], floor, *ratios, _where(one))
