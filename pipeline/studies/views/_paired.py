@@ -8,11 +8,9 @@ from pipeline import scores
 from pipeline.paired import RESAMPLES, Contrast, Difference
 
 LIKE, WON = "Tasks like these", "Won : lost"
-COLUMNS = (
-    "Intervals: test images and seeds are drawn; tasks like these: tasks and seeds. Won : lost: tasks whose own "
-    "interval, over images and seeds, lies above or below zero."
-)
-"""What a table's caption says of its intervals."""
+INTERVALS = "Intervals: test images and seeds are drawn; tasks like these: tasks and seeds."
+WINS = "Won : lost: tasks whose own interval, over images and seeds, lies above or below zero."
+"""What a table's caption says of the columns LIKE and WON."""
 
 
 def accuracies(rows: pd.DataFrame, columns: Sequence[str], tasks: Sequence[str]) -> pd.DataFrame:
@@ -45,7 +43,7 @@ def said(found: Difference, decimals: int, unit: str = " points") -> str:
 
 
 def further(found: Contrast, decimals: int) -> dict[str, str]:
-    """The columns that stand behind a difference in a table: see COLUMNS."""
+    """What a table has beside a difference, see INTERVALS and WINS."""
     return {LIKE: edges(found.like, decimals), WON: f"{found.won} : {found.lost}"}
 
 

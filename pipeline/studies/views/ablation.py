@@ -11,7 +11,7 @@ from pipeline.figures import COLOURS, MARKERS, STYLE
 from pipeline.paired import Contrast, Setting, contrast, resample
 from pipeline.statistics import Resampled
 from pipeline.studies.views import Context, View
-from pipeline.studies.views._paired import COLUMNS, accuracies, basis, count, further, interval, said, spread
+from pipeline.studies.views._paired import INTERVALS, WINS, accuracies, basis, count, further, interval, said, spread
 
 FACTORS = ("objective", "sharpness", "granularity")
 NAMES = {
@@ -80,7 +80,7 @@ def view(rows: pd.DataFrame, context: Context) -> View:
             "effects": (
                 _effects(found, main, decimals),
                 f"Points of average accuracy that a level adds to another, with 95 % interval: over all combinations "
-                f"of the other factors, and in each of them. {COLUMNS} Paired over {shared}",
+                f"of the other factors, and in each of them. {INTERVALS} {WINS} Paired over {shared}",
             ),
         },
     )

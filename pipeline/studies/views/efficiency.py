@@ -13,12 +13,13 @@ from pipeline.paired import Contrast, contrast, resample
 from pipeline.scores import CEILING, FLOOR, MAIN, TWIN
 from pipeline.studies.views import Context, View
 from pipeline.studies.views._paired import (
-    COLUMNS,
+    INTERVALS,
+    LIKE,
     accuracies,
     basis,
     count,
+    edges,
     excludes_zero,
-    further,
     interval,
     said,
     spread,
@@ -71,7 +72,7 @@ def view(rows: pd.DataFrame, context: Context) -> View:
             "accuracies": (
                 _accuracies(table, gains, context),
                 f"Average accuracy in %, mean ± sample standard deviation, and the paired difference in points with "
-                f"95 % interval. {COLUMNS} Over {splits}",
+                f"95 % interval. {INTERVALS} Over {splits}",
             ),
             "losses": (
                 _losses(losses, context.titles, decimals),
@@ -170,7 +171,7 @@ def _accuracies(table: pd.DataFrame, gains: Mapping[int, Contrast], context: Con
                 "Images per task": k,
                 **{context.titles[name]: spread(average[name, k], decimals) for name in table.index.unique("method")},
                 title: interval(found.these, decimals + 1),
-                **further(found, decimals + 1),
+                LIKE: edges(found.like, decimals + 1),
             }
             for k, found in gains.items()
         ]

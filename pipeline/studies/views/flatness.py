@@ -10,12 +10,13 @@ from pipeline.figures import COLOURS, MARKERS, STYLE
 from pipeline.paired import Contrast, Difference, contrast, difference, resample
 from pipeline.studies.views import Context, View
 from pipeline.studies.views._paired import (
-    COLUMNS,
+    INTERVALS,
+    LIKE,
     accuracies,
     basis,
     count,
+    edges,
     excludes_zero,
-    further,
     interval,
     said,
     spread,
@@ -79,7 +80,7 @@ def view(rows: pd.DataFrame, context: Context) -> View:
             "flatness": (
                 _table(rows, table, relative, better, flatter, context),
                 f"Mean ± sample standard deviation, and paired differences to plain descent with 95 % interval. "
-                f"{COLUMNS} Those of the rise: tasks and seeds. Over {what} Merges: models merged, in the same "
+                f"{INTERVALS} Those of the rise: tasks and seeds. Over {what} Merges: models merged, in the same "
                 f"multiples.",
             )
         },
@@ -143,7 +144,7 @@ def _table(
 
 def _minus(name: str, found: Contrast, decimals: int) -> dict[str, str]:
     """The columns that compare accuracy with plain descent, empty in its own row."""
-    shown = {"Minus plain": interval(found.these, decimals), **further(found, decimals)}
+    shown = {"Minus plain": interval(found.these, decimals), LIKE: edges(found.like, decimals)}
     return dict.fromkeys(shown, "") if name == PLAIN else shown
 
 

@@ -12,7 +12,8 @@ from pipeline.paired import Contrast, contrast, resample
 from pipeline.scores import CEILING, FLOOR
 from pipeline.studies.views import Context, View
 from pipeline.studies.views._paired import (
-    COLUMNS,
+    INTERVALS,
+    WINS,
     accuracies,
     basis,
     count,
@@ -80,7 +81,7 @@ def view(rows: pd.DataFrame, context: Context) -> View:
             "protocol": (
                 _table(table, worth, context),
                 f"Average accuracy in %, mean ± sample standard deviation, and the paired difference in points with "
-                f"95 % interval. {COLUMNS} Over {what}",
+                f"95 % interval. {INTERVALS} {WINS} Over {what}",
             )
         },
     )
