@@ -1,15 +1,25 @@
-"""One method or setting against another in the same runs, where only counts are kept: what studies compare with.
+"""Settings of a study against others in the same runs: paired differences of average accuracies, in points.
 
-`pipeline.statistics` does the same from the answers to every image.
+From the answers to every image a contrast of settings has the two intervals of `pipeline.statistics`: on these tasks
+(test images and seeds are drawn) and on tasks like these (tasks and seeds are drawn). Where a study keeps one number
+per task alone, such as a count or a loss, there is the second.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from pipeline.statistics import RESAMPLES, Drawn, StatisticsError, interval, pigeonhole
+from pipeline import statistics
+from pipeline.errors import shown
+from pipeline.statistics import Drawn, Interval, Resampled, StatisticsError, interval, pigeonhole
+
+RESAMPLES = 2_000
+"""Draws of a contrast; every image is drawn in each, in every study anew."""
+AGAIN = "run the study again (dvc repro)"
+Setting = tuple[Hashable, ...]
+"""What tells the runs of a study apart but for their seeds: a value of each column that varies."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +31,22 @@ class Difference:
     high: float
     seeds: int
     tasks: int
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """The mean over some settings minus that over others."""
+
+    these: Difference
+    """On these tasks: over test images and seeds."""
+    like: Difference
+    """The same difference; the interval is that of tasks like these."""
+    won: int
+    """Tasks whose own interval, over images and seeds, lies above zero."""
+    lost: int
+    """Tasks whose own interval lies below zero."""
+    images: int
+    """Test images of all tasks."""
 
 
 def difference(table: pd.DataFrame, tasks: Sequence[str], method: Hashable, other: Hashable) -> Difference:
@@ -39,5 +65,74 @@ def difference(table: pd.DataFrame, tasks: Sequence[str], method: Hashable, othe
 
     if pairs.size == 1:
         return Difference(float(pairs.mean()), np.nan, np.nan, 1, 1)
-    found = interval(pairs.mean(), pigeonhole(mean, dict(zip(("seeds", "tasks"), pairs.shape, strict=True)), RESAMPLES))
+    sizes = dict(zip(("seeds", "tasks"), pairs.shape, strict=True))
+    found = interval(pairs.mean(), pigeonhole(mean, sizes, statistics.RESAMPLES))
     return Difference(float(found.value), float(found.low), float(found.high), *pairs.shape)
+
+
+def resample(rows: pd.DataFrame, columns: Sequence[str], tasks: Sequence[str], resamples: int = RESAMPLES) -> Resampled:
+    """The accuracies of every setting in the same draws, which all contrasts of a study share; keys are `Setting`s.
+
+    rows: scores with the column `right`, see `pipeline.trial.MARKED`; `columns` tell the settings apart.
+    StatisticsError unless every setting ran with the same seeds and the answers are those that were counted.
+    """
+    if "right" not in rows:
+        raise StatisticsError(f"scores without the column `right`, the answer to every image; {AGAIN}")
+    seeds = tuple(sorted(rows.seed.unique()))
+    correct = {
+        setting: {task: _right(part[part.task == task], seeds, f"{_text(setting)}, {task}") for task in tasks}
+        for setting, part in rows.groupby([*columns], sort=False)
+    }
+    return statistics.resample(correct, dict.fromkeys(correct, seeds), resamples)
+
+
+def contrast(found: Resampled, settings: Sequence[Setting], others: Sequence[Setting]) -> Contrast:
+    """The mean over `settings` minus the mean over `others`, in the same seeds and on the same images."""
+    parts = (found.observed, found.images, found.tasks)
+    made = statistics.difference(
+        Resampled(*({"one": _mean(part, settings), "other": _mean(part, others)} for part in parts), found.count),
+        "one",
+        "other",
+    )
+    seeds, tasks = next(iter(found.observed.values())).shape
+    these, like = (_points(one, seeds, tasks) for one in (made.average, made.like))
+    return Contrast(these, like, made.won, made.lost, found.count)
+
+
+def _mean(runs: Mapping[Setting, np.ndarray], settings: Sequence[Setting]) -> np.ndarray:
+    """[..., S, T]: as the statistics are linear, the mean of accuracies is the accuracy of the mean."""
+    return np.mean([runs[setting] for setting in settings], axis=0)
+
+
+def _points(found: Interval, seeds: int, tasks: int) -> Difference:
+    mean, low, high = (100 * float(part) for part in (found.value, found.low, found.high))
+    return Difference(mean, low, high, seeds, tasks)
+
+
+def _right(runs: pd.DataFrame, seeds: Sequence[int], title: str) -> np.ndarray:
+    """Bool [S, n]: the answers of a setting to a task's images, a row per seed."""
+    runs = runs.sort_values("seed")
+    if (*runs.seed,) != seeds or runs.total.nunique() != 1:
+        raise StatisticsError(
+            f"{title}: seeds {_text(runs.seed)}, images {_text(runs.total.unique())}; expected seeds {_text(seeds)}, "
+            f"each with the same images; {AGAIN}"
+        )
+    return np.stack([_bits(row, f"{title}, seed {row.seed}") for row in runs.itertuples()])
+
+
+def _bits(row: tuple, title: str) -> np.ndarray:
+    """Bool [n] of one row of scores."""
+    try:
+        packed = np.frombuffer(bytes.fromhex(row.right), np.uint8)
+    except (ValueError, TypeError) as error:
+        raise StatisticsError(f"{title}: right = {shown(row.right)}, expected hexadecimal digits; {AGAIN}") from error
+    bits = np.unpackbits(packed)
+    if len(packed) != -(-row.total // 8) or bits[row.total :].any():
+        raise StatisticsError(f"{title}: right has {len(bits)} bits, not one for each of {row.total} images; {AGAIN}")
+    if bits.sum() != row.correct:
+        raise StatisticsError(f"{title}: {bits.sum()} images are marked right, but correct = {row.correct}; {AGAIN}")
+    return bits[: row.total].astype(bool)
+
+
+def _text(values: Sequence[Hashable]) -> str:
+    return " ".join(map(str, values)) or "none"

@@ -19,7 +19,7 @@ def rows() -> pd.DataFrame:
     """Scores in which seeds differ, but what fewer images cost is the same for all of them."""
     grid = product(LOSS, (1, 4, 16, 64), toy.TASKS, (0, 1, 2))
     found = [
-        ("", k, "tiny", method, task, seed, min(k, 40), 800 + 3 * seed - LOSS[method][k], 1000)
+        ("", k, "tiny", method, task, seed, min(k, 40), *toy.marked(800 + 3 * seed - LOSS[method][k], 1000))
         for method, k, task, seed in grid
     ]
     return pd.DataFrame(found, columns=SCORES)
@@ -40,7 +40,7 @@ def context(floor: float = 40.0) -> Context:
 def test_the_fewest_images_that_suffice_are_named():
     said = view(rows(), context()).said
     assert "no number below 64 does so well that its interval includes zero" in said[0]
-    assert "from 16 on less than a point is lost (16: -0.50 points [-0.50, -0.50], which excludes zero)" in said[0]
+    assert "from 16 on less than a point is lost (16: -0.50 points [-" in said[0]
     assert (
         "from 16 on every interval of the difference to 64 includes zero (16: +0.00 [+0.00, +0.00] points)" in said[1]
     )
@@ -49,9 +49,11 @@ def test_the_fewest_images_that_suffice_are_named():
 
 
 def test_sharpness_is_compared_at_every_number_of_images():
-    said = view(rows(), context()).said[2]
-    assert "k = 1: +0.00 [+0.00, +0.00]; k = 4: +1.00 [+1.00, +1.00]; k = 16: +0.50 [+0.50, +0.50]" in said
-    assert "2 of 4 intervals exclude zero, where chance alone would give about 0.2" in said
+    found = view(rows(), context())
+    assert "k = 1: +0.00 [+0.00, +0.00]; k = 4: +1.00 [+" in found.said[2]
+    assert "2 of 4 intervals exclude zero, where chance alone would give about 0.2" in found.said[2]
+    table = found.tables["accuracies"][0].set_index("Images per task")
+    assert table["Tasks like these"].tolist() == [f"[+{gain}, +{gain}]" for gain in ("0.00", "1.00", "0.50", "0.00")]
 
 
 def test_the_second_panel_is_in_per_cent_of_the_gap():

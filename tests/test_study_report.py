@@ -22,7 +22,7 @@ PARAMS = {"calibration_split": "train", "evaluation_split": "test", "rho": 0.07}
 def measured(folder: Path) -> tuple[dict[str, Path], list[Path], list[Path]]:
     """A study of data efficiency, the scores of floor and ceiling, and the study's record."""
     rows = [
-        ("", k, "mini-x", method, task, seed, k, right + k + seed, 100)
+        ("", k, "mini-x", method, task, seed, k, *toy.marked(right + k + seed, 100))
         for method, right in (("adamerging", 50), ("distillation", 60), ("samerging", 61))
         for k in (1, 4)
         for seed in SEEDS
@@ -64,6 +64,13 @@ def test_studies_that_ran_with_other_parameters_are_not_shown_together(tmp_path:
         write(
             found, fixed, [*records, tmp_path / "other.json"], toy.ROOT / "pipeline/templates", LOOK, tmp_path / "out"
         )
+
+
+def test_answers_that_look_like_numbers_stay_as_they_are(tmp_path: Path):
+    path = tmp_path / "efficiency.csv"
+    rights = ["0080", "1e05", "70"]
+    store.write_csv(path, SCORES, [("", 1, "x", "ties", "a", 0, 1, 1, 9, right) for right in rights])
+    assert _report._rows(path).right.tolist() == rights
 
 
 def test_every_study_has_its_place_on_the_page():

@@ -24,6 +24,7 @@ from pipeline.studies.views.sensitivity import accuracies, brittleness, view
 from pipeline.suite import SuiteFolder
 from pipeline.trial import score
 from stages.studies import sensitivity as stage
+from tests import toy
 
 GRID = Params(
     seeds=[0, 5], rho=[0.0, 0.5], temperature=[1.0], initial_coefficient=[0.2], lr=[10.0], steps=[0.01],
@@ -93,13 +94,13 @@ def test_sharpness_of_radius_zero_is_distillation_and_equal_settings_run_once(
     zero = frame[(frame.knob == "rho") & (frame.value == "0")]
     plain = frame[(frame.method == "distillation") & (frame.knob == "lr") & (frame.published == 1)]
     pd.testing.assert_frame_equal(
-        zero[["task", "seed", "correct", "total"]].reset_index(drop=True),
-        plain[["task", "seed", "correct", "total"]].reset_index(drop=True),
+        zero[["task", "seed", "correct", "total", "right"]].reset_index(drop=True),
+        plain[["task", "seed", "correct", "total", "right"]].reset_index(drop=True),
     )
     turned = replace(settings[0], params=samerging.Params(rho=0.5))
     counts = score(turned, 8, 5, "test")
     found = frame[(frame.knob == "rho") & (frame.value == "0.5") & (frame.seed == 5)].set_index("task")
-    assert {task: [*found.loc[task, ["samples", "correct", "total"]]] for task in found.index} == counts
+    assert {task: [*found.loc[task, ["samples", "correct", "total", "right"]]] for task in found.index} == counts
 
 
 def test_a_factor_scales_the_delta(pristine_suite: Path, tmp_path: Path):
@@ -109,8 +110,11 @@ def test_a_factor_scales_the_delta(pristine_suite: Path, tmp_path: Path):
     for name, one in (("half", half(suite)), ("whole", expert)):
         merges.save(Merges((None,), samples, suite.suite.groups, [one]), tmp_path / name)
     for factor, name in ((1.0, "half"), (2.0, "whole")):
-        served = answer(pristine_suite, tmp_path / name, 0, "test").counts(0)
-        assert rescaled(pristine_suite, tmp_path / "half", 0, factor, "test") == {k: [*v] for k, v in served.items()}
+        served = answer(pristine_suite, tmp_path / name, 0, "test").correct()
+        for task, (correct, total, right) in rescaled(pristine_suite, tmp_path / "half", 0, factor, "test").items():
+            assert (correct, total) == (served[task].sum(), served[task].size)
+            bits = np.unpackbits(np.frombuffer(bytes.fromhex(right), np.uint8), count=total)
+            assert np.array_equal(bits, served[task][0])
 
 
 @pytest.fixture
@@ -135,7 +139,7 @@ def job(pristine_suite: Path, teachers: Path, tmp_path: Path) -> Job:
 def test_the_whole_study_is_written_and_shown(job: Job):
     assert set(job.params) == set(stage.STAGE.params)
     stage.run(job)
-    rows = pd.read_csv(job.outputs[0])
+    rows = pd.read_csv(job.outputs[0], dtype={"right": "str"})
     assert list(rows) == list(COLUMNS)
     assert rows[rows.knob == "scale"].groupby(["method", "value"]).ngroups == 9 * 3
     assert sorted(rows[rows.method == "dare"].seed.unique()) == [0, 1]
@@ -147,14 +151,15 @@ def test_the_whole_study_is_written_and_shown(job: Job):
     assert all(render(figure, "svg", name, 100).startswith(b"<?xml") for name, (figure, _) in shown.figures.items())
     assert len(shown.tables["brittleness"][0]) == 5 + 3 + 3 + 9
     assert "ρ = 0.07 minus ρ = 0" in shown.said[0] and "ρ = 0.5 minus ρ = 0" in shown.said[1]
-    assert all("(n = 1" in said for said in shown.said)
+    assert "over the 21 test images of these 3 tasks (1 seed) or" in shown.said[2]
+    assert all("(n = 1" in said for said in (*shown.said[:2], *shown.said[3:]))
 
 
 def test_range_and_share_are_those_of_the_means_over_seeds():
     counts = {(0.1, 0): (50, 52), (1.0, 1): (60, 62), (2.0, 0): (60, 61), (3.0, 0): (20, 40)}
     rows = pd.DataFrame(
         [
-            ("scale", value, published, "tiny", "ties", task, seed, 0, right, 100)
+            ("scale", value, published, "tiny", "ties", task, seed, 0, *toy.marked(right, 100))
             for (value, published), both in counts.items()
             for seed, right in enumerate(both)
             for task in ("a", "b")

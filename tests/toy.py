@@ -147,6 +147,11 @@ def data_free(name: str, suite: SuiteFolder, folder: Path) -> Path:
     return folder
 
 
+def marked(correct: int, total: int) -> tuple[int, int, str]:
+    """(correct, total, right) of answers that are right on the first images."""
+    return correct, total, np.packbits(np.arange(total) < correct).tobytes().hex()
+
+
 def copy_code(target: Path, names: Sequence[str] = ("pipeline", "stages", "params.yaml")) -> None:
     """Copy files and folders of the repository, without compiled files."""
     for name in names:

@@ -85,7 +85,7 @@ def _rows(path: Path) -> pd.DataFrame | dict[str, pd.DataFrame]:
 
 
 def _table(file: Path, **options: bool) -> pd.DataFrame:
-    return pd.read_csv(io.StringIO(store.read_text(file)), **options)
+    return pd.read_csv(io.StringIO(store.read_text(file)), dtype={"right": "str"}, **options)
 
 
 def _section(study: str, view: View, links: tuple[Link, ...], context: Context, dpi: int, output: Path) -> Section:

@@ -8,9 +8,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from pipeline.figures import COLOURS, MARKERS, STYLE
-from pipeline.paired import Difference, difference
+from pipeline.paired import Contrast, Setting, contrast, resample
+from pipeline.statistics import Resampled
 from pipeline.studies.views import Context, View
-from pipeline.studies.views._paired import accuracies, basis, count, interval, said, spread
+from pipeline.studies.views._paired import INTERVALS, WINS, accuracies, basis, count, further, interval, said, spread
 
 FACTORS = ("objective", "sharpness", "granularity")
 NAMES = {
@@ -36,14 +37,15 @@ FULL = ("distillation", "sam", "layer")
 def view(rows: pd.DataFrame, context: Context) -> View:
     """`rows`: the study's scores; their settings are `objective/sharpness/granularity`."""
     parts = rows.setting.str.split("/", expand=True).set_axis(list(FACTORS), axis=1)
-    table, decimals = accuracies(rows.join(parts), FACTORS, context.tasks), context.decimals + 1
-    main = {effect: _difference(table, context, *effect) for effect in EFFECTS}
+    runs, decimals = (rows.join(parts), FACTORS, context.tasks), context.decimals + 1
+    table, found = accuracies(*runs), resample(*runs)
+    main = {effect: _effect(found, *effect) for effect in EFFECTS}
     seeds = count(rows.seed.nunique(), "seed")
     shared = (
         f"{seeds}; {rows.k.max():,} unlabelled images per task of the {context.calibration_split} split at most, "
         f"scored on the {context.evaluation_split} split; {_shared(context)}"
     )
-    released = _difference(table.xs("layer", level="granularity"), context, "sharpness", "sam", "none", "distillation")
+    released = contrast(found, [FULL], [RELEASED])
     return View(
         title="Ablation",
         question=(
@@ -53,13 +55,14 @@ def view(rows: pd.DataFrame, context: Context) -> View:
         said=(
             *(
                 f"{_capital(NAMES[level])} instead of {NAMES[other]}, mean over all combinations of the other factors: "
-                f"{said(found, decimals)} (n = {count(found.seeds, 'seed')})."
-                for (_, level, other), found in main.items()
+                f"{said(one.these, decimals)}; better on {one.won} and worse on {one.lost} of "
+                f"{count(one.these.tasks, 'task')} (n = {count(one.these.seeds, 'seed')})."
+                for (_, level, other), one in main.items()
             ),
             f"{_name(RELEASED)} is what the released configuration effectively computes: its SAM never merges again "
             f"between the two passes, so that its coefficients equal, bit for bit, those without sharpness. It has "
             f"{spread(table.loc[RELEASED].mean(axis=1), context.decimals)} %; working SAM changes that by "
-            f"{said(released, decimals)} (n = {count(released.seeds, 'seed')}).",
+            f"{said(released.these, decimals)} (n = {count(released.these.seeds, 'seed')}).",
             basis(released),
         ),
         figures={
@@ -75,28 +78,29 @@ def view(rows: pd.DataFrame, context: Context) -> View:
                 f"Average accuracy in %, mean ± sample standard deviation over {shared}",
             ),
             "effects": (
-                _effects(table, main, context),
+                _effects(found, main, decimals),
                 f"Points of average accuracy that a level adds to another, with 95 % interval: over all combinations "
-                f"of the other factors, and in each of them; paired over {shared}",
+                f"of the other factors, and in each of them. {INTERVALS} {WINS} Paired over {shared}",
             ),
         },
     )
 
 
-def _difference(
-    table: pd.DataFrame, context: Context, factor: str, level: str, other: str, objective: str | None = None
-) -> Difference:
-    """A level minus another of a factor, per seed over the mean of the other factors, or for one objective."""
-    chosen = table if objective is None else table.xs(objective, level="objective")
-    return difference(chosen.groupby([factor, "seed"]).mean(), context.tasks, level, other)
+def _effect(found: Resampled, factor: str, level: str, other: str, **fixed: str) -> Contrast:
+    """A level minus another of a factor, each the mean over the combinations of all that is not `fixed`."""
+    return contrast(found, *(_where(found, **{**fixed, factor: value}) for value in (level, other)))
 
 
-def _simple(table: pd.DataFrame, context: Context, factor: str, level: str, other: str) -> Iterator[tuple[str, str]]:
+def _where(found: Resampled, **levels: str) -> list[Setting]:
+    """The settings with these levels."""
+    return [one for one in found.observed if levels.items() <= dict(zip(FACTORS, one, strict=True)).items()]
+
+
+def _simple(found: Resampled, factor: str, level: str, other: str) -> Iterator[tuple[str, Contrast]]:
     """(combination of the other factors, effect of a level there)."""
-    rest = [name for name in FACTORS if name != factor]
-    for combination, part in table.groupby(rest):
-        found = difference(part.groupby([factor, "seed"]).mean(), context.tasks, level, other)
-        yield ", ".join(NAMES[one] for one in combination), interval(found, context.decimals + 1)
+    for setting in sorted(_where(found, **{factor: level})):
+        rest = {name: one for name, one in zip(FACTORS, setting, strict=True) if name != factor}
+        yield ", ".join(NAMES[one] for one in rest.values()), _effect(found, factor, level, other, **rest)
 
 
 def _shared(context: Context) -> str:
@@ -129,13 +133,20 @@ def _combinations(table: pd.DataFrame, context: Context) -> pd.DataFrame:
     )
 
 
-def _effects(table: pd.DataFrame, main: Mapping[tuple[str, str, str], Difference], context: Context) -> pd.DataFrame:
-    rows = []
-    for effect, found in main.items():
-        title = f"{NAMES[effect[1]]} minus {NAMES[effect[2]]}"
-        rows.append((title, "all", interval(found, context.decimals + 1)))
-        rows += [(title, *one) for one in _simple(table, context, *effect)]
-    return pd.DataFrame(rows, columns=["Effect", "Where", "Points"])
+def _effects(found: Resampled, main: Mapping[tuple[str, str, str], Contrast], decimals: int) -> pd.DataFrame:
+    """A row per effect and combination of the other factors, that over all of them first."""
+    return pd.DataFrame(
+        [
+            {
+                "Effect": f"{NAMES[effect[1]]} minus {NAMES[effect[2]]}",
+                "Where": where,
+                "Points": interval(one.these, decimals),
+                **further(one, decimals),
+            }
+            for effect, mean in main.items()
+            for where, one in (("all", mean), *_simple(found, *effect))
+        ]
+    )
 
 
 def _name(combination: tuple[str, ...]) -> str:

@@ -9,12 +9,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.figures import STYLE, Style, styles
-from pipeline.paired import Difference, difference
+from pipeline.paired import Contrast, contrast, resample
 from pipeline.scores import CEILING, FLOOR, MAIN, TWIN
 from pipeline.studies.views import Context, View
-from pipeline.studies.views._paired import accuracies, basis, count, excludes_zero, interval, said, spread
+from pipeline.studies.views._paired import (
+    INTERVALS,
+    LIKE,
+    accuracies,
+    basis,
+    count,
+    edges,
+    excludes_zero,
+    interval,
+    said,
+    spread,
+)
 
-Losses = Mapping[str, Mapping[int, Difference]]
+Losses = Mapping[str, Mapping[int, Contrast]]
 """{method: {k: accuracy with k images minus that with most}}."""
 SHIFT = 1.12
 """Neighbours are shifted sideways by this factor, so that equal ones do not hide each other."""
@@ -22,13 +33,12 @@ SHIFT = 1.12
 
 def view(rows: pd.DataFrame, context: Context) -> View:
     """`rows`: the study's scores."""
-    table, decimals = accuracies(rows, ("method", "k"), context.tasks), context.decimals + 1
+    runs = (rows, ("method", "k"), context.tasks)
+    table, found = accuracies(*runs), resample(*runs)
     methods = [*dict.fromkeys(rows.method)]
-    budgets = sorted(int(k) for k in rows.k.unique())
-    losses = {
-        name: {k: difference(table.loc[name], context.tasks, k, budgets[-1]) for k in budgets[:-1]} for name in methods
-    }
-    gains = {k: difference(table.xs(k, level="k"), context.tasks, MAIN, TWIN) for k in budgets}
+    budgets, decimals = sorted(int(k) for k in rows.k.unique()), context.decimals + 1
+    losses = {name: {k: contrast(found, [(name, k)], [(name, budgets[-1])]) for k in budgets[:-1]} for name in methods}
+    gains = {k: contrast(found, [(MAIN, k)], [(TWIN, k)]) for k in budgets}
     looks = styles({name: context.titles[name] for name in (FLOOR, CEILING, *methods)})
     seeds, few = count(rows.seed.nunique(), "seed"), ", ".join(rows[rows.samples < rows.k].task.unique())
     splits = (
@@ -45,7 +55,7 @@ def view(rows: pd.DataFrame, context: Context) -> View:
             "more of them; the images of a seed are nested."
         ),
         said=(
-            *(_enough(context.titles[name], found, budgets[-1], decimals) for name, found in losses.items() if found),
+            *(_enough(context.titles[name], each, budgets[-1], decimals) for name, each in losses.items() if each),
             _sharpness(gains, context.titles, decimals),
             basis(gains[budgets[0]]),
         ),
@@ -54,17 +64,20 @@ def view(rows: pd.DataFrame, context: Context) -> View:
                 _figure(table, losses, looks, context.floor, context.ceiling, context.width),
                 f"Left: average accuracy over {count(len(context.tasks), 'task')} against unlabelled images per task, "
                 f"mean and band of one sample standard deviation over {splits} Right: the same minus that with "
-                f"{budgets[-1]:,} images, {normalised}, with 95 % intervals of the paired difference.",
+                f"{budgets[-1]:,} images, {normalised}, with 95 % intervals of the paired difference, over test "
+                f"images and seeds.",
             )
         },
         tables={
             "accuracies": (
                 _accuracies(table, gains, context),
-                f"Average accuracy in %, mean ± sample standard deviation over {splits}",
+                f"Average accuracy in %, mean ± sample standard deviation, and the paired difference in points with "
+                f"95 % interval. {INTERVALS} Over {splits}",
             ),
             "losses": (
                 _losses(losses, context.titles, decimals),
-                f"Points of average accuracy against {budgets[-1]:,} images, with 95 % interval, over {splits}",
+                f"Points of average accuracy against {budgets[-1]:,} images, with 95 % interval over test images and "
+                f"seeds, over {splits}",
             ),
         },
     )
@@ -80,34 +93,34 @@ def _from(budgets: Sequence[int], holds: Sequence[bool]) -> int | None:
     return found
 
 
-def _enough(title: str, losses: Mapping[int, Difference], most: int, decimals: int) -> str:
+def _enough(title: str, losses: Mapping[int, Contrast], most: int, decimals: int) -> str:
     """How few images suffice, by two measures."""
     budgets = [*losses]
-    unclear = _from(budgets, [not excludes_zero(one) for one in losses.values()])
-    close = _from(budgets, [one.mean > -1 for one in losses.values()])
+    unclear = _from(budgets, [not excludes_zero(one.these) for one in losses.values()])
+    close = _from(budgets, [one.these.mean > -1 for one in losses.values()])
     first = (
         f"no number below {most:,} does so well that its interval includes zero"
         if unclear is None
         else f"from {unclear:,} on every interval of the difference to {most:,} includes zero "
-        f"({unclear:,}: {interval(losses[unclear], decimals)} points)"
+        f"({unclear:,}: {interval(losses[unclear].these, decimals)} points)"
     )
     second = (
         f"every number below {most:,} loses a point or more"
         if close is None
-        else f"from {close:,} on less than a point is lost ({close:,}: {said(losses[close], decimals)})"
+        else f"from {close:,} on less than a point is lost ({close:,}: {said(losses[close].these, decimals)})"
     )
-    number = next(iter(losses.values()))
-    return f"{title}, unlabelled images per task: {first}; {second} (n = {count(number.seeds, 'seed')})."
+    number = next(iter(losses.values())).these.seeds
+    return f"{title}, unlabelled images per task: {first}; {second} (n = {count(number, 'seed')})."
 
 
-def _sharpness(gains: Mapping[int, Difference], titles: Mapping[str, str], decimals: int) -> str:
+def _sharpness(gains: Mapping[int, Contrast], titles: Mapping[str, str], decimals: int) -> str:
     """SAM against plain descent at every number of images."""
-    clear = sum(map(excludes_zero, gains.values()))
-    each = "; ".join(f"k = {k:,}: {interval(found, decimals)}" for k, found in gains.items())
+    clear = sum(excludes_zero(found.these) for found in gains.values())
+    each = "; ".join(f"k = {k:,}: {interval(found.these, decimals)}" for k, found in gains.items())
     return (
         f"{titles[MAIN]} minus {titles[TWIN].lower()}, points with k images per task: {each}. {clear} of {len(gains)} "
         f"intervals exclude zero, where chance alone would give about {0.05 * len(gains):.1f} "
-        f"(n = {count(next(iter(gains.values())).seeds, 'seed')})."
+        f"(n = {count(next(iter(gains.values())).these.seeds, 'seed')})."
     )
 
 
@@ -126,7 +139,7 @@ def _figure(
         kind = {"color": look.colour, "marker": look.marker, "linestyle": look.line}
         left.plot(places, means, label=look.title, **kind)
         middle, low, high = (
-            unit * np.array([getattr(one, part) for one in found.values()]) for part in ("mean", "low", "high")
+            unit * np.array([getattr(one.these, part) for one in found.values()]) for part in ("mean", "low", "high")
         )
         right.errorbar(places[:-1], middle, (middle - low, high - middle), elinewidth=0.8, **kind)
     for level, name in ((floor, FLOOR), (ceiling, CEILING)):
@@ -149,15 +162,23 @@ def _budgets(axes: Axes, budgets: Sequence[int]) -> None:
     axes.grid(alpha=0.3, linewidth=0.5)
 
 
-def _accuracies(table: pd.DataFrame, gains: Mapping[int, Difference], context: Context) -> pd.DataFrame:
-    average, shown = table.mean(axis=1), {"Images per task": [*gains]}
-    for name in table.index.unique("method"):
-        shown[context.titles[name]] = [spread(average[name, k], context.decimals) for k in gains]
+def _accuracies(table: pd.DataFrame, gains: Mapping[int, Contrast], context: Context) -> pd.DataFrame:
+    average, decimals = table.mean(axis=1), context.decimals
     title = f"{context.titles[MAIN]} minus {context.titles[TWIN].lower()}"
-    return pd.DataFrame({**shown, title: [interval(found, context.decimals + 1) for found in gains.values()]})
+    return pd.DataFrame(
+        [
+            {
+                "Images per task": k,
+                **{context.titles[name]: spread(average[name, k], decimals) for name in table.index.unique("method")},
+                title: interval(found.these, decimals + 1),
+                LIKE: edges(found.like, decimals + 1),
+            }
+            for k, found in gains.items()
+        ]
+    )
 
 
 def _losses(losses: Losses, titles: Mapping[str, str], decimals: int) -> pd.DataFrame:
     budgets = [*next(iter(losses.values()))]
-    shown = {titles[name]: [interval(one, decimals) for one in found.values()] for name, found in losses.items()}
+    shown = {titles[name]: [interval(one.these, decimals) for one in found.values()] for name, found in losses.items()}
     return pd.DataFrame({"Images per task": budgets, **shown})

@@ -7,9 +7,20 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from pipeline.figures import COLOURS, MARKERS, STYLE
-from pipeline.paired import Difference, difference
+from pipeline.paired import Contrast, Difference, contrast, difference, resample
 from pipeline.studies.views import Context, View
-from pipeline.studies.views._paired import accuracies, basis, count, excludes_zero, interval, said, spread
+from pipeline.studies.views._paired import (
+    INTERVALS,
+    LIKE,
+    accuracies,
+    basis,
+    count,
+    edges,
+    excludes_zero,
+    interval,
+    said,
+    spread,
+)
 
 PLAIN, SAM = "plain", "sam"
 NAMES = {
@@ -22,18 +33,19 @@ NAMES = {
 }
 SMALL = 5
 """Decimals of a loss in nats."""
-Differences = Mapping[str, Difference]
+Contrasts = Mapping[str, Contrast]
 
 
 def view(rows: pd.DataFrame, context: Context) -> View:
     """`rows`: scores, cost, held-out loss and its rise of every variant, seed and task."""
     tasks, decimals = list(context.tasks), context.decimals + 1
-    table = accuracies(rows, ("setting",), tasks)
+    table, found = accuracies(rows, ("setting",), tasks), resample(rows, ("setting",), tasks)
     rises = rows.pivot(index=["setting", "seed"], columns="task", values="rise")[tasks]
     cost = rows.groupby("setting", sort=False)[["passed", "merges"]].mean()
     relative = cost / cost.loc[PLAIN]
-    better, flatter = ({name: difference(one, tasks, name, PLAIN) for name in cost.index} for one in (table, rises))
-    against = {name: difference(table, tasks, name, SAM) for name in cost.index if name not in (PLAIN, SAM)}
+    better = {name: contrast(found, [(name,)], [(PLAIN,)]) for name in cost.index}
+    flatter = {name: difference(rises, tasks, name, PLAIN) for name in cost.index}
+    against = {name: contrast(found, [(name,)], [(SAM,)]) for name in cost.index if name not in (PLAIN, SAM)}
     seeds = count(rows.seed.nunique(), "seed")
     what = (
         f"{seeds}; calibrated on {rows.samples.max():,} unlabelled images per task of the {context.calibration_split} "
@@ -49,12 +61,13 @@ def view(rows: pd.DataFrame, context: Context) -> View:
             "control, with the same number of steps."
         ),
         said=(
-            f"SAM minus plain descent: {said(better[SAM], decimals)}; the rise of the loss, "
+            f"SAM minus plain descent: {said(better[SAM].these, decimals)}; the rise of the loss, "
             f"{rises.loc[PLAIN].to_numpy().mean():.{SMALL}f} nats without it, changes by "
             f"{said(flatter[SAM], SMALL, ' nats')} (n = {seeds}).",
             _cheaper(flatter, relative.passed),
             _accuracy(against, decimals),
             basis(better[SAM]),
+            "Intervals of the rise, which is measured per task and not per image, are over tasks and seeds.",
         ),
         figures={
             "flatness": (
@@ -66,8 +79,9 @@ def view(rows: pd.DataFrame, context: Context) -> View:
         tables={
             "flatness": (
                 _table(rows, table, relative, better, flatter, context),
-                f"Mean ± sample standard deviation, and paired differences to plain descent with 95 % interval, over "
-                f"{what} Merges: models merged, in the same multiples.",
+                f"Mean ± sample standard deviation, and paired differences to plain descent with 95 % interval. "
+                f"{INTERVALS} Those of the rise: tasks and seeds. Over {what} Merges: models merged, in the same "
+                f"multiples.",
             )
         },
     )
@@ -78,7 +92,7 @@ def title(name: str) -> str:
     return NAMES.get(name, f"SAM {name} steps")
 
 
-def _cheaper(flatter: Differences, passes: pd.Series) -> str:
+def _cheaper(flatter: Mapping[str, Difference], passes: pd.Series) -> str:
     """What each variant with fewer passes than SAM makes of the rise."""
     each = "; ".join(
         f"{title(name)} (passes × {passes[name]:.2f}) {interval(found, SMALL)}"
@@ -90,9 +104,11 @@ def _cheaper(flatter: Differences, passes: pd.Series) -> str:
     )
 
 
-def _accuracy(against: Differences, decimals: int) -> str:
+def _accuracy(against: Contrasts, decimals: int) -> str:
     """Which variants differ from SAM in accuracy."""
-    clear = [f"{title(name)} {interval(one, decimals)}" for name, one in against.items() if excludes_zero(one)]
+    clear = [
+        f"{title(name)} {interval(one.these, decimals)}" for name, one in against.items() if excludes_zero(one.these)
+    ]
     named = f" ({'; '.join(clear)} points)" * bool(clear)
     return (
         f"In accuracy, {len(clear)} of {len(against)} variants differ from SAM by an interval that excludes "
@@ -104,8 +120,8 @@ def _table(
     rows: pd.DataFrame,
     table: pd.DataFrame,
     relative: pd.DataFrame,
-    better: Differences,
-    flatter: Differences,
+    better: Contrasts,
+    flatter: Mapping[str, Difference],
     context: Context,
 ) -> pd.DataFrame:
     found = rows.groupby(["setting", "seed"])[["loss", "rise"]].mean()
@@ -116,7 +132,7 @@ def _table(
                 "Passes, ×": f"{relative.passed[name]:.2f}",
                 "Merges, ×": f"{relative.merges[name]:.2f}",
                 "Average": spread(table.loc[name].mean(axis=1), context.decimals),
-                "Minus plain": "" if name == PLAIN else interval(better[name], context.decimals + 1),
+                **_minus(name, better[name], context.decimals + 1),
                 "Held-out loss": spread(found.loss[name], SMALL),
                 "Rise": spread(found.rise[name], SMALL),
                 "Rise minus plain": "" if name == PLAIN else interval(flatter[name], SMALL),
@@ -124,6 +140,12 @@ def _table(
             for name in relative.index
         ]
     )
+
+
+def _minus(name: str, found: Contrast, decimals: int) -> dict[str, str]:
+    """The columns that compare accuracy with plain descent, empty in its own row."""
+    shown = {"Minus plain": interval(found.these, decimals), LIKE: edges(found.like, decimals)}
+    return dict.fromkeys(shown, "") if name == PLAIN else shown
 
 
 @mpl.rc_context(STYLE)

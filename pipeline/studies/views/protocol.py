@@ -8,25 +8,37 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from pipeline.figures import STYLE, Style, styles
-from pipeline.paired import Difference, difference
+from pipeline.paired import Contrast, contrast, resample
 from pipeline.scores import CEILING, FLOOR
 from pipeline.studies.views import Context, View
-from pipeline.studies.views._paired import accuracies, basis, count, excludes_zero, interval, said, spread
+from pipeline.studies.views._paired import (
+    INTERVALS,
+    WINS,
+    accuracies,
+    basis,
+    count,
+    excludes_zero,
+    further,
+    interval,
+    said,
+    spread,
+)
 
 HELD_OUT, TRANSDUCTIVE = "held-out", "transductive"
 SHIFT = 1.1
 """Neighbours are shifted sideways by this factor."""
 
-Worth = Mapping[str, Mapping[int, Difference]]
+Worth = Mapping[str, Mapping[int, Contrast]]
 """{method: {k: transductive minus held-out}}."""
 
 
 def view(rows: pd.DataFrame, context: Context) -> View:
     """`rows`: the study's scores; their settings are the two protocols."""
-    table, decimals = accuracies(rows, ("method", "k", "setting"), context.tasks), context.decimals + 1
+    runs, decimals = (rows, ("method", "k", "setting"), context.tasks), context.decimals + 1
+    table, drawn = accuracies(*runs), resample(*runs)
     methods, budgets = [*dict.fromkeys(rows.method)], sorted(int(k) for k in rows.k.unique())
     worth = {
-        name: {k: difference(table.loc[name, k], context.tasks, TRANSDUCTIVE, HELD_OUT) for k in budgets}
+        name: {k: contrast(drawn, [(name, k, TRANSDUCTIVE)], [(name, k, HELD_OUT)]) for k in budgets}
         for name in methods
     }
     looks = styles({name: context.titles[name] for name in (FLOOR, CEILING, *methods)})
@@ -39,7 +51,7 @@ def view(rows: pd.DataFrame, context: Context) -> View:
         f"{f' A task with fewer images uses all it has ({few}).' * bool(few)}"
     )
     found = [one for each in worth.values() for one in each.values()]
-    clear = sum(map(excludes_zero, found))
+    clear = sum(excludes_zero(one.these) for one in found)
     return View(
         title="Protocol",
         question=(
@@ -49,34 +61,34 @@ def view(rows: pd.DataFrame, context: Context) -> View:
         said=(
             *(
                 f"{context.titles[name]}, transductive minus held-out: {_each(each, decimals)} "
-                f"(n = {count(next(iter(each.values())).seeds, 'seed')})."
+                f"(n = {count(next(iter(each.values())).these.seeds, 'seed')})."
                 for name, each in worth.items()
             ),
             f"{clear} of {len(found)} intervals exclude zero, where chance alone would give about "
-            f"{0.05 * len(found):.1f}. Runs are paired by task and seed, which sets the order of batches; their images "
-            f"are of different splits.",
+            f"{0.05 * len(found):.1f}. Runs are paired by scored image and seed, which sets the order of batches; the "
+            f"images they are calibrated on are of different splits.",
             basis(found[0]),
         ),
         figures={
             "protocol": (
                 _figure(table, worth, looks, context.width),
                 f"Left: average accuracy over {count(len(context.tasks), 'task')} against unlabelled images per task, "
-                f"filled and solid: transductive, open and dotted: held-out; right: their difference, 95 % intervals, "
-                f"over {what}",
+                f"filled and solid: transductive, open and dotted: held-out; right: their difference, with 95 % "
+                f"intervals over test images and seeds; over {what}",
             )
         },
         tables={
             "protocol": (
                 _table(table, worth, context),
                 f"Average accuracy in %, mean ± sample standard deviation, and the paired difference in points with "
-                f"95 % interval, over {what}",
+                f"95 % interval. {INTERVALS} {WINS} Over {what}",
             )
         },
     )
 
 
-def _each(found: Mapping[int, Difference], decimals: int) -> str:
-    return "; ".join(f"k = {k:,}: {said(one, decimals)}" for k, one in found.items())
+def _each(found: Mapping[int, Contrast], decimals: int) -> str:
+    return "; ".join(f"k = {k:,}: {said(one.these, decimals)}" for k, one in found.items())
 
 
 def _table(table: pd.DataFrame, worth: Worth, context: Context) -> pd.DataFrame:
@@ -88,7 +100,8 @@ def _table(table: pd.DataFrame, worth: Worth, context: Context) -> pd.DataFrame:
                 "Images per task": k,
                 "Held-out": spread(average[name, k, HELD_OUT], context.decimals),
                 "Transductive": spread(average[name, k, TRANSDUCTIVE], context.decimals),
-                "Difference": interval(found, context.decimals + 1),
+                "Difference": interval(found.these, context.decimals + 1),
+                **further(found, context.decimals + 1),
             }
             for name, each in worth.items()
             for k, found in each.items()
@@ -109,7 +122,7 @@ def _figure(table: pd.DataFrame, worth: Worth, looks: Mapping[str, Style], width
             label = look.title if protocol == TRANSDUCTIVE else None
             left.plot(places, means, linestyle=line, markerfacecolor=fill, label=label, **kind)
         middle, low, high = (
-            np.array([getattr(one, part) for one in each.values()]) for part in ("mean", "low", "high")
+            np.array([getattr(one.these, part) for one in each.values()]) for part in ("mean", "low", "high")
         )
         right.errorbar(places, middle, (middle - low, high - middle), linestyle="-", elinewidth=0.8, **kind)
     right.axhline(0, color="#777777", linewidth=0.6)

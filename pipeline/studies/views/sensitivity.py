@@ -9,9 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.figures import STYLE, Style, styles
-from pipeline.paired import difference
+from pipeline.paired import contrast, resample
 from pipeline.scores import AVERAGE, MAIN
 from pipeline.studies.views import Context, View
+from pipeline.studies.views._paired import basis, count, edges, said
 
 TITLES = {
     "rho": "radius ρ of SAM",
@@ -54,8 +55,7 @@ def view(rows: pd.DataFrame, context: Context) -> View:
     learned = runs[runs.knob != "scale"]
     seeds = learned.seed.nunique()
     scored = f"average accuracy over {len(context.tasks)} tasks of the {context.evaluation_split} split"
-    count = f"{seeds} seed{'s' * (seeds != 1)}"
-    protocol = f"{scored}; calibrated methods: on {context.calibration_split} images, {count}"
+    protocol = f"{scored}; calibrated methods: on {context.calibration_split} images, {count(seeds, 'seed')}"
     figures = {
         "knobs": (
             curves(learned, looks, context.width),
@@ -81,42 +81,42 @@ def view(rows: pd.DataFrame, context: Context) -> View:
     return View(
         "Sensitivity",
         "How much of a method's accuracy hangs on its knobs, turned one at a time?",
-        (*_sharpness(runs, context), *_ranges(measured, context)),
+        (*_sharpness(rows, context), *_ranges(measured, context)),
         figures,
         {"brittleness": table},
     )
 
 
-def _sharpness(runs: pd.DataFrame, context: Context) -> list[str]:
+def _sharpness(rows: pd.DataFrame, context: Context) -> list[str]:
     """What the radius of SAM does: that of params.yaml and the largest against none."""
-    part = runs[(runs.method == MAIN) & (runs.knob == "rho")]
-    table, own = part.set_index(["value", "seed"]), float(part.value[part.published == 1].iloc[0])
-    said = []
-    for radius in dict.fromkeys((own, float(part.value.max()))):
-        if radius > 0 and (part.value == 0).any():
-            gain = difference(table, context.tasks, radius, 0.0)
-            zero = "excludes" if gain.low > 0 or gain.high < 0 else "includes"
-            said.append(
-                f"{context.titles[MAIN]} with ρ = {radius:g} minus ρ = 0: {gain.mean:+.2f} points, 95 % interval "
-                f"[{gain.low:+.2f}, {gain.high:+.2f}], which {zero} zero (n = {gain.seeds} "
-                f"seed{'s' * (gain.seeds != 1)}, {gain.tasks} tasks)."
-            )
-    return said
+    part = rows[(rows.method == MAIN) & (rows.knob == "rho")]
+    own, largest = float(part.value[part.published == 1].iloc[0]), float(part.value.max())
+    radii = [radius for radius in dict.fromkeys((own, largest)) if radius > 0 and (part.value == 0).any()]
+    if not radii:
+        return []
+    found, decimals = resample(part, ("value",), context.tasks), context.decimals + 1
+    gains = {radius: contrast(found, [(radius,)], [(0.0,)]) for radius in radii}
+    sentences = [
+        f"{context.titles[MAIN]} with ρ = {radius:g} minus ρ = 0: {said(gain.these, decimals)}; on tasks like these "
+        f"{edges(gain.like, decimals)} (n = {count(gain.these.seeds, 'seed')})."
+        for radius, gain in gains.items()
+    ]
+    return [*sentences, basis(gains[radii[0]])]
 
 
 def _ranges(measured: pd.DataFrame, context: Context) -> list[str]:
-    said = []
+    sentences = []
     for knob, part in measured.groupby("knob", sort=False):
         ordered = part.sort_values("range", kind="stable")
         each = [
             f"{context.titles[row.method]} {row.range:.{context.decimals}f} (n = {row.seeds})"
             for row in ordered.itertuples()
         ]
-        said.append(
+        sentences.append(
             f"Over {part['values'].min()} values of the {TITLES[knob]} the average accuracy ranges over, in points and "
             f"with n runs per value: {', '.join(each)}."
         )
-    return said
+    return sentences
 
 
 @mpl.rc_context(STYLE)
