@@ -1,4 +1,5 @@
 # make repro   set up and run the whole benchmark on the embedded suite, then show the table
+# make methods every method instead of the default ones, half an hour on two cores: reports/methods
 # make studies run the studies too: ablation, data efficiency, sensitivity, landscape, robustness, ...
 # make test    set up, lint and pass the tests
 # make faults  kill, interrupt, fill the disk, damage files, fuzz: half an hour; counts what was survived
@@ -13,11 +14,19 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro studies test lint audit bundle faults verify lock env
+# What reports/methods keeps of a run: its parameters, its lock, and everything that its report wrote.
+RESULTS := params.yaml dvc.lock $(addprefix reports/,tables figures plots scores index.html records.json metrics.json)
+
+.PHONY: repro methods studies test lint audit bundle faults verify lock env
 
 repro: $(READY)
 	dvc --wait-for-lock repro
 	python -m stages.show
+
+methods: $(READY)
+	dvc exp run --temp --force --name methods -S 'methods=$${every_method}'
+	git archive "$$(git for-each-ref --format='%(refname)' 'refs/exps/*/*/methods')" -- $(RESULTS) | \
+	  tar -x --transform 's,^\(reports/\)\?,reports/methods/,'
 
 studies: $(READY)
 	dvc --wait-for-lock repro stages/studies/dvc.yaml

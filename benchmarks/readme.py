@@ -13,7 +13,7 @@ SUITE = "mini-8"
 
 def sections() -> dict[str, str]:
     """{name: Markdown} of what lies between `<!-- name -->` and `<!-- /name -->`."""
-    tables = ROOT / "reports" / "tables"
+    tables = ROOT / "reports" / "methods" / "tables"
     found = [(tables / f"{SUITE}-{name}.md").read_text("utf-8") for name in ("overview", "sentences")]
     studies = (ROOT / "reports" / "studies" / SUITE / "sentences.md").read_text("utf-8").strip()
     return {"results": "\n".join(found).strip(), "studies": studies, "performance": performance()}

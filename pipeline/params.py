@@ -58,6 +58,7 @@ class Params(methods.load("samerging").Params):
 
     suites: Annotated[Names, Field(min_length=1)]
     methods: Methods
+    every_method: Methods
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_distinct)]
     samples_per_task: int = Field(ge=1)
     calibration_split: Literal["train", "validation", "test"]
@@ -121,17 +122,15 @@ def check(content: Any) -> Params:
         "recipe", params.recipe, {name: family.Recipe for name, (family, _) in defined.items()}, problems
     )
     study = _sections("study", params.study, {name: studies.load(name).Params for name in studies.names()}, problems)
-    for key, section, found in (
-        ("merge", "merge", merge),
-        ("calibrate", "calibrate", calibrate),
-    ):
-        for name in getattr(params.methods, key):
-            if name not in getattr(params, section):
-                problems.append(
-                    f"methods.{key}: {name!r} has no parameters; expected an entry {section}.{name} ({{}} if it has "
-                    f"none){_nearest(name, found)}"
-                )
-    _runs(params, problems)
+    for where in ("methods", "every_method"):
+        for key, found in (("merge", merge), ("calibrate", calibrate)):
+            problems += [
+                f"{where}.{key}: {name!r} has no parameters; expected an entry {key}.{name} ({{}} if it has none)"
+                f"{_nearest(name, found)}"
+                for name in getattr(getattr(params, where), key)
+                if name not in getattr(params, key)
+            ]
+        _runs(where, getattr(params, where), problems)
     for name in params.schedule.keys() - defined.keys():
         problems.append(f"schedule.{name}: no such suite{_nearest(name, defined)}; expected one of {_list(defined)}")
     for name in params.suites:
@@ -149,12 +148,12 @@ def check(content: Any) -> Params:
     return params.model_copy(update={"merge": merge, "calibrate": calibrate, "recipe": recipes, "study": study})
 
 
-def _runs(params: Params, problems: list[str]) -> None:
-    running = ("samerging", *params.methods.merge, *params.methods.calibrate)
+def _runs(where: str, chosen: Methods, problems: list[str]) -> None:
+    running = ("samerging", *chosen.merge, *chosen.calibrate)
     for key in ("rescale", "surgery"):
         problems += [
-            f"methods.{key}: {name!r} does not run{_nearest(name, running)}; expected one of {_list(running)}"
-            for name in getattr(params.methods, key)
+            f"{where}.{key}: {name!r} does not run{_nearest(name, running)}; expected one of {_list(running)}"
+            for name in getattr(chosen, key)
             if name not in running
         ]
 

@@ -108,8 +108,11 @@ WRONG = {
         ["methods.rescale: 'tie' does not run", "did you mean 'ties'?", "samerging"],
     ),
     "surgery on a merge that does not run": (
-        changed("methods+merge", ["average", "ties"]),
-        ["methods.surgery: 'task_arithmetic' does not run", "methods.rescale: 'task_arithmetic' does not run"],
+        changed("every_method+merge", ["average", "ties"]),
+        [
+            "every_method.surgery: 'task_arithmetic' does not run",
+            "every_method.rescale: 'task_arithmetic' does not run",
+        ],
     ),
     "no factors": (changed("rescale+factors", []), ["rescale.factors = []", "at least 1 item"]),
     "factor of nothing": (changed("rescale+factors", [1.0, 0.0]), ["rescale.factors.1 = 0.0", "greater than 0"]),

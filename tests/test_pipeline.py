@@ -119,6 +119,10 @@ RERUNS: dict[str, frozenset[str]] = (
     {
         # What runs. The stages that a new suite or method adds are the subject of tests of their own.
         "suites": REPORT,
+        "every_method.merge": NOTHING,
+        "every_method.calibrate": NOTHING,
+        "every_method.rescale": NOTHING,
+        "every_method.surgery": NOTHING,
         "methods.merge": REPORT,
         "methods.calibrate": REPORT,
         "methods.rescale": REPORT,
@@ -266,7 +270,7 @@ RERUNS: dict[str, frozenset[str]] = (
         )
     }
 )
-"""Every leaf of params.yaml and the stages that run again when it changes, with suites: [mini-8]."""
+"""Every leaf of params.yaml and the stages that run again when it changes, with suites: [mini-8] and every method."""
 
 SOURCES: dict[str, frozenset[str]] = {
     "pipeline/methods/ties.py": main("ties") | comparing("ties"),
@@ -361,8 +365,9 @@ def read(root: Path) -> Pipeline:
 
 
 def checkout(root: Path) -> Path:
-    """A repository with what DVC reads to build its graph."""
+    """A repository with what DVC reads to build its graph, and every method, as `make methods` runs them."""
     toy.copy_code(root, ("dvc.yaml", "stages/studies/dvc.yaml", "params.yaml", ".dvc/config", ".dvcignore"))
+    apply_overrides(str(root / "params.yaml"), ["methods=${every_method}"])
     subprocess.run(["git", "init", "-q"], cwd=root, check=True)
     return root
 
@@ -443,6 +448,14 @@ def test_a_source_file_reruns_exactly_its_stages(pipeline: Pipeline, file: str):
     assert (toy.ROOT / file).is_file()
     direct = {name for name, one in pipeline.stages.items() if file in one.files()}
     assert pipeline.downstream(direct) == SOURCES[file]
+
+
+def test_the_default_methods_are_some_of_all_and_enough_for_the_studies():
+    content = YAML(typ="safe").load(toy.ROOT / "params.yaml")
+    for key, names in content["methods"].items():
+        assert names == [name for name in content["every_method"][key] if name in names]
+    running = {"samerging", *content["methods"]["merge"], *content["methods"]["calibrate"]}
+    assert set().union(*COMPARED.values()) <= running
 
 
 def test_a_new_data_free_method_runs_alone(pipeline: Pipeline, tmp_path: Path):
