@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from dvc.repo import Repo
+from dvc.utils.hydra import apply_overrides
 
 from pipeline import store, tables
 from pipeline.audit import draws, images, lock, printed, recompute, rerun
@@ -435,3 +436,58 @@ def test_stamps_are_md5_and_size_and_leave_out_what_dvc_ignores(tmp_path: Path):
     assert only == ("pipeline/a.py", stamp(b"text"))
     assert only[1].md5 == hashlib.md5(b"text").hexdigest()
     assert only[1].size == 4
+
+
+RESULTS = ("tables", "figures", "plots", "scores", "index.html", "records.json", "metrics.json")
+
+
+@pytest.fixture
+def widened(repository: Path) -> Path:
+    """A run that has the run of every method beside it; here both have the same methods."""
+    apply_overrides(str(repository / "params.yaml"), ["every_method=${methods}"])
+    for name in ("params.yaml", "dvc.lock", *(f"reports/{name}" for name in RESULTS)):
+        source, target = repository / name, repository / "reports/methods" / name.removeprefix("reports/")
+        target.parent.mkdir(exist_ok=True)
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
+    return repository
+
+
+def test_the_run_of_every_method_is_audited_as_one(widened: Path):
+    found = findings(widened)
+    assert not [one.line() for one in found.values() if one.wrong]
+    for name in ("scores", "table", "printed tables", "metrics", "seeds"):
+        assert found[f"every method, {SUITE}: {name}"].compared == found[f"{SUITE}: {name}"].compared > 0
+    assert found["every method, lock: scores, records"].compared > 20
+    assert found["every method, parameters"].compared > 10
+
+
+def other_rho(kept: Path) -> None:
+    apply_overrides(str(kept / "params.yaml"), ["rho=0.5"])
+
+
+def fewer_methods(kept: Path) -> None:
+    apply_overrides(str(kept / "params.yaml"), ["methods.rescale=[]"])
+
+
+def other_count(kept: Path) -> None:
+    path = kept / f"scores/{SUITE}.csv"
+    head, *lines = path.read_text().splitlines(keepends=True)
+    index = next(index for index, line in enumerate(lines) if ",samerging," in line)
+    *row, correct, total = lines[index].split(",")
+    lines[index] = ",".join([*row, str(abs(int(correct) - 1)), total])
+    path.write_text(head + "".join(lines))
+
+
+@pytest.mark.parametrize(
+    ("fraud", "name"),
+    [
+        (other_rho, "every method, parameters"),
+        (other_rho, "every method, lock: parameters"),
+        (fewer_methods, "every method, parameters"),
+        (other_count, "every method, lock: scores, records"),
+        (other_count, f"every method, {SUITE}: table"),
+    ],
+)
+def test_frauds_in_the_run_of_every_method_are_caught(widened: Path, fraud: Callable[[Path], None], name: str):
+    fraud(widened / "reports/methods")
+    assert findings(widened)[name].wrong

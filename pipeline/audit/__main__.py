@@ -6,9 +6,10 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from pipeline.audit import archive, draws, environment, images, lock, numbers, rerun
+from pipeline.audit import archive, draws, environment, images, lock, methods, numbers, rerun
 from pipeline.audit.evidence import Evidence, gather
 from pipeline.audit.finding import Finding
 from pipeline.errors import BenchmarkError
@@ -17,12 +18,23 @@ RESULT = Path("reports/audit.json")
 
 
 def audit(evidence: Evidence) -> list[Finding]:
-    """All checks that compute nothing anew."""
+    """All checks that compute nothing anew, of the default methods' run and of that of every method."""
     suites = evidence.yaml("params.yaml")["suites"]
+    found, widest = _run(evidence), evidence
+    with tempfile.TemporaryDirectory(prefix="audit-") as scratch:
+        folder = Path(scratch) / "methods"
+        if methods.unfold(evidence, folder):
+            widest = gather(folder)
+            further = [methods.same(evidence, widest), *_run(widest)]
+            found += [replace(one, name=f"every method, {one.name}") for one in further]
+        return [*found, numbers.readme(evidence, widest, suites), *environment.check(evidence)]
+
+
+def _run(evidence: Evidence) -> list[Finding]:
     found = lock.check(evidence)
-    for suite in suites:
+    for suite in evidence.yaml("params.yaml")["suites"]:
         found += [*numbers.check(evidence, suite), *images.check(evidence, suite), *draws.check(evidence, suite)]
-    return [*found, numbers.readme(evidence, suites), *environment.check(evidence)]
+    return found
 
 
 def main(given: Sequence[str] | None = None) -> int:

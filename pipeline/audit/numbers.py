@@ -236,15 +236,18 @@ def _metrics(evidence: Evidence, known: Known) -> Finding:
     return tally.finding()
 
 
-def readme(evidence: Evidence, suites: list[str]) -> Finding:
-    """The README's generated sections are their files' text; what its prose says of scales, the scores say."""
+def readme(evidence: Evidence, widest: Evidence, suites: list[str]) -> Finding:
+    """The README's generated sections are their files' text; what its prose says of scales, the scores say.
+
+    `widest`: the run whose table the README shows.
+    """
     tally, text = Tally("README", "generated sections and numbers of prose"), evidence.text("README.md")
     if text is None:
         tally.absent.append("README.md")
         return tally.finding()
     section = _section(text, "results")
     for suite in [name for name in suites if f"Suite {name}:" in section] or suites[:1]:
-        parts = [evidence.text(f"reports/tables/{suite}-{name}.md") for name in ("overview", "sentences")]
+        parts = [widest.text(f"reports/tables/{suite}-{name}.md") for name in ("overview", "sentences")]
         if None in parts:
             tally.absent.append(f"reports/tables/{suite}-overview.md, {suite}-sentences.md")
         else:
@@ -254,7 +257,7 @@ def readme(evidence: Evidence, suites: list[str]) -> Finding:
                 own, said = (part[index] if index < len(part) else "" for part in (lines, shown))
                 tally.expect(own == said, f"README.md, results: {_difference(said, own)}")
         studied, shown = evidence.text(f"reports/studies/{suite}/sentences.md"), _section(text, "studies").strip()
-        _prose(tally, evidence, suite, text.replace(section, "").replace(shown or section, ""))
+        _prose(tally, widest, suite, text.replace(section, "").replace(shown or section, ""))
         if studied is not None:
             tally.expect(studied.strip() == shown, f"README.md, studies: {_difference(shown, studied.strip())}")
     _performance(tally, evidence, _section(text, "performance"))

@@ -1,0 +1,48 @@
+"""The run of every method, reports/methods -> a folder like a repository, to be audited as one.
+
+`make methods` keeps the parameters, the lock and the report of that run. Its code is the code of this commit; of its
+data/ there is what its report restores.
+"""
+
+import shutil
+from pathlib import Path
+
+from pipeline.audit.evidence import Evidence
+from pipeline.audit.finding import Finding, Tally
+
+KEPT = Path("reports/methods")
+OWN = ("params.yaml", "dvc.lock")
+"""Files that the run keeps beside its report; all others there are of reports/."""
+SHARED = ("README.md", "dvc.yaml", ".dvcignore", "requirements.lock", "benchmarks", "pipeline", "stages")
+
+
+def unfold(evidence: Evidence, folder: Path) -> bool:
+    """Make `folder` the repository in which every method ran; False if none of it is at hand."""
+    kept = evidence.root / KEPT
+    if not kept.is_dir():
+        return False
+    folder.mkdir()
+    for name in SHARED:
+        _copy(evidence.root / name, folder / name, "dvc.*" if name == "stages" else "__pycache__")
+    for path in kept.iterdir():
+        _copy(path, folder / path.name if path.name in OWN else folder / "reports" / path.name)
+    return True
+
+
+def same(evidence: Evidence, other: Evidence) -> Finding:
+    """The run of every method (`other`) and that of the default ones differ in their methods alone."""
+    tally = Tally("parameters", "parameters are those of params.yaml, its methods every_method")
+    here, there = evidence.yaml("params.yaml"), other.yaml("params.yaml")
+    for key in sorted({*here, *there} - {"methods"}):
+        tally.expect(here.get(key) == there.get(key), f"{KEPT}/params.yaml: {key} is not that of params.yaml")
+    every = there.get("methods") == here.get("every_method")
+    tally.expect(every, f"{KEPT}/params.yaml: methods are not every_method of params.yaml")
+    return tally.finding()
+
+
+def _copy(source: Path, target: Path, *ignored: str) -> None:
+    target.parent.mkdir(exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", *ignored))
+    elif source.exists():
+        shutil.copy(source, target)
