@@ -1,5 +1,5 @@
 # make repro   set up and run the whole benchmark on the embedded suite, then show the table
-# make methods every method instead of the default ones, half an hour on two cores: reports/methods
+# make methods run every method, beside the workspace: reports/methods
 # make studies run the studies too: ablation, data efficiency, sensitivity, landscape, robustness, ...
 # make test    set up, lint and pass the tests
 # make faults  kill, interrupt, fill the disk, damage files, fuzz: half an hour; counts what was survived
@@ -24,7 +24,9 @@ repro: $(READY)
 	python -m stages.show
 
 methods: $(READY)
-	dvc exp run --temp --force --name methods -S 'methods=$${every_method}'
+	-dvc exp remove --quiet methods
+	dvc exp run --temp --name methods -S 'methods=$${every_method}'
+	rm -rf reports/methods
 	git archive "$$(git for-each-ref --format='%(refname)' 'refs/exps/*/*/methods')" -- $(RESULTS) | \
 	  tar -x --transform 's,^\(reports/\)\?,reports/methods/,'
 
