@@ -29,6 +29,7 @@ methods: $(READY)
 	rm -rf reports/methods
 	git archive "$$(git for-each-ref --format='%(refname)' 'refs/exps/*/*/methods')" -- $(RESULTS) | \
 	  tar -x --transform 's,^\(reports/\)\?,reports/methods/,'
+	ln -s ../studies reports/methods/studies
 
 studies: $(READY)
 	dvc --wait-for-lock repro stages/studies/dvc.yaml

@@ -25,6 +25,8 @@ def unfold(evidence: Evidence, folder: Path) -> bool:
     for name in SHARED:
         _copy(evidence.root / name, folder / name, "dvc.*" if name == "stages" else "__pycache__")
     for path in kept.iterdir():
+        if path.is_symlink():  # to the studies, for the page's link
+            continue
         _copy(path, folder / path.name if path.name in OWN else folder / "reports" / path.name)
     return True
 
