@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.audit import archive, draws, environment, images, lock, numbers, rerun
+from pipeline.audit import archive, draws, environment, images, lock, numbers, rerun, studies
 from pipeline.audit.evidence import Evidence, gather
 from pipeline.audit.finding import Finding
 from pipeline.errors import BenchmarkError
@@ -21,7 +21,8 @@ def audit(evidence: Evidence) -> list[Finding]:
     suites = evidence.yaml("params.yaml")["suites"]
     found = lock.check(evidence)
     for suite in suites:
-        found += [*numbers.check(evidence, suite), *images.check(evidence, suite), *draws.check(evidence, suite)]
+        found += [*numbers.check(evidence, suite), *studies.check(evidence, suite)]
+        found += [*images.check(evidence, suite), *draws.check(evidence, suite)]
     return [*found, numbers.readme(evidence, suites), *environment.check(evidence)]
 
 
