@@ -14,9 +14,9 @@ from pipeline.audit.comparisons import BATCH, DRAWS, often
 def draw(gains: Sequence[Gain]) -> Draws:
     """DRAWS draws of every difference."""
     generator = np.random.default_rng(20251226)
-    found = {gain: Drawn(_like(gain.values, generator), None) for gain in gains}
-    for sizes in dict.fromkeys(_sizes(gain) for gain in gains if gain.answers is not None):
-        alike = [gain for gain in gains if gain.answers is not None and _sizes(gain) == sizes]
+    found = {gain: Drawn(_like(gain.values, generator), None) for gain in dict.fromkeys(gains)}
+    for sizes in dict.fromkeys(_sizes(gain) for gain in found if gain.answers is not None):
+        alike = [gain for gain in found if gain.answers is not None and _sizes(gain) == sizes]
         for gain, drawn in zip(alike, _these(alike, sizes, generator), strict=True):
             found[gain] = Drawn(found[gain].like, drawn)
     return found

@@ -93,7 +93,9 @@ def _claims(tally: Tally, evidence: Evidence, suite: str, report: Report, view: 
         tally.absent.append(f"answers to single images (`right` of {name}.csv), and what is drawn from them")
     tally.compared += sum(map(len, study.tables.values()))
     tally.wrong += wrong(evidence, suite, study)
-    if tally.wrong:
+    untitled = {*study.methods} - study.titles.keys()
+    tally.absent += [f"title of {method}: tables and sentences" for method in sorted(untitled)]
+    if tally.wrong or untitled:
         return
     for end, table in view.tables(study).items():
         yield from _table(tally, evidence, f"{report.folder}/{name}-table-{end}", table, report.grids)
@@ -161,7 +163,7 @@ def _sentences(tally: Tally, report: Report, title: str, forms: Forms) -> Iterat
             ((match, form) for pattern, form in forms if (match := re.fullmatch(pattern, said))), (None, None)
         )
         if match is None:
-            tally.absent.append(f"numbers of “{said[:60]}…”")
+            tally.absent += [f"numbers of “{said[:60]}…”"] * bool(re.search(r"\d", said))
             continue
         for part, expected in form(*match.groups()):
             yield Claim(f"sentences.md, {title}, “{said[:40]}…”:", part, expected)

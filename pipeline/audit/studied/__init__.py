@@ -55,9 +55,10 @@ class Study:
         """The only table."""
         return self.tables[""]
 
-    def title(self, method: str) -> str:
-        """Of a method; its name where the report's table has no such row."""
-        return self.titles.get(method, method)
+    @property
+    def methods(self) -> list[str]:
+        """Every method, in the order of the rows."""
+        return [*dict.fromkeys(name for rows in self.tables.values() if "method" in rows for name in rows.method)]
 
     def runs(self, **where: object) -> "Runs":
         """Accuracies, and answers where the study keeps them, of the rows with these values."""

@@ -19,24 +19,21 @@ SHARPNESS = r"(.+) minus (.+), points with k images per task: (.+)\. (\d+) of (\
 def tables(study: Study) -> dict[str, Table]:
     """Accuracies with what sharpness gains, and what fewer images lose."""
     gains, losses, key = _gains(study), _losses(study), ("Images per task",)
-    title = f"{study.title(MAIN)} minus {study.title(TWIN).lower()}"
+    title = f"{study.titles[MAIN]} minus {study.titles[TWIN].lower()}"
     accuracies = {
-        (str(k),): {
-            study.title(name): Spread(study.runs(method=name, k=k).values.mean(1))
-            for name in dict.fromkeys(study.rows.method)
-        }
+        (str(k),): {study.titles[name]: Spread(study.runs(method=name, k=k).values.mean(1)) for name in study.methods}
         | gained(title, gain)
         for k, gain in gains.items()
     }
     lost = {
-        (str(k),): {study.title(name): each[k] for name, each in losses.items()} for k in next(iter(losses.values()))
+        (str(k),): {study.titles[name]: each[k] for name, each in losses.items()} for k in next(iter(losses.values()))
     }
     return {"accuracies": Table(key, accuracies), "losses": Table(key, lost)}
 
 
 def sentences(study: Study) -> Forms:
     """How few images suffice, and what sharpness gains with each number of them."""
-    gains, losses = _gains(study), {study.title(name): each for name, each in _losses(study).items()}
+    gains, losses = _gains(study), {study.titles[name]: each for name, each in _losses(study).items()}
 
     def enough(title: str, clear: str, said: str, close: str, lost: str, n: str) -> list[tuple[str, Expected]]:
         if title not in losses:
@@ -72,7 +69,7 @@ def _losses(study: Study) -> dict[str, dict[int, Gain]]:
     *fewer, most = sorted({*study.rows.k.tolist()})
     return {
         name: {k: study.runs(method=name, k=k).minus(study.runs(method=name, k=most)) for k in fewer}
-        for name in dict.fromkeys(study.rows.method)
+        for name in study.methods
     }
 
 

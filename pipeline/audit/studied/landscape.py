@@ -27,7 +27,7 @@ def tables(study: Study) -> dict[str, Table]:
     """A row per method, a column per measure."""
     found = _measures(study)
     rows = {
-        (study.title(name),): {
+        (study.titles[name],): {
             measure: Spread(of[name].values.mean(1), significant=(4, 2)) for measure, of in found.items()
         }
         for name in found["loss"]
@@ -70,7 +70,7 @@ def _n(gain: Gain) -> Counted:
 
 def _ordered(text: str, of: dict[str, Runs], study: Study, sign: int) -> list[tuple[str, Expected]]:
     """`title (mean), title (mean)`: every method once, ascending by sign times its mean."""
-    means = {study.title(name): float(one.values.mean()) for name, one in of.items()}
+    means = {study.titles[name]: float(one.values.mean()) for name, one in of.items()}
     shown = re.findall(r"(.+?) \(([^()]+)\)(?:, |$)", text)
     titles = sorted(means, key=lambda title: sign * means[title])
     if [title for title, _ in shown] != titles:

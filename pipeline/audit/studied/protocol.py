@@ -11,7 +11,7 @@ CLEAR = r"(\d+) of (\d+) intervals exclude zero, where (chance alone would give 
 def tables(study: Study) -> dict[str, Table]:
     """A row per method and number of images."""
     rows = {
-        (study.title(name), str(k)): {
+        (study.titles[name], str(k)): {
             "Held-out": Spread(study.runs(method=name, k=k, setting="held-out").values.mean(1)),
             "Transductive": Spread(study.runs(method=name, k=k, setting="transductive").values.mean(1)),
         }
@@ -24,7 +24,7 @@ def tables(study: Study) -> dict[str, Table]:
 
 def sentences(study: Study) -> Forms:
     """The worth for every method, and how many intervals exclude zero."""
-    worth = {study.title(name): each for name, each in _worth(study).items()}
+    worth = {study.titles[name]: each for name, each in _worth(study).items()}
     every = [gain for each in worth.values() for gain in each.values()]
 
     def of(title: str, said: str, n: str) -> list[tuple[str, Expected]]:
@@ -47,5 +47,5 @@ def _worth(study: Study) -> dict[str, dict[int, Gain]]:
             )
             for k in sorted({*study.rows.k.tolist()})
         }
-        for name in dict.fromkeys(study.rows.method)
+        for name in study.methods
     }

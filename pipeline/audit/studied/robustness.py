@@ -32,7 +32,7 @@ SAVED = (
 def tables(study: Study) -> dict[str, Table]:
     """A row per method."""
     rows = {}
-    for name in dict.fromkeys(study.rows.method):
+    for name in study.methods:
         cases = _cases(study, name)
         clean, corrupted = cases[CLEAN], _corrupted(cases)
         shown = {"Clean": clean, **{TITLES[kind]: one for kind, one in cases.items() if kind != CLEAN}}
@@ -41,15 +41,15 @@ def tables(study: Study) -> dict[str, Table]:
             "Corrupted": Spread(corrupted.values.mean(1)),
             "Drop": Spread(clean.minus(corrupted).values.mean(1)),
         }
-        rows[(study.title(name),)] = columns
+        rows[(study.titles[name],)] = columns
     return {"robustness": Table(("Method",), rows)}
 
 
 def sentences(study: Study) -> Forms:
     """What is lost, what is best and hardest, and what sharpness saves."""
-    cases = {name: _cases(study, name) for name in dict.fromkeys(study.rows.method)}
+    cases = {name: _cases(study, name) for name in study.methods}
     after = {name: _corrupted(one) for name, one in cases.items()}
-    drops = {study.title(name): cases[name][CLEAN].minus(after[name]) for name in (MAIN, TWIN, CEILING, FLOOR)}
+    drops = {study.titles[name]: cases[name][CLEAN].minus(after[name]) for name in (MAIN, TWIN, CEILING, FLOOR)}
     kinds = [kind for kind in cases[MAIN] if kind != CLEAN]
     gains = {kind: cases[MAIN][kind].minus(cases[TWIN][kind]) for kind in kinds}
     clean, worse = cases[MAIN][CLEAN].minus(cases[TWIN][CLEAN]), after[MAIN].minus(after[TWIN])
@@ -66,7 +66,7 @@ def sentences(study: Study) -> Forms:
         first = max(means.keys() - {FLOOR, CEILING}, key=means.__getitem__)
         hardest = min(kinds, key=lambda kind: cases[MAIN][kind].values.mean())
         levels = [Number(means[name]) for name in (first, CEILING, FLOOR)]
-        expected = [Words(study.title(first)), *levels, n, Words(TITLES[hardest])]
+        expected = [Words(study.titles[first]), *levels, n, Words(TITLES[hardest])]
         return [*zip((title, *rest), expected, strict=True)]
 
     def pair(corrupted: str, n_first: str, same: str, n_second: str) -> list[tuple[str, Expected]]:

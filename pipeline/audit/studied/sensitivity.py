@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.audit.claimed import Expected, Never, Number
-from pipeline.audit.studied import MAIN, Forms, Study, Table
+from pipeline.audit.studied import MAIN, Forms, Study, Table, basis
 
 TITLE = "Sensitivity"
 KNOBS = {
@@ -41,7 +41,7 @@ class Range:
 def tables(study: Study) -> dict[str, Table]:
     """A row per method and knob."""
     rows = {
-        (study.title(method), KNOBS[knob]): {
+        (study.titles[method], KNOBS[knob]): {
             "worst": Number(min(found.means)),
             "best": Number(max(found.means)),
             "published": Number(found.published),
@@ -67,7 +67,7 @@ def sentences(study: Study) -> Forms:
         return [(said, gain), (n, study.counts(gain))]
 
     def knob(count: str, title: str, each: str) -> list[tuple[str, Expected]]:
-        own = {study.title(method): one for (method, name), one in ranges.items() if KNOBS[name] == title}
+        own = {study.titles[method]: one for (method, name), one in ranges.items() if KNOBS[name] == title}
         parts = [re.fullmatch(EACH, part) for part in each.split(", ")]
         if None in parts or sorted(part[1] for part in parts) != sorted(own):
             return [(each, Never(f"the study has {', '.join(own)}"))]
@@ -76,7 +76,12 @@ def sentences(study: Study) -> Forms:
             found += [(size, Number(own[name].size)), (seeds, Number(own[name].seeds))]
         return found
 
-    return [(RADIUS, radius), (RANGES, knob)]
+    radii = study.rows[(study.rows.method == MAIN) & (study.rows.knob == "rho")].value
+    return [
+        (RADIUS, radius),
+        (RANGES, knob),
+        *basis(study, study.runs(method=MAIN, knob="rho", value=radii.min()).plain()),
+    ]
 
 
 def _ranges(study: Study) -> dict[tuple[str, str], Range]:

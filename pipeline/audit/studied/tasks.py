@@ -28,14 +28,14 @@ def tables(study: Study) -> dict[str, Table]:
         }
         if outside:
             found["Left out"] = outside[max(outside)][name].plain()
-        rows[(study.title(name),)] = found
+        rows[(study.titles[name],)] = found
     return {"tasks": Table(("Method",), rows)}
 
 
 def sentences(study: Study) -> Forms:
     """From the smallest merges to the largest; against twin and best method without data; tasks left out."""
     inside, outside = _inside(study), _outside(study)
-    names = {study.title(name): name for name in _methods(study)}
+    names = {study.titles[name]: name for name in _methods(study)}
     left = outside[max(outside)] if outside else {}
 
     def fall(*texts: str) -> list[tuple[str, Expected]]:
@@ -60,7 +60,7 @@ def sentences(study: Study) -> Forms:
         found: list[tuple[str, Expected]] = []
         for other, (title, said, n) in zip((TWIN, best), (pairs[:3], pairs[3:]), strict=True):
             gain = own[MAIN].minus(own[other])
-            found += [(title, Words(study.title(other))), (said, gain), (n, _n(gain, "subset"))]
+            found += [(title, Words(study.titles[other])), (said, gain), (n, _n(gain, "subset"))]
         return found
 
     def gained(shown: str, each: str) -> list[tuple[str, Expected]]:
@@ -81,7 +81,7 @@ def sentences(study: Study) -> Forms:
 
 
 def _methods(study: Study) -> list[str]:
-    return [name for name in dict.fromkeys(study.rows.method) if name not in (FLOOR, CEILING)]
+    return [name for name in study.methods if name not in (FLOOR, CEILING)]
 
 
 def _width(found: dict[str, Runs]) -> int:
