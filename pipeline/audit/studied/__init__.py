@@ -21,12 +21,14 @@ from pipeline.audit.known import MAIN
 from pipeline.audit.printed import bare
 from pipeline.audit.recompute import CEILING, FLOOR
 
-__all__ = ["CEILING", "FLOOR", "MAIN", "TWIN", "Forms", "Runs", "Study", "Table"]
+__all__ = ["CEILING", "FLOOR", "MAIN", "TWIN", "Forms", "Runs", "Says", "Study", "Table"]
 
 TWIN = "distillation"
 LIKE, WON = "Tasks like these", "Won : lost"
 
-Forms = Sequence[tuple[str, Callable[..., Sequence[tuple[str, Expected]]]]]
+Says = list[tuple[str, Expected]]
+"""Texts, and what each must say."""
+Forms = Sequence[tuple[str, Callable[..., Says]]]
 """(pattern of a whole sentence, its groups -> what each of some texts must say)."""
 
 
@@ -133,7 +135,7 @@ def basis(study: Study, gain: Gain) -> Forms:
     return [(r"(Intervals are of 95 %.*)", lambda said: [(said, study.counts(gain))])]
 
 
-def by_images(text: str, gains: Mapping[int, Gain]) -> list[tuple[str, Expected]]:
+def by_images(text: str, gains: Mapping[int, Gain]) -> Says:
     """`k = 1: <difference>; k = 4: <difference>`: each number of images once."""
     parts = [part.partition(": ") for part in text.split("; ")]
     shown = {int(bare(k.removeprefix("k = "))): said for k, _, said in parts}
@@ -142,7 +144,7 @@ def by_images(text: str, gains: Mapping[int, Gain]) -> list[tuple[str, Expected]
     return [(shown[k], gain) for k, gain in gains.items()]
 
 
-def chance(text: str, count: int) -> list[tuple[str, Expected]]:
+def chance(text: str, count: int) -> Says:
     """`... where chance alone would give about 0.4`, of `count` intervals."""
     return [(text.rsplit(maxsplit=1)[-1].rstrip("."), Number(0.05 * count))]
 

@@ -3,7 +3,7 @@
 from itertools import product
 
 from pipeline.audit.claimed import Gain, Spread, Words
-from pipeline.audit.studied import Forms, Runs, Study, Table, average, basis, gained
+from pipeline.audit.studied import Forms, Runs, Says, Study, Table, average, basis, gained
 
 TITLE = "Ablation"
 FACTORS = ("objective", "sharpness", "granularity")
@@ -62,14 +62,14 @@ def sentences(study: Study) -> Forms:
     }
     released = found[FULL].minus(found[RELEASED])
 
-    def added(level: str, other: str, said: str, n: str) -> list:
+    def added(level: str, other: str, said: str, n: str) -> Says:
         gain = effects.get((level.lower(), other.lower()))
         return [(f"{level} instead of {other}", Words("an effect"))] if gain is None else [(said, gain), _n(n, gain)]
 
     def _n(text: str, gain: Gain) -> tuple:
         return text, study.counts(gain)
 
-    def rest(spread: str, said: str, n: str) -> list:
+    def rest(spread: str, said: str, n: str) -> Says:
         return [(spread, Spread(found[RELEASED].values.mean(1))), (said, released), _n(n, released)]
 
     return [(ADDED, added), (REST, rest), *basis(study, released)]

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from pipeline.audit.claimed import Excluding, Expected, Gain, Never, Number, Side, Spread
+from pipeline.audit.claimed import Excluding, Gain, Never, Number, Side, Spread, Words
 from pipeline.audit.printed import bare
-from pipeline.audit.studied import MAIN, TWIN, Forms, Study, Table, basis, by_images, chance, gained
+from pipeline.audit.studied import MAIN, TWIN, Forms, Says, Study, Table, basis, by_images, chance, gained
 
 TITLE = "Data efficiency"
 ENOUGH = (
@@ -13,16 +13,15 @@ ENOUGH = (
     r"(?:from ([\d,]+) on less than a point is lost \([\d,]+: (.+)\)|every number below [\d,]+ loses a point or more) "
     r"\(n = (.+)\)\."
 )
-SHARPNESS = r"(.+) minus (.+), points with k images per task: (.+)\. (\d+) of (\d+) (intervals .+) \(n = (.+)\)\."
+SHARPNESS = r"(.+), points with k images per task: (.+)\. (\d+) of (\d+) (intervals .+) \(n = (.+)\)\."
 
 
 def tables(study: Study) -> dict[str, Table]:
     """Accuracies with what sharpness gains, and what fewer images lose."""
     gains, losses, key = _gains(study), _losses(study), ("Images per task",)
-    title = f"{study.titles[MAIN]} minus {study.titles[TWIN].lower()}"
     accuracies = {
         (str(k),): {study.titles[name]: Spread(study.runs(method=name, k=k).values.mean(1)) for name in study.methods}
-        | gained(title, gain)
+        | gained(_pair(study), gain)
         for k, gain in gains.items()
     }
     lost = {
@@ -35,7 +34,7 @@ def sentences(study: Study) -> Forms:
     """How few images suffice, and what sharpness gains with each number of them."""
     gains, losses = _gains(study), {study.titles[name]: each for name, each in _losses(study).items()}
 
-    def enough(title: str, clear: str, said: str, close: str, lost: str, n: str) -> list[tuple[str, Expected]]:
+    def enough(title: str, clear: str, said: str, close: str, lost: str, n: str) -> Says:
         if title not in losses:
             return [(title, Never("no method of the study"))]
         own = losses[title]
@@ -45,8 +44,9 @@ def sentences(study: Study) -> Forms:
             *_close(own, close, lost),
         ]
 
-    def sharpness(_: str, __: str, each: str, clear: str, of: str, rest: str, n: str) -> list[tuple[str, Expected]]:
+    def sharpness(pair: str, each: str, clear: str, of: str, rest: str, n: str) -> Says:
         return [
+            (pair, Words(_pair(study))),
             *by_images(each, gains),
             (clear, Excluding([*gains.values()])),
             (of, Number(len(gains))),
@@ -55,6 +55,10 @@ def sentences(study: Study) -> Forms:
         ]
 
     return [(ENOUGH, enough), (SHARPNESS, sharpness), *basis(study, next(iter(gains.values())))]
+
+
+def _pair(study: Study) -> str:
+    return f"{study.titles[MAIN]} minus {study.titles[TWIN].lower()}"
 
 
 def _gains(study: Study) -> dict[int, Gain]:
@@ -73,18 +77,18 @@ def _losses(study: Study) -> dict[str, dict[int, Gain]]:
     }
 
 
-def _includes(own: Mapping[int, Gain], shown: str | None, said: str | None) -> list[tuple[str, Expected]]:
+def _includes(own: Mapping[int, Gain], shown: str | None, said: str | None) -> Says:
     """From a number of images on every interval includes zero, and that of the number before does not."""
     budgets = [*own]
     place = budgets.index(int(bare(shown))) if shown and int(bare(shown)) in own else len(budgets)
     if shown and place == len(budgets):
         return [(shown, Never("no number of images of the study"))]
-    found: list[tuple[str, Expected]] = [("includes zero", Side(own[k], excludes=False)) for k in budgets[place:]]
+    found: Says = [("includes zero", Side(own[k], excludes=False)) for k in budgets[place:]]
     found += [("the first that includes zero", Side(own[k], excludes=True)) for k in budgets[:place][-1:]]
     return found + ([(said, own[budgets[place]])] if said else [])
 
 
-def _close(own: Mapping[int, Gain], shown: str | None, said: str | None) -> list[tuple[str, Expected]]:
+def _close(own: Mapping[int, Gain], shown: str | None, said: str | None) -> Says:
     """From a number of images on less than a point is lost."""
     least = None
     for k in reversed(own):

@@ -4,8 +4,8 @@ import re
 
 import numpy as np
 
-from pipeline.audit.claimed import Excluding, Expected, Gain, Never, Number, Spread, Words
-from pipeline.audit.studied import Forms, Study, Table, basis, chance, gained, runs
+from pipeline.audit.claimed import Excluding, Gain, Never, Number, Spread, Words
+from pipeline.audit.studied import Forms, Says, Study, Table, basis, chance, gained, runs
 
 TITLE = "Flatness"
 PLAIN, SAM = "plain", "sam"
@@ -54,20 +54,20 @@ def sentences(study: Study) -> Forms:
     passes = {name: cost / _cost(study, "passed")[PLAIN] for name, cost in _cost(study, "passed").items()}
     cheap = {_title(name): name for name, cost in passes.items() if name != PLAIN and cost < passes[SAM]}
 
-    def both(said: str, level: str, risen: str, n: str) -> list[tuple[str, Expected]]:
+    def both(said: str, level: str, risen: str, n: str) -> Says:
         rise = Number(float(_values(study, PLAIN, "rise").mean()))
         return [(said, better[SAM]), (level, rise), (risen, flatter[SAM]), (n, study.counts(better[SAM]))]
 
-    def cheaper(most: str, each: str) -> list[tuple[str, Expected]]:
+    def cheaper(most: str, each: str) -> Says:
         parts = [re.fullmatch(EACH, part) for part in each.split("; ")]
         if None in parts or [part[1] for part in parts] != [*cheap]:
             return [(each, Never(f"cheaper than SAM are {', '.join(cheap)}"))]
-        found: list[tuple[str, Expected]] = [(most, Number(passes[SAM]))]
+        found: Says = [(most, Number(passes[SAM]))]
         for title, cost, said in (part.groups() for part in parts):
             found += [(cost, Number(passes[cheap[title]])), (said, flatter[cheap[title]])]
         return found
 
-    def clear(number: str, total: str, named: str | None, rest: str) -> list[tuple[str, Expected]]:
+    def clear(number: str, total: str, named: str | None, rest: str) -> Says:
         found = [(number, Excluding([*others.values()])), (total, Number(len(others))), *chance(rest, len(others))]
         each = named.split("; ") if named else []
         for part in each:

@@ -4,13 +4,13 @@ import re
 
 import pandas as pd
 
-from pipeline.audit.claimed import Counted, Expected, Gain, Never, Number, Spread
-from pipeline.audit.studied import MAIN, TWIN, Forms, Runs, Study, Table, runs
+from pipeline.audit.claimed import Counted, Gain, Never, Number, Spread, Words
+from pipeline.audit.studied import MAIN, TWIN, Forms, Runs, Says, Study, Table, runs
 
 TITLE = "Loss landscape"
 WHERE = {"coefficients": "coefficients λ", "weights": "merged weights θ"}
 EIGENVALUE, ACCURACY = "largest Hessian eigenvalue", "accuracy, %"
-PAIR = r"(.+), .+? minus .+? \(([^)]+)\): (.+) \(n = (.+)\)\."
+PAIR = r"(.+), (.+? minus .+?) \(([^)]+)\): (.+) \(n = (.+)\)\."
 ORDER = (
     r"From the flattest to the sharpest by the largest Hessian eigenvalue: (.+); from the most to the least accurate: "
     r"(.+)\. These are (\d+) methods: too few for a correlation\."
@@ -40,21 +40,22 @@ def sentences(study: Study) -> Forms:
     found = _measures(study)
     named = {f"{measure[0].upper()}{measure[1:]}": of for measure, of in found.items()}
 
-    def pair(measure: str, level: str, said: str, n: str) -> list[tuple[str, Expected]]:
+    def pair(measure: str, title: str, level: str, said: str, n: str) -> Says:
         if measure not in named:
             return [(measure, Never("no measure of the study"))]
         own, other = (named[measure][name] for name in (MAIN, TWIN))
         gain = own.minus(other, significant=3)
-        return [(level, Number(float(other.values.mean()), 4)), (said, gain), (n, _n(gain))]
+        both = Words(f"{study.titles[MAIN]} minus {study.titles[TWIN].lower()}")
+        return [(title, both), (level, Number(float(other.values.mean()), 4)), (said, gain), (n, _n(gain))]
 
-    def order(flat: str, good: str, count: str) -> list[tuple[str, Expected]]:
+    def order(flat: str, good: str, count: str) -> Says:
         return [
             *_ordered(flat, found[EIGENVALUE], study, sign=1),
             *_ordered(good, found[ACCURACY], study, sign=-1),
             (count, Number(len(found[EIGENVALUE]))),
         ]
 
-    def error(most: str, low: str, high: str, n: str) -> list[tuple[str, Expected]]:
+    def error(most: str, low: str, high: str, n: str) -> Says:
         curvature = study.tables["curvature"]
         errors = curvature[curvature.measure == "error"].value
         traces = [trace for of in found["Hessian trace"].values() for trace in of.values.mean(1)]
@@ -68,7 +69,7 @@ def _n(gain: Gain) -> Counted:
     return Counted({"seed": len(gain.values), "task": gain.values.shape[1]})
 
 
-def _ordered(text: str, of: dict[str, Runs], study: Study, sign: int) -> list[tuple[str, Expected]]:
+def _ordered(text: str, of: dict[str, Runs], study: Study, sign: int) -> Says:
     """`title (mean), title (mean)`: every method once, ascending by sign times its mean."""
     means = {study.titles[name]: float(one.values.mean()) for name, one in of.items()}
     shown = re.findall(r"(.+?) \(([^()]+)\)(?:, |$)", text)

@@ -1,7 +1,7 @@
 """Protocol: what calibrating on the images that are scored is worth."""
 
-from pipeline.audit.claimed import Excluding, Expected, Gain, Never, Number, Spread
-from pipeline.audit.studied import Forms, Study, Table, basis, by_images, chance, gained
+from pipeline.audit.claimed import Excluding, Gain, Never, Number, Spread
+from pipeline.audit.studied import Forms, Says, Study, Table, basis, by_images, chance, gained
 
 TITLE = "Protocol"
 WORTH = r"(.+), transductive minus held-out: (.+) \(n = (.+)\)\."
@@ -27,12 +27,12 @@ def sentences(study: Study) -> Forms:
     worth = {study.titles[name]: each for name, each in _worth(study).items()}
     every = [gain for each in worth.values() for gain in each.values()]
 
-    def of(title: str, said: str, n: str) -> list[tuple[str, Expected]]:
+    def of(title: str, said: str, n: str) -> Says:
         if title not in worth:
             return [(title, Never("no method of the study"))]
         return [*by_images(said, worth[title]), (n, study.counts(every[0]))]
 
-    def clear(number: str, total: str, rest: str) -> list[tuple[str, Expected]]:
+    def clear(number: str, total: str, rest: str) -> Says:
         return [(number, Excluding(every)), (total, Number(len(every))), *chance(rest, len(every))]
 
     return [(WORTH, of), (CLEAR, clear), *basis(study, every[0])]

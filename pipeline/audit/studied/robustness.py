@@ -2,8 +2,8 @@
 
 import re
 
-from pipeline.audit.claimed import Counted, Excluding, Expected, Gain, Never, Number, Spread, Words
-from pipeline.audit.studied import CEILING, FLOOR, MAIN, TWIN, Forms, Runs, Study, Table, average, listed
+from pipeline.audit.claimed import Counted, Excluding, Gain, Never, Number, Spread, Words
+from pipeline.audit.studied import CEILING, FLOOR, MAIN, TWIN, Forms, Runs, Says, Study, Table, average, listed
 
 TITLE = "Robustness"
 CLEAN = "clean"
@@ -20,11 +20,11 @@ LOST = r"Points lost to corruption, mean over (\d+) corruptions?, with 95 % inte
 EACH = r"(.+?) (\S+ \[[^\]]+\])(?:, |$)"
 BEST = (
     r"The best merge on corrupted images is that of (.+), ([\d.]+) % \(experts ([\d.]+) %, zero-shot ([\d.]+) %; "
-    r"n = (.+)\); the hardest corruption for .+ is '(.+)'\."
+    r"n = (.+)\); the hardest corruption for (.+) is '(.+)'\."
 )
-PAIR = r".+ on corrupted images: (.+) \(n = (.+?)\); on the same images clean: (.+) \(n = (.+?)\)\."
+PAIR = r"(.+) on corrupted images: (.+) \(n = (.+?)\); on the same images clean: (.+) \(n = (.+?)\)\."
 SAVED = (
-    r"What sharpness saves of the drop: (.+) \(n = (.+?)\)\. Of the intervals of .+ for single corruptions (\d+) of "
+    r"What sharpness saves of the drop: (.+) \(n = (.+?)\)\. Of the intervals of (.+) for single corruptions (\d+) of "
     r"(\d+) exclude zero(?:: (.+))?\."
 )
 
@@ -54,26 +54,27 @@ def sentences(study: Study) -> Forms:
     gains = {kind: cases[MAIN][kind].minus(cases[TWIN][kind]) for kind in kinds}
     clean, worse = cases[MAIN][CLEAN].minus(cases[TWIN][CLEAN]), after[MAIN].minus(after[TWIN])
     n = Counted({"seed": len(clean.values), "task": len(study.tasks)})
+    both = Words(f"{study.titles[MAIN]} minus {study.titles[TWIN]}")
 
-    def lost(number: str, each: str, said: str) -> list[tuple[str, Expected]]:
+    def lost(number: str, each: str, said: str) -> Says:
         shown = re.findall(EACH, each)
         if [title for title, _ in shown] != [*drops]:
             return [(each, Never(f"expected {', '.join(drops)}"))]
         return [(number, Number(len(kinds))), (said, n), *((text, drops[title]) for title, text in shown)]
 
-    def best(title: str, *rest: str) -> list[tuple[str, Expected]]:
+    def best(title: str, *rest: str) -> Says:
         means = {name: float(one.values.mean()) for name, one in after.items()}
         first = max(means.keys() - {FLOOR, CEILING}, key=means.__getitem__)
         hardest = min(kinds, key=lambda kind: cases[MAIN][kind].values.mean())
         levels = [Number(means[name]) for name in (first, CEILING, FLOOR)]
-        expected = [Words(study.titles[first]), *levels, n, Words(TITLES[hardest])]
+        expected = [Words(study.titles[first]), *levels, n, Words(study.titles[MAIN]), Words(TITLES[hardest])]
         return [*zip((title, *rest), expected, strict=True)]
 
-    def pair(corrupted: str, n_first: str, same: str, n_second: str) -> list[tuple[str, Expected]]:
-        return [(corrupted, worse), (n_first, n), (same, clean), (n_second, n)]
+    def pair(title: str, corrupted: str, n_first: str, same: str, n_second: str) -> Says:
+        return [(title, both), (corrupted, worse), (n_first, n), (same, clean), (n_second, n)]
 
-    def saved(said: str, count: str, number: str, total: str, named: str | None) -> list[tuple[str, Expected]]:
-        found = [(said, Gain(worse.values - clean.values)), (count, n), (total, Number(len(kinds)))]
+    def saved(said: str, count: str, title: str, number: str, total: str, named: str | None) -> Says:
+        found = [(said, Gain(worse.values - clean.values)), (count, n), (title, both), (total, Number(len(kinds)))]
         found += [(number, Excluding([*gains.values()])), (number, Number(len(listed(named))))]
         by_title = {TITLES[kind]: Number(float(gain.values.mean())) for kind, gain in gains.items()}
         for part in listed(named):

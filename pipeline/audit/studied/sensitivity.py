@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.audit.claimed import Expected, Never, Number
-from pipeline.audit.studied import MAIN, Forms, Study, Table, basis
+from pipeline.audit.claimed import Never, Number, Words
+from pipeline.audit.studied import MAIN, Forms, Says, Study, Table, basis
 
 TITLE = "Sensitivity"
 KNOBS = {
@@ -59,19 +59,19 @@ def sentences(study: Study) -> Forms:
     """The radius of SAM against none, and every knob's ranges."""
     ranges = _ranges(study)
 
-    def radius(_: str, value: str, said: str, n: str) -> list[tuple[str, Expected]]:
+    def radius(title: str, value: str, said: str, n: str) -> Says:
         own, none = (study.runs(method=MAIN, knob="rho", value=at) for at in (float(value), 0.0))
         if not own.values.size or not none.values.size:
             return [(value, Never("the study has no such radius"))]
         gain = own.minus(none)
-        return [(said, gain), (n, study.counts(gain))]
+        return [(title, Words(study.titles[MAIN])), (said, gain), (n, study.counts(gain))]
 
-    def knob(count: str, title: str, each: str) -> list[tuple[str, Expected]]:
+    def knob(count: str, title: str, each: str) -> Says:
         own = {study.titles[method]: one for (method, name), one in ranges.items() if KNOBS[name] == title}
         parts = [re.fullmatch(EACH, part) for part in each.split(", ")]
         if None in parts or sorted(part[1] for part in parts) != sorted(own):
             return [(each, Never(f"the study has {', '.join(own)}"))]
-        found: list[tuple[str, Expected]] = [(count, Number(min(len(one.means) for one in own.values())))]
+        found: Says = [(count, Number(min(len(one.means) for one in own.values())))]
         for name, size, seeds in (part.groups() for part in parts):
             found += [(size, Number(own[name].size)), (seeds, Number(own[name].seeds))]
         return found

@@ -5,7 +5,7 @@ import re
 import pandas as pd
 
 from pipeline.audit.claimed import Counted, Expected, Gain, Never, Number, Words
-from pipeline.audit.studied import CEILING, FLOOR, MAIN, TWIN, Forms, Runs, Study, Table, listed, runs
+from pipeline.audit.studied import CEILING, FLOOR, MAIN, TWIN, Forms, Runs, Says, Study, Table, listed, runs
 
 TITLE = "Number of tasks"
 DATA_FREE = ("average", "task_arithmetic", "ties", "tsv_m")
@@ -13,9 +13,9 @@ FALL = (
     r"Normalised accuracy \(%\) on the merged tasks, from (\d+) tasks \(n = (.+?)\) to (\d+) \(n = ([^;]+); (.+?) of "
     r"the calibrated methods\): (.+)\."
 )
-SIZE = r"With (\d+) tasks .+ minus (.+?) (\S+ points.*?) \(n = (.+?)\); minus (.+?) (\S+ points.*?) \(n = (.+?)\)\."
+SIZE = r"With (\d+) tasks (.+?) minus (.+?) (\S+ points.*?) \(n = (.+?)\); minus (.+?) (\S+ points.*?) \(n = (.+?)\)\."
 OUTSIDE = r"On tasks left out, merges of (\d+) tasks against zero-shot: (.+)\."
-TWINS = r"On tasks left out .+ minus .+: (.+) \(n = (.+)\)\."
+TWINS = r"On tasks left out (.+?) minus (.+?): (.+) \(n = (.+)\)\."
 EACH = r"(.+?) (\S+ points.*) \(n = (.+)\)"
 
 
@@ -38,10 +38,10 @@ def sentences(study: Study) -> Forms:
     names = {study.titles[name]: name for name in _methods(study)}
     left = outside[max(outside)] if outside else {}
 
-    def fall(*texts: str) -> list[tuple[str, Expected]]:
+    def fall(*texts: str) -> Says:
         small, first, large, last, seeds, each = texts
         sizes, shown = (min(inside), max(inside)), [part.rpartition(" → ") for part in listed(each)]
-        found: list[tuple[str, Expected]] = [(small, Number(sizes[0])), (large, Number(sizes[1]))]
+        found: Says = [(small, Number(sizes[0])), (large, Number(sizes[1]))]
         found += [(n, Counted({"subset": _width(inside[size])})) for n, size in zip((first, last), sizes, strict=True)]
         found.append((seeds, Counted({"seed": len(inside[sizes[1]][MAIN].seeds)})))
         for start, _, end in shown:
@@ -52,30 +52,31 @@ def sentences(study: Study) -> Forms:
             found += zip((begin, end), values, strict=True)
         return [*found, (str(len(shown)), Number(len(names)))]
 
-    def size(shown: str, *pairs: str) -> list[tuple[str, Expected]]:
+    def size(shown: str, main: str, *pairs: str) -> Says:
         if int(shown) not in inside:
             return [(shown, Never("no number of tasks of the study"))]
         own = inside[int(shown)]
         best = max(DATA_FREE, key=lambda name: own[name].values.mean())
-        found: list[tuple[str, Expected]] = []
+        found: Says = [(main, Words(study.titles[MAIN]))]
         for other, (title, said, n) in zip((TWIN, best), (pairs[:3], pairs[3:]), strict=True):
             gain = own[MAIN].minus(own[other])
             found += [(title, Words(study.titles[other])), (said, gain), (n, _n(gain, "subset"))]
         return found
 
-    def gained(shown: str, each: str) -> list[tuple[str, Expected]]:
+    def gained(shown: str, each: str) -> Says:
         parts = [re.fullmatch(EACH, part) for part in re.split(r"(?<=\)); ", each)]
         if None in parts or {part[1] for part in parts} != names.keys():
             return [(each, Never(f"the study has {', '.join(names)}"))]
-        found: list[tuple[str, Expected]] = [(shown, Number(max(outside)))]
+        found: Says = [(shown, Number(max(outside)))]
         for title, said, n in (part.groups() for part in parts):
             gain = left[names[title]].plain()
             found += [(said, gain), (n, _n(gain, "task"))]
         return found
 
-    def twins(said: str, n: str) -> list[tuple[str, Expected]]:
+    def twins(main: str, other: str, said: str, n: str) -> Says:
         gain = left[MAIN].minus(left[TWIN])
-        return [(said, gain), (n, _n(gain, "task"))]
+        titles = [(title, Words(study.titles[name])) for title, name in ((main, MAIN), (other, TWIN))]
+        return [*titles, (said, gain), (n, _n(gain, "task"))]
 
     return [(FALL, fall), (SIZE, size), (OUTSIDE, gained), (TWINS, twins)]
 
