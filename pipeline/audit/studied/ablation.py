@@ -2,7 +2,7 @@
 
 from itertools import product
 
-from pipeline.audit.claimed import Gain, Spread, Words
+from pipeline.audit.claimed import Gain, Never, Spread, Words
 from pipeline.audit.studied import Forms, Runs, Says, Study, Table, average, basis, gained
 
 TITLE = "Ablation"
@@ -64,13 +64,10 @@ def sentences(study: Study) -> Forms:
 
     def added(level: str, other: str, said: str, n: str) -> Says:
         gain = effects.get((level.lower(), other.lower()))
-        return [(f"{level} instead of {other}", Words("an effect"))] if gain is None else [(said, gain), _n(n, gain)]
-
-    def _n(text: str, gain: Gain) -> tuple:
-        return text, study.counts(gain)
+        return [(level, Never("no effect of the study"))] if gain is None else [(said, gain), (n, study.counts(gain))]
 
     def rest(spread: str, said: str, n: str) -> Says:
-        return [(spread, Spread(found[RELEASED].values.mean(1))), (said, released), _n(n, released)]
+        return [(spread, Spread(found[RELEASED].values.mean(1))), (said, released), (n, study.counts(released))]
 
     return [(ADDED, added), (REST, rest), *basis(study, released)]
 
