@@ -44,7 +44,7 @@ def test_a_finished_run_is_true(small: Path):
     found = findings(small)
     assert not [one.line() for one in found.values() if one.wrong]
     nothing = {name for name, one in found.items() if one.verdict == "none"}
-    assert nothing <= {f"{SUITE}: {name}" for name in ("anchors", "answers", "comparisons", "efficiency")}
+    assert nothing <= {f"{SUITE}: {name}" for name in ("anchors", "answers", "comparisons", "studies")}
     assert found["lock: stages"].compared == len(gather(small).yaml("dvc.lock")["stages"])
     assert found["lock: data"].absent == ()
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.audit import archive, draws, environment, images, lock, methods, numbers, rerun
+from pipeline.audit import archive, draws, environment, images, lock, methods, numbers, rerun, studies
 from pipeline.audit.evidence import Evidence, gather
 from pipeline.audit.finding import Finding
 from pipeline.errors import BenchmarkError
@@ -33,7 +33,8 @@ def audit(evidence: Evidence) -> list[Finding]:
 def _run(evidence: Evidence) -> list[Finding]:
     found = lock.check(evidence)
     for suite in evidence.yaml("params.yaml")["suites"]:
-        found += [*numbers.check(evidence, suite), *images.check(evidence, suite), *draws.check(evidence, suite)]
+        found += [*numbers.check(evidence, suite), *studies.check(evidence, suite)]
+        found += [*images.check(evidence, suite), *draws.check(evidence, suite)]
     return found
 
 

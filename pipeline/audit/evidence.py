@@ -1,7 +1,8 @@
 """What is at hand: the files of a repository, their hashes, and what reports/ restores of data/.
 
-    reports/scores/<suite>.csv    -> data/scores/<suite>/<method>.csv
-    reports/records.json          -> data/runs, data/origins, data/costs: {path: content}
+    reports/scores/<suite>.csv                      -> data/scores/<suite>/<method>.csv
+    reports/studies/<suite>/<study>[-<table>].csv   -> data/studies/<suite>/<study>[/<table>].csv
+    reports/records.json                            -> data/runs, data/origins, data/costs: {path: content}
 
 What is restored has the very bytes that the stages wrote, so that dvc.lock's hashes hold for it.
 """
@@ -136,23 +137,22 @@ def gather(root: Path) -> Evidence:
     stamps = {
         name: _stamp(root / name) for folder in FOLDERS for name in _walk(root, folder) if not _matches(name, ignored)
     }
-    return Evidence(root, stamps, {**_records(root), **_scores(root)})
+    return Evidence(root, stamps, {**_records(root), **_scores(root), **_studies(root)})
 
 
-def integers(evidence: Evidence, suite: str, study: bool = False) -> pd.DataFrame | None:
-    """The integer scores of a suite: SCORES, seed -1 without randomness, k first in those of the study.
+def integers(evidence: Evidence, suite: str) -> pd.DataFrame | None:
+    """The integer scores of a suite: SCORES, seed -1 without randomness; None if none are at hand.
 
-    Read here and nowhere else; None if none are at hand.
+    Read here and nowhere else.
     """
-    columns = ["k", *SCORES] if study else [*SCORES]
-    own = f"reports/scores/{suite}{'-studies' if study else ''}.csv"
-    paths = [own] if evidence.text(own) else evidence.names(f"data/{'studies' if study else 'scores'}/{suite}", ".csv")
-    tables = [table for path in paths if {*columns} <= {*(table := evidence.table(path))}]
+    own = f"reports/scores/{suite}.csv"
+    paths = [own] if evidence.text(own) else evidence.names(f"data/scores/{suite}", ".csv")
+    tables = [table for path in paths if {*SCORES} <= {*(table := evidence.table(path))}]
     if not tables:
         return None
-    whole = dict.fromkeys(("seed", "samples", "correct", "total", *columns[: int(study)]), "int64")
+    whole = dict.fromkeys(("seed", "samples", "correct", "total"), "int64")
     try:
-        return pd.concat(tables, ignore_index=True)[columns].replace({"seed": {"": "-1"}}).astype(whole)
+        return pd.concat(tables, ignore_index=True)[[*SCORES]].replace({"seed": {"": "-1"}}).astype(whole)
     except ValueError as error:
         raise EvidenceError(
             f"{paths[0]}: counts must be whole numbers ({error}); run the report stage again"
@@ -216,6 +216,16 @@ def _scores(root: Path) -> dict[str, bytes]:
             buffer = io.StringIO()
             csv.writer(buffer, lineterminator="\n").writerows([header, *(row for row in rows if row[1] == method)])
             found[f"data/scores/{path.stem}/{method}.csv"] = buffer.getvalue().encode()
+    return found
+
+
+def _studies(root: Path) -> dict[str, bytes]:
+    """The rows of the studies; `<study>-table-<name>.csv` beside them is a table of the report."""
+    found = {}
+    for path in sorted((root / "reports/studies").glob("*/*.csv")):
+        study, dash, table = path.stem.partition("-")
+        if not table.startswith("table-"):
+            found[f"data/studies/{path.parent.name}/{study}{'/' * bool(dash)}{table}.csv"] = path.read_bytes()
     return found
 
 

@@ -5,13 +5,11 @@ Accuracies follow from the counts; curves, coefficients and measures are those o
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
-import numpy as np
 import pandas as pd
 
-from pipeline.audit import recompute
-from pipeline.audit.evidence import Evidence, integers
+from pipeline.audit.evidence import Evidence
 from pipeline.audit.finding import Finding, Tally
 from pipeline.audit.known import MAIN, Known
 
@@ -80,33 +78,6 @@ def _mean_accuracy(_: Evidence, known: Known) -> Points:
     return {(method, task): known.values[method][task].mean for method in known.titles.values() for task in known.tasks}
 
 
-def _study(evidence: Evidence, known: Known) -> Iterator[tuple[str, str, tuple[int, ...], np.ndarray]]:
-    """(method, k, seeds, averages [S]) of the study."""
-    study = integers(evidence, known.suite, study=True)
-    for k, rows in study.groupby("k") if study is not None else ():
-        for method, own in recompute.accuracies(rows, known.tasks).items():
-            yield method, str(k), tuple(sorted({*rows[rows.method == method].seed})), own.mean(1)
-
-
-def _efficiency(evidence: Evidence, known: Known) -> Points | None:
-    """(method, k, seed)."""
-    return {
-        (method, k, str(seed)): float(value)
-        for method, k, seeds, averages in _study(evidence, known)
-        for seed, value in zip(seeds, averages, strict=True)
-    } or None
-
-
-def _summary(statistic: str) -> Callable[[Evidence, Known], Points | None]:
-    """(method, k) -> mean, deviation or number of seeds."""
-
-    def points(evidence: Evidence, known: Known) -> Points | None:
-        found = {(method, k): recompute.over_seeds(own) for method, k, _, own in _study(evidence, known)}
-        return {key: float(getattr(value, statistic)) for key, value in found.items()} or None
-
-    return points
-
-
 def _curves(evidence: Evidence, known: Known) -> pd.DataFrame | None:
     """method, seed, step, loss of every merge that took steps."""
     frames = []
@@ -169,11 +140,10 @@ def _measure(name: str, layered: bool) -> Callable[[Evidence, Known], Points | N
     return points
 
 
-PLOTS = {"accuracy": _accuracy, "efficiency": _efficiency, "losses": _losses}
+PLOTS = {"accuracy": _accuracy, "losses": _losses}
 """Files of reports/plots: their points; losses has a part of them."""
 FIGURES = {
     "accuracy": {"accuracy": _mean_accuracy},
-    "efficiency": {"mean": _summary("mean"), "std": _summary("deviation"), "seeds": _summary("count")},
     "losses": {"mean": _over_seeds("mean"), "low": _over_seeds("min"), "high": _over_seeds("max")},
     "coefficients": {"coefficient": _coefficients},
     "mloss": {"value": _measure("mloss_normalised", layered=True)},

@@ -147,14 +147,22 @@ def _restored(evidence: Evidence, stages: Mapping[str, Locked]) -> Finding:
     """What reports/ holds of data/ has the hashes of the run, whether or not data/ is at hand."""
     tally = Tally("lock: scores, records", "files of data/ restored from reports/ have the hashes of dvc.lock")
     held = {entry["path"]: entry for _, entry in entries(stages, ["outs"])}
+    folders: dict[str, dict[str, Stamp]] = {}
     for path, content in evidence.restored.items():
+        folder, _, name = path.rpartition("/")
         if path in held:
             same = stamp(content).md5 == held[path]["md5"]
             tally.expect(same, f"{path} as reports/ has it is not what its stage wrote")
+        elif folder in held:
+            folders.setdefault(folder, {})[name] = stamp(content)
         else:
             tally.expect(False, f"{path} stands in reports/, but no stage of dvc.lock wrote it")
+    for path, members in folders.items():
+        same = f"{stamp(directory(members)).md5}.dir" == held[path]["md5"]
+        tally.compared += len(members) - 1
+        tally.expect(same, f"{path}/ as reports/ has it is not what its stage wrote")
     if not evidence.restored:
-        tally.absent.append("reports/scores, reports/records.json")
+        tally.absent.append("reports/scores, reports/studies, reports/records.json")
     return tally.finding()
 
 

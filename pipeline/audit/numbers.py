@@ -6,7 +6,7 @@ named where they are not.
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib import import_module
 
 import numpy as np
@@ -40,7 +40,6 @@ def check(evidence: Evidence, suite: str) -> list[Finding]:
         _answers(evidence, scores, suite),
         _table(evidence, known),
         _printed(evidence, known),
-        _efficiency(evidence, known),
         figures.check(evidence, known),
         comparisons.check(evidence, known),
         _metrics(evidence, known),
@@ -180,42 +179,6 @@ def _within(small: Grid, large: Grid) -> bool:
         name in rows and len(rows[name]) == len(large.columns) - 1 and [rows[name][one] for one in places] == [*cells]
         for _, name, cells in small.rows
     )
-
-
-def _efficiency(evidence: Evidence, known: Known) -> Finding:
-    """The data-efficiency study, where it is a table of the report."""
-    path = f"reports/tables/{known.suite}-efficiency.csv"
-    tally, table = Tally(f"{known.suite}: efficiency", f"numbers of {path}"), evidence.table(path)
-    study = integers(evidence, known.suite, study=True)
-    if table is None or study is None:
-        tally.absent.append(path if table is None else "integer scores of the study")
-        return tally.finding()
-    found = {(str(k), method): columns for k, method, columns in _studied(study, known)}
-    for row in table.to_dict("records"):
-        columns = found.get((row["k"], row["method"]))
-        tally.expect(columns is not None, f"{path}: no scores of {row['method']} with {row['k']} images")
-        for name, value in (columns or {}).items():
-            if name in row:
-                complaint = f"{path}: {row['method']}, k {row['k']}, {name} is {row[name]}, not {value:.6f}"
-                tally.expect(agrees(row[name], value), complaint)
-    return tally.finding()
-
-
-def _studied(study: pd.DataFrame, known: Known) -> Iterator[tuple[int, str, dict[str, float]]]:
-    """(k, method, {column: value}) of every point of the study."""
-    for k, rows in study.groupby("k"):
-        for method, own in recompute.accuracies(rows, known.tasks).items():
-            derived = recompute.derive(own, known.accuracies)
-            average = recompute.over_seeds(derived["Average"])
-            used = rows[rows.method == method].samples
-            columns = {name: float(column.mean()) for name, column in derived.items()}
-            columns |= {
-                "Average std": average.deviation,
-                "seeds": average.count,
-                "fewest samples used": int(used.min()),
-            }
-            columns |= {"Average min": float(derived["Average"].min()), "Average max": float(derived["Average"].max())}
-            yield int(k), method, columns
 
 
 def _metrics(evidence: Evidence, known: Known) -> Finding:

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from html.parser import HTMLParser
 
-NUMBER = re.compile(r"[+-]?\d[\d,]*(?:\.\d+)?")
+NUMBER = re.compile(r"[+-]?\d[\d,]*(?:\.\d+)?(?:e[+-]\d+)?")
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,29 @@ class Grid:
     rows: tuple[tuple[str, str, tuple[Cell, ...]], ...]
 
 
-def agrees(printed: str, value: float) -> bool:
-    """Whether `printed` is `value` rounded to the digits that it shows; – and "" stand for an undefined value."""
-    text = printed.replace(",", "").replace("−", "-").strip()
+def agrees(printed: str, value: float, significant: int = 0) -> bool:
+    """Whether `printed` is `value` rounded to the digits that it shows, or to a number of significant digits.
+
+    – and "" stand for an undefined value.
+    """
+    text = bare(printed)
     if text in {"", "–"} or math.isnan(value):
         return text in {"", "–"} and math.isnan(value)
     if not NUMBER.fullmatch(text):
         return False
-    digits = len(text.partition(".")[2])
-    return abs(float(text) - value) <= 0.5 * 10**-digits * (1 + 1e-6) + 1e-9
+    step = 10.0 ** (math.floor(math.log10(abs(value))) - significant + 1) if significant and value else last(text)
+    return abs(float(text) - value) <= 0.5 * step * (1 + 1e-6) + 1e-9
+
+
+def bare(printed: str) -> str:
+    """A number as Python reads it."""
+    return printed.replace(",", "").replace("−", "-").strip()
+
+
+def last(text: str) -> float:
+    """What one more is in the last digit of a number."""
+    digits, _, power = text.partition("e")
+    return 10.0 ** (int(power or 0) - len(digits.partition(".")[2]))
 
 
 def markdown(text: str) -> list[Grid]:

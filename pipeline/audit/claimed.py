@@ -1,0 +1,237 @@
+"""What a printed text should say, and how it falls short of that: values, means with deviations, paired differences.
+
+Every expectation has a function `problem(text, drawn)`: empty where the text is right, else what it should be. `drawn`
+has the draws of every difference whose interval is asked for: see `pipeline.audit.resampled`.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from pipeline.audit.comparisons import TAIL, ends, likely
+from pipeline.audit.printed import agrees, bare
+
+NUMBER = r"[−+-]?\d[\d,]*(?:\.\d+)?(?:e[+-]\d+)?"
+EDGES = re.compile(rf"\[({NUMBER}), ({NUMBER})\]")
+BETTER = re.compile(r"better on (\d+) and worse on (\d+) of (\d+) tasks?")
+THINGS = re.compile(r"([\d,]+) (?:test )?(seed|task|image|subset|solution)s?\b")
+CHANCE = 0.018
+"""Four and a half standard errors of the share of 2.5 % in 2,000 draws of the report's and 10,000 of the audit's."""
+ZERO = 1e-5
+"""Points below which a difference is rounding of floating-point numbers."""
+
+
+@dataclass(frozen=True, eq=False)
+class Gain:
+    """A paired difference: its mean, the interval on these tasks (over tasks where there are no answers), its words."""
+
+    values: np.ndarray
+    """[S, T], in points."""
+    answers: tuple[np.ndarray, ...] | None = None
+    """Of every task, the difference of each image [S, n], in [-1, 1]; None where images are not told apart."""
+    significant: int = 0
+    """Digits of the mean; 0: as many as are shown."""
+
+    def problem(self, text: str, drawn: "Draws") -> str:
+        """The mean, each interval, which of them excludes zero, and on how many tasks it is better or worse."""
+        head, found = re.match(NUMBER, text), [*EDGES.finditer(text)]
+        if head is None or not agrees(head[0], float(self.values.mean()), self.significant):
+            return f"its rows give {self.values.mean():+.6g}"
+        if re.search(r"\d", BETTER.sub("", EDGES.sub("", text[head.end() :])).replace("95 %", "")):
+            return "it has a number that cannot be read"
+        if self.values.size == 1:
+            return "one run has no interval" if found else ""
+        if not found:
+            return "it has no interval"
+        complaints = [_interval(one[0], self, drawn, like=place > 0) for place, one in enumerate(found)]
+        excluded = excludes(*found[0].groups())
+        said = re.search(r"(in|ex)cludes zero", text)
+        if said and excluded is not None and excluded != (said[1] == "ex"):
+            complaints.append(f"its interval {'excludes' if excluded else 'includes'} zero")
+        if said := BETTER.search(text):
+            complaints.append(Won(self).problem(f"{said[1]} : {said[2]}", drawn))
+            complaints += ["it has other tasks"] * (int(said[3]) != self.values.shape[1])
+        return next(filter(None, complaints), "")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a difference may be by chance, in points."""
+
+    like: np.ndarray
+    """[B]: tasks and seeds are drawn."""
+    these: np.ndarray | None
+    """[B, T]: images and seeds are drawn."""
+
+
+Draws = Mapping[Gain, Drawn]
+
+
+class Expected(Protocol):
+    """What a text should say."""
+
+    def problem(self, text: str, drawn: Draws) -> str:
+        """Empty, or what is wrong."""
+
+
+@dataclass(frozen=True)
+class Never:
+    """A text that nothing makes right."""
+
+    why: str
+
+    def problem(self, _: str, __: Draws) -> str:
+        """Why."""
+        return self.why
+
+
+@dataclass(frozen=True)
+class Words:
+    """This very text, but for the commas of thousands."""
+
+    text: str
+
+    def problem(self, text: str, _: Draws) -> str:
+        """Empty, or what it should be."""
+        return "" if text.replace(",", "") == self.text.replace(",", "") else f"it should be “{self.text}”"
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number, to the digits that it shows or to significant ones."""
+
+    value: float
+    significant: int = 0
+
+    def problem(self, text: str, _: Draws) -> str:
+        """Empty, or what it should be."""
+        return "" if agrees(text, self.value, self.significant) else f"its rows give {self.value:.6g}"
+
+
+@dataclass(frozen=True, eq=False)
+class Spread:
+    """Mean ± sample standard deviation over runs [S]; the mean alone where runs do not differ."""
+
+    values: np.ndarray
+    significant: tuple[int, int] = (0, 0)
+
+    def problem(self, text: str, _: Draws) -> str:
+        """Empty, or what it should be."""
+        mean, _, deviation = (part.strip() for part in text.partition("±"))
+        own = float(self.values.std(ddof=1)) if len(self.values) > 1 else math.nan
+        alone = not deviation and not own > ZERO
+        right = agrees(mean, float(self.values.mean()), self.significant[0])
+        if right and (alone or agrees(deviation, own, self.significant[1])):
+            return ""
+        return f"its rows give {self.values.mean():.6g} ± {own:.6g}"
+
+
+@dataclass(frozen=True)
+class Like:
+    """The interval on tasks like these of a difference, alone."""
+
+    gain: Gain
+
+    def problem(self, text: str, drawn: Draws) -> str:
+        """Empty, or what another bootstrap has."""
+        return _interval(text, self.gain, drawn, like=True)
+
+
+@dataclass(frozen=True)
+class Won:
+    """`w : l`, how many tasks have an interval of their own above and below zero."""
+
+    gain: Gain
+
+    def problem(self, text: str, drawn: Draws) -> str:
+        """Empty, or the numbers that another bootstrap allows."""
+        these, said = drawn[self.gain].these, re.fullmatch(r"(\d+) : (\d+)", text)
+        if these is None or said is None:
+            return "there are no answers to single images" if said else "it is no pair of numbers"
+        for number, signed in zip(said.groups(), (these, -these), strict=True):
+            least, most = _number_beyond([*signed.T])
+            if not least <= int(number) <= most:
+                return f"another bootstrap has {least} to {most} in place of {number}"
+        return ""
+
+
+@dataclass(frozen=True)
+class Excluding:
+    """How many of some differences have an interval that excludes zero."""
+
+    gains: Sequence[Gain]
+
+    def problem(self, text: str, drawn: Draws) -> str:
+        """Empty, or the numbers that another bootstrap allows."""
+        least, most = _excluding(self.gains, drawn)
+        return "" if least <= int(text) <= most else f"another bootstrap has {least} to {most}"
+
+
+@dataclass(frozen=True)
+class Side:
+    """A text by which the interval of a difference excludes zero, or includes it."""
+
+    gain: Gain
+    excludes: bool
+
+    def problem(self, _: str, drawn: Draws) -> str:
+        """Empty, or on which side another bootstrap is."""
+        least, most = _excluding([self.gain], drawn)
+        return "" if least <= self.excludes <= most else f"another bootstrap {'ex' if least else 'in'}cludes zero"
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A text in which these things, and no others, are counted."""
+
+    things: Mapping[str, int]
+    """{"seed": 3}."""
+
+    def problem(self, text: str, _: Draws) -> str:
+        """Empty, or the number of what is counted wrongly."""
+        found = [(int(bare(number)), thing) for number, thing in THINGS.findall(text)]
+        wrong = [thing for number, thing in found if self.things.get(thing) != number]
+        named = ", ".join(f"{self.things.get(thing, 'none')} of {thing}s" for thing in wrong)
+        return (f"its rows have {named}" if wrong else "") if found else "it counts nothing"
+
+
+def gains(expected: Expected) -> tuple[Gain, ...]:
+    """The differences whose draws an expectation needs."""
+    if isinstance(expected, Gain):
+        return (expected,)
+    if isinstance(expected, Like | Won | Side):
+        return (expected.gain,)
+    return (*expected.gains,) if isinstance(expected, Excluding) else ()
+
+
+def excludes(low: str, high: str) -> bool | None:
+    """Whether a printed interval excludes zero; None where an end is zero but for digits that are not shown."""
+    edges = float(bare(low)), float(bare(high))
+    return None if 0.0 in edges else edges[0] > 0 or edges[1] < 0
+
+
+def _interval(text: str, gain: Gain, drawn: Draws, like: bool) -> str:
+    """Empty, or the interval that another bootstrap has."""
+    found, own = EDGES.fullmatch(text), drawn[gain]
+    draws = own.like if like or own.these is None else own.these.mean(1)
+    if found is None:
+        return "it is no interval"
+    same = all(likely(draws, end, share, CHANCE) for end, share in zip(found.groups(), (TAIL, 1 - TAIL), strict=True))
+    return "" if same else f"another bootstrap has {ends(draws)} for {text}"
+
+
+def _excluding(gains: Sequence[Gain], drawn: Draws) -> tuple[int, int]:
+    """How many of some differences have an interval that excludes zero, surely and possibly."""
+    draws = [drawn[one].like if drawn[one].these is None else drawn[one].these.mean(1) for one in gains]
+    above, below = _number_beyond(draws), _number_beyond([-one for one in draws])
+    return above[0] + below[0], above[1] + below[1]
+
+
+def _number_beyond(draws: Sequence[np.ndarray]) -> tuple[int, int]:
+    """How many of some draws [B] have a lower end above zero, surely and possibly."""
+    shares = [float((one <= ZERO).mean()) for one in draws]
+    return sum(share < TAIL - CHANCE for share in shares), sum(share <= TAIL + CHANCE for share in shares)
