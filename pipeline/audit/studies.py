@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from pipeline.audit import printed, resampled
-from pipeline.audit.claimed import CHANCE, Expected, Words, gains
+from pipeline.audit.claimed import Expected, Words, gains
 from pipeline.audit.evidence import Evidence
 from pipeline.audit.finding import Finding, Tally
 from pipeline.audit.images import tasks_of
@@ -36,9 +36,7 @@ STUDIES = (ablation, efficiency, protocol, flatness, sensitivity, landscape, tas
 """In the order of the page."""
 ANSWERED = (ablation, efficiency, protocol, flatness, sensitivity)
 """Those that keep which images every run gets right."""
-WHAT = (
-    f"numbers of rows, tables, page and sentences; intervals within {100 * CHANCE:.1f} % of another bootstrap's draws"
-)
+WHAT = "numbers of rows, tables, page and sentences, intervals to the digit"
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ class Study:
     def counts(self, gain: Gain) -> Counted:
         """The numbers of seeds, tasks and images that a difference is over."""
         images = self.rows.groupby("task").total.first().sum() if "" in self.tables else 0
-        return Counted({"seed": len(gain.values), "task": gain.values.shape[1], "image": int(images)})
+        return Counted({"seed": len(gain.values), "task": gain.values.shape[1], "image": int(images), "draw": 2_000})
 
 
 @dataclass(frozen=True)

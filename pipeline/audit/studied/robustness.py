@@ -97,4 +97,4 @@ def _cases(study: Study, method: str) -> dict[str, Runs]:
 
 
 def _corrupted(cases: dict[str, Runs]) -> Runs:
-    return average([runs for kind, runs in cases.items() if kind != CLEAN])
+    return average([one for kind, one in cases.items() if kind != CLEAN])
