@@ -17,7 +17,7 @@ from pipeline.audit.printed import agrees, bare
 NUMBER = r"[−+-]?\d[\d,]*(?:\.\d+)?(?:e[+-]\d+)?"
 EDGES = re.compile(rf"\[({NUMBER}), ({NUMBER})\]")
 BETTER = re.compile(r"better on (\d+) and worse on (\d+) of (\d+) tasks?")
-THINGS = re.compile(r"([\d,]+) (?:test |bootstrap )?(seed|task|image|subset|solution|draw)s?\b")
+THINGS = re.compile(r"(\d[\d,]*) (?:test |bootstrap )?(seed|task|image|subset|solution|draw)s?\b")
 ZERO = 1e-5
 """Points below which a difference is rounding of floating-point numbers."""
 

@@ -14,7 +14,7 @@ from types import ModuleType
 
 from pipeline.audit import printed, resampled
 from pipeline.audit.claimed import Expected, Words, gains
-from pipeline.audit.evidence import Evidence
+from pipeline.audit.evidence import Evidence, EvidenceError
 from pipeline.audit.finding import Finding, Tally
 from pipeline.audit.images import tasks_of
 from pipeline.audit.printed import Grid
@@ -36,6 +36,7 @@ STUDIES = (ablation, efficiency, protocol, flatness, sensitivity, landscape, tas
 """In the order of the page."""
 ANSWERED = (ablation, efficiency, protocol, flatness, sensitivity)
 """Those that keep which images every run gets right."""
+UNREAD = "numbers of its captions, data of its figures"
 WHAT = "numbers of rows, tables, page and sentences, intervals to the digit"
 
 
@@ -66,8 +67,13 @@ def check(evidence: Evidence, suite: str) -> list[Finding]:
         return [Tally(f"{suite}: studies", "numbers of studies", absent=[folder]).finding()]
     page = evidence.text(f"{folder}/index.html") or ""
     report = Report(folder, page, printed.html(page), evidence.text(f"{folder}/sentences.md") or "")
-    tallies = {view: Tally(f"{suite}: {_name(view)}", WHAT) for view in STUDIES}
-    claims = {view: [*_claims(tally, evidence, suite, report, view)] for view, tally in tallies.items()}
+    tallies = {view: Tally(f"{suite}: {name(view)}", WHAT) for view in STUDIES}
+    claims: dict[ModuleType, list[Claim]] = {view: [] for view in STUDIES}
+    for view, tally in tallies.items():
+        try:
+            claims[view] = [*_claims(tally, evidence, suite, report, view)]
+        except (EvidenceError, KeyError) as error:
+            tally.expect(False, f"rows of {folder}/{name(view)} are not those of the study: {error}")
     drawn = resampled.draw([gain for each in claims.values() for claim in each for gain in gains(claim.expected)])
     for view, each in claims.items():
         for claim in each:
@@ -76,19 +82,20 @@ def check(evidence: Evidence, suite: str) -> list[Finding]:
     return [tally.finding() for tally in tallies.values()]
 
 
-def _name(view: ModuleType) -> str:
+def name(view: ModuleType) -> str:
+    """The name of a study."""
     return view.__name__.rpartition(".")[2]
 
 
 def _claims(tally: Tally, evidence: Evidence, suite: str, report: Report, view: ModuleType) -> Iterator[Claim]:
     """Every cell and sentence of a study, if its rows are in order; what cannot be recomputed goes to the tally."""
-    name = _name(view)
-    study = read(evidence, suite, name, tuple(tasks_of(evidence, suite)))
+    own = name(view)
+    study = read(evidence, suite, own, tuple(tasks_of(evidence, suite)))
     if study is None:
-        tally.absent.append(f"rows of {report.folder}/{name}")
+        tally.absent.append(f"rows of {report.folder}/{own}")
         return
     if view in ANSWERED and "answers" not in study.rows:
-        tally.absent.append(f"answers to single images (`right` of {name}.csv), and what is drawn from them")
+        tally.absent.append(f"answers to single images (`right` of {own}.csv), and what is drawn from them")
     tally.compared += sum(map(len, study.tables.values()))
     tally.wrong += wrong(evidence, suite, study)
     untitled = {*study.methods} - study.titles.keys()
@@ -96,9 +103,9 @@ def _claims(tally: Tally, evidence: Evidence, suite: str, report: Report, view: 
     if tally.wrong or untitled:
         return
     for end, table in view.tables(study).items():
-        yield from _table(tally, evidence, f"{report.folder}/{name}-table-{end}", table, report.grids)
+        yield from _table(tally, evidence, f"{report.folder}/{own}-table-{end}", table, report.grids)
     yield from _sentences(tally, report, view.TITLE, view.sentences(study))
-    tally.absent.append("data of its figures")
+    tally.absent.append(UNREAD)
 
 
 def _table(tally: Tally, evidence: Evidence, stem: str, table: Table, page: Sequence[Grid]) -> Iterator[Claim]:

@@ -88,7 +88,7 @@ class Runs:
     def minus(self, other: "Runs", significant: int = 0) -> Gain:
         """The difference in the same runs; one without randomness is beside every seed of the other."""
         if self.seeds != other.seeds and (-1,) not in (self.seeds, other.seeds):
-            raise EvidenceError(f"seeds {self.seeds} and {other.seeds} of a study cannot be paired; run it again")
+            raise EvidenceError(f"runs with seeds {self.seeds} and {other.seeds} cannot be paired")
         pairs = None
         if self.answers is not None and other.answers is not None:
             pairs = tuple(one - two for one, two in zip(self.answers, other.answers, strict=True))
@@ -101,11 +101,13 @@ class Runs:
 
 def runs(part: pd.DataFrame, value: str, columns: Sequence[str], by: str = "task") -> Runs:
     """Means of `value` per seed and column; EvidenceError where one is missing."""
+    if part.empty:
+        raise EvidenceError(f"no rows with a {value} that the study is about")
     means, seeds = part.groupby(["seed", by])[value].mean().to_dict(), tuple(sorted({*part.seed}))
     try:
         values = np.array([[means[seed, name] for name in columns] for seed in seeds])
     except KeyError as error:
-        raise EvidenceError(f"rows of a study: none of seed and {by} {error}; run the study again") from error
+        raise EvidenceError(f"no row of seed and {by} {error}") from error
     if "answers" not in part or value != "accuracy":
         return Runs(values, seeds)
     found, totals = part.set_index(["task", "seed"]).answers, part.groupby("task").total.first()
@@ -137,8 +139,7 @@ def basis(study: Study, gain: Gain) -> Forms:
 
 def by_images(text: str, gains: Mapping[int, Gain]) -> Says:
     """`k = 1: <difference>; k = 4: <difference>`: each number of images once."""
-    parts = [part.partition(": ") for part in text.split("; ")]
-    shown = {int(bare(k.removeprefix("k = "))): said for k, _, said in parts}
+    shown = {int(bare(k)): said for k, said in re.findall(r"k = (\d[\d,]*): (.+?)(?:; (?=k = )|$)", text)}
     if [*shown] != [*gains]:
         return [(text, Never(f"its rows have k = {', '.join(map(str, gains))}"))]
     return [(shown[k], gain) for k, gain in gains.items()]
