@@ -12,7 +12,7 @@ from pipeline import page, statistics, store, tables
 from pipeline.audit import claimed, lock, resampled, rows, studies
 from pipeline.audit.claimed import Counted, Excluding, Gain, Number, Side, Spread, Won
 from pipeline.audit.evidence import gather, stamp
-from pipeline.audit.finding import Finding
+from pipeline.audit.finding import Finding, Tally
 from pipeline.page import Grid, Link, Page, Prose, Section
 from pipeline.sections import texts
 from pipeline.studies._report import STUDIES
@@ -313,3 +313,29 @@ def test_answers_are_read_bit_by_bit(made: Path):
     for task, bits in zip(TASKS, found.answers, strict=True):
         assert (bits == own[task]).all()
     assert found.values == pytest.approx(100 * np.stack([own[task].mean(1) for task in TASKS], axis=1))
+
+
+@pytest.fixture(scope="module")
+def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the repository's own report has of studies, and what the audit reads beside it."""
+    root = tmp_path_factory.mktemp("committed")
+    for name in ("reports/studies", "reports/tables", "reports/scores", "pipeline/suites"):
+        shutil.copytree(toy.ROOT / name, root / name, ignore=shutil.ignore_patterns("*.p??", "*.svg", "__pycache__"))
+    return root
+
+
+def test_every_number_of_the_published_studies_is_read_and_no_other_would_do(committed: Path):
+    """Each printed text is right, and is wrong with another leading digit."""
+    evidence = gather(committed)
+    for folder in sorted((committed / "reports/studies").iterdir()):
+        tallies = {view: Tally(studies.name(view), "") for view in studies.STUDIES}
+        found = [claim for _, claim in studies.claims(tallies, evidence, folder.name)]
+        assert not [text for tally in tallies.values() for text in tally.wrong]
+        assert not [text for tally in tallies.values() for text in tally.absent if "numbers of “" in text]
+        drawn = resampled.draw([gain for claim in found for gain in claimed.gains(claim.expected)])
+        for claim in found:
+            assert claim.expected.problem(claim.text, drawn) == "", claim
+            digits = claim.text.replace("95 %", "")
+            other = re.sub(r"\d", lambda match: str((int(match[0]) + 1) % 10), digits, count=1)
+            if other != digits:
+                assert claim.expected.problem(other, drawn), claim

@@ -65,21 +65,27 @@ def check(evidence: Evidence, suite: str) -> list[Finding]:
     folder = f"reports/studies/{suite}"
     if not evidence.names(folder, ".csv"):
         return [Tally(f"{suite}: studies", "numbers of studies", absent=[folder]).finding()]
+    tallies = {view: Tally(f"{suite}: {name(view)}", WHAT) for view in STUDIES}
+    found = claims(tallies, evidence, suite)
+    drawn = resampled.draw([gain for _, claim in found for gain in gains(claim.expected)])
+    for view, claim in found:
+        problem = claim.expected.problem(claim.text, drawn)
+        tallies[view].expect(not problem, f"{claim.where} “{claim.text}”: {problem}")
+    return [tally.finding() for tally in tallies.values()]
+
+
+def claims(tallies: Mapping[ModuleType, Tally], evidence: Evidence, suite: str) -> list[tuple[ModuleType, Claim]]:
+    """All that is printed and can be recomputed; what is wrong with rows and files, or unread, goes to the tallies."""
+    folder = f"reports/studies/{suite}"
     page = evidence.text(f"{folder}/index.html") or ""
     report = Report(folder, page, printed.html(page), evidence.text(f"{folder}/sentences.md") or "")
-    tallies = {view: Tally(f"{suite}: {name(view)}", WHAT) for view in STUDIES}
-    claims: dict[ModuleType, list[Claim]] = {view: [] for view in STUDIES}
+    found = []
     for view, tally in tallies.items():
         try:
-            claims[view] = [*_claims(tally, evidence, suite, report, view)]
+            found += [(view, claim) for claim in _claims(tally, evidence, suite, report, view)]
         except (EvidenceError, KeyError) as error:
             tally.expect(False, f"rows of {folder}/{name(view)} are not those of the study: {error}")
-    drawn = resampled.draw([gain for each in claims.values() for claim in each for gain in gains(claim.expected)])
-    for view, each in claims.items():
-        for claim in each:
-            problem = claim.expected.problem(claim.text, drawn)
-            tallies[view].expect(not problem, f"{claim.where} “{claim.text}”: {problem}")
-    return [tally.finding() for tally in tallies.values()]
+    return found
 
 
 def name(view: ModuleType) -> str:
@@ -115,9 +121,9 @@ def _table(tally: Tally, evidence: Evidence, stem: str, table: Table, page: Sequ
         tally.expect(False, f"{stem}.csv is missing")
         return
     head, *body = csv.reader(io.StringIO(text))
-    rows = [dict(zip(head, cells, strict=True)) for cells in body]
+    rows = [dict(zip(head, cells, strict=False)) for cells in body]
     keys = [tuple(row.get(key, "") for key in table.keys) for row in rows]
-    ordinary = sorted(keys) == sorted(table.rows)
+    ordinary = sorted(keys) == sorted(table.rows) and {len(head)} >= {*map(len, body)}
     tally.expect(ordinary, f"{stem}.csv has rows {_named(keys)}, its study has {_named(table.rows)}")
     expected = {column for cells in table.rows.values() for column in cells}
     tally.expect(expected <= {*head}, f"{stem}.csv lacks {', '.join(sorted(expected - {*head}))}")
