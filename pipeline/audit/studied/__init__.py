@@ -20,8 +20,9 @@ from pipeline.audit.evidence import EvidenceError
 from pipeline.audit.known import MAIN
 from pipeline.audit.printed import bare
 from pipeline.audit.recompute import CEILING, FLOOR
+from pipeline.audit.resampled import ANSWERED
 
-__all__ = ["CEILING", "FLOOR", "MAIN", "TWIN", "Forms", "Runs", "Says", "Study", "Table"]
+__all__ = ["CEILING", "FLOOR", "MAIN", "TWIN", "WON", "Forms", "Runs", "Says", "Study", "Table"]
 
 TWIN = "distillation"
 LIKE, WON = "Tasks like these", "Won : lost"
@@ -72,7 +73,7 @@ class Study:
     def counts(self, gain: Gain) -> Counted:
         """The numbers of seeds, tasks and images that a difference is over."""
         images = self.rows.groupby("task").total.first().sum() if "" in self.tables else 0
-        return Counted({"seed": len(gain.values), "task": gain.values.shape[1], "image": int(images), "draw": 2_000})
+        return Counted({"seed": len(gain.values), "task": gain.values.shape[1], "image": int(images), "draw": ANSWERED})
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class Runs:
 def runs(part: pd.DataFrame, value: str, columns: Sequence[str], by: str = "task") -> Runs:
     """Means of `value` per seed and column; EvidenceError where one is missing."""
     if part.empty:
-        raise EvidenceError(f"no rows with a {value} that the study is about")
+        raise EvidenceError("no rows of a setting that it compares")
     means, seeds = part.groupby(["seed", by])[value].mean().to_dict(), tuple(sorted({*part.seed}))
     try:
         values = np.array([[means[seed, name] for name in columns] for seed in seeds])
@@ -128,7 +129,7 @@ def average(parts: Sequence[Runs]) -> Runs:
 
 
 def gained(column: str, gain: Gain) -> dict[str, Expected]:
-    """The columns of a difference: with answers also its interval on tasks like these, and tasks won and lost."""
+    """The columns of a difference: with answers also its interval on tasks like these; where there is room, WON."""
     return {column: gain} | ({} if gain.answers is None else {LIKE: Like(gain), WON: Won(gain)})
 
 
