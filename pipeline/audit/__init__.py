@@ -5,20 +5,25 @@ errors, needs numpy, pandas and pyyaml, no torch, no GPU and no DVC, and recompu
 
     lock          stages, commands, code, parameters, report and data are those whose hashes dvc.lock holds
     numbers       every table, plot, sentence and the README's sections follow from integer counts of correct answers
+    studies       so do those of the studies, from the rows that each wrote, with the answers to every image
     images        no calibration image is a test image; numbers of images and classes are those that are claimed
     draws         seeds, and the indices of the images that each seed drew, from the definition of the generator
     environment   versions are those of requirements.lock; the device is recorded
     rerun         on request, stages chosen at random are computed again and give the same bytes
 
-What is at hand decides how far it sees. A clone has reports/ and the lock: then the integer scores of reports/scores
-and the records of reports/records.json are turned back into the files of data/ that they came from, whose hashes the
-lock holds. Where data/ is at hand too (`dvc pull`, a finished run, a bundle of `python -m pipeline.bundle`) everything
-else is compared as well. Every line says what was not at hand; nothing is taken for checked that was not.
+What is at hand decides how far it sees. A clone has reports/ and the lock: then the integer scores of reports/scores,
+the rows of reports/studies and the records of reports/records.json are turned back into the files of data/ that they
+came from, whose hashes the lock holds. Where data/ is at hand too (`dvc pull`, a finished run, a bundle of
+`python -m pipeline.bundle`) everything else is compared as well. Every line says what was not at hand; nothing is taken
+for checked that was not.
 
     evidence.py   what is at hand: files, their hashes, what reports/ restores
     finding.py    the outcome of one check
     stages.py     dvc.yaml and params.yaml -> what every stage must be locked with
     lock.py, numbers.py, images.py, draws.py, environment.py, rerun.py      the checks
+    studies.py    the check of the studies
+    rows.py, studied/, claimed.py, resampled.py
+                  their rows -> what every cell and sentence must say -> whether it does; intervals
     known.py      the scores of a suite, and everything that follows from them
     recompute.py  integer counts -> every value that a table shows
     printed.py    Markdown, LaTeX and HTML tables -> cells

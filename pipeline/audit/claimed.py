@@ -1,7 +1,7 @@
 """What a printed text should say, and how it falls short of that: values, means with deviations, paired differences.
 
 Every expectation has a function `problem(text, drawn)`: empty where the text is right, else what it should be. `drawn`
-has the draws of every difference whose interval is asked for: see `pipeline.audit.resampled`.
+has the intervals of every difference for which they are asked: see `pipeline.audit.resampled`.
 """
 
 import math
@@ -12,15 +12,12 @@ from typing import Protocol
 
 import numpy as np
 
-from pipeline.audit.comparisons import TAIL, ends, likely
 from pipeline.audit.printed import agrees, bare
 
 NUMBER = r"[−+-]?\d[\d,]*(?:\.\d+)?(?:e[+-]\d+)?"
 EDGES = re.compile(rf"\[({NUMBER}), ({NUMBER})\]")
 BETTER = re.compile(r"better on (\d+) and worse on (\d+) of (\d+) tasks?")
-THINGS = re.compile(r"([\d,]+) (?:test )?(seed|task|image|subset|solution)s?\b")
-CHANCE = 0.018
-"""Four and a half standard errors of the share of 2.5 % in 2,000 draws of the report's and 10,000 of the audit's."""
+THINGS = re.compile(r"(\d[\d,]*) (?:test |bootstrap )?(seed|task|image|subset|solution|draw)s?\b")
 ZERO = 1e-5
 """Points below which a difference is rounding of floating-point numbers."""
 
@@ -48,10 +45,8 @@ class Gain:
         if not found:
             return "it has no interval"
         complaints = [_interval(one[0], self, drawn, like=place > 0) for place, one in enumerate(found)]
-        excluded = excludes(*found[0].groups())
-        said = re.search(r"(in|ex)cludes zero", text)
-        if said and excluded is not None and excluded != (said[1] == "ex"):
-            complaints.append(f"its interval {'excludes' if excluded else 'includes'} zero")
+        if said := re.search(r"(in|ex)cludes zero", text):
+            complaints.append(Side(self, said[1] == "ex").problem(text, drawn))
         if said := BETTER.search(text):
             complaints.append(Won(self).problem(f"{said[1]} : {said[2]}", drawn))
             complaints += ["it has other tasks"] * (int(said[3]) != self.values.shape[1])
@@ -60,12 +55,24 @@ class Gain:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What a difference may be by chance, in points."""
+    """What a difference may be by chance: 95 % intervals, in points."""
 
-    like: np.ndarray
-    """[B]: tasks and seeds are drawn."""
-    these: np.ndarray | None
-    """[B, T]: images and seeds are drawn."""
+    like: tuple[float, float]
+    """Tasks and seeds are drawn."""
+    these: tuple[float, float] | None = None
+    """Images and seeds are drawn."""
+    won: tuple[int, int] | None = None
+    """Tasks whose own such interval lies above and below zero."""
+
+    @property
+    def main(self) -> tuple[float, float]:
+        """That on these tasks, where there are answers."""
+        return self.these or self.like
+
+    @property
+    def excludes(self) -> bool:
+        """Whether the main interval excludes zero."""
+        return self.main[0] > 0 or self.main[1] < 0
 
 
 Draws = Mapping[Gain, Drawn]
@@ -137,7 +144,7 @@ class Like:
     gain: Gain
 
     def problem(self, text: str, drawn: Draws) -> str:
-        """Empty, or what another bootstrap has."""
+        """Empty, or what it should be."""
         return _interval(text, self.gain, drawn, like=True)
 
 
@@ -148,15 +155,11 @@ class Won:
     gain: Gain
 
     def problem(self, text: str, drawn: Draws) -> str:
-        """Empty, or the numbers that another bootstrap allows."""
-        these, said = drawn[self.gain].these, re.fullmatch(r"(\d+) : (\d+)", text)
-        if these is None or said is None:
-            return "there are no answers to single images" if said else "it is no pair of numbers"
-        for number, signed in zip(said.groups(), (these, -these), strict=True):
-            least, most = _number_beyond([*signed.T])
-            if not least <= int(number) <= most:
-                return f"another bootstrap has {least} to {most} in place of {number}"
-        return ""
+        """Empty, or what it should be."""
+        won = drawn[self.gain].won
+        if won is None:
+            return "there are no answers to single images"
+        return "" if text == f"{won[0]} : {won[1]}" else f"its answers give {won[0]} : {won[1]}"
 
 
 @dataclass(frozen=True)
@@ -166,9 +169,8 @@ class Excluding:
     gains: Sequence[Gain]
 
     def problem(self, text: str, drawn: Draws) -> str:
-        """Empty, or the numbers that another bootstrap allows."""
-        least, most = _excluding(self.gains, drawn)
-        return "" if least <= int(text) <= most else f"another bootstrap has {least} to {most}"
+        """Empty, or what it should be."""
+        return Number(sum(drawn[gain].excludes for gain in self.gains)).problem(text, drawn)
 
 
 @dataclass(frozen=True)
@@ -179,9 +181,9 @@ class Side:
     excludes: bool
 
     def problem(self, _: str, drawn: Draws) -> str:
-        """Empty, or on which side another bootstrap is."""
-        least, most = _excluding([self.gain], drawn)
-        return "" if least <= self.excludes <= most else f"another bootstrap {'ex' if least else 'in'}cludes zero"
+        """Empty, or what the interval does."""
+        own = drawn[self.gain].excludes
+        return "" if own == self.excludes else f"its interval {'excludes' if own else 'includes'} zero"
 
 
 @dataclass(frozen=True)
@@ -208,30 +210,9 @@ def gains(expected: Expected) -> tuple[Gain, ...]:
     return (*expected.gains,) if isinstance(expected, Excluding) else ()
 
 
-def excludes(low: str, high: str) -> bool | None:
-    """Whether a printed interval excludes zero; None where an end is zero but for digits that are not shown."""
-    edges = float(bare(low)), float(bare(high))
-    return None if 0.0 in edges else edges[0] > 0 or edges[1] < 0
-
-
 def _interval(text: str, gain: Gain, drawn: Draws, like: bool) -> str:
-    """Empty, or the interval that another bootstrap has."""
-    found, own = EDGES.fullmatch(text), drawn[gain]
-    draws = own.like if like or own.these is None else own.these.mean(1)
-    if found is None:
-        return "it is no interval"
-    same = all(likely(draws, end, share, CHANCE) for end, share in zip(found.groups(), (TAIL, 1 - TAIL), strict=True))
-    return "" if same else f"another bootstrap has {ends(draws)} for {text}"
-
-
-def _excluding(gains: Sequence[Gain], drawn: Draws) -> tuple[int, int]:
-    """How many of some differences have an interval that excludes zero, surely and possibly."""
-    draws = [drawn[one].like if drawn[one].these is None else drawn[one].these.mean(1) for one in gains]
-    above, below = _number_beyond(draws), _number_beyond([-one for one in draws])
-    return above[0] + below[0], above[1] + below[1]
-
-
-def _number_beyond(draws: Sequence[np.ndarray]) -> tuple[int, int]:
-    """How many of some draws [B] have a lower end above zero, surely and possibly."""
-    shares = [float((one <= ZERO).mean()) for one in draws]
-    return sum(share < TAIL - CHANCE for share in shares), sum(share <= TAIL + CHANCE for share in shares)
+    """Empty, or what the interval should be."""
+    found, own = EDGES.fullmatch(text), drawn[gain].like if like else drawn[gain].main
+    if found and all(agrees(end, value, gain.significant) for end, value in zip(found.groups(), own, strict=True)):
+        return ""
+    return f"its rows give the interval [{own[0]:+.6g}, {own[1]:+.6g}]"

@@ -124,7 +124,9 @@ def _chance(tally: Tally, rows: Mapping[str, Mapping[str, str]], known: Known, f
         for kind, draws in zip(EDGES, (one.images, one.tasks), strict=True):
             low, high = (row[name] for name in EDGES[kind])
             same = likely(draws, low, TAIL) and likely(draws, high, 1 - TAIL)
-            tally.expect(same, f"{path}: {method}, {kind.lower()} [{low}, {high}], another bootstrap has {ends(draws)}")
+            tally.expect(
+                same, f"{path}: {method}, {kind.lower()} [{low}, {high}], another bootstrap has {_ends(draws)}"
+            )
     methods = [method for method in rows if method in drawn]
     if len(methods) == len(rows):
         for method, value in zip(methods, holm([p_value(drawn[method].images) for method in methods]), strict=True):
@@ -162,26 +164,20 @@ def _images(known: Known, found: Right, generator: np.random.Generator) -> dict[
         stacked = np.concatenate([tasks[task] for tasks in found.values()]).astype(np.float32)
         count = stacked.shape[1]
         for start in range(0, DRAWS, BATCH):
-            shares[start : start + BATCH, :, place] = often(generator, count) @ stacked.T / count
+            picks = generator.integers(count, size=(BATCH, count)) + count * np.arange(BATCH)[:, None]
+            often = np.bincount(picks.ravel(), minlength=BATCH * count).reshape(BATCH, count).astype(np.float32)
+            shares[start : start + BATCH, :, place] = often @ stacked.T / count
     edges = np.cumsum([0, *sizes])
     return {method: shares[:, first:last] for method, first, last in zip(found, edges, edges[1:], strict=False)}
 
 
-def often(generator: np.random.Generator, count: int) -> np.ndarray:
-    """How often each of `count` images is drawn in BATCH draws: float32 [BATCH, count]."""
-    picks = generator.integers(count, size=(BATCH, count)) + count * np.arange(BATCH)[:, None]
-    return np.bincount(picks.ravel(), minlength=BATCH * count).reshape(BATCH, count).astype(np.float32)
+def likely(draws: np.ndarray, end: str, share: float) -> bool:
+    """Whether `share` of the draws lies below a printed end, within CHANCE and its last digit."""
+    value, half = float(end.replace("−", "-")), 0.5 * 10.0 ** -len(end.partition(".")[2]) + 1e-6
+    return (draws < value - half).mean() <= share + CHANCE and (draws <= value + half).mean() >= share - CHANCE
 
 
-def likely(draws: np.ndarray, end: str, share: float, chance: float = CHANCE) -> bool:
-    """Whether `share` of the draws lies below a printed end, within `chance` and its last digit."""
-    text = printed.bare(end)
-    value, half = float(text), 0.5 * printed.last(text) + 1e-6
-    return (draws < value - half).mean() <= share + chance and (draws <= value + half).mean() >= share - chance
-
-
-def ends(draws: np.ndarray) -> str:
-    """The interval of the draws, in words."""
+def _ends(draws: np.ndarray) -> str:
     low, high = np.quantile(draws, (TAIL, 1 - TAIL))
     return f"[{low:+.3f}, {high:+.3f}]"
 

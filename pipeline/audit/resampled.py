@@ -1,6 +1,9 @@
-"""Paired differences -> what they may be by chance: images and seeds are drawn, or tasks and seeds.
+"""Paired differences -> their 95 % intervals, to the digit: the draws follow from the definition of the generator.
 
-The audit's own draws, the same images for all differences on the same tasks: see `pipeline.audit.comparisons`.
+Intervals are percentiles of the crossed bootstrap (Owen 2007, arXiv 0712.1111). NumPy's default generator with seed 0
+gives 250 draws at a time: of the members of every axis in turn, as many as it has, with replacement; an axis of one
+member is not drawn. Axes are the seeds and then the images of every task, or the seeds and then the tasks. Here the
+members are weighted by how often they are drawn.
 """
 
 from collections.abc import Sequence
@@ -8,45 +11,56 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.audit.claimed import Drawn, Draws, Gain
-from pipeline.audit.comparisons import BATCH, DRAWS, often
+
+COUNTED, ANSWERED, BATCH = 10_000, 2_000, 250
+"""Draws where a study keeps counts, and where it keeps answers; how many are drawn at a time."""
+DECIMALS = 10
+"""Of a point; beyond them a difference is rounding of floating-point numbers."""
 
 
 def draw(gains: Sequence[Gain]) -> Draws:
-    """DRAWS draws of every difference."""
-    generator = np.random.default_rng(20251226)
-    found = {gain: Drawn(_like(gain.values, generator), None) for gain in dict.fromkeys(gains)}
-    for sizes in dict.fromkeys(_sizes(gain) for gain in found if gain.answers is not None):
-        alike = [gain for gain in found if gain.answers is not None and _sizes(gain) == sizes]
-        for gain, drawn in zip(alike, _these(alike, sizes, generator), strict=True):
-            found[gain] = Drawn(found[gain].like, drawn)
+    """The intervals of every difference."""
+    found = {gain: Drawn(_interval(_like(gain))) for gain in dict.fromkeys(gains)}
+    kinds = {gain: (len(gain.values), *(len(one[0]) for one in gain.answers)) for gain in found if gain.answers}
+    for kind in dict.fromkeys(kinds.values()):
+        alike = [gain for gain, own in kinds.items() if own == kind]
+        for gain, draws in zip(alike, _these(alike, *kind), strict=True):
+            low, high = np.quantile(draws.round(DECIMALS), (0.025, 0.975), axis=0)
+            won, lost = int((low > 0).sum()), int((high < 0).sum())
+            found[gain] = Drawn(found[gain].like, _interval(draws.mean(1)), (won, lost))
     return found
 
 
-def _sizes(gain: Gain) -> tuple[int, ...]:
-    """Images of every task."""
-    return tuple(answers.shape[1] for answers in gain.answers or ())
+def _interval(draws: np.ndarray) -> tuple[float, float]:
+    low, high = np.quantile(draws.round(DECIMALS), (0.025, 0.975))
+    return float(low), float(high)
 
 
-def _weights(count: int, generator: np.random.Generator) -> np.ndarray:
-    """The share of every member in draws of as many as there are: [DRAWS, count]."""
-    return generator.multinomial(count, np.full(count, 1 / count), DRAWS) / count
+def _shares(generator: np.random.Generator, count: int) -> np.ndarray:
+    """The share of every member in BATCH draws of as many as there are [BATCH, count]."""
+    if count == 1:
+        return np.ones((BATCH, 1))
+    picks = generator.integers(0, count, (BATCH, count)) + count * np.arange(BATCH)[:, None]
+    return np.bincount(picks.ravel(), minlength=BATCH * count).reshape(BATCH, count) / count
 
 
-def _like(values: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """[DRAWS] means of values [S, T] with seeds and tasks drawn."""
-    seeds, tasks = (_weights(count, generator) for count in values.shape)
-    return np.einsum("bs,st,bt->b", seeds, values, tasks)
+def _like(gain: Gain) -> np.ndarray:
+    """Means [B] with seeds and tasks drawn."""
+    generator, found = np.random.default_rng(0), []
+    for _ in range((COUNTED if gain.answers is None else ANSWERED) // BATCH):
+        seeds, tasks = (_shares(generator, count) for count in gain.values.shape)
+        found.append(np.einsum("bs,st,bt->b", seeds, gain.values, tasks))
+    return np.concatenate(found)
 
 
-def _these(gains: Sequence[Gain], sizes: tuple[int, ...], generator: np.random.Generator) -> list[np.ndarray]:
-    """[DRAWS, T] means of every difference with images and seeds drawn."""
-    counts = [len(gain.values) for gain in gains]
-    seeds = {count: _weights(count, generator) for count in dict.fromkeys(counts)}
-    found = [np.empty((DRAWS, len(sizes)), np.float32) for _ in gains]
-    for task, size in enumerate(sizes):
-        stacked = np.concatenate([gain.answers[task] for gain in gains]).astype(np.float32).T
-        shares = np.concatenate([often(generator, size) @ stacked for _ in range(DRAWS // BATCH)]) * (100 / size)
-        parts = np.split(shares, np.cumsum(counts)[:-1], axis=1)
-        for drawn, part in zip(found, parts, strict=True):
-            drawn[:, task] = (part * seeds[part.shape[1]]).sum(1)
-    return found
+def _these(gains: Sequence[Gain], seeds: int, *images: int) -> list[np.ndarray]:
+    """Of every difference the means [B, T] with seeds and images drawn; all have the same seeds and images."""
+    generator = np.random.default_rng(0)
+    stacked = [100 * np.concatenate([gain.answers[task] for gain in gains]).T for task in range(len(images))]
+    found = np.empty((len(gains), ANSWERED, len(images)))
+    for start in range(0, ANSWERED, BATCH):
+        weights = _shares(generator, seeds)
+        for task, size in enumerate(images):
+            means = (_shares(generator, size) @ stacked[task]).reshape(BATCH, len(gains), seeds)
+            found[:, start : start + BATCH, task] = np.einsum("bgs,bs->gb", means, weights)
+    return [*found]

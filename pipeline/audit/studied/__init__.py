@@ -20,8 +20,9 @@ from pipeline.audit.evidence import EvidenceError
 from pipeline.audit.known import MAIN
 from pipeline.audit.printed import bare
 from pipeline.audit.recompute import CEILING, FLOOR
+from pipeline.audit.resampled import ANSWERED
 
-__all__ = ["CEILING", "FLOOR", "MAIN", "TWIN", "Forms", "Runs", "Says", "Study", "Table"]
+__all__ = ["CEILING", "FLOOR", "MAIN", "TWIN", "WON", "Forms", "Runs", "Says", "Study", "Table"]
 
 TWIN = "distillation"
 LIKE, WON = "Tasks like these", "Won : lost"
@@ -72,7 +73,7 @@ class Study:
     def counts(self, gain: Gain) -> Counted:
         """The numbers of seeds, tasks and images that a difference is over."""
         images = self.rows.groupby("task").total.first().sum() if "" in self.tables else 0
-        return Counted({"seed": len(gain.values), "task": gain.values.shape[1], "image": int(images)})
+        return Counted({"seed": len(gain.values), "task": gain.values.shape[1], "image": int(images), "draw": ANSWERED})
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Runs:
     def minus(self, other: "Runs", significant: int = 0) -> Gain:
         """The difference in the same runs; one without randomness is beside every seed of the other."""
         if self.seeds != other.seeds and (-1,) not in (self.seeds, other.seeds):
-            raise EvidenceError(f"seeds {self.seeds} and {other.seeds} of a study cannot be paired; run it again")
+            raise EvidenceError(f"runs with seeds {self.seeds} and {other.seeds} cannot be paired")
         pairs = None
         if self.answers is not None and other.answers is not None:
             pairs = tuple(one - two for one, two in zip(self.answers, other.answers, strict=True))
@@ -101,11 +102,13 @@ class Runs:
 
 def runs(part: pd.DataFrame, value: str, columns: Sequence[str], by: str = "task") -> Runs:
     """Means of `value` per seed and column; EvidenceError where one is missing."""
+    if part.empty:
+        raise EvidenceError("no rows of a setting that it compares")
     means, seeds = part.groupby(["seed", by])[value].mean().to_dict(), tuple(sorted({*part.seed}))
     try:
         values = np.array([[means[seed, name] for name in columns] for seed in seeds])
     except KeyError as error:
-        raise EvidenceError(f"rows of a study: none of seed and {by} {error}; run the study again") from error
+        raise EvidenceError(f"no row of seed and {by} {error}") from error
     if "answers" not in part or value != "accuracy":
         return Runs(values, seeds)
     found, totals = part.set_index(["task", "seed"]).answers, part.groupby("task").total.first()
@@ -126,7 +129,7 @@ def average(parts: Sequence[Runs]) -> Runs:
 
 
 def gained(column: str, gain: Gain) -> dict[str, Expected]:
-    """The columns of a difference: with answers also its interval on tasks like these, and tasks won and lost."""
+    """The columns of a difference: with answers also its interval on tasks like these; where there is room, WON."""
     return {column: gain} | ({} if gain.answers is None else {LIKE: Like(gain), WON: Won(gain)})
 
 
@@ -137,8 +140,7 @@ def basis(study: Study, gain: Gain) -> Forms:
 
 def by_images(text: str, gains: Mapping[int, Gain]) -> Says:
     """`k = 1: <difference>; k = 4: <difference>`: each number of images once."""
-    parts = [part.partition(": ") for part in text.split("; ")]
-    shown = {int(bare(k.removeprefix("k = "))): said for k, _, said in parts}
+    shown = {int(bare(k)): said for k, said in re.findall(r"k = (\d[\d,]*): (.+?)(?:; (?=k = )|$)", text)}
     if [*shown] != [*gains]:
         return [(text, Never(f"its rows have k = {', '.join(map(str, gains))}"))]
     return [(shown[k], gain) for k, gain in gains.items()]

@@ -73,8 +73,7 @@ def sentences(study: Study) -> Forms:
 
 
 def _combinations(study: Study) -> dict[tuple[str, ...], Runs]:
-    settings = dict.fromkeys(study.rows.setting)
-    return {tuple(setting.split("/")): study.runs(setting=setting) for setting in settings}
+    return {one: study.runs(setting="/".join(one)) for one in product(*LEVELS.values())}
 
 
 def _effect(

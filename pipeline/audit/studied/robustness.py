@@ -3,7 +3,7 @@
 import re
 
 from pipeline.audit.claimed import Counted, Excluding, Gain, Never, Number, Spread, Words
-from pipeline.audit.studied import CEILING, FLOOR, MAIN, TWIN, Forms, Runs, Says, Study, Table, average, listed
+from pipeline.audit.studied import CEILING, FLOOR, MAIN, TWIN, Forms, Runs, Says, Study, Table, average, listed, runs
 
 TITLE = "Robustness"
 CLEAN = "clean"
@@ -86,15 +86,13 @@ def sentences(study: Study) -> Forms:
 
 
 def _cases(study: Study, method: str) -> dict[str, Runs]:
-    """{corruption: the mean over its severities}, clean first."""
-    rows = study.rows[study.rows.method == method]
+    """{corruption: the mean over its severities}, clean first; tasks by name, in which order intervals draw them."""
+    rows, names = study.rows[study.rows.method == method], sorted(study.tasks)
     return {
-        kind: average(
-            [study.runs(method=method, corruption=kind, severity=one) for one in dict.fromkeys(part.severity)]
-        )
+        str(kind): average([runs(each, "accuracy", names) for _, each in part.groupby("severity")])
         for kind, part in rows.groupby("corruption", sort=False)
     }
 
 
 def _corrupted(cases: dict[str, Runs]) -> Runs:
-    return average([runs for kind, runs in cases.items() if kind != CLEAN])
+    return average([one for kind, one in cases.items() if kind != CLEAN])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.audit.claimed import Never, Number, Words
+from pipeline.audit.evidence import EvidenceError
 from pipeline.audit.studied import MAIN, Forms, Says, Study, Table, basis
 
 TITLE = "Sensitivity"
@@ -19,7 +20,7 @@ KNOBS = {
 }
 CLOSE = 1.0
 """Points below the best value that count as good."""
-RADIUS = r"(.+) with ρ = ([\d.e+-]+) minus ρ = 0: (.+) \(n = (.+)\)\."
+RADIUS = r"(.+) with ρ = (\d+(?:\.\d+)?(?:e[+-]\d+)?) minus ρ = 0: (.+) \(n = (.+)\)\."
 RANGES = r"Over (\d+) values of the (.+) the average accuracy ranges over, in points and with n runs per value: (.+)\."
 EACH = r"(.+) ([\d.]+) \(n = (\d+)\)"
 
@@ -60,9 +61,9 @@ def sentences(study: Study) -> Forms:
     ranges = _ranges(study)
 
     def radius(title: str, value: str, said: str, n: str) -> Says:
-        own, none = (study.runs(method=MAIN, knob="rho", value=at) for at in (float(value), 0.0))
-        if not own.values.size or not none.values.size:
+        if not {float(value), 0.0} <= {*radii}:
             return [(value, Never("the study has no such radius"))]
+        own, none = (study.runs(method=MAIN, knob="rho", value=at) for at in (float(value), 0.0))
         gain = own.minus(none)
         return [(title, Words(study.titles[MAIN])), (said, gain), (n, study.counts(gain))]
 
@@ -90,6 +91,8 @@ def _ranges(study: Study) -> dict[tuple[str, str], Range]:
     for (method, knob), part in study.rows.groupby(["method", "knob"], sort=False):
         values = dict.fromkeys(part.value)
         means = {one: float(study.runs(method=method, knob=knob, value=one).values.mean()) for one in values}
-        (published,) = {*part.value[part.published == 1]}
-        found[str(method), str(knob)] = Range((*means.values(),), means[published], part.seed.nunique())
+        published = {*part.value[part.published == 1]}
+        if len(published) != 1:
+            raise EvidenceError(f"{method}, {knob}: {len(published)} values are published, expected one")
+        found[str(method), str(knob)] = Range((*means.values(),), means[published.pop()], part.seed.nunique())
     return found
