@@ -29,4 +29,5 @@ for checked that was not.
     printed.py    Markdown, LaTeX and HTML tables -> cells
     sentences.py, comparisons.py, figures.py      parts of numbers.py
     archive.py    a bundle -> a folder like a repository
+    methods.py    the run of every method -> a folder like a repository, which goes through the same checks
 """
