@@ -28,7 +28,7 @@ methods: $(READY)
 	dvc exp run --temp --name methods -S 'methods=$${every_method}'
 	rm -rf reports/methods
 	git archive "$$(git for-each-ref --format='%(refname)' 'refs/exps/*/*/methods')" -- $(RESULTS) | \
-	  tar -x --transform 's,^\(reports/\)\?,reports/methods/,'
+	  tar -x --transform 's,^reports\($$\|/\),,;s,^,reports/methods/,'
 	ln -s ../studies reports/methods/studies
 
 studies: $(READY)

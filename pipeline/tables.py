@@ -82,7 +82,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table as text: sections of rows (title, cells), one cell per column; `words` are the columns of text."""
+    """A table as text: sections of rows (title, cells), one cell per column; `words` are the columns of text.
+
+    A section without a title has no heading.
+    """
 
     caption: str
     columns: tuple[str, ...]
@@ -216,7 +219,8 @@ def markdown(table: Table) -> str:
     sides = [":--" if name in table.words else "--:" for name in table.columns]
     lines = [[*map(_markdown, (table.head, *table.columns))], [":--", *sides]]
     for title, rows in table.sections:
-        lines.append([f"*{_markdown(title)}*", *[""] * len(table.columns)])
+        if title:
+            lines.append([f"*{_markdown(title)}*", *[""] * len(table.columns)])
         lines += [[_markdown(name), *map(text, cells)] for name, cells in rows]
     body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return f"{body}\n\n{_markdown(table.caption)}\n"
@@ -259,7 +263,9 @@ def _float(table: Table, label: str, continued: bool) -> str:
 
     width, body = len(table.columns), []
     for title, rows in table.sections:
-        body += [r"\midrule", rf"\multicolumn{{{width + 1}}}{{l}}{{\emph{{{escape(title)}}}}} \\"]
+        body.append(r"\midrule")
+        if title:
+            body.append(rf"\multicolumn{{{width + 1}}}{{l}}{{\emph{{{escape(title)}}}}} \\")
         body += [" & ".join([escape(name), *map(text, cells)]) + r" \\" for name, cells in rows]
     head = " & ".join([escape(table.head), *map(escape, table.columns)]) + r" \\"
     sides = "".join("l" if name in table.words else "r" for name in table.columns)
