@@ -22,6 +22,10 @@ LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "×": r"$\times$",
     "–": "--",
     "−": "$-$",
+    "→": r"$\to$",
+    "θ": r"$\theta$",
+    "λ": r"$\lambda$",
+    "ρ": r"$\rho$",
 }
 COLUMN, PAGE = 40, 115
 """Characters beside the titles of rows that LaTeX can print legibly in a column of text, and across the page."""

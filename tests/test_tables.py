@@ -163,6 +163,7 @@ def test_columns_of_words_are_left_aligned_and_escaped():
 
 
 def test_escape_leaves_nothing_special():
+    assert escape("λ of θ − ρ") == r"$\lambda$ of $\theta$ $-$ $\rho$"
     assert escape(r"a\b{c}_$&%#~^<>|±") == (
         r"a\textbackslash{}b\{c\}\_\$\&\%\#\textasciitilde{}\textasciicircum{}\textless{}\textgreater{}\textbar{}$\pm$"
     )
