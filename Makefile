@@ -14,8 +14,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-# What reports/methods keeps of a run: its parameters, its lock, and everything that its report wrote.
-RESULTS := params.yaml dvc.lock $(addprefix reports/,tables figures plots scores index.html records.json metrics.json)
+# What reports/methods keeps of a run beside its parameters and its lock: what its report wrote.
+REPORT := tables figures plots scores index.html records.json metrics.json
 
 .PHONY: repro methods studies test lint audit bundle faults verify lock env
 
@@ -27,8 +27,9 @@ methods: $(READY)
 	-dvc exp remove --quiet methods
 	dvc exp run --temp --name methods -S 'methods=$${every_method}'
 	rm -rf reports/methods
-	git archive "$$(git for-each-ref --format='%(refname)' 'refs/exps/*/*/methods')" -- $(RESULTS) | \
-	  tar -x --transform 's,^reports\($$\|/\),,;s,^,reports/methods/,'
+	run="$$(git for-each-ref --format='%(refname)' 'refs/exps/*/*/methods')"; \
+	  git archive --prefix=reports/methods/ "$$run" params.yaml dvc.lock | tar -x; \
+	  git archive --prefix=reports/methods/ "$$run:reports" $(REPORT) | tar -x
 	ln -s ../studies reports/methods/studies
 
 studies: $(READY)
