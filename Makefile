@@ -27,8 +27,8 @@ methods: $(READY)
 	-dvc exp remove --quiet methods
 	dvc exp run --temp --name methods -S 'methods=$${every_method}'
 	rm -rf reports/methods
-	run="$$(git for-each-ref --format='%(refname)' 'refs/exps/*/*/methods')"; \
-	  git archive --prefix=reports/methods/ "$$run" params.yaml dvc.lock | tar -x; \
+	run="$$(git for-each-ref --format='%(refname)' 'refs/exps/*/*/methods')" && \
+	  git archive --prefix=reports/methods/ "$$run" params.yaml dvc.lock | tar -x && \
 	  git archive --prefix=reports/methods/ "$$run:reports" $(REPORT) | tar -x
 	ln -s ../studies reports/methods/studies
 
