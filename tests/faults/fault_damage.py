@@ -90,13 +90,13 @@ def test_dvc_notices_and_mends_what_was_damaged(finished: Checkout, copied: Chec
     for file in READERS:
         damage(copied.root / "data" / file)
     with tally(f"artefact {damage.__name__}, then dvc repro", len(READERS)):
-        status = copied.call("dvc", "status").stdout
+        status = copied.call("dvc", "status", "dvc.yaml").stdout
         folders = {"/".join(["data", *file.split("/")[: 3 if file.startswith("merges") else 2]]) for file in READERS
                    if not file.startswith(("scores", "answers", "costs"))}  # fmt: skip
         assert [folder for folder in folders if folder not in status] == []
         copied.ran("repro")
         assert copied.hashes() == finished.hashes()
-        assert "up to date" in copied.call("dvc", "status").stdout
+        assert "up to date" in copied.call("dvc", "status", "dvc.yaml").stdout
         for file in READERS:
             assert (copied.root / "data" / file).read_bytes() == (finished.root / "data" / file).read_bytes(), file
 
@@ -109,10 +109,10 @@ def verified(made: Checkout) -> str:
 
 
 def test_a_bit_that_flips_silently_is_found_by_make_verify(finished: Checkout, copied: Checkout, tally: Tally):
-    assert "up to date" in copied.call("dvc", "status").stdout
+    assert "up to date" in copied.call("dvc", "status", "dvc.yaml").stdout
     for file in READERS:
         silently_flipped(copied.root / "data" / file)
-    assert "up to date" in copied.call("dvc", "status").stdout  # nobody can know
+    assert "up to date" in copied.call("dvc", "status", "dvc.yaml").stdout  # nobody can know
     with tally("artefact silently flipped, then make verify", len(READERS)):
         assert "modified:           data/suites/nano-3" in verified(copied)
         copied.ran("repro")
