@@ -80,11 +80,11 @@ def test_a_killed_study_keeps_its_finished_cells(copied: Checkout, tally: Tally)
                 env={**copied.environment, "SAMERGING_WORKERS": "2"},
                 stderr=subprocess.DEVNULL,
             )
-            assert eventually(lambda least=kept: len([*cells.rglob("*.json")]) >= least)
+            assert eventually(lambda least=kept: len([*cells.rglob("[!.]*.json")]) >= least)
             process.kill()
             process.wait()
             assert deserted(copied.root)
-            finished_cells = {path: path.stat().st_mtime_ns for path in cells.rglob("*.json")}
+            finished_cells = {path: path.stat().st_mtime_ns for path in cells.rglob("[!.]*.json")}
             assert kept <= len(finished_cells) < len(whole_study)
             assert all(path.read_bytes() == whole_study[path] for path in finished_cells)
             assert not output.exists()
