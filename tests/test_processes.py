@@ -22,10 +22,11 @@ time.sleep(600)
 BOUND = "from pipeline.processes import die_with_parent; die_with_parent(); "
 CHILD = "import time; print('ready', flush=True); time.sleep(600)"
 POOL = """
-import pathlib, sys, time
+import signal, sys
 from pipeline.parallel import run
 from tests.test_processes import leave_a_mark
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that run in the background ignore it, and so would we
 run(leave_a_mark, [(sys.argv[1], number) for number in range(2)], "marks")
 """
 
