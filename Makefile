@@ -30,7 +30,7 @@ methods: $(READY)
 	run="$$(git for-each-ref --format='%(refname)' 'refs/exps/*/*/methods')" && \
 	  git archive --prefix=reports/methods/ "$$run" params.yaml dvc.lock | tar -x && \
 	  git archive --prefix=reports/methods/ "$$run:reports" $(REPORT) | tar -x
-	ln -s ../studies reports/methods/studies
+	ln -s ../studies ../README.md reports/methods
 
 studies: $(READY)
 	dvc --wait-for-lock repro stages/studies/dvc.yaml

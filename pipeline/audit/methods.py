@@ -25,7 +25,7 @@ def unfold(evidence: Evidence, folder: Path) -> bool:
     for name in SHARED:
         _copy(evidence.root / name, folder / name, "dvc.*" if name == "stages" else "__pycache__")
     for path in kept.iterdir():
-        if path.is_symlink():  # to the studies, for the page's link
+        if path.is_symlink():  # what the page links to
             continue
         _copy(path, folder / path.name if path.name in OWN else folder / "reports" / path.name)
     return True
