@@ -1,7 +1,7 @@
 """What a whole run took, stage by stage, from the records that the stages wrote: `python -m benchmarks.whole_run`.
 
 Records are read, nothing is run: call it after `make repro`, and again after `make studies`. Stages came one after the
-other. Python's start and DVC's bookkeeping, four to five seconds for each of sixty stages, are not in their seconds.
+other. Python's start and DVC's bookkeeping are not in their seconds.
 """
 
 import argparse
