@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline import methods, store, tables
+from pipeline import methods, store
 from pipeline.errors import BenchmarkError
 from pipeline.evaluate import HEADER
 from pipeline.studies import _report, names
@@ -80,10 +80,3 @@ def test_every_study_has_its_place_on_the_page():
         declared = (toy.ROOT / f"stages/studies/{study}.py").read_text()
         assert data(study, "{suite}") in declared
     assert _report.SEVERAL == ("landscape",)
-
-
-def test_a_table_without_sections_has_no_empty_headings():
-    rows = [("a", (tables.Cell("1", "", ""),)), ("b", (tables.Cell("2", "", ""),))]
-    table = tables.Table("Caption.", ("x",), (("", tuple(rows)),))
-    assert tables.markdown(table).startswith("| Method | x |\n| :-- | --: |\n| a | 1 |\n| b | 2 |\n\n")
-    assert "emph" not in tables.latex(table, "label")

@@ -54,7 +54,22 @@ def about(**values: object) -> Fault:
     return lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
+def tower(**values: object) -> Fault:
+    """Set keys of the vision_cfg of suite.json."""
+
+    def fault(path: Path) -> None:
+        content = json.loads(path.read_text())
+        content["model"]["vision_cfg"] |= values
+        path.write_text(json.dumps(content))
+
+    return fault
+
+
 FAULTS: dict[str, tuple[str, Fault, str]] = {
+    "tower without layers": ("suite.json", tower(layers=0), "model: .*layers is 0, expected a positive whole number"),
+    "tower of a text": ("suite.json", tower(width="96"), "model: .*width is '96', expected a positive whole number"),
+    "tower of half a head": ("suite.json", tower(head_width=5), "is no multiple of head_width 5"),
+    "no deviation": ("suite.json", about(std=[0.0, 1.0, 1.0]), "std.*greater than 0"),
     "no suite.json": ("suite.json", gone, "no such file"),
     "suite.json cut": ("suite.json", halved, "not valid JSON"),
     "suite.json with an unknown key": ("suite.json", about(colour="red"), "colour"),

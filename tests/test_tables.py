@@ -167,3 +167,10 @@ def test_escape_leaves_nothing_special():
     assert escape(r"a\b{c}_$&%#~^<>|±") == (
         r"a\textbackslash{}b\{c\}\_\$\&\%\#\textasciitilde{}\textasciicircum{}\textless{}\textgreater{}\textbar{}$\pm$"
     )
+
+
+def test_a_table_without_sections_has_no_empty_headings():
+    rows = [("a", (Cell("1", "", ""),)), ("b", (Cell("2", "", ""),))]
+    table = Table("Caption.", ("x",), (("", tuple(rows)),))
+    assert markdown(table).startswith("| Method | x |\n| :-- | --: |\n| a | 1 |\n| b | 2 |\n\n")
+    assert "emph" not in latex(table, "label")

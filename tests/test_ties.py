@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from pipeline.methods.ties import Params, merge
-from pipeline.toolbox.trimming import lowest_of_top
+from pipeline.toolbox import trimming
+from pipeline.toolbox.trimming import CHUNK, SAMPLE, lowest_of_top
 from pipeline.vectors import TaskVectors
 
 SHAPES = {"a": (3, 5), "b": (7,), "c": (2, 2, 2)}
@@ -132,3 +133,23 @@ def test_the_lowest_of_the_top_is_an_order_statistic(share: float, dtype: torch.
     assert found == np.sort(values.numpy())[::-1][math.ceil(share * 1000) - 1]
     assert int((values >= found).sum()) == math.ceil(share * 1000)
     assert torch.equal(values, kept)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.2, 0.9])
+@pytest.mark.parametrize("misleading", [False, True])
+def test_the_lowest_of_the_top_of_many_values_whatever_the_sample_sees(share: float, misleading: bool):
+    values = 1 + torch.rand(CHUNK + 50_000, generator=torch.Generator().manual_seed(0))
+    if misleading:
+        values[:: len(values) // SAMPLE] = 0  # all that the sample sees
+    assert lowest_of_top(values, share) == np.sort(values.numpy())[::-1][math.ceil(share * len(values)) - 1]
+
+
+@pytest.mark.parametrize("aggregate", ["mean", "sum"])
+@pytest.mark.parametrize("seed", range(4))
+def test_merging_in_parts_is_merging_whole(monkeypatch: pytest.MonkeyPatch, seed: int, aggregate: trimming.Aggregate):
+    vectors = task_vectors(drawn(seed, "integers"))
+    params = Params(keep=1.0, aggregate=aggregate)
+    whole = merge(vectors, params)  # held to the oracle above
+    monkeypatch.setattr(trimming, "PART", 3)
+    parts = merge(vectors, params)
+    assert all(torch.equal(parts[name], tensor) for name, tensor in whole.items())

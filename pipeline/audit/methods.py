@@ -23,7 +23,7 @@ def unfold(evidence: Evidence, folder: Path) -> bool:
         return False
     folder.mkdir()
     for name in SHARED:
-        _copy(evidence.root / name, folder / name, "dvc.*" if name == "stages" else "__pycache__")
+        _copy(evidence.root / name, folder / name)
     for path in kept.iterdir():
         if path.is_symlink():  # what the page links to
             continue
@@ -42,9 +42,10 @@ def same(evidence: Evidence, other: Evidence) -> Finding:
     return tally.finding()
 
 
-def _copy(source: Path, target: Path, *ignored: str) -> None:
+def _copy(source: Path, target: Path) -> None:
+    """Compiled files and the pipeline of the studies, which is audited with the default methods, are left out."""
     target.parent.mkdir(exist_ok=True)
     if source.is_dir():
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", *ignored))
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "dvc.*"))
     elif source.exists():
         shutil.copy(source, target)
