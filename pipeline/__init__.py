@@ -16,7 +16,7 @@ A suite is a set of tasks on one backbone; a method edits the task vectors, pick
     evaluate     asking merges, counting right answers        answers     the artefact of an evaluation
     costs        bytes and operations at inference            corruptions  images blurred, noisy or compressed
     studies/     why a method wins, one file per study        trial       one calibration, scored
-    paired       differences from counts alone                curvature   Hessians and sharpness of coefficients
+    paired       differences of settings, with intervals      curvature   Hessians and sharpness of coefficients
     diagnostics/ measures known before merging
     preview      images for the contact sheet                 hub         files of public repositories, verified
     results -> scores, statistics, anchors -> tables, claims, tidy, figures, profiles, heatmaps, verdict, references

@@ -138,14 +138,20 @@ class Stage:
 
 
 def closure(modules: Iterable[str], root: Path = Path()) -> list[Path]:
-    """The files below `root` that importing `modules` runs, found by reading import statements."""
-    waiting, seen = [file for name in modules for file in _files(name, root)], set()
+    """The files below `root` that importing `modules` runs, found by reading import statements.
+
+    One that holds nothing but its docstring is left out: no result can depend on it.
+    """
+    waiting, seen, silent = [file for name in modules for file in _files(name, root)], set(), set()
     while waiting:
         file = waiting.pop()
         if file in seen:
             continue
         seen.add(file)
-        for node in ast.walk(ast.parse((root / file).read_text("utf-8"))):
+        tree = ast.parse((root / file).read_text("utf-8"))
+        if not tree.body[ast.get_docstring(tree) is not None :]:
+            silent.add(file)
+        for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 imported = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.module:
@@ -153,7 +159,7 @@ def closure(modules: Iterable[str], root: Path = Path()) -> list[Path]:
             else:
                 continue
             waiting += [found for name in imported for found in _files(name, root)]
-    return sorted(seen)
+    return sorted(seen - silent)
 
 
 def _files(module: str, root: Path) -> list[Path]:

@@ -30,8 +30,6 @@ from pipeline.vectors import TaskVectors
 SPLITS = ("train", "validation", "test")
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=80)]
 Deviation = Annotated[float, Field(gt=0)]
-
-
 VISION = ("image_size", "layers", "width", "head_width", "patch_size")
 """What the shape of an image tower is told by: positive whole numbers of a model's vision_cfg."""
 
@@ -125,10 +123,10 @@ class SuiteFolder:
         """theta_t: the merged tensors only."""
         return store.TensorFile(self.folder / "experts" / f"{task}.safetensors")
 
-    def vectors(self, dtype: torch.dtype = torch.float32) -> TaskVectors:
-        """The task vectors, read from disk tensor by tensor."""
+    def vectors(self, dtype: torch.dtype = torch.float32, target: torch.device | str = "cpu") -> TaskVectors:
+        """The task vectors, read from disk and formed on `target` tensor by tensor."""
         experts = [self.expert(task) for task in self.suite.task_names]
-        return TaskVectors(self.base(), experts, self.suite.groups, dtype, self.suite.task_names)
+        return TaskVectors(self.base(), experts, self.suite.groups, dtype, self.suite.task_names, target)
 
     def images(self, split: str, task: str) -> np.ndarray:
         """Images of a split, uint8 [N, H, W, 3], memory-mapped."""

@@ -21,7 +21,7 @@ class TaskVectors(Mapping[str, Tensor]):
     `base` and `experts` are mappings from names to tensors; over files (`store.TensorFile`) this holds one stacked
     tensor at a time. `dtype` is the precision in which theta_t - theta_0 is formed: in float64 the difference of two
     float32 weights keeps what `merge` needs to give an expert back exactly. `task_names` are those of the experts in
-    order, by default "0", "1", ...
+    order, by default "0", "1", ... Tensors are formed on `device`, whatever holds the files.
     """
 
     def __init__(
@@ -31,8 +31,10 @@ class TaskVectors(Mapping[str, Tensor]):
         groups: Sequence[str],
         dtype: torch.dtype = torch.float32,
         task_names: Sequence[str] | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
-        self._base, self._experts, self._groups, self._dtype = base, experts, tuple(groups), dtype
+        self._base, self._experts, self._groups = base, experts, tuple(groups)
+        self._dtype, self._device = dtype, device
         self.task_names = tuple(task_names or map(str, range(len(experts))))
 
     def __len__(self) -> int:
@@ -43,7 +45,7 @@ class TaskVectors(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         base = self.base(name)
-        return torch.stack([expert[name].to(self._dtype) - base for expert in self._experts])
+        return torch.stack([self._formed(expert[name]) - base for expert in self._experts])
 
     @property
     def tasks(self) -> int:
@@ -53,11 +55,14 @@ class TaskVectors(Mapping[str, Tensor]):
     def task(self, index: int) -> Weights:
         """tau_t of one task: name -> tensor."""
         expert = self._experts[index]
-        return {name: expert[name].to(self._dtype) - self.base(name) for name in self._groups}
+        return {name: self._formed(expert[name]) - self.base(name) for name in self._groups}
 
     def base(self, name: str) -> Tensor:
         """The tensor of theta_0, in the precision of the task vectors."""
-        return self._base[name].to(self._dtype)
+        return self._formed(self._base[name])
+
+    def _formed(self, weight: Tensor) -> Tensor:
+        return weight.to(self._device, self._dtype)
 
 
 def combine(vectors: Mapping[str, Tensor], coefficients: Tensor) -> Weights:

@@ -2,7 +2,7 @@
 
 from pipeline import merges, methods
 from pipeline.stage import Job, Stage
-from pipeline.suite import SuiteFolder
+from pipeline.suite import SuiteFolder, device
 
 STAGE = Stage(
     name="merge",
@@ -18,7 +18,8 @@ def run(job: Job) -> None:
     """Write the artefact of `pipeline.merges`."""
     suite = SuiteFolder(job.inputs[0])
     method, params = methods.load(job.names["method"]), job.params["merge.{method}"]
-    merges.save(merges.data_free(method, suite.vectors(), params, suite.suite.task_names), job.outputs[0])
+    vectors = suite.vectors(target=device())
+    merges.save(merges.data_free(method, vectors, params, suite.suite.task_names), job.outputs[0])
 
 
 if __name__ == "__main__":

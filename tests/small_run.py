@@ -30,7 +30,7 @@ def make(root: Path) -> None:
         file.unlink()
     apply_overrides(str(root / "params.yaml"), [*SMALL, "report.dpi=50"])
     with inside(root):
-        for command in _ordered(root):
+        for command in ordered(root):
             _, _, module, *arguments = command.split()
             script = import_module(module)
             script.STAGE.run(script.run, dict(zip(script.STAGE.arguments, arguments, strict=True)))
@@ -59,7 +59,7 @@ def _contents(folder: str, names: list[str]) -> list[str]:
     return [name for name in names if (Path(folder) / name).is_file() and not name.endswith((".dir", "config"))]
 
 
-def _ordered(root: Path) -> Iterator[str]:
+def ordered(root: Path) -> Iterator[str]:
     """The commands of dvc.yaml, each once what it needs is there."""
     evidence = gather(root)
     waiting = [*expand(evidence.yaml("dvc.yaml"), evidence.yaml("params.yaml")).values()]

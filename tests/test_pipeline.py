@@ -3,6 +3,7 @@
 Computes nothing. A stage of stages/studies/dvc.yaml is called studies.<name>@<suite>.
 """
 
+import ast
 import re
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
@@ -319,10 +320,13 @@ class Declared(NamedTuple):
     outs: tuple[str, ...]
 
     def files(self) -> set[str]:
-        """The dependencies, those on a folder of code as its files."""
+        """The dependencies, those on a folder of code as its files that hold more than a docstring."""
         folders = {path for path in self.deps if path.startswith("pipeline/") and [*(toy.ROOT / path).glob("*.py")]}
         inside = (file for folder in folders for file in (toy.ROOT / folder).rglob("*.py"))
-        return {*self.deps - folders, *(file.relative_to(toy.ROOT).as_posix() for file in inside)}
+        code = (
+            file for file in inside if any(not isinstance(one, ast.Expr) for one in ast.parse(file.read_text()).body)
+        )
+        return {*self.deps - folders, *(file.relative_to(toy.ROOT).as_posix() for file in code)}
 
 
 class Pipeline(NamedTuple):

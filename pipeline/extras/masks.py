@@ -16,7 +16,7 @@ from pipeline.model import Weights
 
 def pack(mask: Tensor) -> Tensor:
     """A boolean tensor as bits, uint8 [ceil(numel / 8)]."""
-    return torch.from_numpy(np.packbits(mask.flatten().numpy()))
+    return torch.from_numpy(np.packbits(mask.flatten().cpu().numpy()))
 
 
 def unpack(bits: Tensor, shape: torch.Size) -> Tensor:

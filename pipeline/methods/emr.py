@@ -35,8 +35,8 @@ def merge(vectors: TaskVectors, params: Params) -> Solution:
         masks = stacked * sign > 0
         largest = (stacked.abs() * masks).amax(0)
         unified[name] = sign * largest
-        own += stacked.abs().flatten(1).sum(1, dtype=torch.float64)
-        shared += (largest * masks).flatten(1).sum(1, dtype=torch.float64)
+        own += stacked.abs().flatten(1).sum(1, dtype=torch.float64).cpu()
+        shared += (largest * masks).flatten(1).sum(1, dtype=torch.float64).cpu()
         extras |= {f"{task}/{name}": pack(mask) for task, mask in zip(vectors.task_names, masks, strict=True)}
     scales = own / torch.where(shared > 0, shared, 1)
     extras |= {f"{task}/scale": scale.clone() for task, scale in zip(vectors.task_names, scales, strict=True)}

@@ -7,7 +7,7 @@ from torch import Tensor
 def drop(tensor: Tensor, share: float, rng: torch.Generator) -> Tensor:
     """The tensor with each entry zero with probability `share` in [0, 1), the others divided by 1 - share.
 
-    Its expectation is the tensor. The draws do not depend on the precision of the tensor.
+    Its expectation is the tensor. The draws do not depend on the precision or the device of the tensor.
     """
     kept = torch.rand(tensor.shape, generator=rng) >= share
-    return torch.where(kept, tensor / (1 - share), torch.zeros_like(tensor))
+    return torch.where(kept.to(tensor.device), tensor / (1 - share), torch.zeros_like(tensor))
