@@ -27,9 +27,9 @@ class Trial(NamedTuple):
     seed: int
 
 
-def marks(answers: Answers, index: int = 0) -> dict[str, tuple[int, int, str]]:
-    """{task: (correct, total, right)} of one seed's answers, see MARKED."""
-    right = {task: marked[index] for task, marked in answers.correct().items()}
+def marks(answers: Answers) -> dict[str, tuple[int, int, str]]:
+    """{task: (correct, total, right)} of the answers of one seed, see MARKED."""
+    right = {task: seeds[0] for task, seeds in answers.correct().items()}
     return {task: (int(bits.sum()), len(bits), np.packbits(bits).tobytes().hex()) for task, bits in right.items()}
 
 

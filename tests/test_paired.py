@@ -74,11 +74,10 @@ def scores(rights: Rights, name: str = "setting") -> pd.DataFrame:
     """Scores as a study writes them."""
     found = []
     for setting, tasks in rights.items():
-        answers = Answers({task: right.astype(np.int16) for task, right in tasks.items()}, dict.fromkeys(tasks, 1))
         for seed in range(len(next(iter(tasks.values())))):
-            found += [
-                (setting, "tiny", "method", task, seed, 8, *marked) for task, marked in marks(answers, seed).items()
-            ]
+            own = {task: right[[seed]].astype(np.int16) for task, right in tasks.items()}
+            marked = marks(Answers(own, dict.fromkeys(tasks, 1)))
+            found += [(setting, "tiny", "method", task, seed, 8, *counts) for task, counts in marked.items()]
     return pd.DataFrame(found, columns=(name, *MARKED))
 
 
