@@ -62,10 +62,10 @@ def draw(
             tidy.losses(results.losses),
         ),
         "mloss": Drawing(
-            "Normalised M-Loss",
+            "M-Loss",
             heatmaps.mloss(measures, results.tasks, width),
-            f"Normalised M-Loss (arXiv 2602.08564) at the first matrix of each block's MLP, on unlabelled {splits}: "
-            "how far averaging the experts' weights is from averaging their answers there.",
+            f"M-Loss (arXiv 2602.08564) at the first matrix of each block's MLP, on unlabelled {splits}: how far "
+            "averaging the experts' weights is from averaging their answers there; and as a share of the answers.",
             heatmaps.shown_mloss(measures),
         ),
         "cosines": Drawing(
@@ -73,6 +73,13 @@ def draw(
             heatmaps.cosines(measures, results.tasks, width),
             "Cosines between the task vectors, over the whole model.",
             heatmaps.shown_cosines(measures),
+        ),
+        "transfer": Drawing(
+            "Every expert on every task",
+            heatmaps.transfer(measures, results.tasks, width),
+            "Accuracy of every expert on every task before merging, on labelled validation images: a diagnosis that no "
+            "method sees.",
+            heatmaps.shown_transfer(measures),
         ),
         "images": Drawing(
             "Images",
@@ -135,6 +142,7 @@ def write(inputs: Sequence[Path], suites: Sequence[str], chosen: Chosen, look: A
         for name, (_, other, text) in beside.items():
             store.write_text(tabled / f"{suite}-{name}.csv", text)
             store.write_text(tabled / f"{suite}-{name}.md", tables.markdown(other))
+        store.write_text(tabled / f"{suite}-measures.csv", tidy.csv(results.measures))
         store.write_text(tabled / f"{suite}-prediction.csv", tidy.csv(results.predictions))
         lasting, timed = (_overview(results, groups, titles, look.decimals, clock) for clock in (False, True))
         store.write_text(tabled / f"{suite}-overview.md", tables.markdown(lasting))

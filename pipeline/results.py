@@ -140,8 +140,8 @@ def read(inputs: Sequence[Path], suite: str, chosen: Chosen) -> Results:
         costs={name: store.read_json(priced / suite / f"{name}.json") for name in chosen.names},
         several=frozenset(name for name, about in abouts.items() if about["extras"] not in (None, "heads")),
         seconds={name: store.read_json(recorded / f"{one}.json")["seconds"] for name, one in _makers(suite, chosen)},
-        measures=_table(diagnosed / suite / "measures.csv"),
-        predictions=_table(diagnosed / suite / "prediction.csv"),
+        measures=_measured(diagnosed / suite / "measures.csv"),
+        predictions=_measured(diagnosed / suite / "prediction.csv"),
         losses={name: _losses(path) for name, path in curves.items()},
         coefficients=values.mean(axis=0)[0],
         groups=tuple(abouts[MAIN]["groups"]),
@@ -192,13 +192,30 @@ def _scores(paths: Iterable[Path]) -> pd.DataFrame:
     return pd.concat([scores.parse(store.read_text(path), path) for path in paths], ignore_index=True)
 
 
-def _table(path: Path) -> pd.DataFrame:
-    """A CSV file in which an empty text is a text."""
-    return pd.read_csv(io.StringIO(store.read_text(path))).fillna(dict.fromkeys(("layer", "task", "other"), ""))
+def _table(path: Path, columns: Collection[str]) -> pd.DataFrame:
+    """A CSV file with at least these columns, to its last line; BenchmarkError names one that is damaged."""
+    text = store.read_text(path)
+    try:
+        frame = pd.read_csv(io.StringIO(text))
+    except ValueError as error:
+        raise BenchmarkError(f"{path}: not a table ({' '.join(str(error).split())}); {store.MEND}") from error
+    if missing := sorted({*columns} - {*frame.columns}):
+        raise BenchmarkError(f"{path}: no column {', '.join(missing)}; {store.MEND}")
+    if not text.endswith("\n"):
+        raise BenchmarkError(f"{path}: ends in the middle of a line; {store.MEND}")
+    return frame
+
+
+def _measured(path: Path) -> pd.DataFrame:
+    """A table of `pipeline.diagnostics`, in which an empty text is a text."""
+    return _table(path, ("suite", "measure")).fillna(dict.fromkeys(("layer", "task", "other"), ""))
 
 
 def _losses(path: Path) -> np.ndarray:
-    return pd.read_csv(io.StringIO(store.read_text(path))).pivot(index="seed", columns="step", values="loss").to_numpy()
+    curves = _table(path, ("seed", "step", "loss")).pivot(index="seed", columns="step", values="loss").to_numpy()
+    if not curves.size or np.isnan(curves).any():
+        raise BenchmarkError(f"{path}: steps are missing, expected a loss for every seed and step; {store.MEND}")
+    return curves
 
 
 def _makers(suite: str, chosen: Chosen) -> list[tuple[str, str]]:

@@ -31,7 +31,7 @@ from pipeline.errors import BenchmarkError
 
 MEND = "`dvc repro` makes it anew"
 DAMAGED = (
-    OSError, ValueError, EOFError, SyntaxError, TypeError, LookupError, NotImplementedError, OverflowError, MemoryError,
+    OSError, ValueError, EOFError, SyntaxError, TypeError, LookupError, RuntimeError, OverflowError, MemoryError,
     struct.error, tokenize.TokenError, zlib.error, BadZipFile,
 )  # fmt: skip
 """What NumPy raises for files that are not what they claim to be."""

@@ -230,10 +230,11 @@ def test_data_of_figures_are_held_against_what_they_were_drawn_from(root: Path):
     cosines = [("s", "cosine", "", "a", "b", 0.25), ("s", "cosine", "blocks.1.x", "a", "b", 0.5)]
     columns = ("suite", "measure", "layer", "task", "other", "value")
     store.write_csv(root / "data/diagnostics/s/measures.csv", columns, cosines)
+    store.write_csv(root / "reports/tables/s-measures.csv", columns, cosines)
     store.write_csv(root / "reports/figures/s-cosines.csv", ("task", "other", "value"), [("a", "b", 0.25)])
     store.write_csv(root / "reports/figures/s-unknown.csv", ("x",), [(1,)])
     found = figures.check(gather(root), known)
-    assert (found.wrong, found.compared) == ((), 2 * len(SEEDS) + 2 * 3 + 1)
+    assert (found.wrong, found.compared) == ((), 2 * len(SEEDS) + 2 * 3 + 1 + 2)
     assert found.absent == ("what reports/figures/s-unknown.csv was drawn from",)
     store.write_csv(root / "reports/figures/s-cosines.csv", ("task", "other", "value"), [("a", "b", 0.5)])
     store.write_csv(root / "reports/figures/s-accuracy.csv", ("method", "task", "accuracy"), means[:-1])
@@ -242,3 +243,8 @@ def test_data_of_figures_are_held_against_what_they_were_drawn_from(root: Path):
         "reports/figures/s-accuracy.csv: samerging b, accuracy is missing, its source gives "
     )
     assert wrong_ones[1] == "reports/figures/s-cosines.csv: a b, value is 0.5, its source gives 0.25"
+    moved = [("s", "cosine", "", "a", "b", 0.5), *cosines[1:]]
+    store.write_csv(root / "reports/tables/s-measures.csv", columns, moved)
+    wrong_ones = figures.check(gather(root), known).wrong
+    assert wrong_ones[0] == "reports/tables/s-measures.csv: s cosine  a b, value is 0.5, its source gives 0.25"
+    assert len(wrong_ones) == 2

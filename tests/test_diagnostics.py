@@ -569,9 +569,13 @@ def test_the_paragraph_leaves_out_what_is_undefined():
 def test_the_heat_maps_show_the_measured_values(diagnosis: Path):
     measures = pd.read_csv(diagnosis / "measures.csv", keep_default_na=False)
     tasks = tuple(toy.TASKS)
-    shown = heatmaps.mloss(measures, tasks, 6.5).axes[0].images[0].get_array()
-    rows = measures[measures.measure == "mloss_normalised"].set_index("task").value
-    assert shown[:, 0].tolist() == rows[[*tasks]].tolist()
+    panels = heatmaps.mloss(measures, tasks, 6.5).axes[:2]
+    for axes, measure in zip(panels, ("mloss", "mloss_normalised"), strict=True):
+        rows = measures[measures.measure == measure].set_index("task").value
+        assert axes.images[0].get_array()[:, 0].tolist() == rows[[*tasks]].tolist()
+    crossed = measures[measures.measure == "transfer"].set_index(["task", "other"]).value
+    shown = heatmaps.transfer(measures, tasks, 6.5).axes[0].images[0].get_array()
+    assert shown.tolist() == [[crossed[task, other] for other in tasks] for task in tasks]
     figure = heatmaps.cosines(measures, tasks, 6.5)
     grid = figure.axes[0].images[0].get_array()
     pairs = measures[(measures.measure == "cosine") & (measures.layer == "")].set_index(["task", "other"]).value

@@ -108,11 +108,14 @@ def measured(folder):
     images = {task: np.full((3, 4, 4, 3), 90 * index, np.uint8) for index, task in enumerate(TASKS)}
     store.write_arrays(folder / "previews/mini-x.npz", images)
     store.write_json(folder / "origins/mini-x.json", ORIGIN)
-    layers = [("mlp.0.c_fc", "mloss_normalised", task, "", 0.25) for task in TASKS]
-    cosines = [("", "cosine", one, other, 0.5) for one in TASKS for other in TASKS if one != other]
-    measures = [
-        ("mini-x", measure, layer, task, other, value) for layer, measure, task, other, value in layers + cosines
+    layers = [
+        ("mlp.0.c_fc", name, task, "", value)
+        for name, value in (("mloss", 3), ("mloss_normalised", 0.25))
+        for task in TASKS
     ]
+    cosines = [("", "cosine", one, other, 0.5) for one in TASKS for other in TASKS if one != other]
+    crossed = [("", "transfer", one, other, 90 if one == other else 10) for one in TASKS for other in TASKS]
+    measures = [("mini-x", name, layer, *rest) for layer, name, *rest in (*layers, *cosines, *crossed)]
     store.write_csv(folder / "diagnostics/mini-x/measures.csv", MEASURES, measures)
     found = [("mini-x", "tasks", measure, "average", 2, 0.5, 0.25, 0.75, 0.125, 0.875) for measure in ("mloss", "sar")]
     store.write_csv(folder / "diagnostics/mini-x/prediction.csv", ("suite", *prediction.HEADER), found)
@@ -146,12 +149,13 @@ def test_the_whole_report_twice(data, tmp_path, monkeypatch):
     monkeypatch.setattr(methods.load("average"), "TITLE", "<script>A_v & e</script>")
     files = report(data, tmp_path / "one")
     assert files == report(data, tmp_path / "two"), "the same bytes every time"
-    names = ("accuracy", "profiles", "coefficients", "losses", "mloss", "cosines", "images")
+    names = ("accuracy", "profiles", "coefficients", "losses", "mloss", "cosines", "transfer", "images")
     expected = {f"figures/mini-x-{name}.{kind}" for name in names for kind in ("svg", "pdf", "png")}
     expected |= {f"figures/mini-x-{name}.csv" for name in names if name != "images"}
     expected |= {"metrics.json", "index.html", "records.json"}
     expected |= {f"tables/mini-x.{kind}" for kind in ("csv", "md", "tex")}
     expected |= {"tables/mini-x-overview.md", "tables/mini-x-overview.tex", "tables/mini-x-prediction.csv"}
+    expected |= {"tables/mini-x-measures.csv"}
     expected |= {"tables/mini-x-sentences.md", "tables/mini-x-comparisons.csv", "tables/mini-x-comparisons.md"}
     expected |= {"scores/mini-x.csv", "scores/mini-x-answers.npz"}
     assert set(files) == expected | {f"plots/{name}.csv" for name in ("accuracy", "losses")}
@@ -224,7 +228,8 @@ def test_the_data_of_figures_are_what_they_show(plain):
     # Mean over two seeds of arange(16) as [seed, task, tensor].
     assert [line.rsplit(",", 1)[1] for line in shown("coefficients")[1:]] == [str(4 + index) for index in range(8)]
     assert shown("losses")[:3] == ["method,step,mean,low,high", "distillation,0,1,1,1", "distillation,1,0.5,0.5,0.5"]
-    assert shown("mloss") == ["task,block,value", "b&<i>,0,0.25", "a_1,0,0.25"]
+    assert shown("mloss") == ["task,block,mloss,normalised", "a_1,0,3,0.25", "b&<i>,0,3,0.25"]
+    assert shown("transfer")[:3] == ["task,other,value", "b&<i>,b&<i>,90", "b&<i>,a_1,10"]
     assert shown("cosines") == ["task,other,value", "b&<i>,a_1,0.5", "a_1,b&<i>,0.5"]
 
 
@@ -250,6 +255,33 @@ def test_the_data_of_figures_are_what_they_show(plain):
 def test_a_missing_file_is_named(data, tmp_path, name):
     (data / name).unlink()
     with pytest.raises(BenchmarkError, match=re.escape(name)):
+        report(data, tmp_path / "out")
+
+
+def without_a_line(text):
+    return text.rpartition("\n")[0].rpartition("\n")[0] + "\n"
+
+
+@pytest.mark.parametrize("name", ["merges/mini-x/samerging/losses.csv", "diagnostics/mini-x/measures.csv"])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda _: "", "not a table"),
+        (lambda text: text[len(text) // 2 :], "no column measure, suite|no column loss"),
+        (lambda text: text[:-2], "ends in the middle of a line"),
+    ],
+)
+def test_a_damaged_table_is_named(data, tmp_path, name, damage, message):
+    path = data / name
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(BenchmarkError, match=rf"{re.escape(str(path))}: ({message}).*; `dvc repro` makes it anew"):
+        report(data, tmp_path / "out")
+
+
+def test_losses_that_lack_a_step_are_refused(data, tmp_path):
+    path = data / "merges/mini-x/samerging/losses.csv"
+    path.write_text(without_a_line(path.read_text()))
+    with pytest.raises(BenchmarkError, match=r"losses\.csv: steps are missing, expected a loss for every"):
         report(data, tmp_path / "out")
 
 

@@ -203,6 +203,16 @@ def test_a_truncated_file_is_named(tmp_path: Path, reader, name: str, keep: floa
     assert str(path) in str(caught.value)
 
 
+def test_an_archive_that_calls_a_member_encrypted_is_named(tmp_path: Path):
+    path = tmp_path / "x.npz"
+    store.write_arrays(path, {"a": np.arange(3)})
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match=r"x\.npz: cannot be read as .*encrypted"):
+        store.read_arrays(path)
+
+
 @pytest.mark.parametrize("reader", [store.read_array, store.read_arrays])
 def test_pickles_are_never_loaded(tmp_path: Path, reader):
     path = tmp_path / "x.npy"

@@ -1,6 +1,7 @@
 """The data of the figures: reports/plots/*.csv and reports/figures/<suite>-<figure>.csv, six significant digits.
 
-Accuracies follow from the counts; curves, coefficients and measures are those of the artefacts, where they are at hand.
+Accuracies follow from the counts, heat maps from reports/tables/<suite>-measures.csv; that table, curves and
+coefficients are those of the artefacts, where they are at hand.
 """
 
 import math
@@ -29,6 +30,10 @@ def check(evidence: Evidence, known: Known) -> Finding:
         if table is not None:
             own = table[table.suite == known.suite].drop(columns="suite")
             _compare(tally, path, own, own.columns[-1], points(evidence, known), name != "losses")
+    path = f"reports/tables/{known.suite}-measures.csv"
+    table = evidence.table(path)
+    if table is not None:
+        _compare(tally, path, table, "value", _measured(evidence, known), True)
     for path in evidence.names("reports/figures", ".csv"):
         name = path.rpartition("/")[2].removesuffix(".csv").removeprefix(f"{known.suite}-")
         if not path.startswith(f"reports/figures/{known.suite}-"):
@@ -123,11 +128,20 @@ def _coefficients(evidence: Evidence, known: Known) -> Points | None:
     }
 
 
+def _measured(evidence: Evidence, known: Known) -> Points | None:
+    """The other columns: value, of every measure taken before merging."""
+    table = evidence.table(f"data/diagnostics/{known.suite}/measures.csv")
+    if table is None:
+        return None
+    keys = [column for column in table if column != "value"]
+    return {tuple(row[key] for key in keys): float(row["value"] or "nan") for row in table.to_dict("records")}
+
+
 def _measure(name: str, layered: bool) -> Callable[[Evidence, Known], Points | None]:
     """(task, block) or (task, other) of a measure taken before merging."""
 
     def points(evidence: Evidence, known: Known) -> Points | None:
-        table = evidence.table(f"data/diagnostics/{known.suite}/measures.csv")
+        table = evidence.table(f"reports/tables/{known.suite}-measures.csv")
         if table is None:
             return None
         rows = table[(table.measure == name) & ((table.layer != "") == layered)]
@@ -146,7 +160,8 @@ FIGURES = {
     "accuracy": {"accuracy": _mean_accuracy},
     "losses": {"mean": _over_seeds("mean"), "low": _over_seeds("min"), "high": _over_seeds("max")},
     "coefficients": {"coefficient": _coefficients},
-    "mloss": {"value": _measure("mloss_normalised", layered=True)},
+    "mloss": {"mloss": _measure("mloss", layered=True), "normalised": _measure("mloss_normalised", layered=True)},
     "cosines": {"value": _measure("cosine", layered=False)},
+    "transfer": {"value": _measure("transfer", layered=False)},
 }
 """Files of reports/figures: their columns of numbers, and the points that these must be."""
