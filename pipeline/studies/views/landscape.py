@@ -15,7 +15,9 @@ from pipeline.studies.views import Context, View
 
 WHERE = {"coefficients": "coefficients λ", "weights": "merged weights θ"}
 LEVELS = 12
-NATS = "mean KL (nats)"
+NATS, ACCURACY = "mean KL (nats)", "accuracy (%)"
+DIGITS = {NATS: 2, ACCURACY: 3}
+"""Of the numbers beside a scale of colours."""
 LEAST = 1e-6
 """The smallest loss that logarithmic colours tell apart."""
 START = "pre-trained"
@@ -177,9 +179,11 @@ def heat(planes: pd.DataFrame, points: pd.DataFrame, names: Sequence[str], conte
         x, y, loss, accuracy = _square(planes[planes.plane == name])
         low = max(loss.min(), LEAST)
         high = max(loss.max(), 1.01 * low)
+        worst = accuracy.min()
+        best = max(accuracy.max(), worst + 0.01)
         kinds = (
             (loss.clip(low), NATS, "viridis_r", np.geomspace(low, high, LEVELS)),
-            (accuracy, "accuracy (%)", "viridis", LEVELS),
+            (accuracy, ACCURACY, "viridis", np.linspace(worst, best, LEVELS)),
         )
         for axes, (values, title, colours, levels) in zip(panels, kinds, strict=True):
             norm = mpl.colors.LogNorm(low, high) if title == NATS else None
@@ -187,9 +191,8 @@ def heat(planes: pd.DataFrame, points: pd.DataFrame, names: Sequence[str], conte
             bar = figure.colorbar(filled, ax=axes, pad=0.02)
             bar.set_label(title)
             bar.ax.minorticks_off()
-            if title == NATS:
-                ticks = levels[:: (LEVELS - 1) // 4]
-                bar.set_ticks(ticks, labels=[f"{tick:.2g}" for tick in ticks])
+            ticks = levels[:: (LEVELS - 1) // 4]
+            bar.set_ticks(ticks, labels=[f"{tick:.{DIGITS[title]}g}" for tick in ticks])
             _mark(axes, points[points.plane == name], context.titles)
             axes.set_aspect("equal")
     return figure
@@ -230,7 +233,7 @@ def lines(segments: pd.DataFrame, context: Context, width: float) -> Figure:
         first, second = (context.titles[method] for method in name)
         panels[1, column].set_xlabel(f"0: {first}, 1: {second}")
     panels[0, 0].set_ylabel(NATS)
-    panels[1, 0].set_ylabel("accuracy (%)")
+    panels[1, 0].set_ylabel(ACCURACY)
     return figure
 
 
