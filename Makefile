@@ -43,8 +43,8 @@ lint: $(READY)
 	ruff format --check
 
 faults: $(READY)
-	python -m pytest -s -o python_files='fault_*.py' tests/faults
-	python -m pytest -s --hypothesis-profile=faults tests/test_fuzz.py
+	python -m pytest -n auto --dist worksteal --hypothesis-profile=faults -o python_files='fault_*.py' \
+	  tests/faults tests/test_fuzz.py
 
 # DVC trusts a file whose time, size and inode are as they were, and a cached one that is read-only.
 verify: $(READY)

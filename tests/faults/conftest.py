@@ -14,37 +14,51 @@ from tests.test_processes import eventually
 from tests.test_repro import Checkout, finished  # noqa: F401, the fixture
 
 Tally = Callable[..., object]
-TRIED, SURVIVED = pytest.StashKey[Counter[str]](), pytest.StashKey[Counter[str]]()
+Say = Callable[[str], None]
+SAID = "said"
+"""Names what a test says, among the properties of its report; the others are faults with [tried, survived]."""
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """No fault has been tried yet."""
-    config.stash[TRIED], config.stash[SURVIVED] = Counter(), Counter()
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """How often every fault was tried, and how often all was well afterwards."""
-    tried, survived = config.stash[TRIED], config.stash[SURVIVED]
-    width = max(map(len, tried), default=0)
-    terminalreporter.section("faults")
-    terminalreporter.write_line(f"{'fault':<{width}}  tried  survived")
-    for fault, count in tried.items():
-        terminalreporter.write_line(f"{fault:<{width}}  {count:>5}  {survived[fault]:>8}")
-    terminalreporter.write_line(f"{'together':<{width}}  {tried.total():>5}  {survived.total():>8}")
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How often every fault was tried and how often all was well afterwards, from the reports of all processes."""
+    tried, survived, said = Counter[str](), Counter[str](), []
+    reports = [one for each in terminalreporter.stats.values() for one in each if isinstance(one, pytest.TestReport)]
+    for report in [one for one in reports if one.when == "call"]:
+        for name, value in report.user_properties:
+            if name == SAID:
+                said.append(value)
+            else:
+                tried[name] += value[0]
+                survived[name] += value[1]
+    if tried:
+        width = max(map(len, tried))
+        terminalreporter.section("faults")
+        for line in said:
+            terminalreporter.write_line(line)
+        terminalreporter.write_line(f"{'fault':<{width}}  tried  survived")
+        for fault, count in sorted(tried.items()):
+            terminalreporter.write_line(f"{fault:<{width}}  {count:>5}  {survived[fault]:>8}")
+        terminalreporter.write_line(f"{'together':<{width}}  {tried.total():>5}  {survived.total():>8}")
 
 
 @pytest.fixture
 def tally(request: pytest.FixtureRequest) -> Tally:
     """`with tally(fault, times):` counts what is tried, and what the block then finds well."""
-    stash = request.config.stash
 
     @contextmanager
     def counting(fault: str, times: int = 1) -> Iterator[None]:
-        stash[TRIED][fault] += times
+        counts = [times, 0]
+        request.node.user_properties.append((fault, counts))
         yield
-        stash[SURVIVED][fault] += times
+        counts[1] = times
 
     return counting
+
+
+@pytest.fixture
+def say(request: pytest.FixtureRequest) -> Say:
+    """`say(line)`: a figure that is shown with the counts."""
+    return lambda line: request.node.user_properties.append((SAID, line))
 
 
 @pytest.fixture

@@ -79,7 +79,9 @@ def test_a_stage_on_a_full_disk(copied: Checkout, tmp_path: Path, tally: Tally, 
 @mounting
 def test_dvc_on_a_full_disk(finished: Checkout, tmp_path: Path, tally: Tally):
     with tally("dvc repro on a full tmpfs, then with room"):
-        saved = f"rm fill; dvc repro > {tmp_path}/again; cp dvc.lock {tmp_path}/dvc.lock"
+        again = f"dvc repro >> {tmp_path}/again 2>&1"  # DVC may have cut its own rwlock in half; it names the file
+        mended = f"{{ grep 'read RWLock-file .*rwlock' {tmp_path}/again && rm .dvc/tmp/rwlock && {again}; }}"
+        saved = f"rm fill; {again} || {mended}; cp dvc.lock {tmp_path}/dvc.lock"
         start = "rm -rf data/suites .dvc/cache; cat /dev/zero > fill; dvc repro"
         code, said = isolated(finished, tmp_path, FULL, f"sh -c '{start}'", size=2 * size(finished), mended=saved)
         assert code != 0

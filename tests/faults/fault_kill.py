@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import Tally, copy, deserted, living
+from tests.faults.conftest import Say, Tally, copy, deserted, living
 from tests.faults.stages import STAGES, age, content, outputs, restore, whole
 from tests.test_processes import eventually
 from tests.test_repro import Checkout, checkout
 
-RANDOM = 4
+RANDOM = 3
 """Random moments per stage."""
-RUNS = 24
+RUNS = 16
 """Runs of `dvc repro` that are killed."""
 
 
@@ -31,6 +31,12 @@ def test_a_stage_killed_before_a_change_of_the_disk(copied: Checkout, tally: Tal
     assert done.returncode == 0, done.stdout
     with tally("stage killed before a change of the disk", int(done.stdout.splitlines()[-1])):
         pass
+
+
+def at_work(made: Checkout, command: list[str]) -> subprocess.Popen[bytes]:
+    """A stage with two worker processes."""
+    environment = {**made.environment, "SAMERGING_WORKERS": "2"}
+    return subprocess.Popen(command, cwd=made.root, env=environment, stderr=subprocess.DEVNULL)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -45,12 +51,7 @@ def test_a_stage_killed_at_random(copied: Checkout, tally: Tally, stage: str):
         for path in paths:
             age(path)
         with tally("stage killed at random, with its workers at work"):
-            process = subprocess.Popen(
-                command,
-                cwd=copied.root,
-                env={**copied.environment, "SAMERGING_WORKERS": "2"},
-                stderr=subprocess.DEVNULL,
-            )
+            process = at_work(copied, command)
             time.sleep(rng.uniform(0.3, 1) * lasts)
             process.kill()
             process.wait()
@@ -74,12 +75,7 @@ def test_a_killed_study_keeps_its_finished_cells(copied: Checkout, tally: Tally)
         shutil.rmtree(cells)
         output.unlink()
         with tally("study killed after some of its cells"):
-            process = subprocess.Popen(
-                command,
-                cwd=copied.root,
-                env={**copied.environment, "SAMERGING_WORKERS": "2"},
-                stderr=subprocess.DEVNULL,
-            )
+            process = at_work(copied, command)
             assert eventually(lambda least=kept: len([*cells.rglob("[!.]*.json")]) >= least)
             process.kill()
             process.wait()
@@ -105,7 +101,7 @@ def running(root: Path) -> bool:
     return any("-m stages." in " ".join(process.cmdline()) for process in living(root))
 
 
-def test_dvc_killed_again_and_again(finished: Checkout, tmp_path: Path, tally: Tally):
+def test_dvc_killed_again_and_again(finished: Checkout, tmp_path: Path, tally: Tally, say: Say):
     made, rng, ended = checkout(tmp_path / "repo"), random.Random(0), 0
     for attempt in range(RUNS):
         alone = attempt % 2 == 1
@@ -140,7 +136,7 @@ def test_dvc_killed_again_and_again(finished: Checkout, tmp_path: Path, tally: T
     made.ran("repro")
     assert made.hashes() == finished.hashes()
     assert made.ran("repro") == set()
-    print(f"\n{RUNS} kills, {ended} runs ended before theirs")
+    say(f"{RUNS} kills of dvc repro, {ended} runs ended before theirs")
 
 
 def test_what_is_left_of_a_killed_run_is_no_obstacle(finished: Checkout, tmp_path: Path, tally: Tally):

@@ -1,4 +1,4 @@
-"""What is the same in every bit, and what is only close: the figures are printed.
+"""What is the same in every bit, and what is only close: the figures are shown.
 
 The same: any number of processes, any order of the stages. Close: bfloat16 against float32. Another number of threads
 inside one process may change sums; the stages fix it at one.
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline import store
-from tests.faults.conftest import Tally
+from tests.faults.conftest import Say, Tally
 from tests.faults.stages import STAGES, content, outputs
 from tests.test_repro import Checkout, checkout
 
@@ -52,20 +52,18 @@ def test_any_order_of_the_stages_gives_the_same_bytes(finished: Checkout, tmp_pa
         assert made.hashes() == finished.hashes()
 
 
-def test_how_close_bfloat16_is(finished: Checkout, copied: Checkout):
+def test_how_close_bfloat16_is(finished: Checkout, copied: Checkout, say: Say):
     copied.set("precision=bfloat16")
     done = copied.call(sys.executable, "-B", "-m", "stages.samerging", "nano-3")
     assert done.returncode == 0, done.stdout
     name = "data/merges/nano-3/samerging/coefficients.safetensors"
     exact, rounded = (store.TensorFile(made.root / name)["coefficients"] for made in (finished, copied))
     difference = (exact - rounded).abs().max().item()
-    print(
-        f"\nbfloat16 against float32: coefficients differ by at most {difference:.2g} of {exact.abs().max().item():.2g}"
-    )
+    say(f"bfloat16 against float32: coefficients differ by at most {difference:.2g} of {exact.abs().max().item():.2g}")
     assert 0 < difference < 0.1
 
 
-def test_how_close_another_number_of_threads_is(copied: Checkout):
+def test_how_close_another_number_of_threads_is(copied: Checkout, say: Say):
     for threads in ("1", "2"):
         done = subprocess.run(
             [sys.executable, "-B", "-c", THREADS, "nano-3", threads],
@@ -80,5 +78,5 @@ def test_how_close_another_number_of_threads_is(copied: Checkout):
         one, two = (np.load(copied.root / f"{task}-{threads}.npy") for threads in ("1", "2"))
         assert (one == np.load(copied.root / f"data/teachers/nano-3/{task}.npy")).all()
         difference = float(np.abs(one - two).max())
-        print(f"\n2 threads against 1: logits of {task} differ by at most {difference:.2g} of {np.abs(one).max():.3g}")
+        say(f"2 threads against 1: logits of {task} differ by at most {difference:.2g} of {np.abs(one).max():.3g}")
         assert difference < 1e-3 * np.abs(one).max()

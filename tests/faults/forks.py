@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from tests.faults.stages import STAGES, age, content, outputs, restore, whole
 
-LAST, SPREAD = 8, 6
+LAST, SPREAD = 6, 4
 """Moments tried: the last ones, when outputs move into place, and some of those before."""
 GROWS, SHRINKS = {"os.mkdir"}, {"os.rename", "os.remove", "os.rmdir", "os.chmod"}
 Hook = Callable[[str, tuple[Any, ...]], None]
