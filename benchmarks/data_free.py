@@ -3,14 +3,15 @@
 read    every tensor of theta_0 and of the T experts, once, as the stages read them
 merge   the same files to the weights of a merged model: the method's answer for one seed, added to theta_0
 
-On the CPU, where the stage `merge` runs, on random weights of the backbone's size in a temporary folder. Read and merge
-take turns, each in a process of its own, so that ratios hold when the machine drifts and no peak is inherited.
+On the device and with the threads of the stage `merge`, on random weights of the backbone's size in a temporary folder.
+Read and merge take turns, each in a process of its own, so that ratios hold when the machine drifts and no peak is
+inherited. Rows of other methods that an earlier call measured on the same kind of machine stay.
 """
 
 import argparse
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from benchmarks.synthetic import SHAPES, config
 from pipeline import methods, store
 from pipeline.merges import data_free
 from pipeline.model import FROZEN, build_clip, split_qkv
+from pipeline.suite import device
 from pipeline.vectors import TaskVectors, add, merge
 
 METHODS = tuple(name for name in methods.names() if hasattr(methods.load(name), "merge"))
@@ -43,32 +45,40 @@ def write(folder: Path, backbone: str, tasks: int) -> int:
     return tasks * sum(tensor.nbytes for tensor in tuned.values())
 
 
-def measured(folder: Path, tasks: int, name: str, threads: int) -> float:
+def measured(folder: Path, tasks: int, name: str) -> float:
     """Seconds of one merge by the method, or of READ."""
-    torch.set_num_threads(threads)
+    target = device()
     base, *experts = (store.TensorFile(folder / f"{stem}.safetensors") for stem in ("base", *range(tasks)))
+    torch.zeros((), device=target)  # starts CUDA, which is no part of a merge
     start = time.perf_counter()
     if name == READ:
         for file in (base, *experts):
             for tensor in file:
                 file[tensor]
     else:
-        merged(name, base, TaskVectors(base, experts, [tensor for tensor in base if tensor not in FROZEN]))
+        merged(name, base, experts, target)
     return time.perf_counter() - start
 
 
-def merged(name: str, base: Mapping[str, Tensor], vectors: TaskVectors) -> None:
-    """Make every model of the method's answer, its extras apart, one at a time."""
-    method = methods.load(name)
+def merged(
+    name: str, base: Mapping[str, Tensor], experts: Sequence[Mapping[str, Tensor]], target: torch.device
+) -> None:
+    """Make every model of the method's answer, its extras apart, one at a time, as the stages do it.
+
+    The answer is found on `target`; models are formed on the CPU.
+    """
+    groups = [one for one in base if one not in FROZEN]
+    vectors, method = TaskVectors(base, experts, groups, device=target), methods.load(name)
     params = method.Params()
     if hasattr(params, "seeds"):
         params = params.model_copy(update={"seeds": params.seeds[:1]})
     (found,) = data_free(method, vectors, params, [str(task) for task in range(vectors.tasks)]).solutions
+    found = found.cpu()
     if found.coefficients is None:
         add(base, found.delta)
         return
     for matrix in found.coefficients if found.coefficients.ndim == 3 else found.coefficients[None]:
-        merge(base, vectors, matrix)
+        merge(base, TaskVectors(base, experts, groups), matrix)
 
 
 def main() -> None:
@@ -78,7 +88,6 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=8)
     parser.add_argument("--methods", default=",".join(METHODS), help="comma between them; all data-free ones")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     names = arguments.methods.split(",")
     if unknown := [name for name in names if name not in METHODS]:
@@ -92,16 +101,19 @@ def main() -> None:
             peaks: dict[str, list[int]] = {READ: [], name: []}
             for _ in range(arguments.rounds):
                 for one in (READ, name):
-                    seconds, peak = measure.apart(measured, folder, arguments.tasks, one, arguments.threads)
+                    seconds, peak = measure.apart(measured, folder, arguments.tasks, one)
                     taken[one].append(seconds)
                     peaks[one].append(peak)
             found[name] = {**measure.rows(taken, READ)[name], "peak_mib": max(peaks[name])}
-            found[name]["reading_peak_mib"] = max(peaks[READ])
+            found[name] |= {"reading_peak_mib": max(peaks[READ]), "rounds": arguments.rounds}
             ratio = found[name]["ratio"]["median"]
             print(f"{name:16} {taken[name][-1]:8.1f} s  {ratio:6.1f} x reading  {max(peaks[name]):7,} MiB", flush=True)
-    target = torch.device("cpu")
-    content = {"rows": found, "experts_mib": round(size)}
-    measure.write(f"data_free-cpu-{arguments.backbone}-{arguments.tasks}", vars(arguments), target, content)
+    target = device()
+    stem = f"data_free-{target.type}-{arguments.backbone}-{arguments.tasks}"
+    size_and_threads = {"experts_mib": round(size), "threads": torch.get_num_threads()}
+    rows = measure.earlier(stem, target, size_and_threads).get("rows", {}) | found
+    about = {"backbone": arguments.backbone, "tasks": arguments.tasks}
+    measure.write(stem, about, target, {"rows": rows, **size_and_threads})
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def apart(function: Callable[..., Any], *arguments: object) -> Any:
-    """`function(*arguments)` in a new process: (its result, peak memory of that process in MiB)."""
+    """`function(*arguments)` in a new process: (its result, peak MiB of the GPU, or of RAM if it took none there)."""
     receiving, sending = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("spawn").Process(target=_send, args=(sending, function, arguments))
     process.start()
@@ -68,21 +68,34 @@ def apart(function: Callable[..., Any], *arguments: object) -> Any:
 
 def _send(sending: Connection, function: Callable[..., Any], arguments: tuple[object, ...]) -> None:
     result = function(*arguments)
-    sending.send((result, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024))
+    taken = torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0
+    sending.send((result, taken >> 20 or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10))
 
 
 def write(name: str, arguments: Mapping[str, Any], target: torch.device, content: Mapping[str, Any]) -> None:
     """Write benchmarks/results/<name>.json: what was measured, with what, on what."""
-    about = {
-        "arguments": dict(arguments),
+    RESULTS.mkdir(exist_ok=True)
+    found = {"arguments": dict(arguments), **machine(target), **content}
+    (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+
+
+def earlier(name: str, target: torch.device, content: Mapping[str, Any]) -> dict[str, Any]:
+    """What `write` wrote under this name on the same kind of machine and with this among its content; {} otherwise."""
+    path = RESULTS / f"{name}.json"
+    found = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    same = {**machine(target), **content}
+    return found if same.items() <= found.items() else {}
+
+
+def machine(target: torch.device) -> dict[str, Any]:
+    """What results depend on beside the code."""
+    return {
         "device": torch.cuda.get_device_name(target) if target.type == "cuda" else processor(),
         "cores": len(os.sched_getaffinity(0)),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": platform.platform(),
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps({**about, **content}, indent=1, sort_keys=True) + "\n")
 
 
 def processor() -> str:

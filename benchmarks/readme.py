@@ -54,8 +54,9 @@ def _of(found: dict[str, Any], kind: str) -> Iterator[dict[str, Any]]:
 
 
 def _where(one: dict[str, Any]) -> str:
-    threads = one["arguments"].get("threads")
-    return f"{one['device']}, {one['cores']} cores" + (f", {threads} threads" if threads else "")
+    threads = one.get("threads") or one["arguments"].get("threads")
+    plural = "" if threads == 1 else "s"
+    return f"{one['device']}, {one['cores']} cores" + (f", {threads} thread{plural}" if threads else "")
 
 
 def _ratio(row: dict[str, Any]) -> str:
