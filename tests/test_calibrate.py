@@ -11,7 +11,7 @@ from torch.nn.functional import kl_div
 from pipeline import calibrate, methods
 from pipeline.calibrate import Diverged, Problem, descend, gradient, sharp_gradient
 from pipeline.draws import batches, draw, generator
-from pipeline.objectives import distillation, entropy
+from pipeline.objectives import Objective, distillation, entropy
 from pipeline.schema import Schedule
 from pipeline.vectors import merge
 from tests import toy
@@ -27,8 +27,21 @@ def point(seed: int = 3) -> Tensor:
     return 0.3 * torch.randn(3, len(toy.GROUPS), generator=rng, dtype=torch.float64)
 
 
-def by_hand_loss(problem: Problem, at: Tensor, chosen: tuple[Tensor, ...] | None = None) -> Tensor:
-    """The distillation loss at temperature 2, on all images unless told otherwise; autograd goes through the merge."""
+def divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    """Distillation at temperature 2, another way."""
+    p, q = (torch.softmax(logits / 2, -1) for logits in (teacher, student))
+    return kl_div(q.log(), p, reduction="batchmean")
+
+
+def uncertainty(student: Tensor, teacher: Tensor) -> Tensor:
+    """Entropy, another way."""
+    return torch.distributions.Categorical(logits=student).entropy().mean()
+
+
+def by_hand_loss(
+    problem: Problem, at: Tensor, chosen: tuple[Tensor, ...] | None = None, objective: Objective = divergence
+) -> Tensor:
+    """A loss summed over tasks, on all images unless told otherwise; autograd goes through the merge."""
     merged = {
         name: problem.base[name] + sum(at[t, g] * problem.vectors[name][t] for t in range(len(at)))
         for g, name in enumerate(problem.vectors)
@@ -37,23 +50,25 @@ def by_hand_loss(problem: Problem, at: Tensor, chosen: tuple[Tensor, ...] | None
     batches = chosen or toy.whole(problem)
     for head, pool, teacher, batch in zip(problem.heads, problem.images, problem.teachers, batches, strict=True):
         student = problem.encoder(merged, pool[batch]) @ head.T
-        p, q = (torch.softmax(logits / 2, -1) for logits in (teacher[batch], student))
-        loss = loss + kl_div(q.log(), p, reduction="batchmean")
+        loss = loss + objective(student, teacher[batch])
     return loss
 
 
-def by_hand(problem: Problem, at: Tensor, chosen: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+def by_hand(
+    problem: Problem, at: Tensor, chosen: tuple[Tensor, ...], objective: Objective = divergence
+) -> tuple[Tensor, Tensor]:
     """That loss and its gradient."""
     at = at.clone().requires_grad_()
-    loss = by_hand_loss(problem, at, chosen)
+    loss = by_hand_loss(problem, at, chosen, objective)
     (slope,) = torch.autograd.grad(loss, at)
     return loss.detach(), slope
 
 
-def test_gradient_equals_autograd_through_the_merge(problem: Problem):
+@pytest.mark.parametrize(("objective", "other_way"), [(OBJECTIVE, divergence), (entropy, uncertainty)])
+def test_gradient_equals_autograd_through_the_merge(problem: Problem, objective: Objective, other_way: Objective):
     chosen = (torch.tensor([0, 3]), torch.tensor([5, 1, 2]), torch.tensor([8]))
-    loss, slope = gradient(problem, OBJECTIVE, point(), chosen)
-    expected_loss, expected = by_hand(problem, point(), chosen)
+    loss, slope = gradient(problem, objective, point(), chosen)
+    expected_loss, expected = by_hand(problem, point(), chosen, other_way)
     torch.testing.assert_close(loss, expected_loss, rtol=0, atol=1e-12)
     torch.testing.assert_close(slope, expected, rtol=0, atol=1e-10)
     assert slope.abs().min() > 1e-6

@@ -166,6 +166,37 @@ def test_order_of_tasks_does_not_matter(name: str):
             torch.testing.assert_close(one_model[group], other_model[group], rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("name", [name for name in DATA_FREE if name not in ("wudi", "pcb", "smile")])
+def test_a_merge_grows_with_its_task_vectors(name: str):
+    """Positively homogeneous; not so WUDI's fixed steps, PCB's tanh and SMILE, whose merge is theta_0."""
+    vectors, base, _ = clip_vectors(torch.float64)
+    moved = [{group: base[group] + 4 * vectors[group][task] for group in vectors} for task in range(TASKS)]
+    longer = TaskVectors(base, moved, [*vectors], torch.float64)
+    for one, other in zip(solutions_of(name, vectors), solutions_of(name, longer), strict=True):
+        pairs = zip(merged_by(one, base, vectors), merged_by(other, base, longer), strict=True)
+        for short, long in pairs:
+            for group in vectors:
+                expected = 4 * (short[group] - base[group])
+                torch.testing.assert_close(long[group] - base[group], expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("average", {}), ("individual", {}), ("nan", {}), ("task_arithmetic", {"scale": 1.0}),
+        ("dare", {"scale": 1.0, "drop": 0.0}), ("dare_ties", {"scale": 1.0, "drop": 0.0, "keep": 1.0}),
+        ("consensus", {"scale": 1.0, "min_tasks": 1}), ("tsv_m", {}), ("opcm", {}),
+    ],
+)  # fmt: skip
+def test_one_task_is_its_expert(name: str, settings: dict[str, float]):
+    vectors, base, experts = clip_vectors(torch.float64)
+    only, module = TaskVectors(base, experts[:1], [*vectors], torch.float64), methods.load(name)
+    for found in data_free(module, only, module.Params(**settings), ["one"]).solutions:
+        (model,) = merged_by(found, base, only)
+        for group in vectors:
+            torch.testing.assert_close(model[group], experts[0][group], rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", CALIBRATED)
 def test_calibrated_method_keeps_its_contract(name: str):
     problem, untouched = toy.clip_problem(), toy.clip_problem()

@@ -18,7 +18,7 @@ from pipeline.errors import BenchmarkError
 from pipeline.methods import fisher, m_ties
 from pipeline.model import Weights
 from pipeline.schema import Schedule
-from pipeline.toolbox import essential, mloss
+from pipeline.toolbox import essential, mloss, regression
 from pipeline.toolbox.activations import advance, embed, expert, grams
 from pipeline.toolbox.regression import condition, solve
 from pipeline.toolbox.spectra import decorrelated
@@ -235,6 +235,35 @@ def test_fisher_averages_where_nothing_is_known():
     everywhere = solved("fisher", problem, floor=1e9)
     for group, stacked in problem.vectors.items():
         close(everywhere[group], stacked.mean(0), 1e-8)
+
+
+def test_fisher_averages_experts_of_equal_information(monkeypatch: pytest.MonkeyPatch):
+    problem = toy.problem()
+    monkeypatch.setattr(
+        fisher, "diagonal", lambda *_: {name: drawn(*shape).square() for name, shape in toy.SHAPES.items()}
+    )
+    for name, tensor in solved("fisher", problem).items():
+        close(tensor, problem.vectors[name].mean(0))
+
+
+def test_with_fixed_statistics_merges_grow_with_the_task_vectors(monkeypatch: pytest.MonkeyPatch):
+    problem = toy.clip_problem()
+    longer = replace(problem, vectors={name: 4 * stacked for name, stacked in problem.vectors.items()})
+    information = {name: drawn(*stacked.shape).square() for name, stacked in problem.vectors.items()}
+    monkeypatch.setattr(fisher, "diagonal", lambda _, task, *__: {name: f[task] for name, f in information.items()})
+    monkeypatch.setattr(regression, "grams", fixed_grams)
+    for method in ("fisher", "regmean"):
+        short, long = solved(method, problem), solved(method, longer)
+        for name, tensor in short.items():
+            close(long[name], 4 * tensor, 1e-10)
+
+
+def fixed_grams(tower: object, weights: Weights, index: int, tokens: list[Tensor], precision: torch.dtype) -> Weights:
+    """Gram matrices that depend on the number of images alone."""
+    count = sum(len(batch) for batch in tokens)
+    names = [f"{block_name(index)}{matrix}.weight" for matrix in MATRICES]
+    rows = {name: drawn(200, weights[name].shape[1], seed=count) for name in names}
+    return {name: x.T @ x / 200 for name, x in rows.items()}
 
 
 def test_fisher_draws_by_its_seed():

@@ -119,6 +119,15 @@ def test_keeping_all_of_agreeing_signs_is_the_sum_or_the_mean():
     assert flat(merge(task_vectors(vectors), mean)) == pytest.approx([value / 4 for value in total])
 
 
+def test_the_mean_of_equal_task_vectors_is_one_of_them_trimmed():
+    (vector,) = drawn(3, "gauss", tasks=1)
+    limit = sorted(map(abs, vector))[-math.ceil(0.4 * SIZE)]
+    found = flat(merge(task_vectors([vector] * 5), Params(keep=0.4, scale=1.0, aggregate="mean")))
+    assert found == pytest.approx([value if abs(value) >= limit else 0.0 for value in vector], abs=1e-15)
+    assert any(found)
+    assert not all(found)
+
+
 def test_one_task_kept_whole_is_its_expert():
     (vector,) = drawn(0, "gauss", tasks=1)
     assert flat(merge(task_vectors([vector]), WHOLE)) == vector
