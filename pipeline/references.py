@@ -26,8 +26,8 @@ def refer(chosen: Chosen) -> dict[str, Reference]:
     """{method: its reference}, in the order of the tables."""
     found = {name: _method(name) for name in dict.fromkeys((*chosen.data_free, *chosen.calibrated, *chosen.operated))}
     for name in chosen.operated:
-        title = f"Surgery on {found[name].title.removesuffix(f' {MARK}')}"
-        found[on_top(name)] = Reference(title, SURGERY, "", ("surgery",))
+        merge = found[name]
+        found[on_top(name)] = Reference(f"Surgery on {merge.title}", SURGERY, merge.unverified, ("surgery",))
     return {name: found[name] for name in chosen.names}
 
 

@@ -3,7 +3,8 @@
     lambda_t = scale * (1 / |W_t|_F) / sum_j (1 / |W_j|_F)
 
 W_t is the task vector or the fine-tuned weights, the norm that of each tensor or of the whole model. Equal norms give
-the simple average for scale 1. An expert whose norm is zero gets no weight and does not count in the sum.
+the simple average for scale 1. An expert whose norm is zero gets no weight and does not count in the sum. Our reading,
+unverified: see UNVERIFIED.
 """
 
 from typing import Literal

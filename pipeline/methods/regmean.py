@@ -22,8 +22,8 @@ FOOTPRINT = Footprint(models=3, block_vectors=1, block_models=20, tokens=2)
 
 
 class Params(Parameters):
-    """samples: images per task; off_diagonal: factor of G_t's other entries, for CLIP 0.95 (FusionBench), in the paper
-    0.9, for T5 0.1; ridge: added to the diagonal of G_t, as a share of its mean."""
+    """samples: images per task; off_diagonal: factor of G_t's other entries, for CLIP 0.95 (FusionBench), in the paper,
+    as others cite it, 0.9 and for T5 0.1; ridge: added to the diagonal of G_t, as a share of its mean."""
 
     samples: int = Field(256, ge=1)
     off_diagonal: float = Field(0.95, ge=0, le=1)
