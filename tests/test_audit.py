@@ -60,7 +60,7 @@ def test_a_clone_without_data_is_audited_as_far_as_it_goes(repository: Path):
     assert found["environment"] == whole["environment"]
     assert found["lock: scores, records"].compared > 20
     assert (found["lock: data"].compared, found["lock: data"].verdict) == (0, "none")
-    assert "not at hand: " in found["lock: data"].line()
+    assert "not checked: " in found["lock: data"].line()
     assert found[f"{SUITE}: draws"].absent == ("merge artefacts",)
 
 
@@ -175,6 +175,49 @@ def overview_number(root: Path) -> None:
     replaced(root, "README.md", r"(\| TIES \|[^|]*\d\.)(\d)", one_more)
 
 
+def without_row(path: str, pattern: str) -> Callable[[Path], None]:
+    def change(root: Path) -> None:
+        replaced(root, path, pattern, "")
+        rehashed(root)
+
+    return change
+
+
+def title(root: Path) -> None:
+    replaced(root, f"reports/tables/{SUITE}.csv", "ties,TIES,", "ties,Best of all,")
+    rehashed(root)
+
+
+def undeclared_code(root: Path) -> None:
+    for path in ("dvc.yaml", "dvc.lock"):
+        text = re.sub(r"( *)- (path: )?pipeline/evaluate\.py\n(\1  [^-].*\n)*", "", (root / path).read_text())
+        (root / path).write_text(text)
+    with (root / "pipeline/evaluate.py").open("a") as file:
+        file.write("\n")
+
+
+def other_answers(root: Path) -> None:
+    """As many right answers, to other images."""
+    path = root / f"reports/scores/{SUITE}-answers.npz"
+    packed = dict(np.load(path))
+    bits = np.unpackbits(packed["ties/textures"], axis=1)[:, : np.load(answers_of(root))["labels/textures"].size]
+    right, wrong = (np.flatnonzero(bits[0] == value)[0] for value in (1, 0))
+    bits[0, [right, wrong]] = (0, 1)
+    store.write_arrays(path, packed | {"ties/textures": np.packbits(bits, axis=1)})
+    rehashed(root)
+
+
+def answers_of(root: Path) -> Path:
+    return root / f"data/answers/{SUITE}/ties.npz"
+
+
+def median(root: Path) -> None:
+    path = sorted((root / "benchmarks/results").glob("calibration_step-*.json"))[0]
+    content = store.read_json(path)
+    content["rows"]["sam"]["ratio"]["median"] = 0.5
+    store.write_json(path, content)
+
+
 FRAUDS: Mapping[str, tuple[Callable[[Path], None], str, str]] = {
     "a score": (score, "lock: data", f"data/scores/{SUITE}/ties.csv is not the file of stage evaluate@{SUITE}-ties"),
     "a published score": (published_score, "lock: scores, records", f"data/scores/{SUITE}/ties.csv as reports/"),
@@ -217,6 +260,24 @@ FRAUDS: Mapping[str, tuple[Callable[[Path], None], str, str]] = {
         f"{SUITE}: figure data",
         "reports/plots/accuracy.csv: ties textures , accuracy is ",
     ),
+    "a method left out of the table": (
+        without_row(f"reports/tables/{SUITE}.csv", r"ties,TIES.*\n"),
+        f"{SUITE}: table",
+        "ties is missing",
+    ),
+    "a method left out of Markdown": (
+        without_row(f"reports/tables/{SUITE}.md", r"\| TIES \|.*\n"),
+        f"{SUITE}: printed tables",
+        f"reports/tables/{SUITE}.md: no row of TIES",
+    ),
+    "another name for a method": (title, f"{SUITE}: table", "ties is called Best of all, not TIES"),
+    "code that no stage declares": (undeclared_code, "lock: imports", "pipeline/evaluate.py: stage evaluate"),
+    "other images answered rightly": (
+        other_answers,
+        f"{SUITE}: answers",
+        f"ties/textures is not what data/answers/{SUITE}/ties.npz holds",
+    ),
+    "a median outside its range": (median, "README", "ratio: median 0.5 is not within its range"),
     "another version": (version, "environment", f"data/runs/teach-{SUITE}.json: torch 1.0.0, requirements.lock has "),
 }
 
@@ -301,6 +362,37 @@ def test_a_broken_file_ends_the_audit_with_its_name(repository: Path, monkeypatc
     (repository / "dvc.lock").unlink()
     with pytest.raises(SystemExit, match=r"dvc\.lock: no such file; run the audit at the root of the repository"):
         main([])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: text.replace("\n", ",note\n", 1), "expected the columns suite, method"),
+        (lambda text: text.replace("\n", "\n\n", 1), "expected the columns suite, method"),
+        (lambda _: "", "not a table"),
+    ],
+)
+def test_scores_that_are_no_scores_end_the_audit(repository: Path, monkeypatch, damage, message: str):
+    monkeypatch.chdir(repository)
+    path = repository / f"reports/scores/{SUITE}.csv"
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(SystemExit, match=rf"audit: reports/scores/{SUITE}\.csv: {message}"):
+        main([])
+
+
+def test_on_another_machine_tensors_are_close_or_named(repository: Path, tmp_path: Path):
+    name, held = f"merge@{SUITE}-ties", gather(repository).yaml("dvc.lock")["stages"]
+    for record in (repository / "data/runs").glob("*.json"):
+        store.write_json(record, {**store.read_json(record), "processor": "another"})
+    path = repository / f"data/merges/{SUITE}/ties/delta-0.safetensors"
+    delta = dict(store.TensorFile(path))
+    chosen = next(seed for seed in range(999) if random.Random(seed).choice(sorted(held)) == name)
+    for factor, right in ((1.001, True), (1.5, False)):
+        store.write_tensors(path, {key: factor * tensor for key, tensor in delta.items()})
+        with small_run.inside(repository):
+            (found,) = rerun.check(gather(repository), 1, chosen, tmp_path / str(factor))
+        assert found.compared == len(delta)
+        assert (not found.wrong) == right
 
 
 def test_a_stage_computed_again_is_held_against_the_lock(repository: Path, tmp_path: Path, capsys):

@@ -235,7 +235,7 @@ def test_data_of_figures_are_held_against_what_they_were_drawn_from(root: Path):
     store.write_csv(root / "reports/figures/s-unknown.csv", ("x",), [(1,)])
     found = figures.check(gather(root), known)
     assert (found.wrong, found.compared) == ((), 2 * len(SEEDS) + 2 * 3 + 1 + 2)
-    assert found.absent == ("what reports/figures/s-unknown.csv was drawn from",)
+    assert found.absent == ("pictures beside their data", "what reports/figures/s-unknown.csv was drawn from")
     store.write_csv(root / "reports/figures/s-cosines.csv", ("task", "other", "value"), [("a", "b", 0.5)])
     store.write_csv(root / "reports/figures/s-accuracy.csv", ("method", "task", "accuracy"), means[:-1])
     wrong_ones = figures.check(gather(root), known).wrong

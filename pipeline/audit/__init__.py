@@ -3,7 +3,8 @@
 The audit trusts no line of the code that made the numbers. It reads files, imports nothing of the project but its
 errors, needs numpy, pandas and pyyaml, no torch, no GPU and no DVC, and recomputes by other means:
 
-    lock          stages, commands, code, parameters, report and data are those whose hashes dvc.lock holds
+    lock          stages, commands, code, parameters, report and data are those whose hashes dvc.lock holds;
+                  what stages import is among their code
     numbers       every table, plot, sentence and the README's sections follow from integer counts of correct answers
     studies       so do those of the studies, from the rows that each wrote, with the answers to every image
     images        no calibration image is a test image; numbers of images and classes are those that are claimed
@@ -14,13 +15,13 @@ errors, needs numpy, pandas and pyyaml, no torch, no GPU and no DVC, and recompu
 What is at hand decides how far it sees. A clone has reports/ and the lock: then the integer scores of reports/scores,
 the rows of reports/studies and the records of reports/records.json are turned back into the files of data/ that they
 came from, whose hashes the lock holds. Where data/ is at hand too (`dvc pull`, a finished run, a bundle of
-`python -m pipeline.bundle`) everything else is compared as well. Every line says what was not at hand; nothing is taken
-for checked that was not.
+`python -m pipeline.bundle`) everything else is compared as well. Every line says what was not checked, because it
+was not at hand or follows from nothing that is; nothing is taken for checked that was not.
 
     evidence.py   what is at hand: files, their hashes, what reports/ restores
     finding.py    the outcome of one check
     stages.py     dvc.yaml and params.yaml -> what every stage must be locked with
-    lock.py, numbers.py, images.py, draws.py, environment.py, rerun.py      the checks
+    lock.py, numbers.py, images.py, draws.py, environment.py, rerun.py      the checks; imports.py is a part of lock.py
     studies.py    the check of the studies
     rows.py, studied/, claimed.py, resampled.py
                   their rows -> what every cell and sentence must say -> whether it does; intervals

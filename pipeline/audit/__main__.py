@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import secrets
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -43,7 +44,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pipeline.audit", description="Are these numbers true?")
     parser.add_argument("--bundle", type=Path, help="audit this archive instead of the current folder")
     parser.add_argument("--rerun", type=int, default=0, metavar="N", help="compute N stages, chosen at random, again")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of stages")
+    parser.add_argument("--seed", type=int, help="of the choice of stages; by default another one every time")
     chosen = parser.parse_args(given)
     try:
         with tempfile.TemporaryDirectory(prefix="audit-") as scratch:
@@ -55,7 +56,8 @@ def main(given: Sequence[str] | None = None) -> int:
             evidence = gather(root)
             found += audit(evidence)
             if chosen.rerun:
-                found += rerun.check(evidence, chosen.rerun, chosen.seed, Path(scratch))
+                seed = secrets.randbelow(1 << 32) if chosen.seed is None else chosen.seed
+                found += rerun.check(evidence, chosen.rerun, seed, Path(scratch))
     except BenchmarkError as error:
         sys.exit(f"audit: {error}")
     for one in found:

@@ -107,6 +107,8 @@ def _draws(evidence: Evidence, suite: str) -> Finding:
             rows = scores[scores.method == folder.rpartition("/")[2]]
             stated = dict(zip(rows.task, rows.samples, strict=True))
             tally.expect(stated in ({}, about["samples"]), f"{folder}: scores state other numbers of images")
+            seeds = [seed for seed in about["seeds"] if not stated or seed not in {*rows.seed}]
+            tally.expect(not stated or not seeds, f"{folder}: seeds {_named(seeds)} were drawn and are not scored")
     return tally.finding()
 
 

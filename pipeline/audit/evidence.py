@@ -201,6 +201,8 @@ def _records(root: Path) -> dict[str, bytes]:
         contents = json.loads(path.read_text("utf-8"))
     except json.JSONDecodeError as error:
         raise EvidenceError(f"{RECORDS}: not valid JSON ({error}); get the file again") from error
+    if not isinstance(contents, dict):
+        raise EvidenceError(f"{RECORDS}: expected an object, a record by its path; get the file again")
     written = {"indent": 1, "sort_keys": True, "ensure_ascii": False}
     return {name: f"{json.dumps(content, **written)}\n".encode() for name, content in contents.items()}
 
@@ -208,10 +210,14 @@ def _records(root: Path) -> dict[str, bytes]:
 def _scores(root: Path) -> dict[str, bytes]:
     found = {}
     for path in sorted((root / "reports/scores").glob("*.csv")):
-        with path.open(encoding="utf-8", newline="") as file:
-            header, *rows = csv.reader(file)
-        if tuple(header) != SCORES:
-            continue
+        try:
+            header, *rows = csv.reader(io.StringIO(path.read_text("utf-8"), newline=""))
+        except (ValueError, csv.Error) as error:
+            raise EvidenceError(f"{path}: not a table ({error}); run the report stage again") from error
+        if tuple(header) != SCORES or any(len(row) != len(SCORES) for row in rows):
+            raise EvidenceError(
+                f"{path}: expected the columns {', '.join(SCORES)} in every row; run the report stage again"
+            )
         for method in dict.fromkeys(row[1] for row in rows):
             buffer = io.StringIO()
             csv.writer(buffer, lineterminator="\n").writerows([header, *(row for row in rows if row[1] == method)])

@@ -24,6 +24,7 @@ Points = Mapping[tuple[str, ...], float]
 def check(evidence: Evidence, known: Known) -> Finding:
     """Every number of every file of figure data."""
     tally = Tally(f"{known.suite}: figure data", "numbers of reports/plots and reports/figures")
+    tally.absent.append("pictures beside their data")
     for name, points in PLOTS.items():
         path = f"reports/plots/{name}.csv"
         table = evidence.table(path)

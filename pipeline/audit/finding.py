@@ -17,7 +17,7 @@ class Finding:
     compared: int
     wrong: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
-    """What was not at hand, and was therefore not checked."""
+    """What was not at hand or cannot be recomputed, and was therefore not checked."""
 
     @property
     def verdict(self) -> str:
@@ -27,12 +27,12 @@ class Finding:
         return "ok" if self.compared else "none"
 
     def line(self) -> str:
-        """One line: verdict, name, how many of what; then what is wrong and what was not at hand."""
+        """One line: verdict, name, how many of what; then what is wrong and what was not checked."""
         parts = [f"{self.verdict:<4}  {self.name:<24} {self.compared:,} {self.what}"]
         if self.wrong:
             parts.append(f"WRONG ({len(self.wrong):,}): {_few(self.wrong)}")
         if self.absent:
-            parts.append(f"not at hand: {_few(self.absent)}")
+            parts.append(f"not checked: {_few(self.absent)}")
         return "; ".join(parts)
 
     def plain(self) -> dict[str, Any]:
@@ -43,7 +43,7 @@ class Finding:
             "what": self.what,
             "compared": self.compared,
             "wrong": [*self.wrong],
-            "not at hand": [*self.absent],
+            "not checked": [*self.absent],
         }
 
 

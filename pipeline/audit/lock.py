@@ -8,9 +8,13 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from pipeline.audit import imports
 from pipeline.audit.evidence import Evidence, Stamp, stamp
 from pipeline.audit.finding import Finding, Tally
 from pipeline.audit.stages import Declared, Locked, lookup, pipelines
+
+RESTORED = ("data/scores/", "data/runs/", "data/origins/")
+"""Outputs of stages that reports/ keeps word for word, each of them."""
 
 
 def check(evidence: Evidence) -> list[Finding]:
@@ -25,6 +29,7 @@ def check(evidence: Evidence) -> list[Finding]:
         _stages(declared, locked, idle),
         _params(locked, evidence.yaml("params.yaml")),
         *(_files(name, what, evidence, locked, wanted) for name, (what, wanted) in kinds.items()),
+        imports.check(evidence, locked),
         _restored(evidence, locked),
         _chain(locked),
     ]
@@ -161,6 +166,9 @@ def _restored(evidence: Evidence, stages: Mapping[str, Locked]) -> Finding:
         same = f"{stamp(directory(members)).md5}.dir" == held[path]["md5"]
         tally.compared += len(members) - 1
         tally.expect(same, f"{path}/ as reports/ has it is not what its stage wrote")
+    written = [path for path in held if path.startswith(RESTORED)]
+    for path in written if evidence.restored else ():
+        tally.expect(path in evidence.restored, f"{path} was written by a stage, and reports/ does not have it")
     if not evidence.restored:
         tally.absent.append("reports/scores, reports/studies, reports/records.json")
     return tally.finding()

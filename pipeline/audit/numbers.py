@@ -4,10 +4,12 @@ What is not a function of the scores is compared with the files that it was prin
 named where they are not.
 """
 
+import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -113,14 +115,20 @@ def _answers(evidence: Evidence, scores: pd.DataFrame, suite: str) -> Finding:
     if packed is None:
         tally.absent.append(path)
         return tally.finding()
-    for (method, task), rows in scores.groupby(["method", "task"], sort=False):
-        if f"{method}/{task}" not in packed:
-            tally.absent.append(f"answers of {method}")
-            continue
-        total = int(rows.total.iloc[0])
-        bits = np.unpackbits(packed[f"{method}/{task}"], axis=1)
-        same = bits[:, :total].sum(1).tolist() == rows.correct.tolist() and not bits[:, total:].any()
-        tally.expect(same, f"{path}: {method}/{task} has other numbers of right answers than the scores")
+    for method, counts in scores.groupby("method", sort=False):
+        given = evidence.arrays(f"data/answers/{suite}/{method}.npz")
+        for task, rows in counts.groupby("task", sort=False):
+            if f"{method}/{task}" not in packed:
+                tally.absent.append(f"answers of {method}")
+                continue
+            total = int(rows.total.iloc[0])
+            bits = np.unpackbits(packed[f"{method}/{task}"], axis=1)
+            same = bits[:, :total].sum(1).tolist() == rows.correct.tolist() and not bits[:, total:].any()
+            tally.expect(same, f"{path}: {method}/{task} has other numbers of right answers than the scores")
+            if given is not None:
+                right = given[task] == given[f"labels/{task}"]
+                same = np.array_equal(bits[:, :total], right)
+                tally.expect(same, f"{path}: {method}/{task} is not what data/answers/{suite}/{method}.npz holds")
     return tally.finding()
 
 
@@ -131,8 +139,15 @@ def _table(evidence: Evidence, known: Known) -> Finding:
     if table is None:
         tally.absent.append(path)
         return tally.finding()
+    chosen = evidence.yaml("params.yaml")["methods"]
+    claimed = {*chosen["merge"], *chosen["calibrate"], MAIN, *(f"surgery-{name}" for name in chosen["surgery"])}
+    for method in sorted(claimed ^ {*table.method}):
+        tally.expect(False, f"{path}: {method} is {'missing' if method in claimed else 'no method of params.yaml'}")
     for row in table.to_dict("records"):
         method = row["method"]
+        title = _title(evidence, method)
+        if title is not None:
+            tally.expect(row["title"].rstrip(" †") == title, f"{path}: {method} is called {row['title']}, not {title}")
         if method not in known.values:
             tally.expect(False, f"{path}: no scores of {method}")
             continue
@@ -147,6 +162,16 @@ def _table(evidence: Evidence, known: Known) -> Finding:
     for column in [name for name in table if name not in {*numbers, "method", "title", "group", "runs"}]:
         tally.absent.append(f"column {column} of {path}")
     return tally.finding()
+
+
+def _title(evidence: Evidence, method: str) -> str | None:
+    """TITLE of the method's file, which dvc.lock holds the hash of; None if it is not at hand."""
+    name = method.removeprefix("surgery-")
+    text = evidence.text(f"pipeline/methods/{name}.py")
+    found = re.search(r'^TITLE = "(.*)"$', text or "", re.MULTILINE)
+    if found is None:
+        return None
+    return found[1] if name == method else f"Surgery on {found[1]}"
 
 
 def _printed(evidence: Evidence, known: Known) -> Finding:
@@ -164,8 +189,11 @@ def _printed(evidence: Evidence, known: Known) -> Finding:
             tally.expect(bool(grids), f"{path} holds no table")
             for found in grids:
                 grid(tally, known, found, path)
+                lacking = sorted({*known.titles} - {title for _, title, _ in found.rows})
+                tally.expect(not lacking, f"{path}: no row of {', '.join(lacking)}")
             if ending == "md" and page:
                 tally.expect(any(_within(grids[0], shown) for shown in page), f"the page has no table equal to {path}")
+    tally.absent.append("captions")
     return tally.finding()
 
 
@@ -223,6 +251,7 @@ def readme(evidence: Evidence, widest: Evidence, suites: list[str]) -> Finding:
         _prose(tally, widest, suite, text.replace(section, "").replace(shown or section, ""))
         if studied is not None:
             tally.expect(studied.strip() == shown, f"README.md, studies: {_difference(shown, studied.strip())}")
+    tally.absent.append("other numbers of prose")
     _performance(tally, evidence, _section(text, "performance"))
     return tally.finding()
 
@@ -265,3 +294,17 @@ def _performance(tally: Tally, evidence: Evidence, section: str) -> None:
         tally.absent.append(f"README's section on performance (its generator needs {error.name})")
         return
     tally.expect(section.strip() == made.strip(), "README.md: the section on performance is not that of its results")
+    for path in sorted(results.glob("*.json")):
+        for where, one in _spreads(json.loads(path.read_text("utf-8"))):
+            ordered = one["min"] <= one["median"] <= one["max"]
+            tally.expect(ordered, f"{path.name}: {where}: median {one['median']} is not within its range")
+    tally.absent.append("measurements of speed (benchmarks/results is held by no lock)")
+
+
+def _spreads(content: Any, where: str = "") -> Iterator[tuple[str, Mapping[str, float]]]:
+    """Every median with its range, and where it stands."""
+    if isinstance(content, dict) and {"min", "median", "max"} <= content.keys():
+        yield where, content
+    elif isinstance(content, dict):
+        for name, one in content.items():
+            yield from _spreads(one, f"{where} {name}".strip())

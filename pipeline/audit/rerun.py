@@ -2,7 +2,7 @@
 
 The folder has the code, params.yaml and the stage's inputs (hard links), nothing else. On the processor and device of
 the run record the bytes must be those of dvc.lock; elsewhere floating-point sums may differ in their last bits, and
-accuracies must agree within TOLERANCE points.
+accuracies must agree within TOLERANCE points, tensors within SHARE.
 """
 
 import csv
@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.audit.evidence import Evidence, gather, stamp
 from pipeline.audit.finding import Finding, Tally
 from pipeline.audit.lock import directory
@@ -25,6 +27,8 @@ from pipeline.audit.stages import pipelines
 CODE = ("pipeline", "stages")
 TOLERANCE = 1.0
 """Points of accuracy on a task."""
+SHARE = 0.05
+"""Of a tensor's largest value: how far another kind of device may be from it."""
 MEASURED = ("data/runs/", "reports/index.html", "reports/records.json")
 """Times and hardware: no results."""
 
@@ -113,7 +117,21 @@ def _compare(tally: Tally, evidence: Evidence, again: Evidence, entry: Mapping[s
             near = abs(now.get(key, float("inf")) - value) <= TOLERANCE
             tally.expect(near, f"{path}: {' '.join(key)} {value:.2f} came out as {now.get(key)}")
     else:
-        tally.absent.append(f"{path}: no bytes to compare on another device")
+        files = [name for name in again.stamps if name.startswith(f"{path}/") and name.endswith(".safetensors")]
+        for name in files:
+            before, now = evidence.tensors(name) or {}, again.tensors(name) or {}
+            for key in sorted(before.keys() | now.keys()):
+                same = key in before and key in now and _near(before[key], now[key])
+                tally.expect(same, f"{name}: {key} is not within {SHARE:.0%} of what it was")
+        if not files:
+            tally.absent.append(f"{path}: no bytes to compare on another device")
+
+
+def _near(before: np.ndarray, now: np.ndarray) -> bool:
+    """Whether the largest difference is a small share of the largest value."""
+    if before.shape != now.shape or not before.size:
+        return before.shape == now.shape
+    return float(np.abs(before.astype(float) - now).max()) <= SHARE * float(np.abs(before.astype(float)).max())
 
 
 def _accuracies(text: str) -> dict[tuple[str, str], float]:

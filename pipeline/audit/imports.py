@@ -1,0 +1,61 @@
+"""Which files of the project a stage runs: the import statements of its script, followed without running any."""
+
+import ast
+from collections.abc import Iterator, Mapping
+
+from pipeline.audit.evidence import Evidence
+from pipeline.audit.finding import Finding, Tally
+from pipeline.audit.stages import Locked
+
+
+def check(evidence: Evidence, stages: Mapping[str, Locked]) -> Finding:
+    """Every file that a stage imports is a dependency that dvc.lock holds the hash of, or lies in one."""
+    tally = Tally("lock: imports", "files that stages import are among their dependencies")
+    found: dict[str, set[str]] = {}
+    for name, stage in stages.items():
+        python, option, script, *_ = [*stage["cmd"].split(), "", "", ""]
+        if (python, option) != ("python", "-m"):
+            tally.absent.append(f"what `{stage['cmd']}` imports")
+            continue
+        if script not in found:
+            found[script] = closure(evidence, script)
+        if not found[script]:
+            tally.absent.append(f"the code of {script}")
+        held = tuple(entry["path"] for entry in stage["deps"])
+        for path in sorted(found[script]):
+            inside = path in held or any(path.startswith(f"{one}/") for one in held)
+            tally.expect(inside, f"{path}: stage {name} imports it, and dvc.lock has no hash of it")
+    return tally.finding()
+
+
+def closure(evidence: Evidence, module: str) -> set[str]:
+    """The files that importing a module runs; not those that hold nothing but a docstring."""
+    waiting, seen, found = [*_files(evidence, module)], set(), set()
+    while waiting:
+        path = waiting.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        tree = ast.parse(evidence.text(path) or "")
+        if any(not isinstance(one, ast.Expr) for one in tree.body):
+            found.add(path)
+        for name in _imported(tree):
+            waiting += _files(evidence, name)
+    return found
+
+
+def _imported(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _files(evidence: Evidence, module: str) -> Iterator[str]:
+    """The file of a module and those of the packages around it, where they are at hand."""
+    parts = module.split(".")
+    for length in range(1, len(parts) + 1):
+        stem = "/".join(parts[:length])
+        yield from (path for path in (f"{stem}/__init__.py", f"{stem}.py") if evidence.text(path) is not None)
