@@ -42,7 +42,7 @@ ROOT_FILES = (
 WANTED = (
     "pipeline/*", "stages/*", "reports/*", "data/README.md", "data/runs/*", "data/origins/*.json",
     "data/scores/*", "data/costs/*", "data/diagnostics/*.csv", "data/studies/*.csv",
-    "data/suites/*/suite.json", "data/suites/*/labels/*", "data/merges/*/samerging/coefficients.safetensors",
+    "data/suites/*/suite.json", "data/suites/*/labels/*", "data/merges/*/coefficients.safetensors",
     *(f"data/{folder}/*/{name}" for folder in ("merges", "studies")
       for name in ("merge.json", "draws.safetensors", "losses.csv", "rescale.csv")),
 )  # fmt: skip
@@ -133,7 +133,7 @@ def _embedded(evidence: Evidence, definition: Mapping[str, Any]) -> Iterator[dic
         for _, task, cells in grid.rows:
             if task in definition["tasks"]:
                 text = cells[told].text
-                licence = "; ".join(LICENCE.findall(text)) or "see data/README.md"
+                licence = "; ".join(LICENCE.findall(text))
                 yield {
                     "identifier": f"#{task}",
                     "kind": "Dataset",

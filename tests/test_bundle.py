@@ -52,9 +52,10 @@ def test_a_bundle_is_the_same_bytes_wherever_it_is_made(small: Path, files, tmp_
     assert bundle.archive({METADATA: bundle.metadata(evidence, again, DAY), **again}) == bundle.archive(files)
 
 
-def test_a_bundle_has_no_images_and_no_weights_but_samergings_coefficients(files):
+def test_a_bundle_has_no_images_and_no_weights_but_coefficients(files):
     tensors = [name for name in files if name.endswith(".safetensors") and not name.endswith("/draws.safetensors")]
-    assert tensors == [f"data/merges/{SUITE}/samerging/coefficients.safetensors"]
+    methods = ("average", "distillation", "individual", "samerging", "surgery-samerging", "zeroshot")
+    assert tensors == [f"data/merges/{SUITE}/{name}/coefficients.safetensors" for name in methods]
     assert not [name for name in files if "/images/" in name or name.startswith(("data/teachers", "data/previews"))]
     assert {"LICENSE", "CITATION.cff", "requirements.lock", f"data/scores/{SUITE}/ties.csv"} <= files.keys()
 
@@ -70,6 +71,7 @@ def test_the_metadata_cites_the_paper_and_every_data_set_with_its_licence(files)
     assert [one["@id"] for one in root["mentions"]] == ["#optdigits", "#textures", "#signs"]
     assert graph["#optdigits"]["license"] == "BSD-3; UCI: CC BY 4.0"
     assert graph["#textures"]["license"] == "CC0"
+    assert graph["#signs"]["license"] == "public domain, CC0 or CC BY 2.0"
 
 
 def test_a_public_suite_names_repositories_and_revisions(small: Path, tmp_path: Path):

@@ -22,7 +22,8 @@ from pipeline.audit.recompute import CEILING
 DRAWS, BATCH = 10_000, 250
 TAIL = 0.025
 SURE = 0.05
-NUMBER = re.compile(r"[+−-]?\d+(?:\.\d+)?")
+NUMBER = re.compile(r"[+−-]?\d+(?:\.\d+)?|–")
+"""A dash where it is undefined."""
 DECIMALS = 10
 """Of a point; beyond them a difference is rounding of floating-point numbers."""
 EDGES = {"These tasks": ("difference low", "difference high"), "Tasks like these": ("like low", "like high")}
@@ -203,7 +204,7 @@ def _printed(tally: Tally, evidence: Evidence, known: Known, rows: Mapping[str, 
             for column, names in shows.items():
                 texts = NUMBER.findall(shown[column].text)
                 same = len(texts) == len(names) and all(
-                    agrees(text, float(row[name])) for text, name in zip(texts, names, strict=True)
+                    agrees(text, float(row[name] or "nan")) for text, name in zip(texts, names, strict=True)
                 )
                 tally.expect(same, f"{path}: {title}, {column} is {shown[column].text}, its CSV has other numbers")
             said = [shown["Won : lost"].text, shown["Verdict"].text]
