@@ -2,7 +2,7 @@
 # make methods run every method, beside the workspace: reports/methods
 # make studies run the studies too: ablation, data efficiency, sensitivity, landscape, robustness, ...
 # make test    set up, lint and pass the tests
-# make faults  kill, interrupt, fill the disk, damage files, fuzz: more than half an hour; counts what was survived
+# make faults  kill, interrupt, fill the disk, damage files, fuzz: about half an hour on two cores; counts what was survived
 # make verify  hash every result and every file of the cache anew: finds what changed without a trace; then dvc repro
 # make audit   are the numbers of this repository true? FLAGS="--rerun 3" computes stages again
 # make bundle  one archive for reviewers; python -m pipeline.audit --bundle FILE checks it

@@ -19,7 +19,7 @@ from tests.faults.stages import STAGES, age, content, outputs, restore, whole
 from tests.test_processes import eventually
 from tests.test_repro import Checkout, checkout
 
-RANDOM = 3
+RANDOM = 2
 """Random moments per stage."""
 RUNS = 16
 """Runs of `dvc repro` that are killed."""

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from tests.faults.stages import STAGES, age, content, outputs, restore, whole
 
-LAST, SPREAD = 6, 4
+LAST, SPREAD = 5, 3
 """Moments tried: the last ones, when outputs move into place, and some of those before."""
 GROWS, SHRINKS = {"os.mkdir"}, {"os.rename", "os.remove", "os.rmdir", "os.chmod"}
 Hook = Callable[[str, tuple[Any, ...]], None]
@@ -96,7 +96,7 @@ def main(fault: str, name: str) -> None:
         for path in paths:
             age(path)
         status, made, said = attempt(name, fault, moment)
-        if status == 0 and made < moment:  # a library found its own cache warm: fewer changes than counted
+        if status == 0 and (made < moment or fault == "full"):  # a library's own cache: warm already, or done without
             assert [content(path) for path in paths] == new
             continue
         hit += 1
