@@ -1,5 +1,6 @@
 """The calibrated methods beside plain descent: AdaMerging's variants, ProDistill, SyMerge."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -249,6 +250,14 @@ def test_an_expert_is_trusted_on_its_own_predictions():
     torch.testing.assert_close(symerge.trusted_cross_entropy(teacher, teacher), expected, rtol=0, atol=1e-12)
 
 
+def test_symerge_says_how_many_images_it_leaves_out(problem: Problem, capsys):
+    calibrated("symerge", problem, ROUNDS)
+    said = re.search(r"symerge: seed \d+: ([\d,]+) of ([\d,]+) images had a trusted expert", capsys.readouterr().out)
+    assert said is not None
+    kept, seen = (int(number.replace(",", "")) for number in said.groups())
+    assert 0 < kept <= seen == ROUNDS.steps * sum(min(ROUNDS.batch_size, len(images)) for images in problem.images)
+
+
 def test_without_a_trusted_image_there_is_nothing_to_learn():
     student = torch.tensor([[9.0, 0.0], [0.0, 8.0]], requires_grad=True)
     loss = symerge.trusted_cross_entropy(student, torch.tensor([[0.0, 1.0], [2.0, 0.0]]))
@@ -269,7 +278,8 @@ def test_symerge_gradients_equal_autograd_through_the_merge(task: int, problem: 
     student = toy.encoder(weights, problem.images[task][batch]) @ head.T
     expected = symerge.trusted_cross_entropy(student, problem.teachers[task][batch])
     slopes = torch.autograd.grad(expected, (at, head))
-    found = symerge.gradient(problem, at.detach(), head.detach(), task, batch)
+    *found, kept = symerge.gradient(problem, at.detach(), head.detach(), task, batch)
+    assert int(kept) == int(symerge.trusted(student, problem.teachers[task][batch]).sum())
     for one, other in zip(found, (expected.detach(), *slopes), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
         assert one.abs().max() > 1e-3

@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.errors import BenchmarkError
 from pipeline.methods import iso_c, iso_cts, opcm, tsv_m, wudi
 from pipeline.model import Weights
-from pipeline.toolbox.spectra import decorrelated, is_matrix, leading, polar, thin_svd
+from pipeline.toolbox.spectra import decorrelated, is_matrix, leading, polar, svd, thin_svd
 from pipeline.vectors import TaskVectors
 from tests import toy
 
@@ -95,6 +95,25 @@ def test_rounding_of_repeated_directions_counts_as_zero(dtype: torch.dtype):
     basis, _ = torch.linalg.qr(drawn(64, 16).to(dtype))
     _, s, _ = thin_svd(torch.cat([basis, basis, basis], dim=1))
     assert int((s > 0).sum()) == 16
+
+
+@pytest.mark.parametrize("shape", [(3, 7, 4), (2, 4, 7), (5, 5)])
+def test_a_matrix_that_torch_cannot_decompose_is_decomposed_otherwise(shape: tuple, monkeypatch):
+    stacked, able = drawn(*shape), torch.linalg.svd
+    hard = stacked.view(-1, *shape[-2:])[-1]
+    expected = able(stacked, full_matrices=False)
+
+    def unable(matrices: Tensor, full_matrices: bool) -> tuple[Tensor, ...]:
+        if any(torch.equal(one, hard) for one in matrices.view(-1, *shape[-2:])):
+            raise torch.linalg.LinAlgError("the algorithm failed to converge")
+        return able(matrices, full_matrices=full_matrices)
+
+    monkeypatch.setattr(torch.linalg, "svd", unable)
+    u, s, vh = svd(stacked)
+    assert (u.shape, s.shape, vh.shape) == tuple(part.shape for part in expected)
+    assert u.dtype == stacked.dtype
+    close(s, expected[1])
+    close(u * s[..., None, :] @ vh, stacked)
 
 
 def test_rounding_is_relative_to_the_size_given():

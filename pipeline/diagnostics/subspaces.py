@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from pipeline.suite import SuiteFolder, device
+from pipeline.toolbox.spectra import svd
 
 ENERGY = 0.95
 """Share of the merged matrix's Frobenius norm that the subspace of SAR holds."""
@@ -35,7 +36,7 @@ def matrices(names: Iterable[str]) -> list[str]:
 
 def alignment(stacked: Tensor) -> Tensor:
     """SAR of every task [T], from the task vectors' matrices [T, m, n]; 0 for a task vector that is zero."""
-    left, values, _ = torch.linalg.svd(stacked.sum(0), full_matrices=False)
+    left, values, _ = svd(stacked.sum(0))
     held = (values.square().cumsum(0) / values.square().sum()).sqrt()
     basis = left[:, : int((held < ENERGY).sum()) + 1]
     lengths = stacked.flatten(1).norm(dim=1)
@@ -44,7 +45,7 @@ def alignment(stacked: Tensor) -> Tensor:
 
 def triplets(stacked: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     """The `rank` leading singular triplets of every matrix of [T, m, n]: [T, m, r], [T, r], [T, n, r]."""
-    left, values, right = torch.linalg.svd(stacked, full_matrices=False)
+    left, values, right = svd(stacked)
     return left[..., :rank], values[:, :rank], right[:, :rank].mT
 
 

@@ -14,6 +14,7 @@ from pydantic import Field
 from pipeline.extras.routed import GATE_RANK
 from pipeline.schema import Parameters
 from pipeline.solution import Extras, Solution
+from pipeline.toolbox.spectra import svd
 from pipeline.vectors import TaskVectors
 
 TITLE = "SMILE"
@@ -34,7 +35,7 @@ def merge(vectors: TaskVectors, params: Params) -> Solution:
         stem, _, kind = name.rpartition(".")
         stacked = vectors[name]
         if kind == "weight" and stacked.ndim == 3:
-            left, values, right = torch.linalg.svd(stacked, full_matrices=False)
+            left, values, right = svd(stacked)
             tensors[f"{stem}/down"] = right[:, : params.rank].clone()
             tensors[f"{stem}/up"] = (left * values[:, None]).mT[:, : params.rank].clone()
             tensors[f"{stem}/bias"] = vectors[f"{stem}.bias"]

@@ -44,37 +44,49 @@ def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -
     point = torch.full(shape, params.initial_coefficient, dtype=sample.dtype, device=sample.device)
     heads = [head.clone() for head in problem.heads]
     optimiser = torch.optim.Adam([{"params": [point], "lr": params.lr}, {"params": heads, "lr": params.head_lr}])
-    drawn, losses = streams(problem, schedule.batch_size, seed), []
+    drawn, losses, seen, kept = streams(problem, schedule.batch_size, seed), [], 0, 0
     for _ in range(schedule.steps):
         for task in torch.randperm(len(heads), generator=order).tolist():
             optimiser.zero_grad()  # a head without a gradient stays: Adam moves lambda and the head of this task
             batch = next(drawn[task]).to(sample.device)
-            loss, point.grad, heads[task].grad = gradient(problem, point, heads[task], task, batch)
+            loss, point.grad, heads[task].grad, count = gradient(problem, point, heads[task], task, batch)
+            seen, kept = seen + len(batch), kept + count
             optimiser.step()
             if params.clamp:
                 point.clamp_(0, 1)
             require_finite(len(losses), loss, point, heads[task])
             losses.append(loss)
+    print(f"symerge: seed {seed}: {int(kept):,} of {seen:,} images had a trusted expert, the others were left out")
     tuned = dict(zip(problem.tasks, heads, strict=True))
     return Solution(point, losses=torch.stack(losses), extras=Extras("heads", tuned))
 
 
 def gradient(
     problem: Problem, coefficients: Tensor, head: Tensor, task: int, batch: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss on a batch of one task and its gradients by the coefficients [T, G] and by the task's head."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The loss on a batch of one task, its gradients by the coefficients [T, G] and by the task's head, images kept."""
     merged, learned = vectors.merge(problem.base, problem.vectors, coefficients), head.detach().requires_grad_()
     leaves = {name: merged[name].requires_grad_() for name in problem.vectors}
     with rounded(head.device, problem.precision):
         features = problem.encoder(merged, problem.images[task][batch]).to(head.dtype)
-    loss = trusted_cross_entropy(features @ learned.T, problem.teachers[task][batch])
+    logits, teacher = features @ learned.T, problem.teachers[task][batch]
+    loss = trusted_cross_entropy(logits, teacher)
     *found, slope = torch.autograd.grad(loss, [*leaves.values(), learned])
-    return loss.detach(), vectors.contract(dict(zip(leaves, found, strict=True)), problem.vectors), slope
+    return (
+        loss.detach(),
+        vectors.contract(dict(zip(leaves, found, strict=True)), problem.vectors),
+        slope,
+        trusted(logits, teacher).sum(),
+    )
 
 
 def trusted_cross_entropy(logits: Tensor, teacher: Tensor) -> Tensor:
     """Mean cross-entropy to the expert's label over the images whose expert is trusted; 0 if there is none."""
+    kept, parts = trusted(logits, teacher), cross_entropy(logits, teacher.argmax(-1), reduction="none")
+    return torch.where(kept, parts, 0).sum() / kept.sum().clamp(min=1)
+
+
+def trusted(logits: Tensor, teacher: Tensor) -> Tensor:
+    """Whether expert and merged model agree or the expert is at least as confident, per image."""
     expert, student = (scores.detach().softmax(-1).max(-1) for scores in (teacher, logits))
-    trusted = (expert.indices == student.indices) | (expert.values >= student.values)
-    parts = cross_entropy(logits, expert.indices, reduction="none")
-    return torch.where(trusted, parts, 0).sum() / trusted.sum().clamp(min=1)
+    return (expert.indices == student.indices) | (expert.values >= student.values)

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 
 import torch
+from scipy import linalg
 from torch import Tensor
 
 from pipeline.errors import BenchmarkError
@@ -30,6 +31,23 @@ def by_matrix(vectors: Mapping[str, Tensor], merged: Callable[[Tensor], Tensor],
     }
 
 
+def svd(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """U [..., m, k], S [..., k] and V^T [..., k, n] of stacked matrices.
+
+    LAPACK's divide and conquer, torch's choice on the CPU, may not converge where many singular values are equal, as in
+    what is left of a matrix after a projection; such a matrix is left to its QR iteration, which takes longer.
+    """
+    try:
+        return torch.linalg.svd(matrices, full_matrices=False)
+    except torch.linalg.LinAlgError:
+        if matrices.ndim == 2:
+            found = linalg.svd(matrices.cpu().numpy(), full_matrices=False, lapack_driver="gesvd")
+            u, s, vh = (torch.from_numpy(part).to(matrices.device) for part in found)
+            return u, s, vh
+        u, s, vh = (torch.stack(parts) for parts in zip(*map(svd, matrices), strict=True))
+        return u, s, vh
+
+
 def thin_svd(matrices: Tensor, size: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """U [..., m, k], S [..., k] in descending order and V [..., n, k] with A = U diag(S) V^T, k = min(m, n).
 
@@ -40,7 +58,7 @@ def thin_svd(matrices: Tensor, size: Tensor | None = None) -> tuple[Tensor, Tens
     if matrices.shape[-2] < matrices.shape[-1]:  # LAPACK takes three times as long for a wide matrix as for a tall one
         v, s, u = thin_svd(matrices.mT, size)
         return u, s, v
-    u, s, vh = torch.linalg.svd(matrices, full_matrices=False)
+    u, s, vh = svd(matrices)
     reference = s[..., :1] if size is None else size[..., None]
     kept = s > 4 * math.sqrt(max(matrices.shape[-2:])) * torch.finfo(s.dtype).eps * reference
     columns = kept[..., None, :]

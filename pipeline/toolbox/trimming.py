@@ -18,7 +18,7 @@ Aggregate = Literal["mean", "sum"]
 CHUNK = 1 << 18
 """Values looked at together for a threshold."""
 PART = 1 << 14
-"""Entries merged together: all of a part's steps stay in a core's cache."""
+"""Entries merged together on the CPU: all of a part's steps stay in a core's cache. A GPU takes a tensor at once."""
 SAMPLE = 1 << 16
 """Values that a threshold is first looked for in."""
 
@@ -115,7 +115,8 @@ def elect(entries: Tensor, majority: int) -> Tensor:
 def _agreeing(stacked: Tensor, thresholds: Tensor, majority: int, aggregate: Aggregate) -> tuple[Tensor, int, bool]:
     """One merged tensor [*shape], the sum of its elected signs, and whether task vectors cancelled without election."""
     merged, votes, undecided = [], 0, False
-    for part in stacked.reshape(len(stacked), -1).split(PART, dim=1):
+    size = PART if stacked.device.type == "cpu" else stacked[0].numel()
+    for part in stacked.reshape(len(stacked), -1).split(size, dim=1):
         entries = trimmed(part, thresholds)
         elected = elect(entries, majority)
         above, below = entries.clamp(min=0).sum(0), entries.clamp(max=0).sum(0)
