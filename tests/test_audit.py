@@ -188,6 +188,11 @@ def title(root: Path) -> None:
     rehashed(root)
 
 
+def elsewhere(root: Path) -> None:
+    replaced(root, f"reports/tables/{SUITE}.csv", "ties,TIES,Data-free,", "ties,TIES,Calibrated,")
+    rehashed(root)
+
+
 def undeclared_code(root: Path) -> None:
     for path in ("dvc.yaml", "dvc.lock"):
         text = re.sub(r"( *)- (path: )?pipeline/evaluate\.py\n(\1  [^-].*\n)*", "", (root / path).read_text())
@@ -241,6 +246,26 @@ FRAUDS: Mapping[str, tuple[Callable[[Path], None], str, str]] = {
         careful_cell("index.html", r"(>TIES<(?:.|\n)*?\d\.)(\d)"),
         f"{SUITE}: printed tables",
         f"the page has no table equal to reports/tables/{SUITE}",
+    ),
+    "another section for a method": (
+        elsewhere,
+        f"{SUITE}: table",
+        "ties stands under Calibrated, not Data-free",
+    ),
+    "images of a caption": (
+        careful_cell(f"tables/{SUITE}.md", r"(saw up to )(\d)"),
+        f"{SUITE}: captions",
+        "parameters and scores give “8”",
+    ),
+    "a caption in LaTeX": (
+        careful_cell(f"tables/{SUITE}-overview.tex", r"(saw up to )(\d)"),
+        f"{SUITE}: captions",
+        f"{SUITE}-overview.tex: its caption has other numbers",
+    ),
+    "a caption of the page": (
+        careful_cell("index.html", r"(saw up to )(\d)"),
+        f"{SUITE}: captions",
+        f"the page has not the caption of reports/tables/{SUITE}",
     ),
     "a sentence": (
         careful_cell(f"tables/{SUITE}-sentences.md", r"(between zero-shot \(\d+\.)(\d)"),
@@ -362,6 +387,35 @@ def test_a_broken_file_ends_the_audit_with_its_name(repository: Path, monkeypatc
     (repository / "dvc.lock").unlink()
     with pytest.raises(SystemExit, match=r"dvc\.lock: no such file; run the audit at the root of the repository"):
         main([])
+
+
+DAMAGED = (
+    "params.yaml", "dvc.yaml", "dvc.lock", "requirements.lock", "pyproject.toml", "README.md", "reports/records.json",
+    f"reports/scores/{SUITE}.csv", f"reports/scores/{SUITE}-answers.npz", f"reports/tables/{SUITE}.csv",
+    f"reports/tables/{SUITE}-overview.md", f"reports/tables/{SUITE}-overview.tex",
+    f"reports/tables/{SUITE}-prediction.csv", "reports/metrics.json", "reports/index.html",
+    "reports/plots/accuracy.csv", f"data/suites/{SUITE}/suite.json", f"data/merges/{SUITE}/samerging/merge.json",
+    "benchmarks/results/evaluation-cpu-vit-b-32.json",
+)  # fmt: skip
+UNHELD = {"pyproject.toml", "README.md", "requirements.lock"}
+"""A file that is emptied or doubled may say nothing wrong."""
+DAMAGE: tuple[Callable[[bytes], bytes], ...] = (
+    lambda _: b"", lambda _: b"[]", lambda _: b"null", lambda _: b'{"stages": {"a": 1}, "suites": ["\xc3\xbc"]}',
+    lambda _: b"\xff\x00", lambda content: content[: len(content) // 2], lambda content: content * 2,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("path", DAMAGED)
+def test_no_damaged_file_passes_or_ends_in_a_traceback(small: Path, repository: Path, path: str):
+    whole = (small / path).read_bytes()
+    for damage in DAMAGE:
+        (repository / path).write_bytes(damage(whole))
+        try:
+            wrong = [one for one in audit(gather(repository)) if one.wrong]
+        except EvidenceError as error:
+            assert len(str(error)) > 20
+        else:
+            assert wrong or path in UNHELD
 
 
 @pytest.mark.parametrize(

@@ -280,7 +280,7 @@ SOURCES: dict[str, frozenset[str]] = {
     "pipeline/calibrate.py": CALIBRATED | STUDIES,
     "pipeline/objectives.py": CALIBRATED | RESCALES | STUDIES,
     "pipeline/draws.py": EVERYTHING - {"prepare@mini-8", "teach@mini-8"},
-    "pipeline/toolbox/spectra.py": MERGED | BASELINES | comparing(*DATA_FREE),
+    "pipeline/toolbox/spectra.py": DIAGNOSIS | MERGED | BASELINES | comparing(*DATA_FREE),
     "pipeline/extras/masks.py": MERGED | CALIBRATED | STUDIES - {"studies.tasks@mini-8"},  # merges without extras
     "pipeline/rescale.py": RESCALES | studies("sensitivity"),
     "pipeline/surgery.py": SURGERIES,

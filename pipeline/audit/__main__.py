@@ -8,11 +8,12 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from pipeline.audit import archive, draws, environment, images, lock, methods, numbers, rerun, studies
-from pipeline.audit.evidence import Evidence, gather
-from pipeline.audit.finding import Finding
+from pipeline.audit import archive, draws, environment, images, lock, methods, numbers, readme, rerun, studies
+from pipeline.audit.evidence import Evidence, EvidenceError, gather
+from pipeline.audit.finding import Finding, guarded
 from pipeline.errors import BenchmarkError
 
 RESULT = Path("reports/audit.json")
@@ -20,23 +21,34 @@ RESULT = Path("reports/audit.json")
 
 def audit(evidence: Evidence) -> list[Finding]:
     """All checks that compute nothing anew, of the default methods' run and of that of every method."""
-    suites = evidence.yaml("params.yaml")["suites"]
-    found, widest = _run(evidence), evidence
+    suites, widest = _suites(evidence), evidence
+    found = _run(evidence)
     with tempfile.TemporaryDirectory(prefix="audit-") as scratch:
         folder = Path(scratch) / "methods"
         if methods.unfold(evidence, folder):
             widest = gather(folder)
-            further = [methods.same(evidence, widest), *_run(widest)]
-            found += [replace(one, name=f"every method, {one.name}") for one in further]
-        return [*found, numbers.readme(evidence, widest, suites), *environment.check(evidence)]
+            same = guarded("methods", lambda: [methods.same(evidence, widest)])
+            found += [replace(one, name=f"every method, {one.name}") for one in [*same, *_run(widest)]]
+        found += guarded("README", lambda: [readme.check(evidence, widest, suites)])
+        return [*found, *guarded("environment", lambda: environment.check(evidence))]
 
 
 def _run(evidence: Evidence) -> list[Finding]:
-    found = lock.check(evidence)
-    for suite in evidence.yaml("params.yaml")["suites"]:
-        found += [*numbers.check(evidence, suite), *studies.check(evidence, suite)]
-        found += [*images.check(evidence, suite), *draws.check(evidence, suite)]
+    found = [*guarded("lock", lambda: lock.check(evidence))]
+    for suite in _suites(evidence):
+        for kind in (numbers, studies, images, draws):
+            name = f"{suite}: {kind.__name__.rpartition('.')[2]}"
+            found += guarded(name, partial(kind.check, evidence, suite))
     return found
+
+
+def _suites(evidence: Evidence) -> list[str]:
+    """The suites that params.yaml names."""
+    given = evidence.yaml("params.yaml")
+    suites = given.get("suites") if isinstance(given, dict) else None
+    if not isinstance(suites, list) or not all(isinstance(name, str) for name in suites):
+        raise EvidenceError(f"params.yaml: expected a list `suites` of names, found {suites!r}; get the file again")
+    return suites
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -57,7 +69,7 @@ def main(given: Sequence[str] | None = None) -> int:
             found += audit(evidence)
             if chosen.rerun:
                 seed = secrets.randbelow(1 << 32) if chosen.seed is None else chosen.seed
-                found += rerun.check(evidence, chosen.rerun, seed, Path(scratch))
+                found += guarded("rerun", lambda: rerun.check(evidence, chosen.rerun, seed, Path(scratch)))
     except BenchmarkError as error:
         sys.exit(f"audit: {error}")
     for one in found:

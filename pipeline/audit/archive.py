@@ -3,10 +3,11 @@
 import hashlib
 import json
 import tarfile
+import zlib
 from pathlib import Path
 
 from pipeline.audit.evidence import EvidenceError
-from pipeline.audit.finding import Finding, Tally
+from pipeline.audit.finding import MALFORMED, Finding, Tally
 
 METADATA = "ro-crate-metadata.json"
 
@@ -16,7 +17,7 @@ def unpack(bundle: Path, folder: Path) -> Finding:
     try:
         with tarfile.open(bundle, "r:gz") as archive:
             archive.extractall(folder, filter="data")
-    except (OSError, tarfile.TarError, EOFError) as error:
+    except (OSError, tarfile.TarError, EOFError, zlib.error, ValueError) as error:
         raise EvidenceError(f"{bundle}: not a bundle of `make bundle` ({error}); get the file again") from error
     return _described(folder)
 
@@ -30,15 +31,17 @@ def _described(folder: Path) -> Finding:
         return tally.finding()
     try:
         graph = json.loads(place.read_text("utf-8"))["@graph"]
-    except (ValueError, KeyError) as error:
-        raise EvidenceError(f"{METADATA}: not RO-Crate metadata ({error}); get the bundle again") from error
-    entities = {entity["@id"]: entity for entity in graph if "sha256" in entity}
+        entities = {
+            entity["@id"]: (entity["sha256"], int(entity["contentSize"])) for entity in graph if "sha256" in entity
+        }
+    except MALFORMED as error:
+        raise EvidenceError(f"{METADATA}: not RO-Crate metadata ({error!r}); get the bundle again") from error
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {METADATA}
     for name in sorted(files | entities.keys()):
         if name not in files or name not in entities:
             tally.expect(False, f"{name} is {'not in the bundle' if name in entities else 'not described'}")
             continue
         content = (folder / name).read_bytes()
-        same = hashlib.sha256(content).hexdigest() == entities[name]["sha256"]
-        tally.expect(same and int(entities[name]["contentSize"]) == len(content), f"{name} is not as described")
+        found = (hashlib.sha256(content).hexdigest(), len(content))
+        tally.expect(found == entities[name], f"{name} is not as described")
     return tally.finding()

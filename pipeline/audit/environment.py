@@ -1,18 +1,22 @@
-"""Run records against requirements.lock: versions of Python and packages, and the device of every stage."""
+"""Run records against requirements.lock: versions of Python and packages, devices of stages; and this machine."""
 
+import os
+import platform
 import re
 import tomllib
+from pathlib import Path
 from typing import Any
 
 from pipeline.audit.evidence import Evidence
 from pipeline.audit.finding import Finding, Tally
 
+DRIVER = Path("/proc/driver/nvidia/version")
 BOUNDS = {">=": lambda own, bound: own >= bound, "<": lambda own, bound: own < bound}
 
 
 def check(evidence: Evidence) -> list[Finding]:
     """One finding: every record that is at hand."""
-    tally = Tally("environment", "versions and devices of run records")
+    tally = Tally("environment", f"versions and devices of run records; audited on {machine()}")
     records = {path: evidence.json(path) for path in evidence.names("data/runs", ".json")}
     text, project = evidence.text("requirements.lock"), evidence.text("pyproject.toml")
     for needed, name in ((records, "run records (reports/records.json, data/runs)"), (text, "requirements.lock")):
@@ -22,7 +26,17 @@ def check(evidence: Evidence) -> list[Finding]:
     bounds = re.findall(r"(>=|<)\s*([\d.]+)", tomllib.loads(project)["project"]["requires-python"]) if project else []
     for path, record in records.items():
         _record(tally, path, record, pinned, bounds)
+    if any(record["device"] != "cpu" for record in records.values()):
+        tally.absent.append("the GPU driver that runs had (records have the device, and torch's version its CUDA)")
     return [tally.finding()]
+
+
+def machine() -> str:
+    """Processor, system, Python, and the driver of an NVIDIA GPU if there is one."""
+    text = DRIVER.read_text("utf-8", "replace") if DRIVER.is_file() else ""
+    found = re.search(r"Kernel Module\D*([\d.]+)", text)
+    driver = f"NVIDIA driver {found[1]}" if found else "no NVIDIA driver"
+    return f"{platform.platform()}, {os.cpu_count()} cores, {driver}, Python {platform.python_version()}"
 
 
 def versions(text: str) -> dict[str, set[str]]:

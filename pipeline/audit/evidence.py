@@ -37,7 +37,7 @@ class EvidenceError(BenchmarkError):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2, as DVC reads it: `on` is a text, 1e-05 a number."""
+    """YAML 1.2, as DVC reads it: `on` is a text, 1e-05 a number, a key stands once."""
 
     yaml_implicit_resolvers: ClassVar = {
         first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float"))]
@@ -45,6 +45,14 @@ class _Loader(yaml.SafeLoader):
     }
 
 
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    found = loader.construct_mapping(node, deep=True)
+    if len(found) < len(node.value):
+        raise yaml.constructor.ConstructorError(None, None, "a key stands twice", node.start_mark)
+    return found
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), [*"tTfF"])
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
@@ -77,9 +85,9 @@ class Evidence:
         return place.read_bytes() if place.is_file() else self.restored.get(path)
 
     def text(self, path: str) -> str | None:
-        """The same as text."""
+        """The same as text; EvidenceError if it is none."""
         content = self.bytes(path)
-        return None if content is None else content.decode("utf-8")
+        return None if content is None else _decoded(content, path)
 
     def json(self, path: str) -> Any:
         """The same as JSON; EvidenceError if it is none."""
@@ -125,9 +133,9 @@ class Evidence:
         if not place.is_file():
             return None
         try:
-            with np.load(place, allow_pickle=False) as arrays:
+            with np.load(io.BytesIO(place.read_bytes()), allow_pickle=False) as arrays:
                 return dict(arrays)
-        except (ValueError, OSError, BadZipFile) as error:
+        except (ValueError, OSError, EOFError, BadZipFile) as error:
             raise EvidenceError(f"{path}: cannot be read as .npz arrays ({error}); get the file again") from error
 
 
@@ -157,6 +165,13 @@ def integers(evidence: Evidence, suite: str) -> pd.DataFrame | None:
         raise EvidenceError(
             f"{paths[0]}: counts must be whole numbers ({error}); run the report stage again"
         ) from error
+
+
+def _decoded(content: bytes, path: str) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise EvidenceError(f"{path}: not UTF-8 text ({error}); get the file again") from error
 
 
 def _walk(root: Path, folder: str) -> Iterator[str]:
@@ -198,7 +213,7 @@ def _records(root: Path) -> dict[str, bytes]:
     if not path.is_file():
         return {}
     try:
-        contents = json.loads(path.read_text("utf-8"))
+        contents = json.loads(_decoded(path.read_bytes(), RECORDS))
     except json.JSONDecodeError as error:
         raise EvidenceError(f"{RECORDS}: not valid JSON ({error}); get the file again") from error
     if not isinstance(contents, dict):

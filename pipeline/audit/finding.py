@@ -1,6 +1,7 @@
 """The outcome of one check, as a line and as JSON."""
 
-from collections.abc import Iterable
+import traceback
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,6 +67,20 @@ class Tally:
     def finding(self) -> Finding:
         """What was collected, without repetitions."""
         return Finding(self.name, self.what, self.compared, _distinct(self.wrong), _distinct(self.absent))
+
+
+MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError, ArithmeticError)
+"""What reading raises where a file is not of the form that it should have."""
+
+
+def guarded(name: str, check: Callable[[], Sequence[Finding]]) -> Sequence[Finding]:
+    """The check's findings; one that says what went wrong if a file that it reads is not of the form it should have."""
+    try:
+        return check()
+    except MALFORMED as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        said = f"a file cannot be made sense of ({type(error).__name__}: {error}, {where.name}); get it again"
+        return [Finding(name, "files read", 1, (said,))]
 
 
 def _few(texts: tuple[str, ...]) -> str:

@@ -1,20 +1,18 @@
-"""Every printed number against the integer scores: tables, plots, metrics, page, sentences, README.
+"""Every printed number against the integer scores: tables, plots, metrics, page, sentences.
 
 What is not a function of the scores is compared with the files that it was printed from, where they are at hand, and
 named where they are not.
 """
 
-import json
 import math
 import re
-from collections.abc import Iterator, Mapping
-from importlib import import_module
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pipeline.audit import comparisons, figures, printed, recompute, sentences
+from pipeline.audit import captions, comparisons, figures, printed, recompute, sentences
 from pipeline.audit.evidence import Evidence, integers
 from pipeline.audit.finding import Finding, Tally
 from pipeline.audit.images import tasks_of
@@ -42,6 +40,7 @@ def check(evidence: Evidence, suite: str) -> list[Finding]:
         _answers(evidence, scores, suite),
         _table(evidence, known),
         _printed(evidence, known),
+        captions.check(evidence, known, scores),
         figures.check(evidence, known),
         comparisons.check(evidence, known),
         _metrics(evidence, known),
@@ -158,10 +157,27 @@ def _table(evidence: Evidence, known: Known) -> Finding:
                         agrees(row[name], number), f"{path}: {method}, {name} is {row[name]}, not {number:.6f}"
                     )
         tally.expect(row["runs"] == str(len(known.seeds[method])), f"{path}: {method} has {row['runs']} runs")
+        allowed = _groups(chosen, method, known.costs.get(method))
+        tally.expect(
+            row["group"] in allowed, f"{path}: {method} stands under {row['group']}, not {' or '.join(allowed)}"
+        )
     numbers = {name for column in known.values[MAIN] for name in (column, f"{column} std")}
     for column in [name for name in table if name not in {*numbers, "method", "title", "group", "runs"}]:
         tally.absent.append(f"column {column} of {path}")
     return tally.finding()
+
+
+def _groups(chosen: Mapping[str, list[str]], method: str, cost: Mapping[str, Any] | None) -> list[str]:
+    """The sections that a method may stand in, by where params.yaml names it and what it needs at inference."""
+    if method in (FLOOR, CEILING):
+        return ["Floor and ceiling, not merged"]
+    more, own = "More than one model at inference", "Data-free" if method in chosen["merge"] else "Calibrated"
+    if cost is None:
+        return [own, more]
+    if cost["encoders"] == 1 and not cost["extra_bytes"]:
+        return [own]
+    heads = method in chosen["calibrate"]  # that has tuned heads, which are no second model, stays where it was
+    return [own, more] if heads else [more]
 
 
 def _title(evidence: Evidence, method: str) -> str | None:
@@ -193,7 +209,6 @@ def _printed(evidence: Evidence, known: Known) -> Finding:
                 tally.expect(not lacking, f"{path}: no row of {', '.join(lacking)}")
             if ending == "md" and page:
                 tally.expect(any(_within(grids[0], shown) for shown in page), f"the page has no table equal to {path}")
-    tally.absent.append("captions")
     return tally.finding()
 
 
@@ -225,86 +240,3 @@ def _metrics(evidence: Evidence, known: Known) -> Finding:
         gap = known.values[MAIN]["Gap closed"].mean
         tally.expect(agrees(f"{stated[f'{MAIN}_gap_closed']:.2f}", gap), f"metrics.json: gap closed is not {gap:.4f}")
     return tally.finding()
-
-
-def readme(evidence: Evidence, widest: Evidence, suites: list[str]) -> Finding:
-    """The README's generated sections are their files' text; what its prose says of scales, the scores say.
-
-    `widest`: the run whose table the README shows.
-    """
-    tally, text = Tally("README", "generated sections and numbers of prose"), evidence.text("README.md")
-    if text is None:
-        tally.absent.append("README.md")
-        return tally.finding()
-    section = _section(text, "results")
-    for suite in [name for name in suites if f"Suite {name}:" in section] or suites[:1]:
-        parts = [widest.text(f"reports/tables/{suite}-{name}.md") for name in ("overview", "sentences")]
-        if None in parts:
-            tally.absent.append(f"reports/tables/{suite}-overview.md, {suite}-sentences.md")
-        else:
-            lines = "\n".join(parts).strip().splitlines()
-            shown = section.strip().splitlines()
-            for index in range(max(len(lines), len(shown))):
-                own, said = (part[index] if index < len(part) else "" for part in (lines, shown))
-                tally.expect(own == said, f"README.md, results: {_difference(said, own)}")
-        studied, shown = evidence.text(f"reports/studies/{suite}/sentences.md"), _section(text, "studies").strip()
-        _prose(tally, widest, suite, text.replace(section, "").replace(shown or section, ""))
-        if studied is not None:
-            tally.expect(studied.strip() == shown, f"README.md, studies: {_difference(shown, studied.strip())}")
-    tally.absent.append("other numbers of prose")
-    _performance(tally, evidence, _section(text, "performance"))
-    return tally.finding()
-
-
-def _section(text: str, name: str) -> str:
-    found = re.search(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", text, re.DOTALL)
-    return found[1] if found else ""
-
-
-def _difference(said: str, own: str) -> str:
-    """Where two lines part."""
-    same = next((index for index, pair in enumerate(zip(said, own, strict=False)) if len({*pair}) > 1), 0)
-    return f"“{said[max(0, same - 30) : same + 20]}”, the report has “{own[max(0, same - 30) : same + 20]}”"
-
-
-def _prose(tally: Tally, evidence: Evidence, suite: str, text: str) -> None:
-    """`<method> 57.3 → 81.3`: the average, and that with the scale chosen without labels."""
-    scores = integers(evidence, suite)
-    if scores is None:
-        return
-    known = know(evidence, suite, tuple(tasks_of(evidence, suite)), scores)
-    flat = re.sub(r"\s+", " ", text)
-    for title, method in known.titles.items():
-        for before, after in re.findall(rf"(?<![\w-]){re.escape(title)} (\d+\.\d+) → (\d+\.\d+)", flat):
-            values = [known.values[name]["Average"].mean for name in (method, f"{method}{RESCALED}")]
-            right = agrees(before, values[0]) and agrees(after, values[1])
-            tally.expect(
-                right, f"README.md: {title} {before} → {after}, the scores give {values[0]:.2f}, {values[1]:.2f}"
-            )
-
-
-def _performance(tally: Tally, evidence: Evidence, section: str) -> None:
-    """The section on speed is what benchmarks/readme.py makes of benchmarks/results."""
-    results = evidence.root / "benchmarks/results"
-    if not section or not results.is_dir():
-        return
-    try:
-        made = import_module("benchmarks.readme").performance(results)
-    except ImportError as error:
-        tally.absent.append(f"README's section on performance (its generator needs {error.name})")
-        return
-    tally.expect(section.strip() == made.strip(), "README.md: the section on performance is not that of its results")
-    for path in sorted(results.glob("*.json")):
-        for where, one in _spreads(json.loads(path.read_text("utf-8"))):
-            ordered = one["min"] <= one["median"] <= one["max"]
-            tally.expect(ordered, f"{path.name}: {where}: median {one['median']} is not within its range")
-    tally.absent.append("measurements of speed (benchmarks/results is held by no lock)")
-
-
-def _spreads(content: Any, where: str = "") -> Iterator[tuple[str, Mapping[str, float]]]:
-    """Every median with its range, and where it stands."""
-    if isinstance(content, dict) and {"min", "median", "max"} <= content.keys():
-        yield where, content
-    elif isinstance(content, dict):
-        for name, one in content.items():
-            yield from _spreads(one, f"{where} {name}".strip())

@@ -1,8 +1,9 @@
 """The numbers inside the report's sentences: recomputed from scores, or looked up in the table they speak of."""
 
+import math
 import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from pipeline.audit import printed
 from pipeline.audit.evidence import Evidence
@@ -95,23 +96,68 @@ def _seeds(known: Known, _: Rows, match: re.Match[str]) -> Expected:
 
 
 def _correlations(tally: Tally, evidence: Evidence, known: Known, said: str, path: str) -> None:
-    """A paragraph on correlations: every ρ and interval stands in the table of predictions, whose counts it gives."""
+    """A paragraph on correlations: how many there are and exclude zero, which is strongest, and each with its interval.
+
+    Held against the table of predictions.
+    """
     table = evidence.table(f"reports/tables/{known.suite}-prediction.csv")
     if "ρ = " not in said or table is None:
         tally.absent.append(f"numbers of “{said[:60]}…”")
         return
-    triples = [*_triples(table.to_dict("records"))]
-    for rho, low, high in re.findall(rf"ρ = {NUMBER}(?: \[{NUMBER}, {NUMBER}\])?", said):
-        shown = [text.lstrip("+") for text in (rho, low, high) if text]
-        same = any(all(agrees(text, value) for text, value in zip(shown, triple, strict=False)) for triple in triples)
-        tally.expect(same, f"{path}: ρ = {rho} [{low}, {high}] is no row of {known.suite}-prediction.csv")
+    for part in re.split(rf"(?={'|'.join(scope.opening for scope in SCOPES)})", said):
+        scope = next((one for one in SCOPES if re.match(one.opening, part)), None)
+        if scope is None:
+            tally.expect("ρ" not in part, f"{path}: “{part[:60]}…” is of no known form")
+            continue
+        for complaint in scope.problems(table.to_dict("records"), part):
+            tally.expect(not complaint, f"{path}: {complaint}")
 
 
-def _triples(rows: list[dict[str, Any]]) -> Iterator[tuple[float, ...]]:
-    """(ρ, low, high) of every row, with each of its intervals."""
-    for row in rows:
-        for ends in (("low", "high"), ("task_low", "task_high")):
-            yield tuple(float(row[name] or "nan") for name in ("rho", *ends))
+@dataclass(frozen=True)
+class Scope:
+    """One part of the paragraph on correlations."""
+
+    opening: str
+    name: str
+    """The `scope` of its rows."""
+    edges: tuple[str, str]
+    """The columns of the interval that is shown."""
+    chance: float
+    """How often that excludes zero by chance."""
+
+    def problems(self, rows: Sequence[Mapping[str, str]], said: str) -> Iterator[str]:
+        """Per comparison empty, or what is wrong."""
+        every = [
+            [float(row[name] or "nan") for name in ("rho", *self.edges)] for row in rows if row["scope"] == self.name
+        ]
+        whole = [one for one in every if not any(map(math.isnan, one))]
+        clear = [one for one in whole if one[1] > 0 or one[2] < 0]
+        if counts := re.search(COUNTED, said):
+            own = (len(whole), len(clear), round(self.chance * len(whole)))
+            shown = tuple(int(text) for text in counts.groups())
+            yield "" if shown == own else f"{shown} correlations, excluding zero, by chance, the table gives {own}"
+        if best := re.search(STRONGEST, said):
+            own = max(abs(one[0]) for one in whole)
+            yield (
+                ""
+                if agrees(best[1].lstrip("+-−"), own)
+                else f"the strongest ρ is said to be {best[1]}, it is {own:.4f}"
+            )
+        for rho, low, high, side in re.findall(CORRELATION, said):
+            shown = [text.lstrip("+") for text in (rho, low, high) if text]
+            like = [one for one in every if all(agrees(text, own) for text, own in zip(shown, one, strict=False))]
+            right = any(not side or (side == "ex") == (one in clear) for one in like)
+            yield "" if right else f"ρ = {rho} [{low}, {high}] is no row of the table of predictions"
+
+
+SCOPES = (
+    Scope(r"Over the \d+ tasks", "tasks", ("low", "high"), 0.05),
+    Scope(r"Over \d+ random subsets", "subsets of one size", ("task_low", "task_high"), 0.12),
+    Scope("Where sizes are mixed", "subsets", ("task_low", "task_high"), 0.12),
+)
+COUNTED = r"(\d+) rank correlations .*?: (\d+) of their 95 % intervals exclude zero, .*? about (\d+)\."
+STRONGEST = rf"The strongest is .*?ρ = {NUMBER}"
+CORRELATION = rf"ρ = {NUMBER}(?: \[{NUMBER}, {NUMBER}\](?:, which (in|ex)cludes zero)?)?"
 
 
 FORMS: tuple[tuple[str, Callable[[Known, Rows, re.Match[str]], Expected]], ...] = (
