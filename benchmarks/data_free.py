@@ -5,7 +5,9 @@ merge   the same files to the weights of a merged model: the method's answer for
 
 On the device and with the threads of the stage `merge`, on random weights of the backbone's size in a temporary folder.
 Read and merge take turns, each in a process of its own, so that ratios hold when the machine drifts and no peak is
-inherited. Rows of other methods that an earlier call measured on the same kind of machine stay.
+inherited. Rows of other methods that an earlier call measured on the same kind of machine stay. With `--blocks 1` the
+backbone has one transformer block of its own width: methods work tensor by tensor, so that seconds grow with the number
+of blocks, and what a peak has beyond the files does not.
 """
 
 import argparse
@@ -30,10 +32,10 @@ METHODS = tuple(name for name in methods.names() if hasattr(methods.load(name), 
 READ = "read"
 
 
-def write(folder: Path, backbone: str, tasks: int) -> int:
+def write(folder: Path, backbone: str, blocks: int, tasks: int) -> int:
     """Write base.safetensors and <t>.safetensors with random weights; the bytes of all experts."""
     with torch.device("meta"):
-        tower = build_clip(config(backbone)).visual
+        tower = build_clip(config(backbone, blocks)).visual
     shapes = {name: tensor.shape for name, tensor in split_qkv(dict(tower.named_parameters())).items()}
     rng = torch.Generator().manual_seed(0)
     base = {name: 0.02 * torch.randn(shape, generator=rng) for name, shape in shapes.items()}
@@ -85,6 +87,7 @@ def main() -> None:
     """Parse the command line, measure, print the table, write benchmarks/results/data_free-*.json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backbone", choices=SHAPES, default="vit-b-32")
+    parser.add_argument("--blocks", type=int, help="transformer blocks; all of the backbone's")
     parser.add_argument("--tasks", type=int, default=8)
     parser.add_argument("--methods", default=",".join(METHODS), help="comma between them; all data-free ones")
     parser.add_argument("--rounds", type=int, default=3)
@@ -92,10 +95,14 @@ def main() -> None:
     names = arguments.methods.split(",")
     if unknown := [name for name in names if name not in METHODS]:
         parser.error(f"--methods {','.join(unknown)}: expected some of {', '.join(METHODS)}")
+    whole = SHAPES[arguments.backbone][1]
+    blocks = whole if arguments.blocks is None else arguments.blocks
+    if not 1 <= blocks <= whole:
+        parser.error(f"--blocks {blocks}: expected 1 to {whole}, the blocks of {arguments.backbone}")
     found: dict[str, dict[str, object]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        size = measure.apart(write, folder, arguments.backbone, arguments.tasks)[0] / 2**20
+        size = measure.apart(write, folder, arguments.backbone, blocks, arguments.tasks)[0] / 2**20
         for name in names:
             taken: dict[str, list[float]] = {READ: [], name: []}
             peaks: dict[str, list[int]] = {READ: [], name: []}
@@ -109,10 +116,11 @@ def main() -> None:
             ratio = found[name]["ratio"]["median"]
             print(f"{name:16} {taken[name][-1]:8.1f} s  {ratio:6.1f} x reading  {max(peaks[name]):7,} MiB", flush=True)
     target = device()
-    stem = f"data_free-{target.type}-{arguments.backbone}-{arguments.tasks}"
+    size_of_tower = arguments.backbone if blocks == whole else f"{arguments.backbone}-blocks-{blocks}"
+    stem = f"data_free-{target.type}-{size_of_tower}-{arguments.tasks}"
     size_and_threads = {"experts_mib": round(size), "threads": torch.get_num_threads()}
     rows = measure.earlier(stem, target, size_and_threads).get("rows", {}) | found
-    about = {"backbone": arguments.backbone, "tasks": arguments.tasks}
+    about = {"backbone": arguments.backbone, "blocks": blocks, "of_blocks": whole, "tasks": arguments.tasks}
     measure.write(stem, about, target, {"rows": rows, **size_and_threads})
 
 

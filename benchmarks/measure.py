@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from tqdm import trange
 
-RESULTS = Path(__file__).parent / "results"
+from benchmarks import RESULTS
+
 Timed = Mapping[str, Callable[[], object]]
 
 

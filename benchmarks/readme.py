@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import RESULTS
+from benchmarks import RESULTS
 
 ROOT = Path(__file__).parent.parent
 SUITE = "mini-8"
@@ -34,7 +34,7 @@ def performance(results: Path = RESULTS) -> str:
     parts = [
         ("One calibration step, in turn with its floor (a plain forward and backward over the same images)", _steps),
         ("Scoring a merged model, against open_clip's own forward on images in memory", _evaluations),
-        ("Data-free merges, against reading the experts' bytes once", _data_free),
+        ("Data-free merges: median seconds, over those of reading the experts' bytes once, peak memory", _data_free),
         ("How a SAMerging step grows with tasks T and images k", _growth),
         ("The whole run on the embedded suite, stages one after the other", _whole_run),
         ("Every stage at full size, random weights in the public file formats", _full_size),
@@ -83,13 +83,29 @@ def _evaluations(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 def _data_free(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    yield ("backbone", "T", "method", "seconds", "seconds / reading once", "peak, GiB", "experts, GiB", "hardware")
-    for one in _of(found, "data_free"):
-        given = one["arguments"]
-        for name, row in one["rows"].items():
-            peak, size = f"{row['peak_mib'] / 1024:.1f}", f"{one['experts_mib'] / 1024:.1f}"
-            seconds = f"{row['seconds']['median']:.1f}"
-            yield (given["backbone"], str(given["tasks"]), name, seconds, _ratio(row), peak, size, _where(one))
+    """A column per backbone and number of tasks, a row per method."""
+    runs = sorted(_of(found, "data_free"), key=_size)
+    yield ("method", *(f"{_tower(one['arguments'])}, T = {one['arguments']['tasks']}" for one in runs))
+    yield ("experts", *(f"{one['experts_mib'] / 1024:.1f} GiB" for one in runs))
+    for name in sorted({name for one in runs for name in one["rows"]}):
+        yield (name, *(_merge(one["rows"].get(name)) for one in runs))
+    yield ("hardware", *(_where(one) for one in runs))
+
+
+def _size(one: dict[str, Any]) -> tuple[str, int, int]:
+    given = one["arguments"]
+    return given["backbone"], given["of_blocks"] - given["blocks"], given["tasks"]
+
+
+def _merge(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "not run"
+    return f"{row['seconds']['median']:.1f} s, {row['ratio']['median']:.1f} ×, {row['peak_mib'] / 1024:.1f} GiB"
+
+
+def _tower(given: dict[str, Any]) -> str:
+    part = f", {given['blocks']} of {given['of_blocks']} blocks" if given["blocks"] < given["of_blocks"] else ""
+    return given["backbone"] + part
 
 
 def _growth(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:

@@ -20,10 +20,10 @@ CLASSES = 50
 HALF = (0.5, 0.5, 0.5)
 
 
-def config(backbone: str) -> dict[str, object]:
-    """The CLIP of a backbone with a text tower that takes no room."""
+def config(backbone: str, blocks: int | None = None) -> dict[str, object]:
+    """The CLIP of a backbone, or of its first `blocks`, with a text tower that takes no room."""
     width, layers, patch, features, size, head = SHAPES[backbone]
-    vision = {"layers": layers, "width": width, "head_width": head, "patch_size": patch, "image_size": size}
+    vision = {"layers": blocks or layers, "width": width, "head_width": head, "patch_size": patch, "image_size": size}
     text = {"context_length": 8, "vocab_size": 16, "width": 64, "heads": 1, "layers": 1}
     return {"embed_dim": features, "vision_cfg": vision, "text_cfg": text, "quick_gelu": True}
 
