@@ -1,6 +1,6 @@
 """Merge without data: from the task vectors alone."""
 
-from pipeline import merges, methods
+from pipeline import headroom, merges, methods
 from pipeline.stage import Job, Stage
 from pipeline.suite import SuiteFolder, device
 
@@ -18,7 +18,9 @@ def run(job: Job) -> None:
     """Write the artefact of `pipeline.merges`."""
     suite = SuiteFolder(job.inputs[0])
     method, params = methods.load(job.names["method"]), job.params["merge.{method}"]
-    vectors = suite.vectors(target=device())
+    target = device()
+    headroom.check(suite, target)
+    vectors = suite.vectors(target=target)
     merges.save(merges.data_free(method, vectors, params, suite.suite.task_names), job.outputs[0])
 
 

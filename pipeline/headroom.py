@@ -1,0 +1,37 @@
+"""How much memory a data-free merge takes at least, said before it starts."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import psutil
+import torch
+
+from pipeline.errors import BenchmarkError
+from pipeline.suite import SuiteFolder
+
+GIB = 1 << 30
+RUNTIME = GIB // 2
+"""What Python and torch take themselves."""
+
+
+class TooLarge(BenchmarkError):
+    """Not enough free memory for a merge."""
+
+
+def least(shapes: Mapping[str, Sequence[int]], tasks: int) -> int:
+    """Bytes that any data-free merge takes: one answer in float32, and one tensor of all tasks while it is formed."""
+    sizes = [4 * math.prod(shape) for shape in shapes.values()]
+    return RUNTIME + sum(sizes) + 2 * tasks * max(sizes)
+
+
+def check(folder: SuiteFolder, target: torch.device) -> None:
+    """TooLarge, with what to do, if less than that is free on the device."""
+    suite, shapes = folder.suite, folder.base().shapes()
+    needed = least({name: shapes[name] for name in suite.groups}, len(suite.tasks))
+    free = torch.cuda.mem_get_info(target)[0] if target.type == "cuda" else psutil.virtual_memory().available
+    if needed > free:
+        raise TooLarge(
+            f"merging {len(suite.tasks)} experts of {suite.name} takes at least {needed / GIB:.1f} GiB of memory on "
+            f"{target}, {free / GIB:.1f} are free; free some, use a suite with fewer tasks, or choose another device "
+            f"with SAMERGING_DEVICE"
+        )

@@ -1,0 +1,37 @@
+"""What a data-free merge takes at least, against what was measured, and the refusal of what does not fit."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import torch
+
+from benchmarks import RESULTS
+from benchmarks.synthetic import config
+from pipeline import headroom
+from pipeline.model import FROZEN, build_clip, split_qkv
+from pipeline.suite import SuiteFolder
+
+MEASURED = sorted(RESULTS.glob("data_free-cpu-*.json"))
+
+
+@pytest.mark.parametrize("path", MEASURED, ids=lambda path: path.stem)
+def test_no_merge_was_measured_to_take_less(path: Path):
+    content = json.loads(path.read_text("utf-8"))
+    given = content["arguments"]
+    with torch.device("meta"):
+        tower = build_clip(config(given["backbone"], given["blocks"])).visual
+    shapes = {name: tensor.shape for name, tensor in split_qkv(dict(tower.named_parameters())).items()}
+    least = headroom.least({name: shapes[name] for name in shapes if name not in FROZEN}, given["tasks"]) / 2**20
+    assert content["rows"]
+    assert all(least < row["peak_mib"] for row in content["rows"].values())
+
+
+def test_a_merge_that_does_not_fit_is_refused_before_it_starts(pristine_suite: Path, monkeypatch):
+    folder, cpu = SuiteFolder(pristine_suite), torch.device("cpu")
+    headroom.check(folder, cpu)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1 << 28))
+    with pytest.raises(headroom.TooLarge, match=r"merging 3 experts of .* takes at least 0\.5 GiB .* on cpu, 0\.2"):
+        headroom.check(folder, cpu)
