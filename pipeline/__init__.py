@@ -17,7 +17,7 @@ A suite is a set of tasks on one backbone; a method edits the task vectors, pick
     costs        bytes and operations at inference            corruptions  images blurred, noisy or compressed
     studies/     why a method wins, one file per study        trial       one calibration, scored
     paired       differences of settings, with intervals      curvature   Hessians and sharpness of coefficients
-    diagnostics/ measures known before merging
+    diagnostics/ measures known before merging                headroom    what a data-free merge needs, said before
     preview      images for the contact sheet                 hub         files of public repositories, verified
     results -> scores, statistics, anchors -> tables, claims, tidy, figures, profiles, heatmaps, verdict, references
             -> sections, page -> report
