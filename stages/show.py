@@ -1,6 +1,7 @@
 """Print the headline table of every suite that ran, and where the report lies. No stage of the pipeline: the end of
 `make repro`."""
 
+import sys
 from pathlib import Path
 
 from pipeline import store
@@ -8,7 +9,8 @@ from pipeline.params import load
 
 
 def main() -> None:
-    """Print reports/tables/<suite>.md for the suites of params.yaml."""
+    """Print reports/tables/<suite>.md for the suites of params.yaml; letters that the terminal lacks as escapes."""
+    sys.stdout.reconfigure(errors="backslashreplace")
     for suite in load(["suites"])["suites"]:
         print(store.read_text(Path("reports/tables") / f"{suite}.md"))
     print(f"The whole report: {Path('reports/index.html').resolve()}")

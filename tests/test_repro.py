@@ -105,17 +105,22 @@ class Checkout:
             return [*csv.DictReader(file)]
 
 
-def checkout(root: Path, **environment: str) -> Checkout:
-    """A fresh repository of the files that Git knows or would add, with small parameters and no results."""
-    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(listed, cwd=toy.ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-    toy.copy_code(root, [name for name in names if not name.endswith("dvc.lock") and (toy.ROOT / name).is_file()])
+def surroundings(root: Path) -> dict[str, str]:
+    """The environment of commands in a checkout: its own home, the CPU, nothing inherited that would change a run."""
     paths = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(root.parent)}
     who = {f"GIT_{role}_{what}": "test@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     own = {"DVC_SITE_CACHE_DIR": str(root.parent / "site"), "DVC_NO_ANALYTICS": "1", "SAMERGING_DEVICE": "cpu"}
     ours = ("GIT_", "PYTHON", "SAMERGING_")
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
-    made = Checkout(root, {**inherited, **paths, **who, **own, **environment})
+    return {**inherited, **paths, **who, **own}
+
+
+def checkout(root: Path, **environment: str) -> Checkout:
+    """A fresh repository of the files that Git knows or would add, with small parameters and no results."""
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=toy.ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    toy.copy_code(root, [name for name in names if not name.endswith("dvc.lock") and (toy.ROOT / name).is_file()])
+    made = Checkout(root, {**surroundings(root), **environment})
     made.set(*SMALL)
     for command in (("git", "init", "-q"), ("git", "add", "-A"), ("git", "commit", "-q", "-m", "start")):
         done = made.call(*command)
@@ -126,7 +131,12 @@ def checkout(root: Path, **environment: str) -> Checkout:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """A checkout in which `dvc repro` has run, committed."""
-    made = checkout(tmp_path_factory.mktemp("first") / "repo")
+    return finish(tmp_path_factory.mktemp("first") / "repo")
+
+
+def finish(root: Path) -> Checkout:
+    """Make a checkout, run it and commit what it made."""
+    made = checkout(root)
     assert made.ran("repro") == set(made.lock())
     for command in (("git", "add", "-A"), ("git", "commit", "-q", "-m", "results")):
         done = made.call(*command)

@@ -72,6 +72,7 @@ def main(given: Sequence[str] | None = None) -> int:
                 found += guarded("rerun", lambda: rerun.check(evidence, chosen.rerun, seed, Path(scratch)))
     except BenchmarkError as error:
         sys.exit(f"audit: {error}")
+    sys.stdout.reconfigure(errors="backslashreplace")  # a locale without UTF-8
     for one in found:
         print(one.line())
     verdicts = [one.verdict for one in found]

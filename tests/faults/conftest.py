@@ -1,5 +1,6 @@
 """What faults are tried on: a finished run of the tests' suite and copies of it; and the table of counts."""
 
+import fcntl
 import os
 import shutil
 from collections import Counter
@@ -11,7 +12,7 @@ import psutil
 import pytest
 
 from tests.test_processes import eventually
-from tests.test_repro import Checkout, finished  # noqa: F401, the fixture
+from tests.test_repro import Checkout, finish, surroundings
 
 Tally = Callable[..., object]
 Say = Callable[[str], None]
@@ -61,8 +62,23 @@ def say(request: pytest.FixtureRequest) -> Say:
     return lambda line: request.node.user_properties.append((SAID, line))
 
 
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A checkout in which `dvc repro` has run, made by the first of the processes that share the tests."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    root, done = shared / "finished/repo", shared / "finished/done"
+    root.parent.mkdir(exist_ok=True)
+    with (shared / "finished/lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            finish(root)
+            done.touch()
+    return Checkout(root, surroundings(root))
+
+
 @pytest.fixture
-def copied(finished: Checkout, tmp_path: Path) -> Checkout:  # noqa: F811
+def copied(finished: Checkout, tmp_path: Path) -> Checkout:
     """A copy of the finished run."""
     return copy(finished, tmp_path / "repo")
 

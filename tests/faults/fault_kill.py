@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import Say, Tally, copy, deserted, living
-from tests.faults.stages import STAGES, age, content, outputs, restore, whole
+from tests.faults.stages import STAGES, STUDIES, age, content, outputs, restore, studied, whole
 from tests.test_processes import eventually
 from tests.test_repro import Checkout, checkout
 
@@ -87,6 +87,27 @@ def test_a_killed_study_keeps_its_finished_cells(copied: Checkout, tally: Tally)
             assert copied.call(*command).returncode == 0
             assert content(output) == new
             assert all(path.stat().st_mtime_ns == written for path, written in finished_cells.items())
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_a_study_killed_at_random(copied: Checkout, tally: Tally, study: str):
+    command = [sys.executable, "-B", "-m", f"stages.studies.{study}", "nano-3"]
+    (output,) = (copied.root / path.format(suite="nano-3") for path in studied(study).outputs)
+    began = time.monotonic()
+    assert copied.call(*command).returncode == 0
+    lasts, new = time.monotonic() - began, content(output)
+    assert new
+    shutil.rmtree(copied.root / "data/.cells")
+    age(output)
+    with tally("study killed at random, with its workers at work"):
+        process = at_work(copied, command)
+        time.sleep(random.Random(study).uniform(0.3, 0.7) * lasts)
+        process.kill()
+        process.wait()
+        assert deserted(copied.root)
+        assert whole(output, new)
+        assert copied.call(*command).returncode == 0
+        assert content(output) == new
 
 
 def fresh(made: Checkout) -> None:

@@ -34,12 +34,11 @@ for task in suite.SuiteFolder(folder).suite.task_names:
 @pytest.mark.parametrize("stage", [name for name in STAGES if name != "report"])
 def test_any_number_of_processes_gives_the_same_bytes(copied: Checkout, tally: Tally, stage: str):
     new = [content(path) for path in outputs(stage, copied.root)]
-    for workers in ("1", "5"):
-        with tally("another number of processes: the same bytes"):
-            run = ("env", f"SAMERGING_WORKERS={workers}", sys.executable, "-B", "-m", f"stages.{stage}")
-            done = copied.call(*run, *STAGES[stage])
-            assert done.returncode == 0, done.stdout
-            assert [content(path) for path in outputs(stage, copied.root)] == new
+    with tally("another number of processes: the same bytes"):  # kills and full disks are tried with one
+        run = ("env", "SAMERGING_WORKERS=5", sys.executable, "-B", "-m", f"stages.{stage}")
+        done = copied.call(*run, *STAGES[stage])
+        assert done.returncode == 0, done.stdout
+        assert [content(path) for path in outputs(stage, copied.root)] == new
 
 
 def test_any_order_of_the_stages_gives_the_same_bytes(finished: Checkout, tmp_path, tally: Tally):

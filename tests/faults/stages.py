@@ -17,8 +17,15 @@ STAGES = {
     "evaluate": ("nano-3", "ties"),
     "report": (),
 }
+STUDIES = ("ablation", "flatness", "protocol", "tasks")
+"""Beside efficiency, which has a test of its own; the others look at merges that this run does not have."""
 Content = dict[str, bytes] | None
 OLD = b"of an earlier run"
+
+
+def studied(name: str) -> Stage:
+    """The declaration of a study."""
+    return import_module(f"stages.studies.{name}").STAGE
 
 
 def outputs(name: str, root: Path = Path()) -> list[Path]:
