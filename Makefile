@@ -42,8 +42,9 @@ lint: $(READY)
 	ruff check
 	ruff format --check
 
+# One process more than cores: much of a fault is waiting.
 faults: $(READY)
-	python -m pytest -n auto --dist worksteal --hypothesis-profile=faults -o python_files='fault_*.py' \
+	python -m pytest -n $$(($$(nproc) + 1)) --dist worksteal --hypothesis-profile=faults -o python_files='fault_*.py' \
 	  tests/faults tests/test_fuzz.py
 
 # DVC trusts a file whose time, size and inode are as they were, and a cached one that is read-only.
