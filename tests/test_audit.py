@@ -598,6 +598,13 @@ def widened(repository: Path) -> Path:
     return repository
 
 
+@pytest.mark.parametrize("name", ["params.yaml", "dvc.lock"])
+def test_a_run_of_every_method_without_its_lock_is_named(widened: Path, name: str):
+    (widened / "reports/methods" / name).unlink()
+    with pytest.raises(EvidenceError, match=rf"^reports/methods/{re.escape(name)}: no such file"):
+        audit(gather(widened))
+
+
 def test_the_run_of_every_method_is_audited_as_one(widened: Path):
     found = findings(widened)
     assert not [one.line() for one in found.values() if one.wrong]

@@ -122,16 +122,29 @@ def test_the_command_audits_a_bundle(files, tmp_path: Path, monkeypatch, capsys)
         main(["--bundle", "broken.tar.gz"])
 
 
-def test_an_archive_that_writes_elsewhere_is_refused(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("../escaped.txt", tarfile.REGTYPE),
+        ("inside/../../escaped.txt", tarfile.REGTYPE),
+        ("/tmp/escaped.txt", tarfile.REGTYPE),
+        ("link", tarfile.SYMTYPE),
+        ("link", tarfile.LNKTYPE),
+        ("pipe", tarfile.FIFOTYPE),
+        ("device", tarfile.CHRTYPE),
+    ],
+)
+def test_an_archive_that_holds_more_than_files_of_its_folder_is_refused(tmp_path: Path, name: str, kind: bytes):
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
-        member = tarfile.TarInfo("../escaped.txt")
-        member.size = 1
+        member = tarfile.TarInfo(name)
+        member.type, member.linkname = kind, "/etc/hostname"
+        member.size = kind == tarfile.REGTYPE
         tar.addfile(member, io.BytesIO(b"x"))
     (tmp_path / "evil.tar.gz").write_bytes(gzip.compress(buffer.getvalue()))
-    with pytest.raises(EvidenceError, match=r"evil\.tar\.gz: not a bundle"):
+    with pytest.raises(EvidenceError, match=r"evil\.tar\.gz: not a bundle.*is no file of its folder"):
         unpack(tmp_path / "evil.tar.gz", tmp_path / "unpacked")
-    assert not (tmp_path / "escaped.txt").exists()
+    assert not [*tmp_path.rglob("escaped.txt"), *tmp_path.rglob("link"), *tmp_path.rglob("pipe")]
 
 
 def test_no_bundle_is_made_of_data_that_is_not_the_locks(small: Path, tmp_path: Path):

@@ -4,7 +4,7 @@ import hashlib
 import json
 import tarfile
 import zlib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pipeline.audit.evidence import EvidenceError
 from pipeline.audit.finding import MALFORMED, Finding, Tally
@@ -13,10 +13,16 @@ METADATA = "ro-crate-metadata.json"
 
 
 def unpack(bundle: Path, folder: Path) -> Finding:
-    """Unpack `bundle` into `folder`; EvidenceError if it is no archive, or tries to write outside of the folder."""
+    """Unpack `bundle` into `folder`; EvidenceError if it is no archive, or holds anything but files of the folder."""
     try:
         with tarfile.open(bundle, "r:gz") as archive:
-            archive.extractall(folder, filter="data")
+            for member in archive:  # extractall(filter=) is not in every Python 3.11
+                place = PurePosixPath(member.name)
+                content = archive.extractfile(member) if member.isfile() else None
+                if content is None or place.is_absolute() or ".." in place.parts:
+                    raise tarfile.TarError(f"{member.name!r} is no file of its folder")
+                (folder / place).parent.mkdir(parents=True, exist_ok=True)
+                (folder / place).write_bytes(content.read())
     except (OSError, tarfile.TarError, EOFError, zlib.error, ValueError) as error:
         raise EvidenceError(f"{bundle}: not a bundle of `make bundle` ({error}); get the file again") from error
     return _described(folder)

@@ -7,7 +7,7 @@ data/ there is what its report restores.
 import shutil
 from pathlib import Path
 
-from pipeline.audit.evidence import Evidence
+from pipeline.audit.evidence import Evidence, EvidenceError
 from pipeline.audit.finding import Finding, Tally
 
 KEPT = Path("reports/methods")
@@ -17,10 +17,16 @@ SHARED = ("README.md", "dvc.yaml", ".dvcignore", "requirements.lock", "benchmark
 
 
 def unfold(evidence: Evidence, folder: Path) -> bool:
-    """Make `folder` the repository in which every method ran; False if none of it is at hand."""
+    """Make `folder` the repository in which every method ran; False if none of it is at hand.
+
+    EvidenceError if its parameters or its lock are missing.
+    """
     kept = evidence.root / KEPT
     if not kept.is_dir():
         return False
+    for name in OWN:
+        if not (kept / name).is_file():
+            raise EvidenceError(f"{KEPT}/{name}: no such file; `make methods` writes it, Git has the committed one")
     folder.mkdir()
     for name in SHARED:
         _copy(evidence.root / name, folder / name)
