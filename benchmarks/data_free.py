@@ -7,7 +7,7 @@ On the device and with the threads of the stage `merge`, on random weights of th
 Read and merge take turns, each in a process of its own, so that ratios hold when the machine drifts and no peak is
 inherited. Rows of other methods that an earlier call measured on the same kind of machine stay. With `--blocks 1` the
 backbone has one transformer block of its own width: methods work tensor by tensor, so that seconds grow with the number
-of blocks, and what a peak has beyond the files does not.
+of blocks, and of a peak what belongs to one model (the answer, a task's whole vector), not what belongs to all tasks.
 """
 
 import argparse

@@ -1,7 +1,6 @@
 """Whatever stands in a file that is read, it is accepted or refused in one clear message; never a traceback.
 
-A few hundred contents here, always the same ones; `make faults` tries ten thousand texts and values of
-params.yaml and of scores, and 2,500 of every other file.
+A few hundred contents here, always the same ones; `make faults` tries ten thousand of each kind.
 """
 
 import copy
@@ -52,8 +51,6 @@ VALUES = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(SCALARS, inner, max_size=3), max_leaves=6
 )
 fuzzed = settings(derandomize=True, deadline=None)
-fewer = settings(fuzzed, max_examples=max(100, settings.default.max_examples // 4))
-"""For files that are slower to read than parameters."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -199,7 +196,7 @@ BINARY: dict[str, tuple[Callable[[Path], object], Callable[[Path], object]]] = {
 
 
 @pytest.mark.parametrize("kind", BINARY)
-@fewer
+@fuzzed
 @given(data=st.data())
 def test_any_bytes_of_a_file(folder: Path, kind: str, data: st.DataObject):
     write, read = BINARY[kind]
@@ -211,7 +208,7 @@ def test_any_bytes_of_a_file(folder: Path, kind: str, data: st.DataObject):
 
 
 @pytest.mark.filterwarnings("ignore")
-@fewer
+@fuzzed
 @given(data=st.data())
 def test_any_header_of_tensors(folder: Path, data: st.DataObject):
     entry = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
@@ -228,7 +225,7 @@ def opened(folder: Path) -> None:
     SuiteFolder(folder).suite.encoder()
 
 
-@fewer
+@fuzzed
 @given(data=st.data())
 def test_any_suite_file(pristine_suite: Path, folder: Path, data: st.DataObject):
     broken = folder / "suite"
@@ -239,7 +236,7 @@ def test_any_suite_file(pristine_suite: Path, folder: Path, data: st.DataObject)
     survives(lambda: opened(broken), "suite")
 
 
-@fewer
+@fuzzed
 @given(data=st.data())
 def test_any_merge_file(pristine_suite: Path, folder: Path, data: st.DataObject):
     artefact, suite = folder / "merge", SuiteFolder(pristine_suite)

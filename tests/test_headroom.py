@@ -18,14 +18,14 @@ MEASURED = sorted(RESULTS.glob("data_free-cpu-*.json"))
 
 
 @pytest.mark.parametrize("path", MEASURED, ids=lambda path: path.stem)
-def test_no_merge_was_measured_to_take_less(path: Path):
+def test_the_least_is_just_below_the_cheapest_merge_that_was_measured(path: Path):
     content = json.loads(path.read_text("utf-8"))
     given = content["arguments"]
     with torch.device("meta"):
         tower = build_clip(config(given["backbone"], given["blocks"])).visual
     shapes = {name: tensor.shape for name, tensor in split_qkv(dict(tower.named_parameters())).items()}
     least = headroom.least({name: shapes[name] for name in shapes if name not in FROZEN}, given["tasks"]) / 2**20
-    assert content["rows"]
+    assert 0.8 * min(row["peak_mib"] for row in content["rows"].values()) < least
     assert all(least < row["peak_mib"] for row in content["rows"].values())
 
 

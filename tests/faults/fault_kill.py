@@ -19,7 +19,7 @@ from tests.faults.stages import STAGES, STUDIES, age, content, outputs, restore,
 from tests.test_processes import eventually
 from tests.test_repro import Checkout, checkout
 
-RANDOM = 1
+RANDOM = 2
 """Random moments per stage."""
 RUNS = 16
 """Runs of `dvc repro` that are killed."""

@@ -15,8 +15,6 @@ from tests.test_processes import eventually
 from tests.test_repro import Checkout, checkout
 
 FUTURE = 30 * 365 * 24 * 3600
-SWALLOWED = "could not determine the shape of object type 'torch.storage.UntypedStorage'"
-"""What safetensors makes of Ctrl-C at one moment of reading a tensor: an error of its own, exit code 1."""
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
@@ -67,8 +65,7 @@ def test_ctrl_c_while_a_stage_works(copied: Checkout, tally: Tally, stage: str):
             os.killpg(process.pid, signal.SIGINT)
         said, _ = process.communicate()
         assert deserted(copied.root)
-        swallowed = process.returncode == 1 and SWALLOWED in said
-        assert swallowed or process.returncode in (0, 130, -signal.SIGINT), said  # done before; at work; about to end
+        assert process.returncode in (0, 130, -signal.SIGINT), said  # done before it; at work; about to end
         assert process.returncode != 130 or f"{stage}: interrupted; `dvc repro` goes on from here\n" in said
         assert all(map(whole, paths, new))
 
