@@ -9,13 +9,13 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import trange
 
 from benchmarks import RESULTS
+from pipeline.machine import processor
 
 Timed = Mapping[str, Callable[[], object]]
 
@@ -97,9 +97,3 @@ def machine(target: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "system": platform.platform(),
     }
-
-
-def processor() -> str:
-    """The name of the processor."""
-    lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -24,7 +24,7 @@ A suite is a set of tasks on one backbone; a method edits the task vectors, pick
                  from counts to what people look at
     stage        declaration and guarantees of a DVC stage    parallel    independent pieces on every core
     cells        pieces whose results outlive a killed stage  cluster     cells on a Ray cluster
-    processes    how processes end together
+    processes    how processes end together               machine     processor and driver
     store        files in and out, atomically                 errors      the user's errors
     audit/       are these numbers true, by other code        bundle      what a reviewer needs, in one archive
     records      what the report keeps of data/ for audits

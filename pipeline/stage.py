@@ -24,7 +24,8 @@ import torch
 from pipeline import store
 from pipeline.cells import Cells, cells
 from pipeline.errors import BenchmarkError
-from pipeline.processes import die_with_parent
+from pipeline.machine import driver, processor
+from pipeline.processes import Interruptible, die_with_parent
 from pipeline.suite import device
 
 PACKAGES = (
@@ -76,16 +77,22 @@ class Stage:
     def main(self, function: Callable[[Job], None]) -> None:
         """Run the stage with the arguments of the command line; exit code 1 and a message on a BenchmarkError.
 
-        Ends when the process that started it does; 130 after Ctrl-C.
+        The same when a GPU's memory is full. Ends when the process that started it does; 130 after Ctrl-C.
         """
         die_with_parent()
         given = sys.argv[1:]
         if len(given) != len(self.arguments):
             sys.exit(f"usage: python -m stages.{self.name} {' '.join(f'<{name}>' for name in self.arguments)}")
         try:
-            self.run(function, dict(zip(self.arguments, given, strict=True)))
+            with Interruptible():
+                self.run(function, dict(zip(self.arguments, given, strict=True)))
         except BenchmarkError as error:
             sys.exit(f"{self.name}: {error}")
+        except torch.OutOfMemoryError as error:
+            sys.exit(
+                f"{self.name}: the GPU's memory is full; see what else uses it, ask for less (a smaller batch_size, "
+                f"fewer samples_per_task, a suite with fewer tasks), or set SAMERGING_DEVICE=cpu. From torch: {error}"
+            )
         except KeyboardInterrupt:
             print(f"{self.name}: interrupted; `dvc repro` goes on from here", file=sys.stderr)
             sys.exit(130)
@@ -193,7 +200,9 @@ def _record(name: str, names: Mapping[str, str], params: Mapping[str, Any], seco
         "peak_mib": max(used) // 1024,
         "peak_gpu_mib": torch.cuda.max_memory_allocated(target) >> 20 if target.type == "cuda" else None,
         "device": torch.cuda.get_device_name(target) if target.type == "cuda" else "cpu",
-        "processor": _processor(),
+        "driver": driver() if target.type == "cuda" else None,
+        "cuda": torch.version.cuda if target.type == "cuda" else None,
+        "processor": processor(),
         "cores": len(os.sched_getaffinity(0)),
         "system": platform.platform(),
         "python": platform.python_version(),
@@ -203,8 +212,3 @@ def _record(name: str, names: Mapping[str, str], params: Mapping[str, Any], seco
 
 def _plain(value: Any) -> Any:
     return value.model_dump() if hasattr(value, "model_dump") else value
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

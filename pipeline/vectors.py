@@ -45,7 +45,10 @@ class TaskVectors(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         base = self.base(name)
-        return torch.stack([self._formed(expert[name]) - base for expert in self._experts])
+        stacked = base.new_empty((self.tasks, *base.shape))
+        for row, expert in zip(stacked, self._experts, strict=True):
+            torch.sub(self._formed(expert[name]), base, out=row)
+        return stacked
 
     @property
     def tasks(self) -> int:

@@ -171,6 +171,11 @@ def version(root: Path) -> None:
     store.write_json(path, content)
 
 
+def without_driver(root: Path) -> None:
+    path = root / "data/runs" / f"teach-{SUITE}.json"
+    store.write_json(path, store.read_json(path) | {"device": "NVIDIA H100", "cuda": "13.0"})
+
+
 def overview_number(root: Path) -> None:
     replaced(root, "README.md", r"(\| TIES \|[^|]*\d\.)(\d)", one_more)
 
@@ -303,6 +308,11 @@ FRAUDS: Mapping[str, tuple[Callable[[Path], None], str, str]] = {
         f"ties/textures is not what data/answers/{SUITE}/ties.npz holds",
     ),
     "a median outside its range": (median, "README", "ratio: median 0.5 is not within its range"),
+    "a GPU without its driver": (
+        without_driver,
+        "environment",
+        "NVIDIA H100, its driver or CUDA is not recorded",
+    ),
     "another version": (version, "environment", f"data/runs/teach-{SUITE}.json: torch 1.0.0, requirements.lock has "),
 }
 

@@ -3,12 +3,14 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipeline.errors import BenchmarkError
 from pipeline.params import ParamsError
@@ -260,6 +262,42 @@ def test_ctrl_c_ends_with_a_line_and_its_exit_code(
         MERGE.main(interrupted)
     assert caught.value.code == 130
     assert capsys.readouterr().err == "merge: interrupted; `dvc repro` goes on from here\n"
+
+
+@pytest.mark.usefixtures("unbound")
+def test_ctrl_c_that_a_library_turns_into_an_error_of_its_own_is_still_ctrl_c(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(sys, "argv", ["merge", "nano-3", "ties"])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def swallowing(job: Job) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ValueError("could not determine the shape") from None
+
+    try:
+        with pytest.raises(SystemExit) as caught:
+            MERGE.main(swallowing)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "merge: interrupted; `dvc repro` goes on from here\n"
+    assert not OUTPUT.exists()
+
+
+@pytest.mark.usefixtures("unbound")
+def test_a_full_gpu_is_one_message(checkout: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "argv", ["merge", "nano-3", "ties"])
+
+    def fill(job: Job) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB")
+
+    with pytest.raises(SystemExit, match=r"^merge: the GPU's memory is full; .*SAMERGING_DEVICE=cpu.*allocate 3 GiB$"):
+        MERGE.main(fill)
+    assert not OUTPUT.exists()
 
 
 def test_a_second_run_of_the_same_stage_is_refused(checkout: Path):

@@ -4,13 +4,12 @@ import os
 import platform
 import re
 import tomllib
-from pathlib import Path
 from typing import Any
 
 from pipeline.audit.evidence import Evidence
 from pipeline.audit.finding import Finding, Tally
+from pipeline.machine import driver
 
-DRIVER = Path("/proc/driver/nvidia/version")
 BOUNDS = {">=": lambda own, bound: own >= bound, "<": lambda own, bound: own < bound}
 
 
@@ -26,17 +25,14 @@ def check(evidence: Evidence) -> list[Finding]:
     bounds = re.findall(r"(>=|<)\s*([\d.]+)", tomllib.loads(project)["project"]["requires-python"]) if project else []
     for path, record in records.items():
         _record(tally, path, record, pinned, bounds)
-    if any(record["device"] != "cpu" for record in records.values()):
-        tally.absent.append("the GPU driver that runs had (records have the device, and torch's version its CUDA)")
     return [tally.finding()]
 
 
 def machine() -> str:
     """Processor, system, Python, and the driver of an NVIDIA GPU if there is one."""
-    text = DRIVER.read_text("utf-8", "replace") if DRIVER.is_file() else ""
-    found = re.search(r"Kernel Module\D*([\d.]+)", text)
-    driver = f"NVIDIA driver {found[1]}" if found else "no NVIDIA driver"
-    return f"{platform.platform()}, {os.cpu_count()} cores, {driver}, Python {platform.python_version()}"
+    version = driver()
+    gpu = f"NVIDIA driver {version}" if version else "no NVIDIA driver"
+    return f"{platform.platform()}, {os.cpu_count()} cores, {gpu}, Python {platform.python_version()}"
 
 
 def versions(text: str) -> dict[str, set[str]]:
@@ -58,6 +54,8 @@ def _record(
         same = version.partition("+")[0] in allowed  # a build for another device has the same version
         tally.expect(same, f"{path}: {name} {version}, requirements.lock has {' or '.join(sorted(allowed)) or 'none'}")
     tally.expect(bool(record.get("device")) and bool(record.get("processor")), f"{path}: no device or processor")
+    known = record.get("device") == "cpu" or bool(record.get("driver") and record.get("cuda"))
+    tally.expect(known, f"{path}: ran on {record.get('device')}, its driver or CUDA is not recorded")
 
 
 def _normal(name: str) -> str:

@@ -3,7 +3,9 @@
     min_lambda max_{|epsilon| <= rho} sum_t KL(expert_t || merged(lambda + epsilon))        (arXiv 2512.21288)
 
 The model is merged anew at lambda + epsilon before the second gradient. Its parameters are top-level keys of
-params.yaml: it is the method under study.
+params.yaml: it is the method under study. Its released code perturbs adaptively (`sharpness: asam` here), in
+proportion to each |lambda|, and at the start, lambda = 0, not at all; the objective above is that of plain SAM, our
+default. Optimiser, temperature and start are those of the released configuration.
 """
 
 from pydantic import Field
