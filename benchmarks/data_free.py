@@ -1,6 +1,6 @@
 """Data-free methods against reading the same files once: `python -m benchmarks.data_free --methods average,ties`.
 
-read    every tensor of theta_0 and of the T experts, once, as the stages read them
+read    every tensor of theta_0 and of the T experts, once, as the stages read them: one thread
 merge   the same files to the weights of a merged model: the method's answer for one seed, added to theta_0
 
 On the device and with the threads of the stage `merge`, on random weights of the backbone's size in a temporary folder.
@@ -25,7 +25,9 @@ from benchmarks.synthetic import SHAPES, config
 from pipeline import methods, store
 from pipeline.merges import data_free
 from pipeline.model import FROZEN, build_clip, split_qkv
+from pipeline.parallel import workers
 from pipeline.suite import device
+from pipeline.toolbox.spread import MOST
 from pipeline.vectors import TaskVectors, add, merge
 
 METHODS = tuple(name for name in methods.names() if hasattr(methods.load(name), "merge"))
@@ -116,9 +118,10 @@ def main() -> None:
             ratio = found[name]["ratio"]["median"]
             print(f"{name:16} {taken[name][-1]:8.1f} s  {ratio:6.1f} x reading  {max(peaks[name]):7,} MiB", flush=True)
     target = device()
+    threads = min(workers(), MOST) if target.type == "cpu" else 1
     size_of_tower = arguments.backbone if blocks == whole else f"{arguments.backbone}-blocks-{blocks}"
     stem = f"data_free-{target.type}-{size_of_tower}-{arguments.tasks}"
-    size_and_threads = {"experts_mib": round(size), "threads": torch.get_num_threads()}
+    size_and_threads = {"experts_mib": round(size), "threads": threads}
     rows = measure.earlier(stem, target, size_and_threads).get("rows", {}) | found
     about = {"backbone": arguments.backbone, "blocks": blocks, "of_blocks": whole, "tasks": arguments.tasks}
     measure.write(stem, about, target, {"rows": rows, **size_and_threads})

@@ -19,9 +19,13 @@ class TooLarge(BenchmarkError):
 
 
 def least(shapes: Mapping[str, Sequence[int]], tasks: int) -> int:
-    """Bytes that any data-free merge takes: one answer in float32, and one tensor of all tasks while it is formed."""
+    """Bytes that any data-free merge takes, in float32.
+
+    One answer, and the largest task vector of all tasks while it is formed: beside it, its tensor of theta_0 and of one
+    expert.
+    """
     sizes = [4 * math.prod(shape) for shape in shapes.values()]
-    return RUNTIME + sum(sizes) + 2 * tasks * max(sizes)
+    return RUNTIME + sum(sizes) + (tasks + 2) * max(sizes)
 
 
 def check(folder: SuiteFolder, target: torch.device) -> None:

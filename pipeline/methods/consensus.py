@@ -10,9 +10,12 @@ weight with a task vector; ours is the paper's.
 """
 
 from pydantic import Field
+from torch import Tensor
 
 from pipeline.model import Weights
 from pipeline.schema import Parameters
+from pipeline.toolbox.parts import entrywise
+from pipeline.toolbox.spread import spread
 from pipeline.vectors import TaskVectors
 
 TITLE = "Consensus TA"
@@ -29,10 +32,10 @@ class Params(Parameters):
 
 def merge(vectors: TaskVectors, params: Params) -> Weights:
     """The merged delta {name: tensor}."""
-    merged = {}
-    for name in vectors:
-        stacked = vectors[name]
+
+    def kept(stacked: Tensor) -> Tensor:
         total = stacked.sum(0)
         used = (stacked.abs() > params.threshold * (total - stacked).abs()).sum(0)
-        merged[name] = params.scale * total * (used >= params.min_tasks)
-    return merged
+        return params.scale * total * (used >= params.min_tasks)
+
+    return spread(lambda name: entrywise(kept, vectors[name]), vectors)

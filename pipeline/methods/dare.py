@@ -7,11 +7,13 @@ tensor instead of dividing by 1 - drop: close, not equal.
 """
 
 from pydantic import Field
+from torch import Tensor
 
 from pipeline.draws import generator
 from pipeline.model import Weights
 from pipeline.schema import Parameters
 from pipeline.toolbox.dropping import drop
+from pipeline.toolbox.spread import spread
 from pipeline.vectors import TaskVectors
 
 TITLE = "DARE"
@@ -28,8 +30,9 @@ class Params(Parameters):
 
 def merge(vectors: TaskVectors, params: Params, seed: int) -> Weights:
     """The merged delta {name: tensor} for one seed."""
-    merged = {}
-    for name in vectors:
-        kept = [drop(tensor, params.drop, generator(seed, "drop", t, name)) for t, tensor in enumerate(vectors[name])]
-        merged[name] = params.scale * sum(kept)
-    return merged
+
+    def one(name: str) -> Tensor:
+        kept = (drop(tensor, params.drop, generator(seed, "drop", t, name)) for t, tensor in enumerate(vectors[name]))
+        return params.scale * sum(kept)
+
+    return spread(one, vectors)

@@ -14,6 +14,7 @@ from pipeline.draws import generator
 from pipeline.model import Weights
 from pipeline.schema import Parameters
 from pipeline.toolbox.dropping import drop
+from pipeline.toolbox.spread import spread
 from pipeline.toolbox.trimming import Aggregate, merge_agreeing, threshold
 from pipeline.vectors import TaskVectors
 
@@ -38,7 +39,8 @@ def merge(vectors: TaskVectors, params: Params, seed: int) -> Weights:
         return drop(tensor, params.drop, generator(seed, "drop", task, name))
 
     def whole(task: int) -> Weights:
-        return {name: dropped(task, name, tensor) for name, tensor in vectors.task(task).items()}
+        own = vectors.task(task)
+        return spread(lambda name: dropped(task, name, own[name]), own)
 
     def read(name: str) -> Tensor:
         return torch.stack([dropped(task, name, tensor) for task, tensor in enumerate(vectors[name])])

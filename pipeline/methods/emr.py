@@ -9,11 +9,13 @@ instead. Without parameters. It needs to know the task at inference, one bit per
 """
 
 import torch
+from torch import Tensor
 
 from pipeline.extras.masks import pack
-from pipeline.model import Weights
 from pipeline.schema import Parameters
 from pipeline.solution import Extras, Solution
+from pipeline.toolbox.parts import entrywise, parts
+from pipeline.toolbox.spread import spread
 from pipeline.vectors import TaskVectors
 
 TITLE = "EMR-Merging"
@@ -26,18 +28,26 @@ class Params(Parameters):
 
 def merge(vectors: TaskVectors, params: Params) -> Solution:
     """tau_uni as the delta, masks and scales as extras "masks"; memory is a few tensors, the result apart."""
-    unified: Weights = {}
-    extras: Weights = {}
-    own, shared = torch.zeros(2, vectors.tasks, dtype=torch.float64)
-    for name in vectors:
-        stacked = vectors[name]
-        sign = torch.where(stacked.sum(0) > 0, 1.0, -1.0).to(stacked.dtype)
-        masks = stacked * sign > 0
-        largest = (stacked.abs() * masks).amax(0)
-        unified[name] = sign * largest
-        own += stacked.abs().flatten(1).sum(1, dtype=torch.float64).cpu()
-        shared += (largest * masks).flatten(1).sum(1, dtype=torch.float64).cpu()
-        extras |= {f"{task}/{name}": pack(mask) for task, mask in zip(vectors.task_names, masks, strict=True)}
+
+    def one(name: str) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
+        stacked, kept, own, shared = vectors[name], [], 0, 0
+        unified = entrywise(_elected, stacked)
+        for part, elected in zip(parts(stacked), parts(unified[None]), strict=True):
+            kept.append(part * elected.sign() > 0)
+            own = own + part.abs().sum(1, dtype=torch.float64)
+            shared = shared + (elected.abs() * kept[-1]).sum(1, dtype=torch.float64)
+        return unified, [pack(mask) for mask in torch.cat(kept, dim=1)], own, shared
+
+    found = spread(one, vectors)
+    own, shared = (sum(sums[which].cpu() for sums in found.values()) for which in (2, 3))
     scales = own / torch.where(shared > 0, shared, 1)
-    extras |= {f"{task}/scale": scale.clone() for task, scale in zip(vectors.task_names, scales, strict=True)}
-    return Solution(delta=unified, extras=Extras("masks", extras))
+    extras = {f"{task}/scale": scale.clone() for task, scale in zip(vectors.task_names, scales, strict=True)}
+    for name, (_, masks, _, _) in found.items():
+        extras |= {f"{task}/{name}": mask for task, mask in zip(vectors.task_names, masks, strict=True)}
+    return Solution(delta={name: unified for name, (unified, *_) in found.items()}, extras=Extras("masks", extras))
+
+
+def _elected(stacked: Tensor) -> Tensor:
+    """tau_uni of some entries: the largest of the elected sign."""
+    sign = torch.where(stacked.sum(0) > 0, 1.0, -1.0).to(stacked.dtype)
+    return sign * torch.relu(stacked * sign).amax(0)

@@ -14,6 +14,8 @@ from pydantic import Field
 from torch import Tensor
 
 from pipeline.schema import Parameters
+from pipeline.toolbox.parts import parts
+from pipeline.toolbox.spread import spread
 from pipeline.vectors import TaskVectors
 
 TITLE = "NAN"
@@ -34,11 +36,12 @@ class Params(Parameters):
 
 def merge(vectors: TaskVectors, params: Params) -> Tensor:
     """Coefficients [T, G] that sum to `scale` over the tasks."""
-    columns = []
-    for name in vectors:
+
+    def squared(name: str) -> Tensor:
         stacked = vectors[name] if params.norm_of == "delta" else vectors.base(name) + vectors[name]
-        columns.append(stacked.flatten(1).double().square().sum(1))
-    squares = torch.stack(columns, dim=1)
+        return sum(part.double().square().sum(1) for part in parts(stacked))
+
+    squares = torch.stack([*spread(squared, vectors).values()], dim=1)
     if params.scope == "model":
         squares = squares.sum(1, keepdim=True).expand_as(squares)
     inverse = torch.where(squares > 0, squares.rsqrt(), 0)

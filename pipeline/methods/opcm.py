@@ -22,6 +22,7 @@ from pipeline.draws import generator
 from pipeline.model import Weights
 from pipeline.schema import Parameters
 from pipeline.toolbox.spectra import is_matrix, thin_svd
+from pipeline.toolbox.spread import spread
 from pipeline.vectors import TaskVectors
 
 TITLE = "OPCM"
@@ -43,17 +44,19 @@ def merge(vectors: TaskVectors, params: Params, seed: int) -> Weights:
 
 def merged_in(order: list[int], vectors: TaskVectors, alpha: float) -> Weights:
     """The merged delta for the tasks in this order."""
-    total: Weights = {}
-    squares = torch.zeros(vectors.tasks, dtype=torch.float64)
-    for name, stacked in vectors.items():
-        squares += _norms(stacked).square()
-        total[name] = stacked[order[0]]
+
+    def summed(name: str) -> tuple[Tensor, Tensor]:
+        stacked = vectors[name]
+        total = stacked[order[0]].clone()  # a view would keep all tasks
         for task in order[1:]:
-            new = cleaned(stacked[task], total[name], alpha) if is_matrix(name) else stacked[task]
-            total[name] = total[name] + new
-    norm = torch.cat([_norms(tensor[None]) for tensor in total.values()]).norm()
+            total = total + (cleaned(stacked[task], total, alpha) if is_matrix(name) else stacked[task])
+        return total, _norms(stacked).square()
+
+    found = spread(summed, vectors)
+    squares = sum(squares for _, squares in found.values())
+    norm = torch.cat([_norms(total[None]) for total, _ in found.values()]).norm()
     factor = float(squares.sqrt().mean() / norm) if norm > 0 else 1.0
-    return {name: factor * tensor for name, tensor in total.items()}
+    return {name: factor * total for name, (total, _) in found.items()}
 
 
 def cleaned(vector: Tensor, merged: Tensor, alpha: float) -> Tensor:

@@ -11,12 +11,16 @@ repository's other listing, pcb-merging.py, cuts at 1e-4 instead of 0.01 and has
 search for one scale per task uses validation labels and is left out; 1.2 is the scale without it.
 """
 
+from functools import partial
+
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from pipeline.model import Weights
 from pipeline.schema import Parameters
+from pipeline.toolbox.parts import entrywise
+from pipeline.toolbox.spread import spread
 from pipeline.toolbox.trimming import flat, lowest_of_top, over_tasks
 from pipeline.vectors import TaskVectors
 
@@ -36,15 +40,15 @@ def merge(vectors: TaskVectors, params: Params) -> Weights:
     """The merged delta {name: tensor}; memory is a few models, whatever T."""
     tasks = range(vectors.tasks)
     sizes = torch.stack([_extent(vectors.task(t), params.clip) for t in tasks])
-    pulls = {name: _pull(vectors[name], sizes) for name in vectors}
+    pulls = spread(lambda name: entrywise(partial(_pull, sizes=sizes), vectors[name]), vectors)
     limits = torch.stack([_limits(vectors.task(t), pulls, sizes[t], vectors.tasks, params.keep) for t in tasks])
-    merged = {}
-    for name in vectors:
-        stacked = vectors[name]
-        weight = _unit(_score(stacked, pulls[name], sizes, vectors.tasks), limits)
+
+    def merged(stacked: Tensor, pull: Tensor) -> Tensor:
+        weight = _unit(_score(stacked, pull, sizes, vectors.tasks), limits)
         total = (weight * stacked.sign() * stacked.abs().clamp(*_sides(sizes, stacked))).sum(0)
-        merged[name] = params.scale * total / weight.sum(0).clamp(min=1e-12)
-    return merged
+        return params.scale * total / weight.sum(0).clamp(min=1e-12)
+
+    return spread(lambda name: entrywise(merged, vectors[name], pulls[name]), vectors)
 
 
 def _extent(vector: Weights, clip: float) -> Tensor:
@@ -55,7 +59,11 @@ def _extent(vector: Weights, clip: float) -> Tensor:
 
 def _limits(vector: Weights, pulls: Weights, size: Tensor, tasks: int, keep: float) -> Tensor:
     """The lowest score that still counts and the highest [2], over one task's whole vector."""
-    scores = flat({name: _score(own[None], pulls[name], size[None], tasks) for name, own in vector.items()})
+
+    def score(own: Tensor, pull: Tensor) -> Tensor:
+        return _score(own, pull, size[None], tasks)[0]
+
+    scores = flat(spread(lambda name: entrywise(score, vector[name][None], pulls[name]), vector))
     return torch.stack([lowest_of_top(scores, keep), scores.max()])
 
 

@@ -12,9 +12,11 @@ import torch
 from pydantic import Field
 
 from pipeline.extras.routed import GATE_RANK
+from pipeline.model import Weights
 from pipeline.schema import Parameters
 from pipeline.solution import Extras, Solution
 from pipeline.toolbox.spectra import svd
+from pipeline.toolbox.spread import spread
 from pipeline.vectors import TaskVectors
 
 TITLE = "SMILE"
@@ -30,14 +32,20 @@ class Params(Parameters):
 
 def merge(vectors: TaskVectors, params: Params) -> Solution:
     """theta_0 (coefficients [T, G], all zero) and the experts as extras "routed"."""
-    tensors = {GATE_RANK: torch.tensor(params.gate_rank)}
-    for name in vectors:
+
+    def expert(name: str) -> Weights:
         stem, _, kind = name.rpartition(".")
-        stacked = vectors[name]
-        if kind == "weight" and stacked.ndim == 3:
-            left, values, right = svd(stacked)
-            tensors[f"{stem}/down"] = right[:, : params.rank].clone()
-            tensors[f"{stem}/up"] = (left * values[:, None]).mT[:, : params.rank].clone()
-            tensors[f"{stem}/bias"] = vectors[f"{stem}.bias"]
+        if kind != "weight" or vectors.base(name).ndim != 2:
+            return {}
+        left, values, right = svd(vectors[name])
+        return {
+            f"{stem}/down": right[:, : params.rank].clone(),
+            f"{stem}/up": (left * values[:, None]).mT[:, : params.rank].clone(),
+            f"{stem}/bias": vectors[f"{stem}.bias"],
+        }
+
+    tensors = {GATE_RANK: torch.tensor(params.gate_rank)}
+    for found in spread(expert, vectors).values():
+        tensors |= found
     coefficients = torch.zeros(vectors.tasks, len(vectors), dtype=torch.float64)
     return Solution(coefficients, extras=Extras("routed", tensors))

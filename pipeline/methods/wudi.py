@@ -20,6 +20,7 @@ from torch import Tensor
 from pipeline.model import Weights
 from pipeline.schema import Parameters
 from pipeline.toolbox.spectra import is_matrix
+from pipeline.toolbox.spread import spread
 from pipeline.vectors import TaskVectors
 
 TITLE = "WUDI-Merging"
@@ -38,10 +39,11 @@ class Params(Parameters):
 def merge(vectors: TaskVectors, params: Params) -> Weights:
     """The merged delta {name: tensor}, zero where a tensor is no matrix."""
     solve = closed if params.solver == "closed" else lambda stacked: descended(stacked, params.lr, params.steps)
-    return {
-        name: params.scale * solve(stacked) if is_matrix(name) else torch.zeros_like(stacked[0])
-        for name, stacked in vectors.items()
-    }
+
+    def one(name: str) -> Tensor:
+        return params.scale * solve(vectors[name]) if is_matrix(name) else torch.zeros_like(vectors.base(name))
+
+    return spread(one, vectors)
 
 
 def descended(stacked: Tensor, lr: float, steps: int) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pipeline.errors import BenchmarkError
 from pipeline.model import PARTS, Weights
+from pipeline.toolbox.spread import spread
 
 MATRICES = (*(f".attn.{part}.weight" for part in (*PARTS, "out_proj")), ".mlp.c_fc.weight", ".mlp.c_proj.weight")
 """How the names of a block's matrices end; embeddings, norms and biases are no matrices, 2-D or not."""
@@ -26,9 +27,12 @@ def is_matrix(name: str) -> bool:
 
 def by_matrix(vectors: Mapping[str, Tensor], merged: Callable[[Tensor], Tensor], scale: float) -> Weights:
     """`scale` times the merged delta: `merged` of every matrix's stack [T, m, n], the mean of every other tensor."""
-    return {
-        name: scale * (merged(stacked) if is_matrix(name) else stacked.mean(0)) for name, stacked in vectors.items()
-    }
+
+    def one(name: str) -> Tensor:
+        stacked = vectors[name]
+        return scale * (merged(stacked) if is_matrix(name) else stacked.mean(0))
+
+    return spread(one, vectors)
 
 
 def svd(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,14 +13,9 @@ from torch import Tensor
 from torch.nn.functional import hardshrink
 
 from pipeline.model import Weights
+from pipeline.toolbox.parts import parts
 
 Aggregate = Literal["mean", "sum"]
-CHUNK = 1 << 18
-"""Values looked at together for a threshold."""
-PART = 1 << 14
-"""Entries merged together on the CPU: all of a part's steps stay in a core's cache. A GPU takes a tensor at once."""
-SAMPLE = 1 << 16
-"""Values that a threshold is first looked for in."""
 
 
 def flat(vector: Mapping[str, Tensor]) -> Tensor:
@@ -31,31 +26,17 @@ def flat(vector: Mapping[str, Tensor]) -> Tensor:
 def lowest_of_top(values: Tensor, share: float) -> Tensor:
     """The smallest of the `share` of largest `values` [P]: that of rank ceil(share * P) from the top; a scalar.
 
-    Exact. A sample tells between which two values it lies, so that only what is between them has to be ordered; where a
-    sample misleads, everything is.
+    By NumPy on the CPU: its selection uses vector instructions and takes a quarter of the time of torch's.
     """
-    rank = len(values) - math.ceil(share * len(values)) + 1
-    low, high = _bracket(values, rank / len(values))
-    under, between = 0, []
-    for part in values.split(CHUNK):
-        under += int((part < low).sum())
-        between.append(part[(part >= low) & (part <= high)])
-    candidates = torch.cat(between)
-    if not 0 < rank - under <= len(candidates):
-        return values.kthvalue(rank).values
-    return candidates.kthvalue(rank - under).values
-
-
-def _bracket(values: Tensor, quantile: float) -> tuple[Tensor, Tensor]:
-    """Values six standard errors below and above the quantile of evenly spaced ones."""
-    sample = values[:: max(1, len(values) // SAMPLE)].sort().values
-    middle, error = quantile * len(sample), 6 * math.sqrt(quantile * (1 - quantile) * len(sample)) + 1
-    return sample[max(0, int(middle - error))], sample[min(len(sample) - 1, int(middle + error))]
+    below = len(values) - math.ceil(share * len(values))
+    if values.device.type != "cpu":
+        return values.kthvalue(below + 1).values
+    return torch.as_tensor(np.partition(values.numpy(), below)[below])
 
 
 def threshold(vector: Mapping[str, Tensor], keep: float) -> Tensor:
     """The smallest magnitude among the `keep` share of largest ones in one task's whole vector; a scalar."""
-    return lowest_of_top(flat(vector).abs(), keep)
+    return lowest_of_top(flat(vector).abs_(), keep)
 
 
 def over_tasks(values: Tensor, stacked: Tensor) -> Tensor:
@@ -109,19 +90,18 @@ def _taken(entries: Tensor, majority: int) -> Tensor:
 def elect(entries: Tensor, majority: int) -> Tensor:
     """The elected signs [*shape] of trimmed `entries` [T, *shape]: of their sum, or of `majority` where it is zero."""
     signs = entries.sum(0).sign()
-    return torch.where(signs == 0, float(np.sign(majority)), signs)
+    return signs + (1 - signs.abs()) * float(np.sign(majority))
 
 
 def _agreeing(stacked: Tensor, thresholds: Tensor, majority: int, aggregate: Aggregate) -> tuple[Tensor, int, bool]:
     """One merged tensor [*shape], the sum of its elected signs, and whether task vectors cancelled without election."""
     merged, votes, undecided = [], 0, False
-    size = PART if stacked.device.type == "cpu" else stacked[0].numel()
-    for part in stacked.reshape(len(stacked), -1).split(size, dim=1):
+    for part in parts(stacked):
         entries = trimmed(part, thresholds)
         elected = elect(entries, majority)
-        above, below = entries.clamp(min=0).sum(0), entries.clamp(max=0).sum(0)
-        total = torch.where(elected > 0, above, torch.where(elected < 0, below, 0.0))
-        merged.append(total / (entries * elected > 0).sum(0).clamp(min=1) if aggregate == "mean" else total)
+        agreeing = torch.relu(entries * elected)
+        total = agreeing.sum(0) * elected
+        merged.append(total / (agreeing > 0).sum(0).clamp(min=1) if aggregate == "mean" else total)
         votes += int(elected.sum(dtype=torch.int64))
-        undecided = undecided or bool(((elected == 0) & (above > 0)).any())
+        undecided = undecided or bool((entries.amax(0) * (1 - elected.abs())).any())
     return torch.cat(merged).view(stacked.shape[1:]), votes, undecided

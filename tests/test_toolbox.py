@@ -1,0 +1,86 @@
+"""Working in parts and side by side changes no number."""
+
+import threading
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.errors import BenchmarkError
+from pipeline.toolbox import parts as cutting
+from pipeline.toolbox.parts import entrywise, parts
+from pipeline.toolbox.spread import MOST, spread
+from tests.pretend_gpu import pretended
+from tests.test_methods import DATA_FREE, clip_vectors, equal, solutions_of
+
+STACKED = torch.arange(24.0).view(2, 3, 4)
+
+
+def test_parts_are_the_entries_in_order(monkeypatch: pytest.MonkeyPatch):
+    (whole,) = parts(STACKED)
+    assert torch.equal(whole, STACKED.flatten(1))
+    monkeypatch.setattr(cutting, "PART", 5)
+    cut = parts(STACKED)
+    assert [part.shape for part in cut] == [(2, 5), (2, 5), (2, 2)]
+    assert torch.equal(torch.cat(cut, dim=1), whole)
+    assert all(part.untyped_storage().data_ptr() == STACKED.untyped_storage().data_ptr() for part in cut)
+    assert [part.shape for part in parts(torch.ones(2))] == [(2, 1)]
+
+
+def test_a_gpu_takes_a_tensor_at_once(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cutting, "PART", 5)
+    with pretended():
+        assert len(parts(STACKED.to("cuda"))) == 1
+
+
+def test_entrywise_has_the_shape_of_one_task(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cutting, "PART", 5)
+    weights = torch.arange(12.0).view(3, 4)
+    found = entrywise(lambda stacked, other: (stacked * other).sum(0), STACKED, weights)
+    assert torch.equal(found, (STACKED * weights).sum(0))
+
+
+@pytest.mark.parametrize("name", DATA_FREE)
+def test_data_free_methods_do_not_depend_on_parts_or_threads(name: str, monkeypatch: pytest.MonkeyPatch):
+    vectors, *_ = clip_vectors(torch.float32)
+    monkeypatch.setenv("SAMERGING_WORKERS", "1")
+    alone = solutions_of(name, vectors)
+    monkeypatch.setenv("SAMERGING_WORKERS", "4")
+    together = solutions_of(name, vectors)
+    assert all(map(equal, alone, together))
+    if name not in ("emr", "nan"):  # these sum over a model, in float64
+        monkeypatch.setattr(cutting, "PART", 3)
+        assert all(map(equal, alone, solutions_of(name, vectors)))
+
+
+def test_tensors_are_worked_on_side_by_side_in_their_order(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SAMERGING_WORKERS", "64")
+    meeting = threading.Barrier(MOST, timeout=20)
+    seen: list[int] = []
+
+    def one(name: str) -> str:
+        meeting.wait()
+        seen.append(torch.get_num_threads())
+        return name * 2
+
+    names = [str(index) for index in range(MOST)]
+    assert list(spread(one, names).items()) == [(name, name * 2) for name in names]
+    assert {*seen} == {1}
+
+
+def test_the_first_error_ends_the_work(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SAMERGING_WORKERS", "1")
+    begun = []
+
+    def one(name: str) -> Tensor:
+        begun.append(name)
+        raise BenchmarkError(f"{name} fails")
+
+    with pytest.raises(BenchmarkError, match="a fails"):
+        spread(one, ["a", *map(str, range(100))])
+    assert len(begun) < 100
+
+
+def test_on_a_gpu_tensors_come_one_after_the_other():
+    with pretended():
+        assert spread(lambda _: threading.get_ident(), "ab") == dict.fromkeys("ab", threading.get_ident())
