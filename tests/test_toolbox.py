@@ -1,6 +1,9 @@
 """Working in parts and side by side changes no number."""
 
+import os
+import signal
 import threading
+import time
 
 import pytest
 import torch
@@ -79,6 +82,24 @@ def test_the_first_error_ends_the_work(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(BenchmarkError, match="a fails"):
         spread(one, ["a", *map(str, range(100))])
     assert len(begun) < 100
+
+
+def test_ctrl_c_ends_what_runs_beside(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SAMERGING_WORKERS", "2")
+    meeting, begun, steps, most = threading.Barrier(2, timeout=20), [], [], 3000
+
+    def one(name: str) -> None:
+        begun.append(name)
+        if meeting.wait() == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(most):
+            time.sleep(0.01)
+            steps.append(name)
+
+    with pytest.raises(KeyboardInterrupt):
+        spread(one, "abcdef")
+    assert sorted(begun) == ["a", "b"]
+    assert len(steps) < most
 
 
 def test_on_a_gpu_tensors_come_one_after_the_other():
