@@ -10,4 +10,4 @@ def drop(tensor: Tensor, share: float, rng: torch.Generator) -> Tensor:
     Its expectation is the tensor. The draws do not depend on the precision or the device of the tensor.
     """
     kept = torch.rand(tensor.shape, generator=rng) >= share
-    return tensor / (1 - share) * kept.to(tensor.device)
+    return tensor * kept.to(tensor.device) / (1 - share)

@@ -6,13 +6,20 @@ import torch
 from torch import Tensor
 
 PART = 1 << 14
-"""Entries of each task in a part on the CPU, where memory is the limit. A GPU takes a tensor at once."""
+"""Entries of each task in a part on the CPU, where memory is the limit; twice as many in the last one, less one.
+
+A GPU takes a tensor at once.
+"""
 
 
 def parts(stacked: Tensor) -> Sequence[Tensor]:
     """The entries of `stacked` [T, *shape], in order, as views [T, n]."""
-    size = PART if stacked.device.type == "cpu" else stacked[0].numel()
-    return stacked.reshape(len(stacked), -1).split(size, dim=1)
+    entries = stacked.reshape(len(stacked), -1)
+    further = entries.shape[1] // PART - 1 if stacked.device.type == "cpu" else 0
+    if further < 1:
+        return (entries,)
+    # No short part at the end: torch adds up what does not fill its vectors in another order, alone or in a part.
+    return entries.split([PART] * further + [entries.shape[1] - PART * further], dim=1)
 
 
 def entrywise(function: Callable[..., Tensor], stacked: Tensor, *others: Tensor) -> Tensor:

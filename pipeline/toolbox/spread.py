@@ -1,9 +1,10 @@
 """A model's tensors worked on side by side, each by one thread."""
 
 import ctypes
-import threading
+import multiprocessing
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.context import ForkServerProcess
+from threading import Semaphore, Thread
 from typing import TypeVar
 
 from pipeline.parallel import workers
@@ -15,27 +16,49 @@ Result = TypeVar("Result")
 
 
 def spread(function: Callable[[str], Result], names: Iterable[str]) -> dict[str, Result]:
-    """{name: function(name)} in the order of the names; the first error is raised when what runs has ended.
+    """{name: function(name)} in the order of the names.
 
-    On the CPU a thread per core, up to MOST; on a GPU one after the other. The same bytes either way: a call sees no
-    other, and torch computes it with one thread.
+    On the CPU a thread per core, up to MOST, or one where this process is itself one of many; on a GPU one after the
+    other. The same bytes each way: a call sees no other, and torch computes it with one thread. After an error no
+    further call begins, and it is raised when those that run have ended. Ctrl-C ends those too: Python would tell the
+    main thread alone, and a large matrix can take minutes.
     """
-    names, running = list(names), set[int]()
+    names = list(names)
     if device().type != "cpu":
         return {name: function(name) for name in names}
+    found: dict[str, Result] = {}
+    errors: list[BaseException] = []
+    todo, ended = iter(names), Semaphore(0)
 
-    def known(name: str) -> Result:
-        running.add(threading.get_ident())
+    def work() -> None:
         try:
-            return function(name)
+            for name in todo:
+                if errors:
+                    return
+                found[name] = function(name)
+        except BaseException as error:  # noqa: BLE001 - raised below, in the thread that asked
+            errors.append(error)
         finally:
-            running.discard(threading.get_ident())
+            ended.release()
 
-    with ThreadPoolExecutor(min(workers(), MOST)) as pool:
-        try:
-            return dict(zip(names, pool.map(known, names), strict=True))
-        except KeyboardInterrupt:
-            # Python tells this thread alone: the others would go on, for minutes with a large matrix.
-            for thread in tuple(running):
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(KeyboardInterrupt))
-            raise
+    threads = [Thread(target=work) for _ in range(_count())]
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in threads:
+            while not ended.acquire(timeout=1):  # a signal just before a wait without end would be seen at its end
+                pass
+    except KeyboardInterrupt as interrupt:
+        errors.append(interrupt)
+        for thread in threads:
+            if thread.ident:  # SystemExit ends a thread without a word
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
+        raise
+    if errors:
+        raise errors[0]
+    return {name: found[name] for name in names}
+
+
+def _count() -> int:
+    """Threads to use: a worker of `pipeline.parallel` has one core."""
+    return 1 if isinstance(multiprocessing.current_process(), ForkServerProcess) else min(workers(), MOST)

@@ -100,7 +100,7 @@ def _agreeing(stacked: Tensor, thresholds: Tensor, majority: int, aggregate: Agg
         entries = trimmed(part, thresholds)
         elected = elect(entries, majority)
         agreeing = torch.relu(entries * elected)
-        total = agreeing.sum(0) * elected
+        total = agreeing.sum(0) * elected + 0.0  # no -0.0
         merged.append(total / (agreeing > 0).sum(0).clamp(min=1) if aggregate == "mean" else total)
         votes += int(elected.sum(dtype=torch.int64))
         undecided = undecided or bool((entries.amax(0) * (1 - elected.abs())).any())
