@@ -34,7 +34,7 @@ def performance(results: Path = RESULTS) -> str:
     parts = [
         ("One calibration step, in turn with its floor (a plain forward and backward over the same images)", _steps),
         ("Scoring a merged model, against open_clip's own forward on images in memory", _evaluations),
-        ("Data-free merges: median seconds, over those of one thread that reads the experts' bytes once, peak memory", _data_free),
+        ("Data-free merges: median seconds, over those of a thread reading the experts once, peak memory", _data_free),
         ("How a SAMerging step grows with tasks T and images k", _growth),
         ("The whole run on the embedded suite, stages one after the other", _whole_run),
         ("Every stage at full size, random weights in the public file formats", _full_size),
