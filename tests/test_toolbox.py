@@ -108,8 +108,12 @@ def test_ctrl_c_ends_what_runs_beside(monkeypatch: pytest.MonkeyPatch):
             time.sleep(0.01)
             steps.append(name)
 
-    with pytest.raises(KeyboardInterrupt):
-        spread(one, "abcdef")
+    given = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            spread(one, "abcdef")
+    finally:
+        signal.signal(signal.SIGINT, given)
     while threading.active_count() > before:
         time.sleep(0.01)
     assert sorted(begun) == ["a", "b"]
