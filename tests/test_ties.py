@@ -104,6 +104,14 @@ def test_a_zero_sum_takes_the_majority_sign():
     assert not any(flat(merge(task_vectors([up, down]), WHOLE)))  # no majority either: nothing agrees
 
 
+def test_where_no_task_agrees_with_a_negative_majority_there_is_no_minus_zero():
+    vectors = [[-1.0] * SIZE, [-1.0] * SIZE]
+    vectors[0][0], vectors[0][1], vectors[1][1] = 1.0, 0.0, 0.0  # the first cancels out, the second is in no task
+    found = flat(merge(task_vectors(vectors), WHOLE))
+    assert found[:3] == [-1.0, 0.0, -2.0]
+    assert math.copysign(1, found[1]) == 1
+
+
 def test_trimming_is_over_the_whole_model_not_per_tensor():
     vector = [10.0] * 15 + [1.0] * (SIZE - 15)  # all of "a" is larger than the rest
     merged = merge(task_vectors([vector]), Params(keep=0.5, scale=1.0))

@@ -1,5 +1,6 @@
 """Working in parts and side by side changes no number."""
 
+import math
 import os
 import signal
 import threading
@@ -12,6 +13,7 @@ from torch import Tensor
 from pipeline import parallel
 from pipeline.errors import BenchmarkError
 from pipeline.toolbox import parts as cutting
+from pipeline.toolbox.dropping import drop
 from pipeline.toolbox.parts import entrywise, parts
 from pipeline.toolbox.spread import MOST, spread
 from tests.pretend_gpu import pretended
@@ -121,12 +123,25 @@ def test_ctrl_c_ends_what_runs_beside(monkeypatch: pytest.MonkeyPatch):
 
 
 def in_a_worker() -> int:
-    return len({thread for thread in spread(lambda _: threading.get_ident(), "abcdefgh").values()})
+    """How many threads take part."""
+
+    def one(_: str) -> int:
+        time.sleep(0.05)  # long enough for a second thread to take the next
+        return threading.get_ident()
+
+    return len({*spread(one, "abcdefgh").values()})
 
 
 def test_a_worker_of_many_takes_one_core(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SAMERGING_WORKERS", "2")
+    assert in_a_worker() == 2
     assert parallel.run(in_a_worker, [(), ()], "workers") == [1, 1]
+
+
+def test_what_is_dropped_cannot_overflow():
+    vector = torch.full((1000,), 3e38)
+    found = drop(vector, 0.5, torch.Generator().manual_seed(0))
+    assert {*found.tolist()} == {0.0, math.inf}
 
 
 def test_on_a_gpu_tensors_come_one_after_the_other():
