@@ -64,6 +64,8 @@ class Stage:
     outputs: tuple[str, ...]
     modules: tuple[str, ...] = ()
     """Modules that the stage finds by name: `pipeline.methods.{method}`, or `pipeline.suites.*` for a whole folder."""
+    basis: tuple[str, ...] = ()
+    """Modules that alone decide the outputs, where the import closure of the script would name far more."""
     keeps_cells: bool = False
     """Whether cells outlive a success too: a study whose grid has grown then computes what is new."""
     recorded: bool = True
@@ -130,18 +132,28 @@ class Stage:
             store.write_json(Path(self.record(names)), _record(self.name, names, params, time.monotonic() - started))
 
     def code(self, names: Mapping[str, str]) -> list[Path]:
-        """The project's files that the stage runs: the import closure of its script and of its `modules`."""
-        found = [f"stages.{self.name}"]
-        for module in self.modules:
-            folder, star, _ = module.format(**names).partition(".*")
-            files = sorted(Path(folder.replace(".", "/")).glob("*.py")) if star else []
-            found += [folder, *(f"{folder}.{file.stem}" for file in files if file.stem != "__init__")]
-        return closure(found)
+        """The project's files that decide the outputs: the import closure of the script and of its `modules`.
+
+        Of a stage with a `basis`: the closure of that, and the script itself.
+        """
+        if self.basis:
+            return sorted({*closure(_modules(self.basis, names)), Path(f"stages/{self.name}.py")})
+        return closure([f"stages.{self.name}", *_modules(self.modules, names)])
 
     def _values(self, names: Mapping[str, str]) -> dict[str, Any]:
         # By name, so that the checker is no dependency: it refuses values, it never alters one.
         loaded = import_module("pipeline.params").load([key.format(**names) for key in self.params])
         return dict(zip(self.params, loaded.values(), strict=True))
+
+
+def _modules(patterns: Iterable[str], names: Mapping[str, str]) -> list[str]:
+    """Modules by name; `package.*` stands for a package and every module in it."""
+    listed = []
+    for pattern in patterns:
+        package, star, _ = pattern.format(**names).partition(".*")
+        files = sorted(Path(package.replace(".", "/")).glob("*.py")) if star else []
+        listed += [package, *(f"{package}.{file.stem}" for file in files if file.stem != "__init__")]
+    return listed
 
 
 def closure(modules: Iterable[str], root: Path = Path()) -> list[Path]:

@@ -8,7 +8,7 @@ STAGE = Stage(
     name="prepare",
     arguments=("suite",),
     params=("recipe.{suite}",),
-    inputs=("pipeline/suites/{suite}.yaml", "pipeline/suites/tables"),
+    inputs=("pipeline/suites/{suite}.yaml", "pipeline/suites/tables", "data/checkpoints/{suite}"),
     outputs=("data/suites/{suite}", "data/previews/{suite}.npz", "data/origins/{suite}.json"),
     modules=("pipeline.suites.*",),
 )
@@ -16,9 +16,9 @@ STAGE = Stage(
 
 def run(job: Job) -> None:
     """Prepare the suite by its family and keep for the report what it shows of it."""
-    suite = job.names["suite"]
+    suite, checkpoints = job.names["suite"], job.inputs[-1]
     family, definition = load(suite)
-    family.prepare(suite, definition, job.params["recipe.{suite}"], job.outputs[0])
+    family.prepare(suite, definition, job.params["recipe.{suite}"], checkpoints, job.outputs[0])
     preview(*job.outputs)
 
 

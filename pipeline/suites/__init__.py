@@ -2,7 +2,8 @@
 
 A definition names its `family`; the rest of it is the family's `Definition`. Every family file has Definition, Recipe
 (its parameters, `recipe.<suite>` in params.yaml), `sizes(definition, recipe)` (images per task and split, known
-beforehand) and `prepare(name, definition, recipe, folder)`, which writes the layout of `pipeline.suite`.
+beforehand) and `prepare(name, definition, recipe, checkpoints, folder)`, which writes the layout of `pipeline.suite`. A
+family that trains its weights has `train(definition, recipe, folder)` too; what it writes is `checkpoints`.
 """
 
 from importlib import import_module

@@ -130,8 +130,8 @@ def sizes(definition: Definition, recipe: Recipe) -> dict[str, dict[str, int]]:
     return {about.name: {**kept, "test": about.test_size} for about, _, _ in definition.described()}
 
 
-def prepare(name: str, definition: Definition, recipe: Recipe, folder: Path) -> None:
-    """Fetch and convert the suite `name` into `folder`."""
+def prepare(name: str, definition: Definition, recipe: Recipe, checkpoints: Path, folder: Path) -> None:
+    """Fetch and convert the suite `name` into `folder`; `checkpoints` holds nothing, for nothing is trained here."""
     entries = definition.described()
     base = _checkpoint(definition.base or BACKBONES[definition.backbone], definition.base_revision, ("config.json",))
     experts = [_checkpoint(expert, revision) for _, expert, revision in entries]

