@@ -4,6 +4,7 @@ A suite is a set of tasks on one backbone; a method edits the task vectors, pick
 
     params       params.yaml: schema and only reader          schema      what parameter sets share
     suite        a suite on disk                              suites/     one file per family of suites
+    embedded/    images and training of the embedded suites, all that their checkpoints depend on
     model        an image encoder's weights                   tower       the encoder as pure functions of them
     vectors      task vectors, merge, gradient contraction    features    features of many images
     methods/     one file per method                          toolbox/    what several methods share

@@ -125,7 +125,7 @@ def sources(evidence: Evidence) -> list[dict[str, str]]:
 
 
 def _embedded(evidence: Evidence, definition: Mapping[str, Any]) -> Iterator[dict[str, str]]:
-    """The rows of the table of data/README.md; the models are made on the spot."""
+    """The rows of the table of data/README.md; the weights are trained by the benchmark itself."""
     for grid in markdown(evidence.text("data/README.md") or ""):
         if grid.columns[0] != "task":
             continue

@@ -232,7 +232,7 @@ def record_names(suite: str, chosen: Chosen) -> list[str]:
     """The names of the run records, in the order of the pipeline."""
     scaled = [f"{name}-rescaled" for name in chosen.rescaled]
     return [
-        *(f"{stage}-{suite}" for stage in ("prepare", "teach", "diagnose")),
+        *(f"{stage}-{suite}" for stage in ("train", "prepare", "teach", "diagnose")),
         *(record for _, record in _makers(suite, chosen)),
         *(f"rescale-{suite}-{name}" for name in chosen.rescaled),
         *(f"evaluate-{suite}-{name}" for name in (*chosen.names, *scaled)),

@@ -26,6 +26,8 @@ hub = hub_server.hub
 NINE = [f"{group}-{backbone}" for group in ("ta8", "tall14", "tall20") for backbone in _clip_tasks.BACKBONES]
 TRAIN, TEST = 12, 6
 RECIPE = clip.Recipe(seed=0, pool=8)
+UNUSED = Path("no checkpoints")
+"""What stage train writes: this family trains nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,7 @@ def filled(hub: hub_server.Hub, repositories: dict[str, dict], monkeypatch: pyte
 
 def prepared(name: str, folder: Path) -> SuiteFolder:
     family, definition = suites.load(name)
-    family.prepare(name, definition, RECIPE, folder)
+    family.prepare(name, definition, RECIPE, UNUSED, folder)
     return SuiteFolder(folder)
 
 
@@ -174,7 +176,7 @@ def test_a_suite_of_local_files_needs_no_hub(
     hub: hub_server.Hub, repositories: dict[str, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("SAMERGING_WORKERS", "1")
-    clip.prepare("mine", own(tmp_path, repositories), RECIPE, tmp_path / "suite")
+    clip.prepare("mine", own(tmp_path, repositories), RECIPE, UNUSED, tmp_path / "suite")
     found = SuiteFolder(tmp_path / "suite").suite
     assert found.task_names == ("mine",)
     assert (found.provenance["fetched"], found.provenance["anchors"]) == ([], {})
@@ -202,7 +204,7 @@ def test_what_is_wrong_with_a_suite_of_ones_own_is_named(
 ):
     monkeypatch.setenv("SAMERGING_WORKERS", "1")
     with pytest.raises(BenchmarkError, match=message):
-        clip.prepare("mine", own(tmp_path, repositories, **changes), RECIPE, tmp_path / "suite")
+        clip.prepare("mine", own(tmp_path, repositories, **changes), RECIPE, UNUSED, tmp_path / "suite")
 
 
 @pytest.mark.parametrize(
@@ -248,10 +250,10 @@ def test_the_pickled_weights_of_a_base_are_read(hub: hub_server.Hub, repositorie
     definition = own(tmp_path, repositories)
     safe = tmp_path / "base" / "model.safetensors"
     tensors = load(safe.read_bytes())
-    clip.prepare("mine", definition, RECIPE, tmp_path / "safe")
+    clip.prepare("mine", definition, RECIPE, UNUSED, tmp_path / "safe")
     safe.unlink()
     torch.save(tensors, tmp_path / "base" / "pytorch_model.bin")
-    clip.prepare("mine", definition, RECIPE, tmp_path / "pickled")
+    clip.prepare("mine", definition, RECIPE, UNUSED, tmp_path / "pickled")
     for name in ("base.safetensors", "heads.safetensors"):
         assert (tmp_path / "safe" / name).read_bytes() == (tmp_path / "pickled" / name).read_bytes()
     assert json.loads((tmp_path / "safe/suite.json").read_text())["groups"]
@@ -261,11 +263,11 @@ def test_an_expert_of_the_older_line_is_read_from_its_pickle(
     hub: hub_server.Hub, repositories: dict[str, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("SAMERGING_WORKERS", "1")
-    clip.prepare("mine", own(tmp_path, repositories), RECIPE, tmp_path / "new")
+    clip.prepare("mine", own(tmp_path, repositories), RECIPE, UNUSED, tmp_path / "new")
     tower = fuse_qkv({**SuiteFolder(tmp_path / "new").base(), **SuiteFolder(tmp_path / "new").expert("mine")})
     torch.save({f"model.visual.{name}": tensor for name, tensor in tower.items()}, tmp_path / "expert.pt")
     definition = own(tmp_path, repositories, expert=str(tmp_path / "expert.pt"))
-    clip.prepare("mine", definition, RECIPE, tmp_path / "old")
+    clip.prepare("mine", definition, RECIPE, UNUSED, tmp_path / "old")
     new, old = (SuiteFolder(tmp_path / name).expert("mine") for name in ("new", "old"))
     assert new.keys() == old.keys()
     assert all(new[name].equal(old[name]) for name in new)

@@ -81,7 +81,7 @@ def stages(root: Path) -> Iterator[Callable[[], None]]:
     """What runs each stage that computes merges or scores, in order."""
     for command in small_run.ordered(root):
         _, _, module, *arguments = command.split()
-        if module not in ("stages.prepare", "stages.report"):
+        if module not in ("stages.train", "stages.prepare", "stages.report"):
             script = import_module(module)
             yield partial(script.STAGE.run, script.run, dict(zip(script.STAGE.arguments, arguments, strict=True)))
 

@@ -15,10 +15,10 @@ from torch.utils._pytree import tree_leaves
 
 from pipeline import memory, methods
 from pipeline.calibrate import Footprint, Problem
+from pipeline.embedded.training import MEAN, STD
 from pipeline.model import FROZEN, build_clip, split_qkv
 from pipeline.schema import Schedule
 from pipeline.suite import Suite, SuiteFolder, Task
-from pipeline.suites.mini import MEAN, STD
 from pipeline.tower import Tower
 from tests import toy
 

@@ -1,5 +1,6 @@
 """The embedded suites' images: splits that share nothing, sizes known beforehand, the same draw every time."""
 
+from collections.abc import Callable
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -9,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import suites
+from pipeline import store, suites
+from pipeline.embedded import images, training
 from pipeline.errors import BenchmarkError
+from pipeline.model import fuse_qkv
 from pipeline.params import load
-from pipeline.suite import SPLITS
-from pipeline.suites import _mini_images as images
+from pipeline.suite import SPLITS, SuiteFolder
 from pipeline.suites import mini
 
 SIZES = {"train": 300, "validation": 100, "test": 150}
@@ -115,7 +117,7 @@ def test_sizes_are_known_before_anything_is_made(name: str, at_root: Path):
     found = family.sizes(definition, recipe)
     assert [*found] == definition.tasks
     for task, sizes in found.items():
-        assert sizes == images.capped(task, recipe.wanted())
+        assert sizes == images.capped(task, recipe.sizes())
         assert {*sizes} == {*SPLITS}
 
 
@@ -135,16 +137,16 @@ def test_a_broken_definition_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_every_caption_fits():
     for task in images.TASKS:
-        tokens = mini._captions(task)
-        classes, templates, _ = images.TASKS[task]
-        assert tokens.shape == (len(classes), len(templates), mini.CONTEXT)
+        tokens = training.captions(task)
+        classes, templates, *_ = images.TASKS[task]
+        assert tokens.shape == (len(classes), len(templates), training.CONTEXT)
         assert len({tuple(caption.tolist()) for caption in tokens.flatten(0, 1)}) == len(classes) * len(templates)
         assert (tokens.argmax(-1) == (tokens != 0).sum(-1) - 1).all()  # the end token, the largest, was not cut off
 
 
 def test_jitter_shifts_by_at_most_one_pixel():
     pixels = torch.randint(256, (64, 28, 28, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    found = mini._jitter(pixels, torch.Generator().manual_seed(1))
+    found = training.jitter(pixels, torch.Generator().manual_seed(1))
     assert found.shape == pixels.shape
     inner = pixels[:, 1:-1, 1:-1]
     shifts = {
@@ -155,3 +157,167 @@ def test_jitter_shifts_by_at_most_one_pixel():
         if torch.equal(found[index, 1 - dy : 27 - dy, 1 - dx : 27 - dx], inner[index])
     }
     assert len(shifts) == 9
+
+
+RECIPE = training.Recipe(
+    seed=0, train_images=24, validation_images=16, test_images=16, width=32, layers=1, caption_noise=0.5,
+    pretrain_steps=3, pretrain_batch=8, pretrain_lr=0.002, expert_steps=2, expert_batch=8, expert_lr=0.001,
+)  # fmt: skip
+DEFINITION = mini.Definition(tasks=["optdigits", "signs"])
+
+
+def trained(seed: int = 0, recipe: training.Recipe = RECIPE) -> dict[str, training.Weights]:
+    """The weights of a tiny suite."""
+    drawn = {task: images.draw(task, recipe.sizes(), recipe.seed)["train"] for task in DEFINITION.tasks}
+    return training.train(DEFINITION.tasks, drawn, recipe, seed)
+
+
+def equal(weights: dict[str, training.Weights], others: dict[str, training.Weights]) -> bool:
+    """Whether all tensors have the same values."""
+    return all(
+        torch.equal(tensor, others[file][name]) for file, tensors in weights.items() for name, tensor in tensors.items()
+    )
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What stage train writes for the tiny suite."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    mini.train(DEFINITION, RECIPE, folder)
+    return folder
+
+
+def test_training_depends_on_its_seed_and_not_on_the_threads():
+    threads = torch.get_num_threads()
+    first = trained()
+    torch.set_num_threads(threads + 1)
+    again = trained()
+    torch.set_num_threads(threads)
+    assert first.keys() == {"base", "heads", "experts/optdigits", "experts/signs"}
+    assert equal(first, again)
+    assert not equal(first, trained(seed=1))
+
+
+def test_training_leaves_the_global_generator_alone():
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    trained()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_expert_is_the_base_moved_everywhere_but_in_the_projection():
+    weights = trained()
+    for task in DEFINITION.tasks:
+        expert = weights[f"experts/{task}"]
+        assert weights["base"].keys() - expert.keys() == {"proj"}
+        assert not torch.equal(expert["conv1.weight"], weights["base"]["conv1.weight"])
+        assert {tensor.dtype for tensor in expert.values()} == {torch.float16}
+
+
+def test_the_rows_of_a_head_have_one_length():
+    for head in trained()["heads"].values():
+        lengths = head.norm(dim=1)
+        assert torch.allclose(lengths, lengths[0], rtol=1e-5)
+
+
+def test_a_diverging_recipe_is_the_users_error(tmp_path: Path):
+    recipe = RECIPE.model_copy(update={"pretrain_lr": 1e30})
+    with pytest.raises(BenchmarkError, match=r"pre-training diverged at step \d; lower pretrain_lr"):
+        mini.train(DEFINITION, recipe, tmp_path)
+
+
+def test_the_suite_has_the_rounded_weights_of_its_checkpoints(checkpoints: Path, tmp_path: Path):
+    mini.prepare("tiny", DEFINITION, RECIPE, checkpoints, tmp_path)
+    suite, weights = SuiteFolder(tmp_path), trained()
+    base = fuse_qkv(dict(suite.base()))
+    assert all(torch.equal(base[name], tensor.float()) for name, tensor in weights["base"].items())
+    for task in DEFINITION.tasks:
+        expert = fuse_qkv(dict(suite.expert(task)))
+        assert expert.keys() == weights[f"experts/{task}"].keys()
+        assert all(torch.equal(expert[name], tensor.float()) for name, tensor in weights[f"experts/{task}"].items())
+        assert torch.equal(suite.heads()[task], weights["heads"][task])
+
+
+def with_images(change: Callable[[np.ndarray, np.ndarray], object]) -> Callable[..., dict[str, images.Images]]:
+    """`images.draw` with a change to the test images and labels of signs."""
+
+    def draw(task: str, sizes: dict[str, int], seed: int) -> dict[str, images.Images]:
+        splits = {
+            split: (pixels.copy(), labels.copy()) for split, (pixels, labels) in ORIGINAL(task, sizes, seed).items()
+        }
+        if task == "signs":
+            change(*splits["test"])
+        return splits
+
+    return draw
+
+
+ORIGINAL = images.draw
+
+
+def grey(pixels: np.ndarray, _: np.ndarray) -> None:
+    pixels.fill(7)
+
+
+def of_one_class(_: np.ndarray, labels: np.ndarray) -> None:
+    labels.fill(0)
+
+
+def one_level_up(pixels: np.ndarray, _: np.ndarray) -> None:
+    pixels[3, 0, 0] = np.where(pixels[3, 0, 0] < 255, pixels[3, 0, 0] + 1, 254)
+
+
+def test_images_rounded_otherwise_are_counted(
+    checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    monkeypatch.setenv("SAMERGING_WORKERS", "1")
+    monkeypatch.setattr(images, "draw", with_images(one_level_up))
+    mini.prepare("tiny", DEFINITION, RECIPE, checkpoints, tmp_path)
+    warnings = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+    assert len(warnings) == 1
+    assert "signs: its test images" in warnings[0]
+    assert "1 of 16 differ, by no more than rounding" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (grey, r"signs: its test images .* pillow .*: 16 of 16 differ, by up to \d+"),
+        (of_one_class, r"signs: its test images .* pillow [\d.]+ \(there [\d.]+\).*make env"),
+    ],
+)
+def test_other_images_are_refused(
+    change: Callable, message: str, checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SAMERGING_WORKERS", "1")
+    monkeypatch.setattr(images, "draw", with_images(change))
+    with pytest.raises(BenchmarkError, match=message):
+        mini.prepare("tiny", DEFINITION, RECIPE, checkpoints, tmp_path)
+
+
+def test_a_sketch_sums_cells():
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 3), np.uint8)
+    sketched = images.sketch(pixels)
+    assert sketched[1, 2, 3] == int(pixels[1, 14:21, 21:28].astype(int).sum())
+    assert images.sketch(np.full((1, 28, 28, 3), 255, np.uint8)).max() == 49 * 3 * 255  # fits into 16 bits
+    changed = pixels.copy()
+    changed[2, :7, :7] //= 2
+    differing, change = images.shift(images.sketch(changed), sketched)
+    assert differing == 1
+    assert change == pytest.approx((pixels[2, :7, :7].astype(float) - changed[2, :7, :7]).mean(), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["mini-8", "nano-3"])
+def test_the_committed_checkpoints_are_those_of_the_recipe_and_small(name: str, at_root: Path):
+    folder = Path("data/checkpoints") / name
+    family, definition = suites.load(name)
+    recipe = load([f"recipe.{name}"])[f"recipe.{name}"]
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 10 * 2**20
+    shapes = store.TensorFile(folder / "base.safetensors").shapes()
+    assert shapes["positional_embedding"] == (17, recipe.width)
+    assert store.read_json(folder / "images.json")["arrays"].keys() == {*definition.tasks}
+    arrays = store.read_arrays(folder / "sketches.npz")
+    sizes = family.sizes(definition, recipe)
+    assert {key: len(sketched) for key, sketched in arrays.items()} == {
+        f"{task}/{split}": sizes[task][split] for task in definition.tasks for split in SPLITS
+    }

@@ -109,8 +109,11 @@ MERGED = frozenset().union(*map(main, DATA_FREE))
 BASELINES = frozenset().union(*map(main, LEARNED))
 CALIBRATED = SAMERGING | BASELINES
 DIAGNOSIS = frozenset({"diagnose@mini-8"}) | REPORT
-MAIN = frozenset({"prepare@mini-8", "teach@mini-8"}) | DIAGNOSIS | MERGED | CALIBRATED
+PREPARED = frozenset({"prepare@mini-8", "teach@mini-8"}) | DIAGNOSIS | MERGED | CALIBRATED
+MAIN = PREPARED | {"train@mini-8"}
 EVERYTHING = MAIN | STUDIES
+UNTRAINED = PREPARED | STUDIES
+"""Everything but the training, whose checkpoints travel in git: what no code but that of the training may rerun."""
 RESCALES = those(MAIN, "rescale", "evaluate-rescaled")
 SURGERIES = those(MAIN, "surgery", "evaluate-surgery")
 FURTHER = RESCALES | SURGERIES
@@ -279,7 +282,7 @@ SOURCES: dict[str, frozenset[str]] = {
     "pipeline/methods/samerging.py": SAMERGING | STUDIES,
     "pipeline/calibrate.py": CALIBRATED | STUDIES,
     "pipeline/objectives.py": CALIBRATED | RESCALES | STUDIES,
-    "pipeline/draws.py": EVERYTHING - {"prepare@mini-8", "teach@mini-8"},
+    "pipeline/draws.py": UNTRAINED - {"prepare@mini-8", "teach@mini-8"},
     "pipeline/toolbox/spectra.py": DIAGNOSIS | MERGED | BASELINES | comparing(*DATA_FREE),
     "pipeline/extras/masks.py": MERGED | CALIBRATED | STUDIES - {"studies.tasks@mini-8"},  # merges without extras
     "pipeline/rescale.py": RESCALES | studies("sensitivity"),
@@ -292,16 +295,21 @@ SOURCES: dict[str, frozenset[str]] = {
     "pipeline/evaluate.py": EVALUATES | sharing("evaluation_split"),
     "pipeline/teach.py": CALIBRATED | RESCALES | STUDIES | {"teach@mini-8"},
     "pipeline/diagnostics/prediction.py": DIAGNOSIS,
-    "pipeline/suites/mini.py": EVERYTHING,
+    "pipeline/suites/mini.py": UNTRAINED,
     "pipeline/suites/mini-8.yaml": EVERYTHING,
+    "pipeline/embedded/images.py": EVERYTHING,
+    "pipeline/embedded/training.py": EVERYTHING,
+    "pipeline/stage.py": UNTRAINED | REPORT | STUDIES_REPORT,
+    "pipeline/store.py": UNTRAINED | REPORT | STUDIES_REPORT,
+    "stages/train.py": EVERYTHING,
     "pipeline/suites/nano-3.yaml": NOTHING,
-    "pipeline/tower.py": EVERYTHING,
-    "pipeline/vectors.py": EVERYTHING,
+    "pipeline/tower.py": UNTRAINED,
+    "pipeline/vectors.py": UNTRAINED,
     "pipeline/params.py": NOTHING,
     "pipeline/figures.py": REPORT | STUDIES_REPORT,
     "pipeline/tables.py": REPORT | STUDIES_REPORT,
     "pipeline/anchors.py": REPORT,
-    "pipeline/hub.py": EVERYTHING,
+    "pipeline/hub.py": UNTRAINED,
     "pipeline/scores.py": REPORT | STUDIES_REPORT,
     "stages/samerging.py": SAMERGING | studies("landscape", "robustness"),
     "stages/calibrate.py": BASELINES | studies("landscape", "robustness"),

@@ -119,7 +119,7 @@ def measured(folder):
     store.write_csv(folder / "diagnostics/mini-x/measures.csv", MEASURES, measures)
     found = [("mini-x", "tasks", measure, "average", 2, 0.5, 0.25, 0.75, 0.125, 0.875) for measure in ("mloss", "sar")]
     store.write_csv(folder / "diagnostics/mini-x/prediction.csv", ("suite", *prediction.HEADER), found)
-    for stage in ("prepare", "teach", "diagnose"):
+    for stage in ("train", "prepare", "teach", "diagnose"):
         record(folder, stage, calibration_split="train")
     return folder
 

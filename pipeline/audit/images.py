@@ -17,8 +17,8 @@ TOLERANCE = 0.1
 
 
 def check(evidence: Evidence, suite: str) -> list[Finding]:
-    """Overlap, sizes and classes, anchors."""
-    return [_overlap(evidence, suite), _sizes(evidence, suite), _anchors(evidence, suite)]
+    """Overlap, sizes and classes, the images that weights were trained for, anchors."""
+    return [_overlap(evidence, suite), _sizes(evidence, suite), _trained(evidence, suite), _anchors(evidence, suite)]
 
 
 def common(pool: np.ndarray, scored: np.ndarray) -> int:
@@ -101,6 +101,26 @@ def _sizes(evidence: Evidence, suite: str) -> Finding:
     return tally.finding()
 
 
+def _trained(evidence: Evidence, suite: str) -> Finding:
+    """Images and labels of an embedded suite have the hashes that were recorded when its weights were trained."""
+    tally = Tally(f"{suite}: trained for", "arrays of images and labels are those that the checkpoints belong to")
+    record = evidence.json(f"data/checkpoints/{suite}/images.json")
+    if record is None:
+        tally.absent.append("images recorded with the checkpoints: none, the weights are fetched or not in this folder")
+        return tally.finding()
+    for task, splits in record["arrays"].items():
+        for split, hashes in splits.items():
+            for kind, expected in hashes.items():
+                path = f"data/suites/{suite}/{kind}/{split}/{task}.npy"
+                array = evidence.array(path)
+                if array is None:
+                    tally.absent.append(path)
+                else:
+                    digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+                    tally.expect(digest == expected, f"{path} is not what the checkpoints were trained for")
+    return tally.finding()
+
+
 def _expected(evidence: Evidence, suite: str) -> dict[str, tuple[int | None, int | None]]:
     """{task: (test images, classes)} as the suite's definition or the tables of the public suites have them."""
     definition = evidence.yaml(f"pipeline/suites/{suite}.yaml")
@@ -122,7 +142,7 @@ def _anchors(evidence: Evidence, suite: str) -> Finding:
     definition, params = evidence.yaml(f"pipeline/suites/{suite}.yaml"), evidence.yaml("params.yaml")
     scores = integers(evidence, suite)
     if definition["family"] != "clip":
-        tally.absent.append("anchors: the suite's checkpoints are made on the spot, nothing is published of them")
+        tally.absent.append("anchors: the suite's checkpoints are the benchmark's own, nothing is published of them")
     elif params["evaluation_split"] != "test":
         tally.absent.append("anchors: they are accuracies on the test split")
     elif scores is None:

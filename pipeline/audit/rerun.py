@@ -2,7 +2,8 @@
 
 The folder has the code, params.yaml and the stage's inputs (hard links), nothing else. On the processor and device of
 the run record the bytes must be those of dvc.lock; elsewhere floating-point sums may differ in their last bits, and
-accuracies must agree within TOLERANCE points, tensors within SHARE.
+accuracies must agree within TOLERANCE points, tensors within SHARE. Training diverges with the last bit: its
+checkpoints, which travel in git, are compared on the same processor alone.
 """
 
 import csv
@@ -25,8 +26,8 @@ from pipeline.audit.lock import directory
 from pipeline.audit.stages import pipelines
 
 CODE = ("pipeline", "stages")
-TOLERANCE = 1.0
-"""Points of accuracy on a task."""
+TOLERANCE = 0.3
+"""Points of accuracy on a task; `tests/test_kernels.py` holds other kernels of one processor to the same."""
 SHARE = 0.05
 """Of a tensor's largest value: how far another kind of device may be from it."""
 MEASURED = ("data/runs/", "reports/index.html", "reports/records.json")
@@ -111,6 +112,8 @@ def _compare(tally: Tally, evidence: Evidence, again: Evidence, entry: Mapping[s
         }
         own = f"{stamp(directory(members)).md5}.dir" if members else getattr(again.stamps.get(path), "md5", None)
         tally.expect(own == md5, f"{path} came out with other bytes ({own}, dvc.lock has {md5})")
+    elif path.startswith("data/checkpoints/"):
+        tally.absent.append(f"{path}: training on another processor gives other weights")
     elif path.startswith("data/scores/") and evidence.text(path) is not None:
         before, now = (_accuracies(one.text(path) or "") for one in (evidence, again))
         for key, value in before.items():

@@ -6,6 +6,7 @@ from pathlib import Path
 from pipeline.stage import Stage
 
 STAGES = {
+    "train": ("nano-3",),
     "prepare": ("nano-3",),
     "teach": ("nano-3",),
     "diagnose": ("nano-3",),
