@@ -39,6 +39,7 @@ SCALED = (
     "average", "task_arithmetic", "ties", "dare", "dare_ties", "consensus", "pcb", "nan", "opcm", "tsv_m", "iso_c",
     "iso_cts", "wudi", "m_ties", "esm",
 )  # fmt: skip
+CONVENTIONS = (".matrices", ".positional_embedding")
 OPERATED = ("average", "task_arithmetic", "adamerging", "samerging")
 LEARNERS = frozenset({"adamerging", "distillation", "samerging"})
 CLASSICS = frozenset({"zeroshot", "individual", "average", "task_arithmetic", "ties", "tsv_m"})
@@ -212,11 +213,11 @@ RERUNS: dict[str, frozenset[str]] = (
                     "consensus": (".threshold", ".min_tasks", ".scale"),
                     "pcb": (".keep", ".clip", ".scale"),
                     "nan": (".norm_of", ".scope", ".scale"),
-                    "opcm": (".alpha", ".seeds"),
-                    "tsv_m": (".scale",),
-                    "iso_c": (".scale",),
-                    "iso_cts": (".common", ".scale"),
-                    "wudi": (".solver", ".lr", ".steps", ".scale"),
+                    "opcm": (*CONVENTIONS, ".alpha", ".seeds"),
+                    "tsv_m": (*CONVENTIONS, ".scale"),
+                    "iso_c": (*CONVENTIONS, ".scale"),
+                    "iso_cts": (*CONVENTIONS, ".common", ".scale"),
+                    "wudi": (*CONVENTIONS, ".solver", ".lr", ".steps", ".scale"),
                     "emr": ("",),
                     "smile": (".rank", ".gate_rank"),
                 },
@@ -228,7 +229,7 @@ RERUNS: dict[str, frozenset[str]] = (
                     "regmean": (".samples", ".off_diagonal", ".ridge"),
                     "regmean_pp": (".samples", ".off_diagonal", ".ridge"),
                     "m_ties": (".keep", ".reach", ".scale", ".samples"),
-                    "esm": (".samples", ".scale"),
+                    "esm": (*CONVENTIONS, ".samples", ".scale"),
                     "prodistill": (".initial_coefficient", ".samples", ".lr", ".epochs", ".batch_size"),
                     "adamerging_taskwise": (".initial_coefficient", ".weight_decay", ".clamp"),
                     "adamerging_taskwise_pp": (".keep", ".initial_coefficient", ".weight_decay", ".clamp"),

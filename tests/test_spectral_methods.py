@@ -417,7 +417,10 @@ def opcm_oracle(order: Sequence[int], made: Sequence[Weights], alpha: float) -> 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3], [2, 0, 3, 1]])
 def test_opcm_is_the_sequential_one(alpha: float, order: list[int]):
     made = experts(4)
-    found, expected = opcm.merged_in(order, task_vectors(made), alpha), opcm_oracle(order, made, alpha)
+    found, expected = (
+        opcm.merged_in(order, task_vectors(made), opcm.Params(alpha=alpha)),
+        opcm_oracle(order, made, alpha),
+    )
     for key in SHAPES:
         close(found[key], expected[key])
 

@@ -14,6 +14,7 @@ those count; their code fills up with unit vectors.
 """
 
 from collections import defaultdict
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -21,9 +22,10 @@ from torch import Tensor
 
 from pipeline.calibrate import Footprint, Problem
 from pipeline.model import Weights, fuse_qkv, split_qkv
-from pipeline.schema import Parameters, Schedule
+from pipeline.schema import Schedule
 from pipeline.solution import Solution
 from pipeline.toolbox.activations import advance, embed, expert, grams
+from pipeline.toolbox.conventions import POSITIONS, Conventions
 from pipeline.toolbox.essential import balance, essential, merge_essential
 from pipeline.toolbox.spectra import decorrelated
 from pipeline.tower import block_name
@@ -33,9 +35,13 @@ PAPER = "Essential Subspace Merging, CVPR 2026, arXiv 2602.20208"
 FOOTPRINT = Footprint(models=5, block_vectors=2, block_models=1, tokens=2)
 
 
-class Params(Parameters):
-    """samples: images per task; scale: of the merged matrices and the averaged tensors."""
+class Params(Conventions):
+    """samples: images per task; scale: of the merged matrices and the averaged tensors.
 
+    `matrices: split` gives q, k and v an essential subspace each; `positional_embedding: decompose` merges it by TSV-M.
+    """
+
+    matrices: Literal["split", "fused"] = "fused"
     samples: int = Field(32, ge=1)
     scale: float = Field(1.0, ge=0, le=3)
 
@@ -49,22 +55,26 @@ def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -
         tokens.append(embed(tower, whole, images[: params.samples], problem.images_per_pass, problem.precision))
     kinds: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for index in range(tower.depth):
-        for name, matrix in _merge_block(problem, index, tokens).items():
+        for name, matrix in _merge_block(problem, index, tokens, params).items():
             kinds[name.removeprefix(block_name(index))][name] = matrix
         for task, entering in enumerate(tokens):
             weights = expert(problem.base, problem.vectors, task, block_name(index))
             tokens[task] = advance(tower, weights, index, entering, problem.precision)
     delta = {name: stacked.mean(0) for name, stacked in problem.vectors.items()}
+    if params.decomposes(POSITIONS):
+        delta[POSITIONS] = decorrelated(problem.vectors[POSITIONS])
     for layers in kinds.values():
         delta |= split_qkv(dict(zip(layers, balance([*layers.values()]), strict=True)))
     return Solution(delta={name: params.scale * tensor for name, tensor in delta.items()})
 
 
-def _merge_block(problem: Problem, index: int, tokens: list[list[Tensor]]) -> Weights:
-    """The merged matrices of a block before they are balanced, q, k and v as one: {name: [out, in]}."""
+def _merge_block(problem: Problem, index: int, tokens: list[list[Tensor]], conventions: Conventions) -> Weights:
+    """The merged matrices of a block before they are balanced, q, k and v as one if fused: {name: [out, in]}."""
     prefix, tasks = block_name(index), len(tokens)
     own = {name: stacked for name, stacked in problem.vectors.items() if name.startswith(prefix) and stacked.ndim == 3}
-    changes = [fuse_qkv({name: stacked[task] for name, stacked in own.items()}) for task in range(tasks)]
+    changes = [{name: stacked[task] for name, stacked in own.items()} for task in range(tasks)]
+    if conventions.matrices == "fused":
+        changes = [fuse_qkv(change) for change in changes]
     subspaces = defaultdict(list)
     for task, entering in enumerate(tokens):
         weights = expert(problem.base, problem.vectors, task, prefix)

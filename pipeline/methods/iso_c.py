@@ -2,10 +2,10 @@
 
 Per matrix, sum_t tau_t = U diag(S) V^T; theta = theta_0 + scale * mean(S) U V^T.
 
-arXiv 2502.04959. Everything that is not a matrix gets scale times the mean task vector, as in the released code. Here
-the matrices are those of the blocks, with q, k and v apart: the released code decomposes open_clip's fused [3d, d]
-tensor, and the positional embedding too. A direction of singular value zero, in which no task moves, stays zero instead
-of an arbitrary vector; the mean still counts it.
+arXiv 2502.04959. Everything that is not a matrix gets scale times the mean task vector, as in the released code. By
+default the matrices are those of the blocks, with q, k and v apart: the released code decomposes open_clip's fused
+[3d, d] tensor, and the positional embedding too. A direction of singular value zero, in which no task moves, stays zero
+instead of an arbitrary vector; the mean still counts it.
 
 The paper picks the scale per suite on labelled validation data. We keep 1.5, with which FusionBench publishes its table
 of eight tasks without choosing anew; its code's own default is 1.
@@ -15,15 +15,15 @@ from pydantic import Field
 from torch import Tensor
 
 from pipeline.model import Weights
-from pipeline.schema import Parameters
-from pipeline.toolbox.spectra import by_matrix, thin_svd
+from pipeline.toolbox.conventions import Conventions, by_matrix
+from pipeline.toolbox.spectra import thin_svd
 from pipeline.vectors import TaskVectors
 
 TITLE = "Iso-C"
 PAPER = "Marczak et al., 2025, arXiv 2502.04959"
 
 
-class Params(Parameters):
+class Params(Conventions):
     """scale: of the whole merged vector."""
 
     scale: float = Field(1.5, ge=0, le=4)
@@ -31,7 +31,7 @@ class Params(Parameters):
 
 def merge(vectors: TaskVectors, params: Params) -> Weights:
     """The merged delta {name: tensor}."""
-    return by_matrix(vectors, isotropic, params.scale)
+    return by_matrix(vectors, isotropic, params.scale, params)
 
 
 def isotropic(stacked: Tensor) -> Tensor:

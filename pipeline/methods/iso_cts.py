@@ -5,7 +5,7 @@ Per matrix with k = min(m, n): the common part is the leading singular triplets 
 With U, S, V these triplets side by side, theta = theta_0 + scale * mean(S) polar(U) polar(V)^T.
 
 arXiv 2502.04959, counts as in its released code: r = round((k - int(common * k)) / T), here at most k // T. `common` of
-1 is Iso-C. What is no matrix, the convention for q, k and v and the scale of 1.5 are those of Iso-C.
+1 is Iso-C. What is no matrix, the conventions and the scale of 1.5 are those of Iso-C.
 """
 
 import torch
@@ -13,15 +13,15 @@ from pydantic import Field
 from torch import Tensor
 
 from pipeline.model import Weights
-from pipeline.schema import Parameters
-from pipeline.toolbox.spectra import by_matrix, leading, polar, thin_svd
+from pipeline.toolbox.conventions import Conventions, by_matrix
+from pipeline.toolbox.spectra import leading, polar, thin_svd
 from pipeline.vectors import TaskVectors
 
 TITLE = "Iso-CTS"
 PAPER = "Marczak et al., 2025, arXiv 2502.04959"
 
 
-class Params(Parameters):
+class Params(Conventions):
     """common: share of directions that all tasks have in common, the paper's 0.8; scale: of the whole merged vector."""
 
     common: float = Field(0.8, ge=0, le=1)
@@ -30,7 +30,7 @@ class Params(Parameters):
 
 def merge(vectors: TaskVectors, params: Params) -> Weights:
     """The merged delta {name: tensor}."""
-    return by_matrix(vectors, lambda stacked: isotropic(stacked, params.common), params.scale)
+    return by_matrix(vectors, lambda stacked: isotropic(stacked, params.common), params.scale, params)
 
 
 def isotropic(stacked: Tensor, common: float) -> Tensor:

@@ -9,9 +9,10 @@ where the r leading singular values hold at most the share `alpha` of their sum.
 end the whole vector gets the mean norm of the task vectors.
 
 arXiv 2501.09522, as its authors' code (FusionBench) computes it: that rescales after every task and undoes it before
-the next, which by linearity is the same as once, so that tensors are independent and memory is one model. With q, k and
-v apart, as there. We sum the class embedding as every other tensor, which that code forgets; the diagonal is removed
-where A has a singular value other than zero (`thin_svd`), and `alpha` of 1 removes the whole block.
+the next, which by linearity is the same as once, so that tensors are independent and memory is one model. By default q,
+k and v are apart, as there, and the positional embedding is summed (`positional_embedding: average`). We sum the class
+embedding as every other tensor, which that code forgets; the diagonal is removed where A has a singular value other
+than zero (`thin_svd`), and `alpha` of 1 removes the whole block.
 """
 
 import torch
@@ -19,9 +20,9 @@ from pydantic import Field
 from torch import Tensor
 
 from pipeline.draws import generator
-from pipeline.model import Weights
-from pipeline.schema import Parameters
-from pipeline.toolbox.spectra import is_matrix, thin_svd
+from pipeline.model import Weights, split_qkv
+from pipeline.toolbox.conventions import Conventions
+from pipeline.toolbox.spectra import thin_svd
 from pipeline.toolbox.spread import spread
 from pipeline.vectors import TaskVectors
 
@@ -29,7 +30,7 @@ TITLE = "OPCM"
 PAPER = "Tang et al., 2025, arXiv 2501.09522"
 
 
-class Params(Parameters):
+class Params(Conventions):
     """alpha: share of the singular values whose block a task leaves alone; seeds: each draws an order of the tasks."""
 
     alpha: float = Field(0.5, ge=0, le=1)
@@ -39,24 +40,25 @@ class Params(Parameters):
 def merge(vectors: TaskVectors, params: Params, seed: int) -> Weights:
     """The merged delta {name: tensor} for one order of the tasks."""
     order = torch.randperm(vectors.tasks, generator=generator(seed, "tasks")).tolist()
-    return merged_in(order, vectors, params.alpha)
+    return merged_in(order, vectors, params)
 
 
-def merged_in(order: list[int], vectors: TaskVectors, alpha: float) -> Weights:
+def merged_in(order: list[int], vectors: TaskVectors, params: Params) -> Weights:
     """The merged delta for the tasks in this order."""
+    view = params.view(vectors)
 
     def summed(name: str) -> tuple[Tensor, Tensor]:
-        stacked = vectors[name]
+        stacked, decomposed = view[name], params.decomposes(name)
         total = stacked[order[0]].clone()  # a view would keep all tasks
         for task in order[1:]:
-            total = total + (cleaned(stacked[task], total, alpha) if is_matrix(name) else stacked[task])
+            total = total + (cleaned(stacked[task], total, params.alpha) if decomposed else stacked[task])
         return total, _norms(stacked).square()
 
-    found = spread(summed, vectors)
+    found = spread(summed, view)
     squares = sum(squares for _, squares in found.values())
     norm = torch.cat([_norms(total[None]) for total, _ in found.values()]).norm()
     factor = float(squares.sqrt().mean() / norm) if norm > 0 else 1.0
-    return {name: factor * total for name, (total, _) in found.items()}
+    return split_qkv({name: factor * total for name, (total, _) in found.items()})
 
 
 def cleaned(vector: Tensor, merged: Tensor, alpha: float) -> Tensor:

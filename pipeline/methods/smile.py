@@ -4,7 +4,8 @@
 
 U_k S_k V_k^T is the rank-k part of W_t - W_0, V_g its g leading right singular vectors. Routing is per token and
 matrix: no task is given, nothing is trained. With one expert per token the softmax of the released code's router is 1.
-What is no matrix of a block (embeddings, norms) stays theta_0. q, k and v are routed apart, as in the released code.
+What is no matrix of a block (embeddings, norms) stays theta_0. q, k and v are routed apart, as in the released code;
+there is no choice of conventions here, since the experts are served matrix by matrix.
 Ranks of the documented runs on CLIP; a matrix with fewer singular values keeps them all.
 """
 

@@ -4,23 +4,23 @@ Per matrix, tau_t = U_t diag(S_t) V_t^T, of which the leading r = floor(min(m, n
 U = [U_1 ... U_T], S and V likewise; theta = theta_0 + scale * polar(U) diag(S) polar(V)^T.
 
 arXiv 2412.00081, as its released code computes it. Everything that is not a matrix gets scale times the mean task
-vector. Here the matrices are those of the blocks, with q, k and v apart: the released code decomposes open_clip's fused
-[3d, d] tensor, and every other 2-D tensor too (the positional embedding; we keep the visual projection frozen). It
-picks the scale on labelled validation data; we keep 1. Singular directions of value zero are left out (`thin_svd`).
+vector. By default the matrices are those of the blocks, with q, k and v apart: the released code decomposes open_clip's
+fused [3d, d] tensor, and every other 2-D tensor too (the positional embedding; we keep the visual projection frozen).
+It picks the scale on labelled validation data; we keep 1. Singular directions of value zero are left out (`thin_svd`).
 """
 
 from pydantic import Field
 
 from pipeline.model import Weights
-from pipeline.schema import Parameters
-from pipeline.toolbox.spectra import by_matrix, decorrelated
+from pipeline.toolbox.conventions import Conventions, by_matrix
+from pipeline.toolbox.spectra import decorrelated
 from pipeline.vectors import TaskVectors
 
 TITLE = "TSV-M"
 PAPER = "Gargiulo et al., 2025, arXiv 2412.00081"
 
 
-class Params(Parameters):
+class Params(Conventions):
     """scale: of the whole merged vector; 1 is the paper's without validation data."""
 
     scale: float = Field(1.0, ge=0, le=4)
@@ -28,4 +28,4 @@ class Params(Parameters):
 
 def merge(vectors: TaskVectors, params: Params) -> Weights:
     """The merged delta {name: tensor}; BenchmarkError where a matrix has fewer directions than there are tasks."""
-    return by_matrix(vectors, decorrelated, params.scale)
+    return by_matrix(vectors, decorrelated, params.scale, params)

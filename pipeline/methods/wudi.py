@@ -8,7 +8,8 @@ stops long before the minimum, and lr times steps is part of the method. The min
 2 (tau G - sum_t tau_t G_t). It needs one product a step, whatever T, where the loss as written needs 2 T.
 
 As in the released code everything but the blocks' matrices keeps the weights of theta_0. It works on open_clip's fused
-[3d, d] tensor, we on q, k and v apart: their losses then have norms of their own, so results differ.
+[3d, d] tensor, we by default on q, k and v apart: their losses then have norms of their own, so results differ.
+`positional_embedding: average` keeps that embedding at theta_0 too.
 """
 
 from typing import Literal
@@ -17,9 +18,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.model import Weights
-from pipeline.schema import Parameters
-from pipeline.toolbox.spectra import is_matrix
+from pipeline.model import Weights, split_qkv
+from pipeline.toolbox.conventions import Conventions
 from pipeline.toolbox.spread import spread
 from pipeline.vectors import TaskVectors
 
@@ -27,7 +27,7 @@ TITLE = "WUDI-Merging"
 PAPER = "Cheng et al., 2025, arXiv 2503.08099"
 
 
-class Params(Parameters):
+class Params(Conventions):
     """solver: adam, stopped early, with `lr` and `steps`, or the closed form; scale: of the merged vector."""
 
     solver: Literal["adam", "closed"] = "adam"
@@ -40,10 +40,12 @@ def merge(vectors: TaskVectors, params: Params) -> Weights:
     """The merged delta {name: tensor}, zero where a tensor is no matrix."""
     solve = closed if params.solver == "closed" else lambda stacked: descended(stacked, params.lr, params.steps)
 
-    def one(name: str) -> Tensor:
-        return params.scale * solve(vectors[name]) if is_matrix(name) else torch.zeros_like(vectors.base(name))
+    view = params.view(vectors)
 
-    return spread(one, vectors)
+    def merge_tensor(name: str) -> Tensor:
+        return params.scale * solve(view[name]) if params.decomposes(name) else torch.zeros_like(vectors.base(name))
+
+    return split_qkv(spread(merge_tensor, view))
 
 
 def descended(stacked: Tensor, lr: float, steps: int) -> Tensor:

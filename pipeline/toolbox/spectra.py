@@ -6,15 +6,13 @@ direction from another task, and experts equal to the base give the base.
 """
 
 import math
-from collections.abc import Callable, Mapping
 
 import torch
 from scipy import linalg
 from torch import Tensor
 
 from pipeline.errors import BenchmarkError
-from pipeline.model import PARTS, Weights
-from pipeline.toolbox.spread import spread
+from pipeline.model import PARTS
 
 MATRICES = (*(f".attn.{part}.weight" for part in (*PARTS, "out_proj")), ".mlp.c_fc.weight", ".mlp.c_proj.weight")
 """How the names of a block's matrices end; embeddings, norms and biases are no matrices, 2-D or not."""
@@ -23,16 +21,6 @@ MATRICES = (*(f".attn.{part}.weight" for part in (*PARTS, "out_proj")), ".mlp.c_
 def is_matrix(name: str) -> bool:
     """Whether the tensor of this name is one of a block's six matrices."""
     return name.endswith(MATRICES)
-
-
-def by_matrix(vectors: Mapping[str, Tensor], merged: Callable[[Tensor], Tensor], scale: float) -> Weights:
-    """`scale` times the merged delta: `merged` of every matrix's stack [T, m, n], the mean of every other tensor."""
-
-    def one(name: str) -> Tensor:
-        stacked = vectors[name]
-        return scale * (merged(stacked) if is_matrix(name) else stacked.mean(0))
-
-    return spread(one, vectors)
 
 
 def svd(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
