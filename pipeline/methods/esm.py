@@ -9,8 +9,14 @@ of E[d_t d_t^T] (not centred) and e_t the eigenvalues: tau_t ~ E_t (E_t^T tau_t)
 and every matrix times (its norm / mean norm over the layers of its kind)^2. attn.out_proj is merged by TSV-M, as in the
 authors' code, whose scalings these are. q, k and v are one matrix [3d, d] here, as there: their essential subspace is
 shared. positional_embedding, which their code gives to TSV-M as a matrix, is averaged like all other tensors. They
-choose `scale` on labelled validation images; we keep 1. Where a task vector moves fewer than out / T directions only
-those count; their code fills up with unit vectors.
+choose `scale` on labelled validation images; we keep 1.
+
+|tau| is the norm of the whole task vector. The authors' code takes it in the basis of the outputs that its singular
+vectors make, which is the same from as many tokens as outputs. With fewer it fills the basis up with unit vectors that
+are not orthogonal to it, and other norms come out: of three tasks with 288 outputs, the merged matrix differs by 0.3 %
+with 272 tokens and by 1.2 % with 170; with 96 outputs by 2.3 % with 51. Where a task vector moves fewer than out / T
+directions, only those count in the means of e_t, s_t and sigma; the zeros of the others count in theirs, so that their
+matrix is ours, to 2 %, times a factor (0.53 for 51 directions of 96, 1.33 for 96 of 128).
 """
 
 from collections import defaultdict
@@ -32,7 +38,7 @@ from pipeline.tower import block_name
 
 TITLE = "ESM"
 PAPER = "Essential Subspace Merging, CVPR 2026, arXiv 2602.20208"
-FOOTPRINT = Footprint(models=5, block_vectors=2, block_models=1, tokens=2)
+FOOTPRINT = Footprint(models=5, block_vectors=6, tokens=2)
 
 
 class Params(Conventions):
@@ -78,7 +84,7 @@ def _merge_block(problem: Problem, index: int, tokens: list[list[Tensor]], conve
     subspaces = defaultdict(list)
     for task, entering in enumerate(tokens):
         weights = expert(problem.base, problem.vectors, task, prefix)
-        found = grams(problem.encoder, weights, index, entering, problem.precision)
+        found = grams(problem.encoder, weights, index, entering, problem.precision, torch.float64)
         for name, change in changes[task].items():
             if not name.endswith("attn.out_proj.weight"):
                 gram = found[name.replace("in_proj_weight", "q.weight")]

@@ -3,12 +3,15 @@
     keep_j = keep - reach * rank(M_j) / (n - 1)    for row j of n of an MLP's first matrix (c_fc)
 
 arXiv 2602.08564. M_j is the node-level M-Loss of unit j, rank 0 the smallest. Rows of c_fc keep their share of largest
-|tau_t|; every other tensor keeps `keep` of its entries. Then, for each entry, the mean over the tasks that have the
-sign of the sum; nothing where the sum is zero. q, k and v are trimmed apart; the authors' code trims them as one.
+|tau_t|; every other tensor keeps `keep` of its entries. Shares are rounded down to whole entries, as in the authors'
+code. Then, for each entry, the mean over the tasks that have the sign of the sum; nothing where the sum is zero. q, k
+and v are trimmed apart; the authors' code trims them as one.
 
 x in M_j comes from the blocks merged so far and the merged attention of the block itself, as the paper's text says; the
 authors' code takes it from the pre-trained model, without CLIP's normalisation of pixels and from more images than the
-text's 128 in total (16 for each of 8 tasks). Equal M_j have equal ranks; entries tied at a threshold are all kept.
+text's 128 in total (16 for each of 8 tasks). M_j has the activation of the model, as the paper defines it; the authors'
+code has the tanh approximation of GELU for every model. Equal M_j have equal ranks; entries tied at a threshold are all
+kept.
 """
 
 import torch
@@ -60,7 +63,7 @@ def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -
 def merge_rows(stacked: Tensor, keep: Tensor) -> Tensor:
     """TIES with the mean, of task vectors [T, *shape] cut into len(keep) rows, of which each keeps its own share."""
     rows = stacked.reshape(len(stacked), len(keep), -1)
-    count = (keep.to(rows.device) * rows.shape[-1]).ceil().long()
+    count = (keep.to(rows.device) * rows.shape[-1]).long()
     descending = rows.abs().sort(dim=-1, descending=True).values
     limits = descending.gather(-1, (count - 1).clamp(min=0).expand(len(rows), -1)[..., None])
     trimmed = torch.where((rows.abs() >= limits) & (count > 0)[:, None], rows, torch.zeros_like(rows))

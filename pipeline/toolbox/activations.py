@@ -1,8 +1,7 @@
 """What enters the matrices of an image tower, block by block and over many images; Gram matrices.
 
 `tokens` are a list with one tensor [N, L, width] for each pass of images, in order: no more than one pass goes through
-a block at a time. `precision` is that of the encoder's matrix products, float32 (as the weights are) or bfloat16;
-moments are always taken in the dtype of the weights.
+a block at a time. `precision` is that of the encoder's matrix products, float32 (as the weights are) or bfloat16.
 """
 
 from collections.abc import Mapping
@@ -41,9 +40,17 @@ def advance(
 
 @torch.no_grad()
 def grams(
-    tower: Tower, weights: Mapping[str, Tensor], index: int, tokens: list[Tensor], precision: torch.dtype
+    tower: Tower,
+    weights: Mapping[str, Tensor],
+    index: int,
+    tokens: list[Tensor],
+    precision: torch.dtype,
+    dtype: torch.dtype | None = None,
 ) -> Weights:
-    """E[x x^T] over all tokens where each matrix of a block stands: {name: [in, in]}; q, k and v share one tensor."""
+    """E[x x^T] over all tokens where each matrix of a block stands: {name: [in, in]}; q, k and v share one tensor.
+
+    Multiplied and added up in `dtype`, by default that of the weights.
+    """
     count = sum(batch.shape[0] * batch.shape[1] for batch in tokens)
     sums: Weights = {}
     sharing: dict[str, str] = {}
@@ -52,7 +59,7 @@ def grams(
             entering = tower.inputs(weights, index, batch)
         sharing = {name: next(first for first, other in entering.items() if other is x) for name, x in entering.items()}
         for name in {*sharing.values()}:
-            rows = entering[name].flatten(0, -2).to(weights[name].dtype)
+            rows = entering[name].flatten(0, -2).to(dtype or weights[name].dtype)
             sums[name] = sums[name].addmm_(rows.T, rows) if name in sums else rows.T @ rows
     means = {name: total / count for name, total in sums.items()}
     return {name: means[first] for name, first in sharing.items()}
