@@ -176,8 +176,9 @@ def pcb_oracle(rows: np.ndarray, keep: float, clip: float) -> tuple[np.ndarray, 
         low, high = values.min(1, keepdims=True), values.max(1, keepdims=True)
         return (values - low) / (high - low)
 
-    ordered, cut = np.sort(np.abs(rows), axis=1), math.ceil(clip * size)
-    magnitudes = np.clip(np.abs(rows), ordered[:, cut - 1, None], ordered[:, -cut, None])
+    ordered = np.sort(np.abs(rows), axis=1)
+    low, high = (ordered[:, math.floor(rank), None] for rank in (clip * size, (1 - clip) * size - 1))
+    magnitudes = np.clip(np.abs(rows), low, high)
     normalised = unit(magnitudes)
     score = np.exp(tasks * normalised**2) * np.tanh(rows * (np.sign(rows) * normalised).sum(0))
     lowest = np.sort(score, axis=1)[:, size - math.ceil(keep * size), None]
@@ -213,6 +214,21 @@ def test_pcb_of_one_task_is_the_top_of_its_cut_vector():
     np.testing.assert_allclose(found[kept], cut[kept], rtol=1e-12)
     assert kept.sum() == math.ceil(keep * SIZE) - 1  # the lowest of the top has weight 0
     assert np.abs(rows[0][kept]).min() >= np.abs(rows[0][~kept]).max()
+
+
+@pytest.mark.parametrize(
+    ("size", "clip", "low", "high"), [(1000, 0.01, 11, 990), (96, 0.01, 1, 95), (1000, 0.25, 251, 750)]
+)
+def test_pcb_cuts_at_the_ranks_of_the_released_code(size: int, clip: float, low: int, high: int):
+    """Of magnitudes 1 to `size`, each is its own rank."""
+    entries = torch.randperm(size, generator=torch.Generator().manual_seed(0)) + 1.0
+    signs = torch.where(entries % 2 == 0, 1.0, -1.0)
+    expert = {"a": (entries * signs)[: size // 2], "b": (entries * signs)[size // 2 :]}
+    zero = {name: torch.zeros_like(tensor) for name, tensor in expert.items()}
+    found = pcb.merge(TaskVectors(zero, [expert], ("a", "b")), pcb.Params(keep=1.0, clip=clip, scale=1.0))
+    merged = torch.cat([*found.values()])
+    expected = torch.where(entries > low, entries.clamp(max=high), 0) * signs  # what is cut from below has weight zero
+    torch.testing.assert_close(merged, expected, rtol=1e-6, atol=0)
 
 
 def test_pcb_is_odd_but_not_homogeneous():

@@ -5,7 +5,8 @@
     w_t = score_t below its top `keep` share cut off, then scaled to [0, 1]
     theta = theta_0 + scale * sum_t w_t sign(tau_t) a_t / sum_t w_t
 
-All quantiles and extremes are per task and over the whole model. This is what the released code runs on CLIP
+All quantiles and extremes are per task and over the whole model; of P magnitudes in ascending order, counted from 0,
+the cuts are those of rank floor(clip P) and floor((1 - clip) P - 1). This is what the released code runs on CLIP
 (vision_source_code/pcb.py): the paper (arXiv 2410.02396) writes softmaxes where the code has exp and tanh. The
 repository's other listing, pcb-merging.py, cuts at 1e-4 instead of 0.01 and has sum_j tau_j in tanh. Its optional
 search for one scale per task uses validation labels and is left out; 1.2 is the scale without it.
@@ -21,7 +22,7 @@ from pipeline.model import Weights
 from pipeline.schema import Parameters
 from pipeline.toolbox.parts import entrywise
 from pipeline.toolbox.spread import spread
-from pipeline.toolbox.trimming import flat, lowest_of_top, over_tasks
+from pipeline.toolbox.trimming import flat, lowest_of_top, over_tasks, ranked
 from pipeline.vectors import TaskVectors
 
 TITLE = "PCB-Merging"
@@ -54,7 +55,8 @@ def merge(vectors: TaskVectors, params: Params) -> Weights:
 def _extent(vector: Weights, clip: float) -> Tensor:
     """The magnitudes [2] at which a task's vector is cut."""
     magnitudes = flat(vector).abs()
-    return torch.stack([-lowest_of_top(-magnitudes, clip), lowest_of_top(magnitudes, clip)])
+    ranks = int(len(magnitudes) * clip), int(len(magnitudes) * (1 - clip) - 1)
+    return torch.stack([ranked(magnitudes, rank) for rank in ranks])
 
 
 def _limits(vector: Weights, pulls: Weights, size: Tensor, tasks: int, keep: float) -> Tensor:
