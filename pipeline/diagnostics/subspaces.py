@@ -5,6 +5,8 @@ hold 95 % of its Frobenius norm; the scale of the merge does not matter:
 
     SAR_t = |Q Q' tau_t|_F / |tau_t|_F
 
+Q has the fewest vectors that hold this share; the authors' code stops one vector earlier, below it.
+
 Singular task interference (arXiv 2412.00081), with U, S, V the leading singular triplets of all tasks side by side:
 
     STI = |(U'U - 1) S (V'V - 1)|_1

@@ -5,7 +5,8 @@
 The model is merged anew at lambda + epsilon before the second gradient. Its parameters are top-level keys of
 params.yaml: it is the method under study. Its released code perturbs adaptively (`sharpness: asam` here), in
 proportion to each |lambda|, and at the start, lambda = 0, not at all; the objective above is that of plain SAM, our
-default. Optimiser, temperature and start are those of the released configuration.
+default. Optimiser, temperature and start are those of the released configuration. Its 1,000 steps are 10 epochs over
+100 fixed batches in a fixed order; ours draw new batches in every epoch.
 """
 
 from pydantic import Field

@@ -2,7 +2,9 @@
 
 1. Trim: per task keep the `keep` share of largest |tau_t| over the whole model (not per tensor); ties at the threshold
    are kept.
-2. Elect: the sign of the sum of the trimmed task vectors; where it is zero, the majority sign over all parameters.
+2. Elect: the sign of the sum of the trimmed task vectors; where it is zero, the majority of these signs over all
+   parameters. If that is zero too, because as many sums are positive as negative, nothing is merged there; the authors'
+   code then merges the negative entries, as it does wherever the sign is not positive.
 3. Disjoint merge: over the trimmed entries that have the elected sign, their mean (the paper's) or their sum (the
    protocol of AdaMerging and FusionBench).
 
