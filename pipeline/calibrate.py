@@ -5,8 +5,8 @@ merged model (`gradient`), makes it sharpness-aware if asked (`sharp_gradient`),
 learn something else beside or instead of lambda share `streams` and `require_finite`.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.draws import batches, generator
 from pipeline.errors import BenchmarkError
-from pipeline.model import Encoder, Weights
+from pipeline.model import Encoder, Weights, has_gradient
 from pipeline.objectives import Objective
 from pipeline.schema import Schedule, rounded
 from pipeline.solution import Solution
@@ -79,6 +79,19 @@ def require_finite(step: int, loss: Tensor, *learned: Tensor) -> None:
     """Raise Diverged unless the loss and what was learned are finite; `step` counts from 0."""
     if not all(bool(torch.isfinite(tensor).all()) for tensor in (loss, *learned)):
         raise Diverged(f"calibration diverged at step {step + 1}: loss {float(loss)}; try a smaller lr or rho")
+
+
+def learned(problem: Problem) -> Problem:
+    """The problem without the task vectors of tensors that have no gradient: no output depends on their merge."""
+    return replace(problem, vectors={name: one for name, one in problem.vectors.items() if has_gradient(name)})
+
+
+def completed(point: Tensor, groups: Iterable[str], value: float) -> Tensor:
+    """Coefficients [T, G] of all groups, in order, from those of the groups with a gradient; the others are `value`."""
+    columns = torch.tensor([has_gradient(name) for name in groups], device=point.device)
+    whole = point.new_full((len(point), len(columns)), value)
+    whole[:, columns] = point
+    return whole
 
 
 def gradient(
@@ -174,21 +187,26 @@ def descend(
 
     Starts at `initial_coefficient` everywhere; `weight_decay` is Adam's coupled L2 term on the coefficients; `clamp`
     keeps them in [0, 1] after every step. `granularity` "layer" has one coefficient per task and group, "task" one per
-    task: SAM perturbs, and Adam moves, what is learned. The coefficients are [T, G] either way. Raises Diverged at the
-    first non-finite loss or coefficient.
+    task: SAM perturbs, and Adam moves, what is learned. The coefficients are [T, G] either way; with "layer", those of
+    groups without a gradient stay at `initial_coefficient`. Raises Diverged at the first non-finite loss or
+    coefficient.
     """
-    drawn = streams(problem, schedule.batch_size, seed)
-    sample, groups = next(iter(problem.vectors.values())), len(problem.vectors)
-    learned = groups if granularity == "layer" else 1
-    point = torch.full((len(sample), learned), initial_coefficient, dtype=sample.dtype, device=sample.device)
+    drawn, sample = streams(problem, schedule.batch_size, seed), next(iter(problem.vectors.values()))
+    moving = learned(problem) if granularity == "layer" else problem
+    shape = len(sample), len(moving.vectors) if granularity == "layer" else 1
+    point = torch.full(shape, initial_coefficient, dtype=sample.dtype, device=sample.device)
     optimiser = torch.optim.Adam([point], lr=schedule.lr, weight_decay=weight_decay)
     losses = []
     for step in range(schedule.steps):
         chosen = tuple(next(stream).to(sample.device) for stream in drawn)
-        loss, point.grad = sharp_gradient(partial(_shared, problem, objective, chosen), point, rho, sharpness)
+        loss, point.grad = sharp_gradient(partial(_shared, moving, objective, chosen), point, rho, sharpness)
         optimiser.step()
         if clamp:
             point.clamp_(0, 1)
         losses.append(loss)
         require_finite(step, loss, point)
-    return Solution(point.expand(-1, groups).contiguous(), losses=torch.stack(losses))
+    if granularity == "layer":
+        coefficients = completed(point, problem.vectors, initial_coefficient)
+    else:
+        coefficients = point.expand(-1, len(problem.vectors)).contiguous()
+    return Solution(coefficients, losses=torch.stack(losses))

@@ -19,6 +19,15 @@ FROZEN = ("proj",)
 PARTS = ("q", "k", "v")
 
 
+def has_gradient(name: str) -> bool:
+    """Whether the encoder's output depends on this tensor: all but the bias of k.
+
+    That bias adds the same number to all scores of a query, and a softmax ignores it. Its gradient is rounding, which
+    Adam would bring to the size of any other.
+    """
+    return not name.endswith(".attn.k.bias")
+
+
 def split_qkv(weights: Mapping[str, Tensor]) -> Weights:
     """Rename `*.attn.in_proj_{weight,bias}` [3d, ...] into `*.attn.{q,k,v}.{weight,bias}` [d, ...]; copy the rest."""
     split: Weights = {}

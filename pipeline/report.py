@@ -51,7 +51,8 @@ def draw(
             f"Coefficients of {titles[MAIN]}",
             figures.coefficients(results.coefficients, results.tasks, results.groups, width),
             f"Coefficients of {titles[MAIN]} per task and tensor of the image tower, mean over {seeds}, calibrated on "
-            f"{splits}; numbers are transformer blocks, in and out what lies before and after them.",
+            f"{splits}; numbers are transformer blocks, in and out what lies before and after them. Biases of k, on "
+            "which no output depends, are left out.",
             tidy.coefficients(results.coefficients, results.tasks, results.groups),
         ),
         "losses": Drawing(

@@ -14,6 +14,7 @@ import pandas as pd
 
 from pipeline import answers, scores, store, tables
 from pipeline.errors import BenchmarkError
+from pipeline.model import has_gradient
 from pipeline.scores import CEILING, FLOOR, MAIN
 
 ORIGIN = ("source", "embedded", "fetched", "overlap", "anchors", "published")
@@ -50,7 +51,7 @@ class Results:
     losses: Mapping[str, np.ndarray]
     """[S, steps] per method that takes steps, seeds ascending."""
     coefficients: np.ndarray
-    """[T, G], SAMerging's mean over seeds."""
+    """[T, G], SAMerging's mean over seeds, of the groups with a gradient: the others are not learned."""
     groups: tuple[str, ...]
     images: Mapping[str, np.ndarray]
     records: tuple[Mapping[str, Any], ...]
@@ -143,8 +144,8 @@ def read(inputs: Sequence[Path], suite: str, chosen: Chosen) -> Results:
         measures=_measured(diagnosed / suite / "measures.csv"),
         predictions=_measured(diagnosed / suite / "prediction.csv"),
         losses={name: _losses(path) for name, path in curves.items()},
-        coefficients=values.mean(axis=0)[0],
-        groups=tuple(abouts[MAIN]["groups"]),
+        coefficients=values.mean(axis=0)[0][:, [has_gradient(name) for name in abouts[MAIN]["groups"]]],
+        groups=tuple(filter(has_gradient, abouts[MAIN]["groups"])),
         images=images,
         records=records,
         protocol=protocol,

@@ -1,5 +1,6 @@
 """The calibration loop: its gradient, its sharpness, its batches, and what it refuses."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
 
@@ -11,6 +12,7 @@ from torch.nn.functional import kl_div
 from pipeline import calibrate, methods
 from pipeline.calibrate import Diverged, Problem, descend, gradient, sharp_gradient
 from pipeline.draws import batches, draw, generator
+from pipeline.model import has_gradient
 from pipeline.objectives import Objective, distillation, entropy
 from pipeline.schema import Schedule
 from pipeline.vectors import merge
@@ -237,6 +239,52 @@ def test_granularities_agree_where_there_is_one_group(problem: Problem):
     one, other = (descend(alone, OBJECTIVE, SCHEDULE, 0, granularity=kind, **settings) for kind in ("layer", "task"))
     assert torch.equal(one.coefficients, other.coefficients)
     assert torch.equal(one.losses, other.losses)
+
+
+def test_no_output_depends_on_the_bias_of_k():
+    """softmax(q (k + b)) = softmax(q k + q b): the same number for every key. Of other biases outputs do depend."""
+    problem, rng = toy.clip_problem(), torch.Generator().manual_seed(0)
+    expected = problem.encoder(problem.base, problem.images[0])
+    for name, tensor in problem.base.items():
+        if name.endswith("bias"):
+            moved = problem.base | {name: tensor + torch.randn(tensor.shape, generator=rng, dtype=tensor.dtype)}
+            change = (problem.encoder(moved, problem.images[0]) - expected).abs().max()
+            assert change > 1e-3 if has_gradient(name) else change < 1e-14
+    still = [name.removeprefix("transformer.resblocks.") for name in problem.base if not has_gradient(name)]
+    assert still == ["0.attn.k.bias", "1.attn.k.bias"]
+
+
+def without_gradient(groups: Iterable[str]) -> Tensor:
+    """Which coefficients belong to a bias of k [G]."""
+    return torch.tensor([name.endswith("attn.k.bias") for name in groups])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("settings", [{}, {"clamp": True}, {"rho": 0.1, "sharpness": "asam"}])
+def test_coefficients_without_a_gradient_stay_where_they_start(dtype: torch.dtype, settings: dict):
+    """Exactly: no rounding that Adam amplifies, no weight decay, no clamp."""
+    problem = toy.clip_problem(dtype=dtype)
+    found = descend(problem, OBJECTIVE, SCHEDULE, 0, initial_coefficient=1.2, weight_decay=0.1, **settings).coefficients
+    still = without_gradient(problem.vectors)
+    assert found.shape == (3, len(problem.vectors)) and found.dtype == dtype
+    assert (found[:, still] == torch.tensor(1.2, dtype=dtype)).all()
+    assert (found[:, ~still] != torch.tensor(1.2, dtype=dtype)).all()
+
+
+def test_coefficients_with_a_gradient_are_those_of_learning_all():
+    """Against Adam and SAM on the coefficients of all groups, in float64, where the rounding is not amplified."""
+    problem, schedule = toy.clip_problem(), Schedule(lr=0.05, steps=4, batch_size=100)
+    found = descend(problem, OBJECTIVE, schedule, 0, rho=0.2, sharpness="sam", **START)
+    at = torch.full((3, len(problem.vectors)), 0.2, dtype=torch.float64)
+    optimiser, losses = torch.optim.Adam([at], lr=0.05, weight_decay=5e-4), []
+    for _ in range(4):
+        loss, first = gradient(problem, OBJECTIVE, at, toy.whole(problem))
+        _, at.grad = gradient(problem, OBJECTIVE, at + 0.2 * first / first.norm(), toy.whole(problem))
+        optimiser.step()
+        losses.append(loss)
+    still = without_gradient(problem.vectors)
+    torch.testing.assert_close(found.coefficients[:, ~still], at[:, ~still], rtol=0, atol=1e-9)
+    torch.testing.assert_close(found.losses, torch.stack(losses), rtol=0, atol=1e-9)
 
 
 def test_descend_is_deterministic_and_depends_on_the_seed(problem: Problem):

@@ -184,7 +184,7 @@ def test_prodistill_starts_at_task_arithmetic_and_learns_the_blocks_alone():
     close(calibrated("prodistill", problem, lr=1e-12, **SHORT).delta, start, 1e-10)
     found = calibrated("prodistill", problem, **SHORT).delta
     for name, tensor in start.items():
-        assert torch.equal(found[name], tensor) == ("resblocks" not in name)
+        assert torch.equal(found[name], tensor) == ("resblocks" not in name or name.endswith("k.bias"))
 
 
 def test_prodistill_uses_the_first_images_of_the_draw():
@@ -310,6 +310,14 @@ def test_heads_stay_without_a_learning_rate(problem: Problem):
     found = calibrated("symerge", problem, ROUNDS, head_lr=0.0)
     assert toy.same(found.extras.tensors, dict(zip(problem.tasks, problem.heads, strict=True)))
     assert (found.coefficients - 0.3).abs().max() > 1e-3
+
+
+def test_symerge_leaves_coefficients_without_a_gradient_where_they_start():
+    problem = toy.clip_problem(dtype=torch.float32)
+    found = calibrated("symerge", problem, Schedule(lr=1.0, steps=3, batch_size=4)).coefficients
+    moved = {name: bool((column != 0.3).all()) for name, column in zip(problem.vectors, found.T, strict=True)}
+    assert moved == {name: not name.endswith("attn.k.bias") for name in problem.vectors}
+    assert (found[:, [not still for still in moved.values()]] == torch.tensor(0.3)).all()
 
 
 def test_symerge_lowers_its_loss_and_heads_help(problem: Problem):

@@ -116,7 +116,7 @@ def _over_seeds(statistic: str) -> Callable[[Evidence, Known], Points | None]:
 
 
 def _coefficients(evidence: Evidence, known: Known) -> Points | None:
-    """(task, tensor): mean over seeds."""
+    """(task, tensor): mean over seeds, without the biases of k, which are not learned."""
     folder = f"data/merges/{known.suite}/{MAIN}"
     about, tensors = evidence.json(f"{folder}/merge.json"), evidence.tensors(f"{folder}/coefficients.safetensors")
     if about is None or tensors is None:
@@ -126,6 +126,7 @@ def _coefficients(evidence: Evidence, known: Known) -> Points | None:
         (task, group): float(means[row, column])
         for row, task in enumerate(about["tasks"])
         for column, group in enumerate(about["groups"])
+        if not group.endswith(".attn.k.bias")
     }
 
 

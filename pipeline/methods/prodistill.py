@@ -4,9 +4,9 @@
     min_c sum_t sum_x |f(theta_b; h_b(x)) - f(theta_t,b; h_t,b(x))|^2             (x from the images of task t)
 
 h_b(x) is what reaches block b through the blocks merged before it, h_t,b(x) what reaches it in expert t. Everything
-outside the blocks is theta_0 + initial_coefficient * sum_t tau_t. As in the authors' code the squares are summed over
-batch, tokens and features (Adam's epsilon sees that), and a batch mixes the tasks. The suite's schedule is for
-coefficients of whole tensors and does not apply here.
+outside the blocks is theta_0 + initial_coefficient * sum_t tau_t, and so are biases of k, on which no output depends.
+As in the authors' code the squares are summed over batch, tokens and features (Adam's epsilon sees that), and a batch
+mixes the tasks. The suite's schedule is for coefficients of whole tensors and does not apply here.
 """
 
 from functools import partial
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pipeline.calibrate import Footprint, Problem, require_finite
 from pipeline.draws import generator
-from pipeline.model import Weights
+from pipeline.model import Weights, has_gradient
 from pipeline.schema import Parameters, Schedule, rounded
 from pipeline.solution import Solution
 from pipeline.tower import block_name
@@ -68,16 +68,20 @@ def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -
 def distil(
     problem: Problem, index: int, tokens: Tensor, taught: Tensor, rng: torch.Generator, params: Params
 ) -> tuple[Weights, list[Tensor]]:
-    """The delta of a block that maps tokens [N, L, width] to those `taught`, and the loss before each step."""
-    vectors = {name: stacked for name, stacked in problem.vectors.items() if name.startswith(block_name(index))}
+    """The delta of a block that maps tokens [N, L, width] to those `taught`, and the loss before each step.
+
+    Of tensors with a gradient alone.
+    """
+    own = {name: tensor for name, tensor in problem.base.items() if name.startswith(block_name(index))}
+    vectors = {name: problem.vectors[name] for name in own if has_gradient(name)}
     learned = {name: torch.full_like(stacked, params.initial_coefficient) for name, stacked in vectors.items()}
     optimiser = torch.optim.Adam([values.requires_grad_() for values in learned.values()], lr=params.lr, fused=True)
     losses = []
     for _ in range(params.epochs):
         for batch in torch.randperm(len(tokens), generator=rng).to(tokens.device).split(params.batch_size):
-            weights = {name: problem.base[name] + (learned[name] * stacked).sum(0) for name, stacked in vectors.items()}
+            moved = {name: own[name] + (learned[name] * stacked).sum(0) for name, stacked in vectors.items()}
             with rounded(tokens.device, problem.precision):
-                loss = (problem.encoder.block(weights, index, tokens[batch]) - taught[batch]).square().sum()
+                loss = (problem.encoder.block({**own, **moved}, index, tokens[batch]) - taught[batch]).square().sum()
             losses.append(loss.detach())
             require_finite(len(losses) - 1, losses[-1])
             optimiser.zero_grad()

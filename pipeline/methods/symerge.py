@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from pipeline import vectors
-from pipeline.calibrate import Problem, require_finite, streams
+from pipeline.calibrate import Problem, completed, learned, require_finite, streams
 from pipeline.draws import generator
 from pipeline.schema import Parameters, Schedule, rounded
 from pipeline.solution import Extras, Solution
@@ -39,8 +39,8 @@ class Params(Parameters):
 
 def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -> Solution:
     """Coefficients [T, G] and the heads; `losses` has one per task and round, in the order of the steps."""
-    sample, order = next(iter(problem.vectors.values())), generator(seed, "order")
-    shape = len(problem.tasks), len(problem.vectors)
+    moving, order = learned(problem), generator(seed, "order")
+    sample, shape = next(iter(moving.vectors.values())), (len(problem.tasks), len(moving.vectors))
     point = torch.full(shape, params.initial_coefficient, dtype=sample.dtype, device=sample.device)
     heads = [head.clone() for head in problem.heads]
     optimiser = torch.optim.Adam([{"params": [point], "lr": params.lr}, {"params": heads, "lr": params.head_lr}])
@@ -49,7 +49,7 @@ def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -
         for task in torch.randperm(len(heads), generator=order).tolist():
             optimiser.zero_grad()  # a head without a gradient stays: Adam moves lambda and the head of this task
             batch = next(drawn[task]).to(sample.device)
-            loss, point.grad, heads[task].grad, count = gradient(problem, point, heads[task], task, batch)
+            loss, point.grad, heads[task].grad, count = gradient(moving, point, heads[task], task, batch)
             seen, kept = seen + len(batch), kept + count
             optimiser.step()
             if params.clamp:
@@ -58,20 +58,21 @@ def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -
             losses.append(loss)
     print(f"symerge: seed {seed}: {int(kept):,} of {seen:,} images had a trusted expert, the others were left out")
     tuned = dict(zip(problem.tasks, heads, strict=True))
-    return Solution(point, losses=torch.stack(losses), extras=Extras("heads", tuned))
+    coefficients = completed(point, problem.vectors, params.initial_coefficient)
+    return Solution(coefficients, losses=torch.stack(losses), extras=Extras("heads", tuned))
 
 
 def gradient(
     problem: Problem, coefficients: Tensor, head: Tensor, task: int, batch: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The loss on a batch of one task, its gradients by the coefficients [T, G] and by the task's head, images kept."""
-    merged, learned = vectors.merge(problem.base, problem.vectors, coefficients), head.detach().requires_grad_()
+    merged, tuned = vectors.merge(problem.base, problem.vectors, coefficients), head.detach().requires_grad_()
     leaves = {name: merged[name].requires_grad_() for name in problem.vectors}
     with rounded(head.device, problem.precision):
         features = problem.encoder(merged, problem.images[task][batch]).to(head.dtype)
-    logits, teacher = features @ learned.T, problem.teachers[task][batch]
+    logits, teacher = features @ tuned.T, problem.teachers[task][batch]
     loss = trusted_cross_entropy(logits, teacher)
-    *found, slope = torch.autograd.grad(loss, [*leaves.values(), learned])
+    *found, slope = torch.autograd.grad(loss, [*leaves.values(), tuned])
     return (
         loss.detach(),
         vectors.contract(dict(zip(leaves, found, strict=True)), problem.vectors),

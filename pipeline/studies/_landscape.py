@@ -1,6 +1,7 @@
 """What the landscape study computes: losses at mixtures of solutions, rises around one, its Hessian; and planes.
 
-Functions of paths and numbers, as cells need them. See `pipeline.studies.landscape`.
+Functions of paths and numbers, as cells need them. Coefficients are those of the groups with a gradient: no loss
+depends on the others. See `pipeline.studies.landscape`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline import memory
-from pipeline.calibrate import LossAndGradient, Problem, gradient
+from pipeline import memory, merges
+from pipeline.calibrate import LossAndGradient, Problem, gradient, learned
 from pipeline.curvature import ascend, directions, product, signs, top_eigenvector
 from pipeline.draws import draw
 from pipeline.errors import BenchmarkError
 from pipeline.features import encode
-from pipeline.model import Weights
+from pipeline.model import Weights, has_gradient
 from pipeline.objectives import Objective, distillation
 from pipeline.refine import solution
 from pipeline.suite import SuiteFolder, device, to_device
@@ -58,15 +59,17 @@ def look(place: Place) -> tuple[Problem, tuple[Tensor, ...]]:
         for task, head in zip(tasks, heads, strict=True)
     ]
     return (
-        Problem(
-            encoder=encoder,
-            base=base,
-            vectors=to_device(suite.vectors(), target),
-            heads=heads,
-            images=tuple(torch.from_numpy(pools[task][chosen[task]]).to(target) for task in tasks),
-            teachers=tuple(logits.clone() for logits in taught),
-            tasks=tasks,
-            images_per_pass=memory.images_per_pass(suite.suite, target),
+        learned(
+            Problem(
+                encoder=encoder,
+                base=base,
+                vectors=to_device(suite.vectors(), target),
+                heads=heads,
+                images=tuple(torch.from_numpy(pools[task][chosen[task]]).to(target) for task in tasks),
+                teachers=tuple(logits.clone() for logits in taught),
+                tasks=tasks,
+                images_per_pass=memory.images_per_pass(suite.suite, target),
+            )
         ),
         tuple(torch.from_numpy(suite.labels(place.split, task)[chosen[task]]).to(target) for task in tasks),
     )
@@ -76,10 +79,17 @@ def coefficients(end: End, like: Problem) -> Tensor:
     """Its coefficients [T, G]."""
     sample = next(iter(like.vectors.values()))
     if end.artefact is not None:
-        return solution(end.artefact, end.index).coefficients.to(sample)
+        return solved(end.artefact, end.index).to(sample)
     found = sample.new_zeros(len(like.tasks), len(like.vectors))
     found[end.index] = 1
     return found
+
+
+def solved(artefact: Path, index: int) -> Tensor:
+    """The coefficients [T, G] of the `index`-th merge of an artefact."""
+    about, _ = merges.load(artefact)
+    columns = torch.tensor([has_gradient(name) for name in about["groups"]])
+    return solution(artefact, index).coefficients[:, columns]
 
 
 def logits(problem: Problem, weights: Mapping[str, Tensor], task: int) -> Tensor:

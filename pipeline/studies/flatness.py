@@ -25,7 +25,9 @@ from pipeline import merges
 from pipeline.calibrate import (
     LossAndGradient,
     Problem,
+    completed,
     gradient,
+    learned,
     perturbation,
     require_finite,
     sharp_gradient,
@@ -227,14 +229,15 @@ def measure(setting: Setting, params: Params, name: str, seed: int, split: str) 
     """{task: the columns from `samples` to `rise`} of one variant and seed; scored on a split."""
     suite = SuiteFolder(setting.suite)
     drawn = indices(suite, setting.split, params.samples + params.held_out, seed)
-    everything, variant = problem(setting, drawn), variants(params)[name]
+    everything, variant = learned(problem(setting, drawn)), variants(params)[name]
     counts = [fitted(len(pool), params) for pool in everything.images]
     seen = _cut(everything, [slice(count) for count in counts])
     held = _cut(everything, [slice(count, None) for count in counts])
     objective = distillation(setting.params.temperature)
     descent = descend(seen, objective, setting.schedule, seed, setting.params, variant.rule)
     point = tail(descent.path, variant.averaged)
-    found = marks(replies(merges.serve(suite, Solution(point.cpu())), on(suite, split), f"flatness, {name}"))
+    whole = completed(point.cpu(), suite.suite.groups, setting.params.initial_coefficient)
+    found = marks(replies(merges.serve(suite, Solution(whole)), on(suite, split), f"flatness, {name}"))
     everyone = tuple(torch.arange(len(pool), device=point.device) for pool in held.images)
     _, slope = gradient(held, objective, point, everyone)
     measured = rise(partial(task_losses, held, objective), slope, point, setting.params.rho)

@@ -3,8 +3,9 @@
 The loss is the distillation objective summed over tasks, KL(expert || merged), on images that no method was fitted to
 (the validation split); every method is judged by it, whatever it minimised. A plane is spanned by two solutions and
 lambda = 0, the pre-trained model, with Euclidean distances of lambda on both axes, or by two task vectors. Sharpness is
-measured around each solution, in lambda [T, G] and in the merged weights: see `pipeline.curvature`. Every measure is a
-sum over tasks and is kept per task, so that differences between methods have intervals over seeds and tasks.
+measured around each solution, in lambda [T, G] and in the merged weights: see `pipeline.curvature`. Biases of k, on
+which no loss depends, are left out of both and of distances. Every measure is a sum over tasks and is kept per task, so
+that differences between methods have intervals over seeds and tasks.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,9 +18,9 @@ from pydantic import Field
 
 from pipeline.cells import Cells
 from pipeline.errors import BenchmarkError
-from pipeline.refine import solution, starts
+from pipeline.refine import starts
 from pipeline.schema import Parameters
-from pipeline.studies._landscape import End, Place, axes, coordinates, mixtures, rises, shares, spectrum
+from pipeline.studies._landscape import End, Place, axes, coordinates, mixtures, rises, shares, solved, spectrum
 from pipeline.suite import SuiteFolder
 
 HELD_OUT = "validation"
@@ -127,7 +128,7 @@ def _planes(place: Place, runs: Runs, tasks: Sequence[str], params: Params, cell
 def _of_solutions(pair: Sequence[str], runs: Runs, tasks: int, points: int) -> tuple[list[Row], Rows]:
     """The grid through the pre-trained model and the first runs of two methods, and the points that span it."""
     ends, name = tuple(runs[method][0][0] for method in pair), "-".join(pair)
-    corners = coordinates(*(solution(end.artefact, end.index).coefficients for end in ends), pair)
+    corners = coordinates(*(solved(end.artefact, end.index) for end in ends), pair)
     xs, ys = axes(corners, points)
     grid = [(y, shares(corners, torch.tensor([(x, y) for x in xs])).tolist()) for y in ys]
     whole = tuple(range(tasks))
