@@ -84,7 +84,8 @@ def _all(compared: Mapping[str, Difference], titles: Mapping[str, str]) -> list[
         f"correction for {_plural(len(compared), 'comparison')}.",
         "Intervals are percentiles of a bootstrap of paired differences. These tasks: other test images of the same "
         "tasks and other seeds (draw of calibration images, order of batches). Tasks like these: other tasks and "
-        f"other seeds. None covers other experts; with {seeds} they are rough and, if anything, too narrow.",
+        "other seeds. None covers other experts: all of it is about these ones; the study of replicates, if there "
+        f"is one, says what others change. With {seeds} intervals are rough and, if anything, too narrow.",
     ]
 
 

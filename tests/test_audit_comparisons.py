@@ -174,7 +174,7 @@ def spoken(root: Path) -> list[str]:
         f"against 1 run, 160 test images): SAMerging is {row['verdict']}.",
         f"Of the 4 other rows of the table, SAMerging is better than {better} and worse than 1 (individual); no "
         f"difference is shown to {none} (Distillation). On these tasks.",
-        "None covers other experts; with 3 seeds they are rough.",
+        "None covers other experts: all of it is about these ones. With 3 seeds intervals are rough.",
     ]
 
 

@@ -248,3 +248,15 @@ def test_results_are_the_same_bytes_elsewhere_and_with_one_process(
     other = checkout(tmp_path_factory.mktemp("second") / "elsewhere", SAMERGING_WORKERS="1")
     other.ran("repro")
     assert other.hashes() == finished.hashes()
+
+
+def test_a_clone_finds_its_checkpoints_and_trains_nothing(tmp_path: Path):
+    root = tmp_path / "clone"
+    listed = subprocess.run(["git", "ls-files"], cwd=toy.ROOT, capture_output=True, text=True, check=True)
+    toy.copy_code(root, [name for name in listed.stdout.splitlines() if (toy.ROOT / name).is_file()])
+    clone = Checkout(root, surroundings(root))
+    assert clone.call("git", "init", "-q").returncode == 0
+    clone.set("suites=[mini-8,nano-3]")
+    assert json.loads(clone.call("dvc", "status", "--json", "train").stdout) == {}
+    clone.set("recipe.nano-3.pretrain_steps=21")
+    assert json.loads(clone.call("dvc", "status", "--json", "train").stdout).keys() == {"train@nano-3"}

@@ -26,7 +26,7 @@ COUNTS = (
     r"Of the (\d+) other rows of the table, .+? is better than (\d+) and worse than (\d+).*; "
     r"no difference is shown to (\d+)"
 )
-SEEDS = r"None covers other experts; with (\d+) seed"
+SEEDS = r"None covers other experts: .* With (\d+) seed"
 
 Rows = Mapping[str, Mapping[str, str]]
 """The table of comparisons, by method; empty where it is not at hand."""
