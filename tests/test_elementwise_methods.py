@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from hypothesis.extra.numpy import arrays
 from pipeline import evaluate, merges, methods
 from pipeline.draws import generator
 from pipeline.extras import masks
-from pipeline.methods import consensus, dare, dare_ties, emr, nan, pcb, ties
+from pipeline.methods import consensus, dare, dare_ties, emr, nan, nan_weights, pcb, ties
 from pipeline.model import Weights
 from pipeline.solution import Solution
 from pipeline.suite import SuiteFolder
@@ -242,12 +243,12 @@ def test_pcb_is_odd_but_not_homogeneous():
 
 
 @pytest.mark.parametrize("scope", ["tensor", "model"])
-@pytest.mark.parametrize("norm_of", ["delta", "weight"])
-def test_nan_equals_the_oracle(norm_of: str, scope: str):
+@pytest.mark.parametrize("method", [nan, nan_weights])
+def test_nan_equals_the_oracle(method: ModuleType, scope: str):
     rows = drawn() * np.array([[1.0], [2.0], [0.5], [4.0]])
     vectors = vectors_of(rows)
-    found = nan.merge(vectors, nan.Params(norm_of=norm_of, scope=scope, scale=1.5)).numpy()
-    moved = rows + (0.25 if norm_of == "weight" else 0.0)
+    found = method.merge(vectors, method.Params(scope=scope, scale=1.5)).numpy()
+    moved = rows + (0.25 if method is nan_weights else 0.0)
     ends = np.cumsum([math.prod(shape) for shape in SHAPES.values()])[:-1]
     parts = np.split(moved, ends, axis=1) if scope == "tensor" else [moved] * len(SHAPES)
     for column, part in zip(found.T, parts, strict=True):
@@ -260,6 +261,21 @@ def test_nan_of_equal_norms_is_the_average():
     for scope in ("tensor", "model"):
         found = nan.merge(vectors_of(rows), nan.Params(scope=scope))
         torch.testing.assert_close(found, torch.full((4, 3), 0.25, dtype=torch.float64), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("scope", ["tensor", "model"])
+@pytest.mark.parametrize("size", [1e-3, 1e-2])
+def test_nan_of_the_weights_is_the_average_within_the_spread_of_the_norms(size: float, scope: str):
+    """|T lambda_t - 1| <= (greatest norm - smallest norm) / smallest norm, which is at most 2 |tau| / |theta|."""
+    vectors = vectors_of(size * drawn() * np.array([[1.0], [2.0], [0.5], [4.0]]))
+    found = nan_weights.merge(vectors, nan_weights.Params(scope=scope))
+    squares = torch.stack([(vectors.base(name) + vectors[name]).flatten(1).square().sum(1) for name in vectors], dim=1)
+    norms = (squares if scope == "tensor" else squares.sum(1, keepdim=True).expand_as(squares)).sqrt()
+    spread = (norms.max(0).values - norms.min(0).values) / norms.min(0).values
+    assert ((4 * found - 1).abs() <= spread + 1e-14).all()
+    assert (spread > 0).all()
+    by_vectors = nan.merge(vectors, nan.Params(scope=scope))
+    assert (4 * by_vectors - 1).abs().max() > 1 > 10 * (4 * found - 1).abs().max()
 
 
 def test_nan_of_a_scaled_task_vector_has_an_inversely_scaled_share():

@@ -29,7 +29,7 @@ from tests import toy
 REPORT = frozenset({"report"})
 DATA_FREE = (
     "zeroshot", "individual", "average", "task_arithmetic", "ties", "dare", "dare_ties", "consensus", "pcb", "nan",
-    "opcm", "tsv_m", "iso_c", "iso_cts", "wudi", "emr", "smile",
+    "nan_weights", "opcm", "tsv_m", "iso_c", "iso_cts", "wudi", "emr", "smile",
 )  # fmt: skip
 LEARNED = (
     "fisher", "regmean", "regmean_pp", "m_ties", "esm", "prodistill", "adamerging_taskwise", "adamerging_taskwise_pp",
@@ -212,7 +212,8 @@ RERUNS: dict[str, frozenset[str]] = (
                     "dare_ties": (".drop", ".keep", ".scale", ".aggregate", ".seeds"),
                     "consensus": (".threshold", ".min_tasks", ".scale"),
                     "pcb": (".keep", ".clip", ".scale"),
-                    "nan": (".norm_of", ".scope", ".scale"),
+                    "nan": (".scope", ".scale"),
+                    "nan_weights": (".scope", ".scale"),
                     "opcm": (*CONVENTIONS, ".alpha", ".seeds"),
                     "tsv_m": (*CONVENTIONS, ".scale"),
                     "iso_c": (*CONVENTIONS, ".scale"),

@@ -62,7 +62,7 @@ def test_data_free_methods_do_not_depend_on_parts_or_threads(name: str, monkeypa
     monkeypatch.setenv("SAMERGING_WORKERS", "4")
     together = solutions_of(name, vectors)
     assert all(map(equal, alone, together))
-    if name not in ("emr", "nan"):  # these sum over a model, in float64
+    if name not in ("emr", "nan", "nan_weights"):  # these sum over a model, in float64
         monkeypatch.setattr(cutting, "PART", 3)
         assert all(map(equal, alone, solutions_of(name, vectors)))
 

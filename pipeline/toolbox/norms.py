@@ -1,0 +1,31 @@
+"""Coefficients from norms: the larger the norm of an expert, the smaller its coefficient (NAN, arXiv 2505.16148)."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pipeline.toolbox.parts import parts
+from pipeline.toolbox.spread import spread
+from pipeline.vectors import TaskVectors
+
+Scope = Literal["tensor", "model"]
+
+
+def inverse_norms(vectors: TaskVectors, tensors: Callable[[str], Tensor], scope: Scope) -> Tensor:
+    """(1 / |W_t|) / sum_j (1 / |W_j|), coefficients [T, G] that sum to 1 over the tasks.
+
+    `tensors(name)` gives the tensor of all tasks [T, *shape]; scope: one norm per tensor or per model. A norm of zero
+    gets no weight and does not count in the sum. Computed in float64.
+    """
+
+    def squared(name: str) -> Tensor:
+        return sum(part.double().square().sum(1) for part in parts(tensors(name)))
+
+    squares = torch.stack([*spread(squared, vectors).values()], dim=1)
+    if scope == "model":
+        squares = squares.sum(1, keepdim=True).expand_as(squares)
+    inverse = torch.where(squares > 0, squares.rsqrt(), 0)
+    total = inverse.sum(0)
+    return inverse / torch.where(total > 0, total, 1)
