@@ -5,7 +5,7 @@ From the answers to every image a contrast of settings has the two intervals of 
 per task alone, such as a count or a loss, there is the second.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,8 @@ RESAMPLES = 2_000
 AGAIN = "run the study again (dvc repro)"
 Setting = tuple[Hashable, ...]
 """What tells the runs of a study apart but for their seeds: a value of each column that varies."""
+Runs = Mapping[Setting, np.ndarray]
+"""Accuracies [..., S, T] of every setting."""
 
 
 @dataclass(frozen=True)
@@ -70,36 +72,64 @@ def difference(table: pd.DataFrame, tasks: Sequence[str], method: Hashable, othe
     return Difference(float(found.value), float(found.low), float(found.high), *pairs.shape)
 
 
-def resample(rows: pd.DataFrame, columns: Sequence[str], tasks: Sequence[str], resamples: int = RESAMPLES) -> Resampled:
+def resample(
+    rows: pd.DataFrame,
+    columns: Sequence[str],
+    tasks: Sequence[str],
+    resamples: int = RESAMPLES,
+    seeded: Sequence[str] = (),
+) -> Resampled:
     """The accuracies of every setting in the same draws, which all contrasts of a study share; keys are `Setting`s.
 
-    rows: scores with the column `right`, see `pipeline.trial.MARKED`; `columns` tell the settings apart.
-    StatisticsError unless every setting ran with the same seeds and the answers are those that were counted.
+    rows: scores with the column `right`, see `pipeline.trial.MARKED`; `columns` tell the settings apart. `seeded`: of
+    these, the columns whose values have seeds of their own, such as the method; other seeds are then drawn on their
+    own. StatisticsError unless all settings of one such value ran with the same seeds and the answers are those that
+    were counted.
     """
     if "right" not in rows:
         raise StatisticsError(f"scores without the column `right`, the answer to every image; {AGAIN}")
-    seeds = tuple(sorted(rows.seed.unique()))
-    correct = {
-        setting: {task: _right(part[part.task == task], seeds, f"{_text(setting)}, {task}") for task in tasks}
-        for setting, part in rows.groupby([*columns], sort=False)
-    }
-    return statistics.resample(correct, dict.fromkeys(correct, seeds), resamples)
+    shared = rows.groupby([*seeded]).seed if seeded else [((), rows.seed)]
+    seeds_of = {values: tuple(sorted(seeds.unique())) for values, seeds in shared}
+    places, correct, seeds = [[*columns].index(column) for column in seeded], {}, {}
+    for setting, part in rows.groupby([*columns], sort=False):
+        seeds[setting] = seeds_of[tuple(setting[place] for place in places)]
+        correct[setting] = {
+            task: _right(part[part.task == task], seeds[setting], f"{_text(setting)}, {task}") for task in tasks
+        }
+    return statistics.resample(correct, seeds, resamples)
 
 
 def contrast(found: Resampled, settings: Sequence[Setting], others: Sequence[Setting]) -> Contrast:
     """The mean over `settings` minus the mean over `others`, in the same seeds and on the same images."""
-    parts = (found.observed, found.images, found.tasks)
-    made = statistics.difference(
-        Resampled(*({"one": _mean(part, settings), "other": _mean(part, others)} for part in parts), found.count),
-        "one",
-        "other",
+    seeds = len(next(iter(found.observed.values())))
+    return _between(found, lambda runs: (_mean(runs, settings), _mean(runs, others)), seeds)
+
+
+def combined(found: Resampled, weights: Mapping[Setting, int]) -> Contrast:
+    """The sum of the settings' accuracies, each the mean over its own seeds times its weight.
+
+    Its `seeds` are the most that a setting has.
+    """
+
+    def total(runs: Runs) -> np.ndarray:
+        return np.sum([weight * runs[key].mean(axis=-2, keepdims=True) for key, weight in weights.items()], axis=0)
+
+    seeds = max(len(found.observed[setting]) for setting in weights)
+    return _between(found, lambda runs: (total(runs), np.zeros_like(total(runs))), seeds)
+
+
+def _between(found: Resampled, sides: Callable[[Runs], tuple[np.ndarray, np.ndarray]], seeds: int) -> Contrast:
+    """One of two `sides`, arrays [..., S, T], minus the other."""
+    parts = (
+        dict(zip(("one", "other"), sides(part), strict=True)) for part in (found.observed, found.images, found.tasks)
     )
-    seeds, tasks = next(iter(found.observed.values())).shape
-    these, like = (_points(one, seeds, tasks) for one in (made.average, made.like))
+    made = statistics.difference(Resampled(*parts, found.count), "one", "other")
+    tasks = made.tasks.value.size
+    these, like = (_points(estimate, seeds, tasks) for estimate in (made.average, made.like))
     return Contrast(these, like, made.won, made.lost, found.count)
 
 
-def _mean(runs: Mapping[Setting, np.ndarray], settings: Sequence[Setting]) -> np.ndarray:
+def _mean(runs: Runs, settings: Sequence[Setting]) -> np.ndarray:
     """[..., S, T]: as the statistics are linear, the mean of accuracies is the accuracy of the mean."""
     return np.mean([runs[setting] for setting in settings], axis=0)
 

@@ -9,7 +9,7 @@ from scipy.stats import norm
 
 from pipeline import statistics
 from pipeline.answers import Answers
-from pipeline.paired import Contrast, Difference, contrast, difference, resample
+from pipeline.paired import Contrast, Difference, combined, contrast, difference, resample
 from pipeline.statistics import StatisticsError
 from pipeline.trial import MARKED, marks
 
@@ -213,3 +213,27 @@ def test_a_run_without_a_task_is_refused():
     rows = scores(answered({"x": 0.7, "y": 0.6}, seeds=1))
     with pytest.raises(StatisticsError, match="y, b: seeds none, images none; expected seeds 0"):
         resample(rows[(rows.setting != "y") | (rows.task != "b")], ("setting",), ("a", "b"))
+
+
+def test_methods_with_seeds_of_their_own_are_drawn_as_by_the_statistics():
+    rights = {**answered({"x": 0.7}, seeds=3), **answered({"y": 0.6}, seeds=2), **answered({"z": 0.5}, seeds=1)}
+    with pytest.raises(StatisticsError, match="expected seeds 0 1 2"):
+        resample(scores(rights), ("setting",), TASKS[:2])
+    drawn = resample(scores(rights), ("setting",), TASKS[:2], 500, seeded=("setting",))
+    owners = {"x": (0, 1, 2), "y": (0, 1), "z": (0,)}
+    expected = statistics.resample(rights, owners, 500)
+    for weights, ones, others in (({("x",): 1, ("y",): -1}, "x", "y"), ({("y",): 1, ("z",): -1}, "y", "z")):
+        made, by_hand = combined(drawn, weights), statistics.difference(expected, ones, others)
+        for part, interval in ((made.these, by_hand.average), (made.like, by_hand.like)):
+            assert edges(part) == pytest.approx((100 * interval.value, 100 * interval.low, 100 * interval.high))
+            assert part.seeds == len(owners[ones])
+        assert (made.won, made.lost, made.images) == (by_hand.won, by_hand.lost, 105)
+
+
+def test_a_combination_of_settings_is_the_contrast_of_their_means():
+    rights = answered({"x": 0.8, "y": 0.7, "u": 0.6, "v": 0.7}, seeds=2)
+    drawn = resample(scores(rights), ("setting",), TASKS[:2], 500)
+    twice = combined(drawn, {("x",): 1, ("y",): 1, ("u",): -1, ("v",): -1})
+    half = contrast(drawn, [("x",), ("y",)], [("u",), ("v",)])
+    assert edges(twice.these) == pytest.approx([2 * edge for edge in edges(half.these)])
+    assert edges(twice.like) == pytest.approx([2 * edge for edge in edges(half.like)])
