@@ -259,6 +259,22 @@ def test_intervals_over_tasks_are_those_of_the_library(shape: tuple[int, int]):
     assert resampled.draw([gain])[gain].like == pytest.approx(np.quantile(draws, (0.025, 0.975)), abs=1e-9)
 
 
+def test_seeds_that_two_methods_do_not_share_are_drawn_apart_as_in_the_library():
+    rng, sizes = np.random.default_rng(1), (30, 21)
+    right = {name: {task: rng.random((seeds, size)) < share for task, size in zip(TASKS, sizes, strict=True)}
+             for name, seeds, share in (("one", 4, 0.6), ("other", 3, 0.5))}  # fmt: skip
+    drawn = statistics.resample(right, {"one": range(4), "other": range(3)}, resampled.ANSWERED)
+    expected = statistics.difference(drawn, "one", "other")
+    answers = tuple(
+        (right["one"][task][:, None].astype(float) - right["other"][task]).reshape(12, -1) for task in TASKS
+    )
+    gain = Gain(100 * np.stack([each.mean(1) for each in answers], axis=1), answers, axes=(4, 3))
+    intervals = resampled.draw([gain])[gain]
+    for interval, by_library in ((intervals.these, expected.average), (intervals.like, expected.like)):
+        assert interval == pytest.approx((100 * by_library.low, 100 * by_library.high), abs=1e-9)
+    assert intervals.won == (expected.won, expected.lost)
+
+
 def test_a_sure_difference_has_a_point_for_an_interval():
     gain = Gain(np.full((2, 3), 50.0), tuple(np.tile([[0.5]], (2, size)) for size in (4, 9, 1)))
     drawn = resampled.draw([gain])
@@ -319,7 +335,7 @@ def test_answers_are_read_bit_by_bit(made: Path):
 def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the repository's own report has of studies, and what the audit reads beside it."""
     root = tmp_path_factory.mktemp("committed")
-    for name in ("reports/studies", "reports/tables", "reports/scores", "pipeline/suites"):
+    for name in ("reports/studies", "reports/tables", "reports/scores", "pipeline/suites", "pipeline/methods"):
         shutil.copytree(toy.ROOT / name, root / name, ignore=shutil.ignore_patterns("*.p??", "*.svg", "__pycache__"))
     return root
 

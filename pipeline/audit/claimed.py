@@ -32,6 +32,8 @@ class Gain:
     """Of every task, the difference of each image [S, n], in [-1, 1]; None where images are not told apart."""
     significant: int = 0
     """Digits of the mean; 0: as many as are shown."""
+    axes: tuple[int, ...] = ()
+    """Of runs in which two methods' seeds are crossed: how many each has, S in all."""
 
     def problem(self, text: str, drawn: "Draws") -> str:
         """The mean, each interval, which of them excludes zero, and on how many tasks it is better or worse."""
@@ -174,6 +176,17 @@ class Excluding:
 
 
 @dataclass(frozen=True)
+class Jointly:
+    """How many groups of differences have intervals that all exclude zero."""
+
+    groups: Sequence[Sequence[Gain]]
+
+    def problem(self, text: str, drawn: Draws) -> str:
+        """Empty, or what it should be."""
+        return Number(sum(all(drawn[gain].excludes for gain in group) for group in self.groups)).problem(text, drawn)
+
+
+@dataclass(frozen=True)
 class Side:
     """A text by which the interval of a difference excludes zero, or includes it."""
 
@@ -207,6 +220,8 @@ def gains(expected: Expected) -> tuple[Gain, ...]:
         return (expected,)
     if isinstance(expected, Like | Won | Side):
         return (expected.gain,)
+    if isinstance(expected, Jointly):
+        return tuple(gain for group in expected.groups for gain in group)
     return (*expected.gains,) if isinstance(expected, Excluding) else ()
 
 

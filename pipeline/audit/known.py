@@ -1,5 +1,6 @@
 """What the integer scores of a suite say: what everything printed is held against."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -57,3 +58,13 @@ def know(evidence: Evidence, suite: str, tasks: tuple[str, ...], scores: pd.Data
         data_free=tuple(method for _, method, group in listed if group == "Data-free"),
         costs=costs,
     )
+
+
+def title_of(evidence: Evidence, method: str) -> str | None:
+    """TITLE of the method's file, which dvc.lock holds the hash of; None if it is not at hand."""
+    name = method.removeprefix("surgery-")
+    text = evidence.text(f"pipeline/methods/{name}.py")
+    found = re.search(r'^TITLE = "(.*)"$', text or "", re.MULTILINE)
+    if found is None:
+        return None
+    return found[1] if name == method else f"Surgery on {found[1]}"

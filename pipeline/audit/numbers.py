@@ -5,7 +5,6 @@ named where they are not.
 """
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +15,7 @@ from pipeline.audit import captions, comparisons, figures, printed, recompute, s
 from pipeline.audit.evidence import Evidence, integers
 from pipeline.audit.finding import Finding, Tally
 from pipeline.audit.images import tasks_of
-from pipeline.audit.known import MAIN, RESCALED, Known, know
+from pipeline.audit.known import MAIN, RESCALED, Known, know, title_of
 from pipeline.audit.printed import Grid, agrees
 from pipeline.audit.recompute import CEILING, FLOOR, Value
 
@@ -144,7 +143,7 @@ def _table(evidence: Evidence, known: Known) -> Finding:
         tally.expect(False, f"{path}: {method} is {'missing' if method in claimed else 'no method of params.yaml'}")
     for row in table.to_dict("records"):
         method = row["method"]
-        title = _title(evidence, method)
+        title = title_of(evidence, method)
         if title is not None:
             tally.expect(row["title"].rstrip(" †") == title, f"{path}: {method} is called {row['title']}, not {title}")
         if method not in known.values:
@@ -178,16 +177,6 @@ def _groups(chosen: Mapping[str, list[str]], method: str, cost: Mapping[str, Any
         return [own]
     heads = method in chosen["calibrate"]  # that has tuned heads, which are no second model, stays where it was
     return [own, more] if heads else [more]
-
-
-def _title(evidence: Evidence, method: str) -> str | None:
-    """TITLE of the method's file, which dvc.lock holds the hash of; None if it is not at hand."""
-    name = method.removeprefix("surgery-")
-    text = evidence.text(f"pipeline/methods/{name}.py")
-    found = re.search(r'^TITLE = "(.*)"$', text or "", re.MULTILINE)
-    if found is None:
-        return None
-    return found[1] if name == method else f"Surgery on {found[1]}"
 
 
 def _printed(evidence: Evidence, known: Known) -> Finding:

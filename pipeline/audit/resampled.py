@@ -21,7 +21,7 @@ DECIMALS = 10
 def draw(gains: Sequence[Gain]) -> Draws:
     """The intervals of every difference."""
     found = {gain: Drawn(_interval(_like(gain))) for gain in dict.fromkeys(gains)}
-    kinds = {gain: (len(gain.values), *(len(one[0]) for one in gain.answers)) for gain in found if gain.answers}
+    kinds = {gain: (_axes(gain), *(len(one[0]) for one in gain.answers)) for gain in found if gain.answers}
     for kind in dict.fromkeys(kinds.values()):
         alike = [gain for gain, own in kinds.items() if own == kind]
         for gain, draws in zip(alike, _these(alike, *kind), strict=True):
@@ -44,23 +44,36 @@ def _shares(generator: np.random.Generator, count: int) -> np.ndarray:
     return np.bincount(picks.ravel(), minlength=BATCH * count).reshape(BATCH, count) / count
 
 
+def _axes(gain: Gain) -> tuple[int, ...]:
+    """How many seeds there are to draw; of two methods with seeds of their own, how many each has."""
+    return gain.axes or (len(gain.values),)
+
+
+def _runs(generator: np.random.Generator, axes: Sequence[int]) -> np.ndarray:
+    """The share of every run in BATCH draws of seeds, each axis drawn on its own [BATCH, S]."""
+    weights = np.ones((BATCH, 1))
+    for count in axes:
+        weights = (weights[:, :, None] * _shares(generator, count)[:, None]).reshape(BATCH, -1)
+    return weights
+
+
 def _like(gain: Gain) -> np.ndarray:
     """Means [B] with seeds and tasks drawn."""
     generator, found = np.random.default_rng(0), []
     for _ in range((COUNTED if gain.answers is None else ANSWERED) // BATCH):
-        seeds, tasks = (_shares(generator, count) for count in gain.values.shape)
+        seeds, tasks = _runs(generator, _axes(gain)), _shares(generator, gain.values.shape[1])
         found.append(np.einsum("bs,st,bt->b", seeds, gain.values, tasks))
     return np.concatenate(found)
 
 
-def _these(gains: Sequence[Gain], seeds: int, *images: int) -> list[np.ndarray]:
+def _these(gains: Sequence[Gain], axes: Sequence[int], *images: int) -> list[np.ndarray]:
     """Of every difference the means [B, T] with seeds and images drawn; all have the same seeds and images."""
     generator = np.random.default_rng(0)
     stacked = [100 * np.concatenate([gain.answers[task] for gain in gains]).T for task in range(len(images))]
     found = np.empty((len(gains), ANSWERED, len(images)))
     for start in range(0, ANSWERED, BATCH):
-        weights = _shares(generator, seeds)
+        weights = _runs(generator, axes)
         for task, size in enumerate(images):
-            means = (_shares(generator, size) @ stacked[task]).reshape(BATCH, len(gains), seeds)
+            means = (_shares(generator, size) @ stacked[task]).reshape(BATCH, len(gains), -1)
             found[:, start : start + BATCH, task] = np.einsum("bgs,bs->gb", means, weights)
     return [*found]

@@ -6,9 +6,13 @@ import numpy as np
 import pandas as pd
 
 from pipeline.audit.evidence import Evidence, EvidenceError, integers
+from pipeline.audit.known import title_of
 from pipeline.audit.studied import Study
 
-WHOLE = ("seed", "k", "samples", "correct", "total", "merges", "passed", "severity", "size", "merged", "published")
+WHOLE = (
+    *("seed", "k", "samples", "correct", "total", "merges", "passed", "severity", "size", "merged", "published"),
+    "default",
+)
 MEASURED = ("loss", "rise", "radius", "value")
 VARIED = ("setting", "k", "method", "knob", "value", "corruption", "severity", "subset", "split", "seed")
 """Columns that tell one run from another."""
@@ -26,7 +30,10 @@ def read(evidence: Evidence, suite: str, name: str, tasks: tuple[str, ...]) -> S
         if stem.partition("-")[0] == name and "-table-" not in stem
     }
     titles = {} if listed is None else dict(zip(listed.method, listed.title, strict=True))
-    return Study(name, tables, tasks, titles) if tables else None
+    study = Study(name, tables, tasks, titles)
+    unlisted = {method: title_of(evidence, method) for method in study.methods if method not in titles}
+    titles |= {method: title for method, title in unlisted.items() if title is not None}
+    return study if tables else None
 
 
 def wrong(evidence: Evidence, suite: str, study: Study) -> list[str]:
