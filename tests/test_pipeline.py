@@ -44,8 +44,10 @@ OPERATED = ("average", "task_arithmetic", "adamerging", "samerging")
 LEARNERS = frozenset({"adamerging", "distillation", "samerging"})
 CLASSICS = frozenset({"zeroshot", "individual", "average", "task_arithmetic", "ties", "tsv_m"})
 SWEPT = frozenset({"task_arithmetic", "ties", "dare", "consensus", "pcb", "tsv_m", "iso_c", "iso_cts", "wudi"})
+DECOMPOSING = frozenset({"iso_c", "iso_cts", "tsv_m", "wudi", "opcm", "esm"})
 COMPARED = {
     "ablation": frozenset({"samerging"}),
+    "conventions": DECOMPOSING,
     "efficiency": LEARNERS,
     "flatness": frozenset({"samerging"}),
     "landscape": LEARNERS | {"task_arithmetic"},
@@ -57,6 +59,7 @@ COMPARED = {
 """The methods of every study."""
 VARIED = {
     "ablation": {"sharpness", "initial_coefficient"},
+    "conventions": {"rho", "sharpness", "temperature", "initial_coefficient", "weight_decay"},
     "efficiency": {"samples_per_task"},
     "flatness": {"sharpness", "samples_per_task"},
     "landscape": {"evaluation_split"},
@@ -65,7 +68,7 @@ VARIED = {
     "sensitivity": {"seeds"},
     "tasks": {"seeds"},
 }
-"""The parameters of the main run for which a study has values of its own; on all others it depends."""
+"""The parameters of the main run for which a study has values of its own, or no use; on all others it depends."""
 
 
 def studies(*names: str) -> frozenset[str]:
@@ -139,11 +142,11 @@ RERUNS: dict[str, frozenset[str]] = (
         "evaluation_split": EVALUATES | sharing("evaluation_split"),
         "precision": CALIBRATED | STUDIES,
         # The method under study.
-        "rho": SAMERGING | STUDIES,
+        "rho": SAMERGING | sharing("rho"),
         "sharpness": SAMERGING | sharing("sharpness"),
-        "temperature": SAMERGING | STUDIES,
+        "temperature": SAMERGING | sharing("temperature"),
         "initial_coefficient": SAMERGING | sharing("initial_coefficient"),
-        "weight_decay": SAMERGING | STUDIES,
+        "weight_decay": SAMERGING | sharing("weight_decay"),
         "schedule.mini-8.lr": CALIBRATED | STUDIES,
         "schedule.mini-8.steps": CALIBRATED | STUDIES,
         "schedule.mini-8.batch_size": CALIBRATED | STUDIES,
@@ -249,6 +252,7 @@ RERUNS: dict[str, frozenset[str]] = (
         f"study.{name}.{leaf}": studies(name)
         for name, leaves_of in {
             "ablation": ("initial_coefficient",),
+            "conventions": ("methods",),
             "efficiency": ("samples",),
             "flatness": ("samples", "held_out", "periods", "averaged"),
             "landscape": (
@@ -278,20 +282,21 @@ RERUNS: dict[str, frozenset[str]] = (
 )
 """Every leaf of params.yaml and the stages that run again when it changes, with suites: [mini-8] and every method."""
 
+WITHOUT_EXTRAS = frozenset({"studies.conventions@mini-8", "studies.tasks@mini-8"})
 SOURCES: dict[str, frozenset[str]] = {
     "pipeline/methods/ties.py": main("ties") | comparing("ties"),
     "pipeline/methods/adamerging.py": main("adamerging") | comparing("adamerging"),
-    "pipeline/methods/samerging.py": SAMERGING | STUDIES,
+    "pipeline/methods/samerging.py": SAMERGING | STUDIES - {"studies.conventions@mini-8"},
     "pipeline/calibrate.py": CALIBRATED | STUDIES,
     "pipeline/objectives.py": CALIBRATED | RESCALES | STUDIES,
     "pipeline/draws.py": UNTRAINED - {"prepare@mini-8", "teach@mini-8"},
     "pipeline/toolbox/spectra.py": DIAGNOSIS | MERGED | BASELINES | comparing(*DATA_FREE),
-    "pipeline/extras/masks.py": MERGED | CALIBRATED | STUDIES - {"studies.tasks@mini-8"},  # merges without extras
+    "pipeline/extras/masks.py": MERGED | CALIBRATED | STUDIES - WITHOUT_EXTRAS,
     "pipeline/rescale.py": RESCALES | studies("sensitivity"),
     "pipeline/surgery.py": SURGERIES,
     "pipeline/refine.py": FURTHER | studies("sensitivity", "landscape"),
     "pipeline/costs.py": EVALUATES | STUDIES_REPORT,
-    "pipeline/trial.py": studies("ablation", "efficiency", "flatness", "protocol", "sensitivity"),
+    "pipeline/trial.py": studies("ablation", "conventions", "efficiency", "flatness", "protocol", "sensitivity"),
     "pipeline/corruptions.py": studies("robustness"),
     "pipeline/curvature.py": studies("landscape"),
     "pipeline/evaluate.py": EVALUATES | sharing("evaluation_split"),
@@ -469,7 +474,8 @@ def test_the_default_methods_are_some_of_all_and_enough_for_the_studies():
     for key, names in content["methods"].items():
         assert names == [name for name in content["every_method"][key] if name in names]
     running = {"samerging", *content["methods"]["merge"], *content["methods"]["calibrate"]}
-    assert set().union(*COMPARED.values()) <= running
+    merging = {"conventions"}  # it makes its own merges, of methods that need not run
+    assert set().union(*(compared for study, compared in COMPARED.items() if study not in merging)) <= running
 
 
 def test_a_new_data_free_method_runs_alone(pipeline: Pipeline, tmp_path: Path):

@@ -13,6 +13,7 @@ from tests import toy
 
 SMALLER = {
     "ablation": {},
+    "conventions": {"methods": ["iso_c", "esm"]},
     "efficiency": {"samples": [2, 8]},
     "flatness": {"periods": [2]},
     "protocol": {"samples": [2]},

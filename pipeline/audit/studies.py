@@ -24,6 +24,7 @@ from pipeline.audit.studied import (
     Forms,
     Table,
     ablation,
+    conventions,
     efficiency,
     flatness,
     landscape,
@@ -33,9 +34,9 @@ from pipeline.audit.studied import (
     tasks,
 )
 
-STUDIES = (ablation, efficiency, protocol, flatness, sensitivity, landscape, tasks, robustness)
+STUDIES = (ablation, efficiency, protocol, flatness, sensitivity, landscape, tasks, robustness, conventions)
 """In the order of the page."""
-ANSWERED = (ablation, efficiency, protocol, flatness, sensitivity)
+ANSWERED = (ablation, efficiency, protocol, flatness, sensitivity, conventions)
 """Those that keep which images every run gets right."""
 UNREAD = "numbers of its captions, data of its figures"
 WHAT = "numbers of rows, tables, page and sentences, intervals to the digit"

@@ -15,7 +15,10 @@ from pipeline.scores import AVERAGE, CEILING, FLOOR
 from pipeline.sections import NAMES, PIXELS, texts
 from pipeline.studies.views import Context, View
 
-STUDIES = ("ablation", "efficiency", "protocol", "flatness", "sensitivity", "landscape", "tasks", "robustness")
+STUDIES = (
+    *("ablation", "efficiency", "protocol", "flatness", "sensitivity", "landscape", "tasks", "robustness"),
+    "conventions",
+)
 """In the order of the page."""
 SEVERAL = ("landscape",)
 """Studies that write a folder of tables, not one."""
