@@ -35,8 +35,9 @@ methods: $(READY)
 studies: $(READY)
 	dvc --wait-for-lock repro stages/studies/dvc.yaml
 
+# A file of tests stays in one process, and so do its fixtures.
 test: lint
-	python -m pytest
+	python -m pytest -n "$$(nproc)" --dist loadfile
 
 lint: $(READY)
 	ruff check
