@@ -29,6 +29,13 @@ def pristine_suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def precise(tmp_path: Path) -> SuiteFolder:
+    """The tiny suite in float64, for formulas: what rounds there is far below what a wrong formula would change."""
+    toy.write_suite(tmp_path / "precise", torch.float64)
+    return SuiteFolder(tmp_path / "precise")
+
+
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository in which every stage has run on the tests' suite, see `tests.small_run`; not to be changed."""

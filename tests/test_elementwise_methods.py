@@ -293,7 +293,7 @@ def test_nan_leaves_out_an_expert_that_did_not_move():
     found = nan.merge(vectors_of(rows), nan.Params())
     rest = nan.merge(vectors_of(rows[[0, 2, 3]]), nan.Params())
     assert not found[1].any()
-    assert torch.equal(found[[0, 2, 3]], rest)
+    torch.testing.assert_close(found[[0, 2, 3]], rest, rtol=1e-15, atol=0)  # sums of four numbers and of three
 
 
 # EMR

@@ -30,7 +30,18 @@ SEEDS = [0, 5]
 @pytest.fixture
 def teachers(suite: SuiteFolder, tmp_path: Path) -> Path:
     """Logits of the first expert on the training images of every task: an ideal that one model can reach."""
-    folder, ideal = tmp_path / "teachers", target(suite)
+    return taught(suite, tmp_path / "teachers")
+
+
+@pytest.fixture
+def precise_teachers(precise: SuiteFolder, tmp_path: Path) -> Path:
+    """The same in float64."""
+    return taught(precise, tmp_path / "precise-teachers")
+
+
+def taught(suite: SuiteFolder, folder: Path) -> Path:
+    """A folder with the first expert's logits."""
+    ideal = target(suite)
     for task in suite.suite.task_names:
         images = torch.from_numpy(np.array(suite.images("train", task)))
         with torch.no_grad():
@@ -71,36 +82,38 @@ def weights_of(suite: SuiteFolder, artefact: Path, index: int = 0) -> Weights:
 
 
 @pytest.mark.parametrize("form", [towards, as_delta])
-def test_the_factor_that_gives_the_expert_back_is_found(suite: SuiteFolder, teachers: Path, tmp_path: Path, form):
-    artefact = saved(suite, tmp_path / "half", form(suite, 0.5))
-    found, rows = rescale(suite.folder, teachers, artefact, "train", SEEDS, GRID)
+def test_the_factor_that_gives_the_expert_back_is_found(
+    precise: SuiteFolder, precise_teachers: Path, tmp_path: Path, form
+):
+    artefact = saved(precise, tmp_path / "half", form(precise, 0.5))
+    found, rows = rescale(precise.folder, precise_teachers, artefact, "train", SEEDS, GRID)
     assert [(seed, factor) for seed, factor, _, chosen, _ in rows if chosen] == [(0, 2.0), (5, 2.0)]
     assert all((float(loss) < 1e-6) == (factor == 2.0) for _, factor, loss, _, _ in rows)
     merges.save(found, tmp_path / "rescaled")
     for index in range(2):
-        for name, weight in weights_of(suite, tmp_path / "rescaled", index).items():
-            torch.testing.assert_close(weight, target(suite)[name], rtol=0, atol=1e-6)
+        for name, weight in weights_of(precise, tmp_path / "rescaled", index).items():
+            torch.testing.assert_close(weight, target(precise)[name], rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
 def test_the_loss_is_the_divergence_from_the_experts_summed_over_tasks(
-    suite: SuiteFolder, teachers: Path, tmp_path: Path, temperature: float
+    precise: SuiteFolder, precise_teachers: Path, tmp_path: Path, temperature: float
 ):
-    artefact = saved(suite, tmp_path / "half", towards(suite, 0.5))
+    artefact = saved(precise, tmp_path / "half", towards(precise, 0.5))
     params = GRID.model_copy(update={"temperature": temperature})
-    found = losses(suite.folder, teachers, artefact, 0, 5, "train", params)
-    base, full = dict(suite.base()), target(suite)
+    found = losses(precise.folder, precise_teachers, artefact, 0, 5, "train", params)
+    base, full = dict(precise.base()), target(precise)
     for factor, loss in zip(GRID.factors, found, strict=True):
         expected = 0.0
-        model = {name: base[name].double() + factor * 0.5 * (full[name].double() - base[name]) for name in base}
-        for task in suite.suite.task_names:
+        model = {name: base[name] + factor * 0.5 * (full[name] - base[name]) for name in base}
+        for task in precise.suite.task_names:
             chosen = draw(12, 4, 5, task)
-            images = torch.from_numpy(np.array(suite.images("train", task)))[chosen]
-            merged = (suite.suite.encoder()(model, images) @ suite.heads()[task].double().T).numpy()
-            teacher = store.read_array(teachers / f"{task}.npy")[chosen.numpy()].astype(np.float64)
+            images = torch.from_numpy(np.array(precise.images("train", task)))[chosen]
+            merged = (precise.suite.encoder()(model, images) @ precise.heads()[task].T).numpy()
+            teacher = store.read_array(precise_teachers / f"{task}.npy")[chosen.numpy()]
             p, q = (log_softmax(logits / temperature, axis=1) for logits in (teacher, merged))
             expected += (np.exp(p) * (p - q)).sum(1).mean()
-        assert loss == pytest.approx(expected, abs=1e-6)
+        assert loss == pytest.approx(expected, abs=1e-12)
 
 
 def test_every_delta_of_a_calibrated_method_gets_a_factor_of_its_own(

@@ -101,22 +101,22 @@ def test_batches_are_of_the_size_asked_for():
 
 
 @pytest.mark.parametrize("name", ["task_arithmetic", "ties", "individual"])
-def test_each_task_gets_adapters_on_the_same_merge(suite: SuiteFolder, tmp_path: Path, name: str):
-    start = toy.data_free(name, suite, tmp_path / "start")
-    found = surgery(suite.folder, start, "train", 6, SEEDS, SHORT)
+def test_each_task_gets_adapters_on_the_same_merge(precise: SuiteFolder, tmp_path: Path, name: str):
+    start = toy.data_free(name, precise, tmp_path / "start")
+    found = surgery(precise.folder, start, "train", 6, SEEDS, SHORT)
     merges.save(found, tmp_path / "after")
     about, _ = merges.load(tmp_path / "after")
     assert (about["extras"], about["seeds"]) == ("adapters", SEEDS)
-    assert about["samples"] == dict.fromkeys(suite.suite.task_names, 6)
+    assert about["samples"] == dict.fromkeys(precise.suite.task_names, 6)
     assert about["form"] == merges.load(start)[0]["form"]
-    before = served(suite, start)
+    before = served(precise, start)
     for index, solution in enumerate(found.solutions):
         adapters = solution.extras.tensors
-        after = served(suite, tmp_path / "after", index)
-        for task in suite.suite.task_names:
+        after = served(precise, tmp_path / "after", index)
+        for task in precise.suite.task_names:
             expected = correct(before[task], adapters[f"{task}/down"], adapters[f"{task}/up"])
             assert adapters[f"{task}/up"].any() != (name == "individual")
-            torch.testing.assert_close(after[task], expected, rtol=0, atol=1e-6)
+            torch.testing.assert_close(after[task], expected, rtol=0, atol=1e-14)
 
 
 def test_experts_need_no_surgery(suite: SuiteFolder, tmp_path: Path):
@@ -125,17 +125,17 @@ def test_experts_need_no_surgery(suite: SuiteFolder, tmp_path: Path):
         assert torch.equal(solution.losses, torch.zeros(4))
 
 
-def test_losses_are_summed_over_tasks(suite: SuiteFolder, tmp_path: Path):
-    start = toy.data_free("task_arithmetic", suite, tmp_path)
+def test_losses_are_summed_over_tasks(precise: SuiteFolder, tmp_path: Path):
+    start = toy.data_free("task_arithmetic", precise, tmp_path)
     whole = Surgery(rank=3, steps=1, batch_size=6)
-    found = surgery(suite.folder, start, "train", 6, [5], whole).solutions[0]
+    found = surgery(precise.folder, start, "train", 6, [5], whole).solutions[0]
     expected = 0.0
-    for task, features in served(suite, start).items():
-        weights = {**suite.base(), **suite.expert(task)}
-        targets = encode(suite.suite.encoder(), weights, suite.images("train", task), torch.device("cpu"))
+    for task, features in served(precise, start).items():
+        weights = {**precise.base(), **precise.expert(task)}
+        targets = encode(precise.suite.encoder(), weights, precise.images("train", task), torch.device("cpu"))
         chosen = draw(12, 6, 5, task)
         expected += float((features[chosen] - targets[chosen]).abs().mean())
-    assert found.losses.tolist() == pytest.approx([expected], abs=1e-6)
+    assert found.losses.tolist() == pytest.approx([expected], abs=1e-12)
 
 
 def test_every_seed_of_a_merge_has_adapters_of_its_own(suite: SuiteFolder, tmp_path: Path):

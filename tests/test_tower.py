@@ -8,6 +8,7 @@ from pipeline.errors import BenchmarkError
 from pipeline.model import Weights, build_clip, fuse_qkv, split_qkv
 from pipeline.tower import Tower, block_name
 from tests import toy
+from tests.precision import roundings, tolerance
 
 DEEP = {**toy.CLIP, "vision_cfg": {**toy.CLIP["vision_cfg"], "layers": 3}}
 HALF = (0.5, 0.5, 0.5)
@@ -28,16 +29,17 @@ def test_split_and_fuse_are_inverse():
 def test_tower_equals_open_clips_own_forward(quick: bool):
     config = {**toy.CLIP, "quick_gelu": quick}
     clip, split = toy.clip_weights(config=config)
+    clip, split = clip.double(), toy.in_dtype(split, torch.float64)
     mean, std = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
     rng = torch.Generator().manual_seed(0)
     images = torch.randint(256, (5, 14, 14, 3), generator=rng, dtype=torch.uint8)
     kept = toy.cloned(split)
     found = Tower(config, mean, std)(split, images)
-    pixels = images.permute(0, 3, 1, 2).float() / 255
-    pixels = (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    pixels = images.permute(0, 3, 1, 2).double() / 255
+    pixels = (pixels - pixels.new_tensor(mean).view(3, 1, 1)) / pixels.new_tensor(std).view(3, 1, 1)
     with torch.no_grad():
         expected = clip.encode_image(pixels, normalize=True)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance(torch.float64, roundings(config)))
     assert found.shape == (5, 16)
     assert toy.same(split, kept)
 

@@ -115,20 +115,20 @@ def clip_weights(seed: int = 0, config: Mapping[str, object] = CLIP) -> tuple[to
     return clip, split_qkv({name: value.detach() for name, value in clip.visual.named_parameters()})
 
 
-def write_suite(folder: Path) -> None:
-    """A complete suite folder with random weights, images and labels."""
+def write_suite(folder: Path, dtype: torch.dtype = torch.float32) -> None:
+    """A complete suite folder with random weights, images and labels; in float64 it holds the same float32 numbers."""
     rng = np.random.default_rng(0)
     _, base = clip_weights()
     groups = tuple(name for name in base if name not in FROZEN)
-    store.write_tensors(folder / "base.safetensors", base)
+    store.write_tensors(folder / "base.safetensors", in_dtype(base, dtype))
     for index, task in enumerate(TASKS):
         noise = torch.Generator().manual_seed(1 + index)
         kept, moved = (1, 0.05) if index < 2 else (0, 1e-3)  # the last is so far away that float32 would lose it
         expert = {name: kept * base[name] + moved * torch.randn(base[name].shape, generator=noise) for name in groups}
-        store.write_tensors(folder / "experts" / f"{task}.safetensors", expert)
+        store.write_tensors(folder / "experts" / f"{task}.safetensors", in_dtype(expert, dtype))
     noise = torch.Generator().manual_seed(0)
     heads = {name: 5 * torch.randn(len(classes), 16, generator=noise) for name, classes in TASKS.items()}
-    store.write_tensors(folder / "heads.safetensors", heads)
+    store.write_tensors(folder / "heads.safetensors", in_dtype(heads, dtype))
     for split in SPLITS:
         for task, classes in TASKS.items():
             images = rng.integers(256, size=(SIZES[split], 14, 14, 3), dtype=np.uint8)
@@ -138,6 +138,11 @@ def write_suite(folder: Path) -> None:
     tasks = tuple(Task(name=name, classes=classes) for name, classes in TASKS.items())
     half = (0.5, 0.5, 0.5)
     Suite(name="tiny", tasks=tasks, model=CLIP, mean=half, std=half, groups=groups).save(folder)
+
+
+def in_dtype(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Weights:
+    """The tensors in another precision."""
+    return {name: tensor.to(dtype) for name, tensor in tensors.items()}
 
 
 def data_free(name: str, suite: SuiteFolder, folder: Path) -> Path:
