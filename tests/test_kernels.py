@@ -1,0 +1,114 @@
+"""Scores do not depend on the processor: two selections of kernels on one machine, within what the benchmark promises.
+
+Kernels differ between processors in the order of their sums, in fused multiplications and in their exponential
+functions, and so in the last bits of every result. Environment variables select the kernels of an older processor.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline import params, store, suites
+from pipeline.methods import samerging
+from pipeline.problem import Setting
+from pipeline.studies.tasks import calibrated, data_free
+from pipeline.suite import SuiteFolder
+from pipeline.teach import teach
+from tests import toy
+
+SUITE = "mini-8"
+DATA_FREE = ("zeroshot", "individual", "task_arithmetic", "ties", "tsv_m", "iso_c")
+CALIBRATED = ("distillation",)
+SEED = 0
+AVERAGE, TASK = 0.1, 0.3
+"""Points of accuracy that separate two processors at most: of a method's average, of each task."""
+PLAINEST = {
+    "ATEN_CPU_CAPABILITY": "default",
+    "ONEDNN_MAX_CPU_ISA": "SSE41",
+    "MKL_CBWR": "COMPATIBLE",
+    "OPENBLAS_CORETYPE": "Nehalem",
+    "NPY_DISABLE_CPU_FEATURES": "X86_V3",
+}
+"""The kernels that every x86-64 processor has; a library that does not know its variable ignores it."""
+RUN = "import sys; from tests.test_kernels import report; report(*sys.argv[1:])"
+
+Counts = dict[str, tuple[int, int]]
+"""{task: (correct, total)}."""
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default suite, prepared."""
+    folder = tmp_path_factory.mktemp("suites") / SUITE
+    family, definition = suites.load(SUITE)
+    recipe = params.load([f"recipe.{SUITE}"], toy.ROOT / "params.yaml")[f"recipe.{SUITE}"]
+    shorter = {"train_images": 800, "pretrain_steps": 300, "pretrain_batch": 64, "expert_steps": 60}
+    family.prepare(SUITE, definition, recipe.model_copy(update=shorter), folder)
+    return folder
+
+
+def report(suite: str, teachers: str, threads: str) -> None:
+    """Print what one selection of kernels gives: its name, a hash of the experts' logits, counts of every method."""
+    threads_of_torch(int(threads))
+    folder, split = Path(suite), "test"
+    tasks = SuiteFolder(folder).suite.task_names
+    digest = hashlib.sha256()
+    for task in tasks:
+        logits = teach(folder, task, "train").numpy()
+        store.write_array(Path(teachers) / f"{task}.npy", logits)
+        digest.update(logits.tobytes())
+    settings = {name: settings_of(name, folder, Path(teachers)) for name in (*CALIBRATED, "samerging")}
+    chosen = params.load([*(f"merge.{name}" for name in DATA_FREE), "samples_per_task"])
+    counts = {name: data_free(folder, name, chosen[f"merge.{name}"], tasks, split) for name in DATA_FREE}
+    counts |= {name: calibrated(setting, chosen["samples_per_task"], SEED, split) for name, setting in settings.items()}
+    correct = {name: {task: found[1:] for task, found in by_task.items()} for name, by_task in counts.items()}
+    kernels = torch.backends.cpu.get_cpu_capability()
+    print(json.dumps({"kernels": kernels, "bits": digest.hexdigest(), "counts": correct}))
+
+
+def threads_of_torch(count: int) -> None:
+    """Let torch share its sums among so many threads, although the pipeline asks for one."""
+    torch.set_num_threads(count)
+    torch.set_num_threads = lambda _: None
+
+
+def settings_of(method: str, suite: Path, teachers: Path) -> Setting:
+    """A calibration as in params.yaml."""
+    key = f"calibrate.{method}"
+    own = [*samerging.Params.model_fields] if method == "samerging" else [key]
+    found = params.load([*own, f"schedule.{SUITE}", "calibration_split", "precision"])
+    given = samerging.Params(**{name: found[name] for name in own}) if method == "samerging" else found[key]
+    schedule, split, precision = (found[name] for name in (f"schedule.{SUITE}", "calibration_split", "precision"))
+    return Setting(suite, teachers, method, given, schedule, split, precision)
+
+
+def started(suite: Path, teachers: Path, threads: int, variables: dict[str, str]) -> subprocess.Popen:
+    """A process that reports under these variables."""
+    unset = {name: value for name, value in os.environ.items() if name not in PLAINEST}
+    command = [sys.executable, "-c", RUN, str(suite), str(teachers), str(threads)]
+    return subprocess.Popen(command, cwd=toy.ROOT, env=unset | variables, stdout=subprocess.PIPE, text=True)
+
+
+def accuracies(counts: Counts) -> dict[str, float]:
+    """Per cent of every task."""
+    return {task: 100 * correct / total for task, (correct, total) in counts.items()}
+
+
+def test_scores_hardly_depend_on_the_kernels(suite: Path, tmp_path: Path):
+    processes = [started(suite, tmp_path / "own", 1, {}), started(suite, tmp_path / "plainest", 2, PLAINEST)]
+    printed = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    own, plainest = map(json.loads, printed)
+    if own["kernels"] != plainest["kernels"]:
+        assert own["bits"] != plainest["bits"], "both selections computed the same bits: nothing was compared"
+    for method, counts in own["counts"].items():
+        here, there = accuracies(counts), accuracies(plainest["counts"][method])
+        for task, accuracy in here.items():
+            assert abs(accuracy - there[task]) <= TASK, f"{method} on {task}"
+        assert abs(sum(here.values()) - sum(there.values())) <= AVERAGE * len(here), method
