@@ -12,7 +12,8 @@ from pipeline.cells import Cells
 from pipeline.methods import adamerging, distillation, samerging
 from pipeline.problem import indices, problem
 from pipeline.schema import Schedule
-from pipeline.studies.protocol import HELD_OUT, TRANSDUCTIVE, Params, SameSplit, splits, teachers, trials
+from pipeline.studies._teachers import teachers
+from pipeline.studies.protocol import HELD_OUT, TRANSDUCTIVE, Params, SameSplit, splits, trials
 from pipeline.studies.views import Context
 from pipeline.studies.views import protocol as shown
 from pipeline.suite import SuiteFolder

@@ -11,17 +11,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline import store
-from pipeline.cells import Cells, Form
 from pipeline.errors import BenchmarkError
 from pipeline.problem import Setting
 from pipeline.schema import Parameters, Precision, Schedule
-from pipeline.suite import SuiteFolder
-from pipeline.teach import teach
 from pipeline.trial import Trial
 
 HELD_OUT, TRANSDUCTIVE = "held-out", "transductive"
-LOGITS = Form(".npy", lambda path, logits: store.write_array(path, logits.numpy()), store.read_array)
 
 
 class Params(Parameters):
@@ -45,15 +40,6 @@ def splits(params: Params, evaluation_split: str) -> dict[str, str]:
             "nothing is held out"
         )
     return {HELD_OUT: params.held_out, TRANSDUCTIVE: evaluation_split}
-
-
-def teachers(suite: Path, split: str, folder: Path, cells: Cells) -> Path:
-    """Write the experts' logits on a split below `folder`, as stage teach does, and return where."""
-    tasks = SuiteFolder(suite).suite.task_names
-    logits = cells.run(teach, [(suite, task, split) for task in tasks], f"teachers, {split}", form=LOGITS)
-    for task, values in zip(tasks, logits, strict=True):
-        store.write_array(folder / split / f"{task}.npy", values)
-    return folder / split
 
 
 def trials(

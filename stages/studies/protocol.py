@@ -3,7 +3,8 @@
 from pipeline import store
 from pipeline.methods.samerging import Params
 from pipeline.stage import Job, Stage
-from pipeline.studies.protocol import splits, teachers, trials
+from pipeline.studies._teachers import teachers
+from pipeline.studies.protocol import splits, trials
 from pipeline.trial import SCORES, scores
 
 BASELINES = ("adamerging", "distillation")
