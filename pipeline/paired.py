@@ -2,7 +2,8 @@
 
 From the answers to every image a contrast of settings has the two intervals of `pipeline.statistics`: on these tasks
 (test images and seeds are drawn) and on tasks like these (tasks and seeds are drawn). Where a study keeps one number
-per task alone, such as a count or a loss, there is the second.
+per task alone, such as a count or a loss, there is the second. Where the experts were trained several times, the order
+of two methods has these intervals with the replicates drawn as well, beside that of one training alone.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -49,6 +50,43 @@ class Contrast:
     """Tasks whose own interval lies below zero."""
     images: int
     """Test images of all tasks."""
+
+
+@dataclass(frozen=True)
+class Replicated:
+    """The accuracies of methods in every replicate, drawn together with the replicates and without."""
+
+    every: Resampled
+    """Of all replicates, [replicates * S, T], which are drawn too."""
+    committed: Resampled
+    """Of the first replicate alone, [S, T]."""
+    replicates: int
+
+
+@dataclass(frozen=True)
+class Order:
+    """One method minus another over trainings of the experts, in points."""
+
+    committed: Difference
+    """On the experts of the first replicate alone: over test images and seeds."""
+    these: Difference
+    """The mean over replicates: over test images, seeds and replicates."""
+    like: Difference
+    """The same difference; the interval is over tasks, seeds and replicates."""
+    each: tuple[float, ...]
+    """In every replicate."""
+    images: int
+    """Test images of all tasks."""
+
+    @property
+    def same(self) -> int:
+        """Replicates whose difference has the sign of the mean."""
+        return int((np.sign(self.each) == np.sign(self.these.mean)).sum())
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is about the methods: zero is outside the interval over replicates, and no replicate disagrees."""
+        return (self.these.low > 0 or self.these.high < 0) and self.same == len(self.each)
 
 
 def difference(table: pd.DataFrame, tasks: Sequence[str], method: Hashable, other: Hashable) -> Difference:
@@ -127,6 +165,58 @@ def _between(found: Resampled, sides: Callable[[Runs], tuple[np.ndarray, np.ndar
     tasks = made.tasks.value.size
     these, like = (_points(estimate, seeds, tasks) for estimate in (made.average, made.like))
     return Contrast(these, like, made.won, made.lost, found.count)
+
+
+def replicated(rows: pd.DataFrame, tasks: Sequence[str], resamples: int = RESAMPLES) -> Replicated:
+    """Draw the methods of rows with the columns `replicate` and `right`, which `order` compares.
+
+    StatisticsError unless every method ran in every replicate with the same seeds and the answers are those counted.
+    """
+    rows = rows.assign(seed=rows.seed.fillna(-1).astype("int64"))  # -1: no randomness
+    numbers = sorted(rows.replicate.unique())
+    seeds = {method: tuple(sorted(part.seed.unique())) for method, part in rows.groupby("method", sort=False)}
+    correct: dict[str, dict[str, np.ndarray]] = {}
+    for method, paired in seeds.items():
+        parts = rows[rows.method == method]
+        correct[method] = {
+            task: np.concatenate(
+                [
+                    _right(
+                        parts[(parts.task == task) & (parts.replicate == number)],
+                        paired,
+                        f"{method}, {task}, replicate {number}",
+                    )
+                    for number in numbers
+                ]
+            )
+            for task in tasks
+        }
+    first = {
+        method: {task: right[: len(seeds[method])] for task, right in by_task.items()}
+        for method, by_task in correct.items()
+    }
+    return Replicated(
+        statistics.resample(correct, seeds, resamples, len(numbers)),
+        statistics.resample(first, seeds, resamples),
+        len(numbers),
+    )
+
+
+def order(drawn: Replicated, method: str, other: str) -> Order:
+    """`method` minus `other`, paired by replicate, seed and test image."""
+    every, committed = (statistics.difference(part, method, other) for part in (drawn.every, drawn.committed))
+    seeds, tasks = max(committed.seeds), drawn.committed.observed[method].shape[1]
+    means = [
+        drawn.every.observed[name].reshape(drawn.replicates, -1, tasks).mean(axis=(1, 2)) for name in (method, other)
+    ]
+    each = (100 * (means[0] - means[1])).round(statistics.PRECISION - 2)
+    parts = (_points(part, seeds, tasks) for part in (committed.average, every.average, every.like))
+    return Order(*parts, tuple(each.tolist()), every.images)
+
+
+def order_holds(rows: pd.DataFrame, tasks: Sequence[str], method: str, other: str) -> bool:
+    """Whether the order of two methods is about the methods, not about one training of the experts: `Order.holds`."""
+    return order(replicated(rows, tasks), method, other).holds
 
 
 def _mean(runs: Runs, settings: Sequence[Setting]) -> np.ndarray:

@@ -9,7 +9,8 @@ draws images (of each task) and seeds independently, with replacement, and cross
 
 Methods with the same seeds are paired seed by seed; others' seeds are drawn on their own. What there is only one of (a
 method without randomness, a single seed) is not drawn: an interval does not cover it. Intervals are percentiles; with
-few seeds they are rough and, if anything, too narrow.
+few seeds they are rough and, if anything, too narrow. Where the experts were trained several times, these replicates
+are one more source of chance: they are drawn for both questions, the same ones for every method.
 
 Accuracies are shares in [0, 1]. Everything here is a function of the answers alone: the generator is fixed.
 """
@@ -28,6 +29,8 @@ BATCH = 250
 LEVEL = 0.95
 PRECISION = 12
 """Decimals beyond which a difference of shares is rounding of floating-point numbers."""
+REPLICATES = ("replicates",)
+"""The axis of trainings of the experts; no tuple of seeds."""
 
 Correct = Mapping[str, Mapping[str, np.ndarray]]
 """{method: {task: bool [S, n]}}, whether each seed's model is right on each image."""
@@ -111,18 +114,32 @@ def pigeonhole(statistic: Callable[[Drawn], np.ndarray], sizes: Mapping[Hashable
     return found.bootstrap_distribution
 
 
-def resample(correct: Correct, seeds: Mapping[str, Sequence], resamples: int = RESAMPLES) -> Resampled:
-    """Draw the accuracies of all methods at once. seeds: of every method, in the order of its answers."""
-    sizes = _sizes(correct, seeds)
-    firsts = np.cumsum([0, *(len(seeds[method]) for method in correct)])
-    runs = [(tuple(seeds[method]), place) for method in correct for place in range(len(seeds[method]))]
+def resample(
+    correct: Correct, seeds: Mapping[str, Sequence], resamples: int = RESAMPLES, replicates: int = 1
+) -> Resampled:
+    """Draw the accuracies of all methods at once. seeds: of every method, in the order of its answers.
+
+    replicates: trainings of the experts; every method then has its seeds' answers to the first, to the second, ...
+    """
+    sizes = _sizes(correct, seeds, replicates)
+    firsts = np.cumsum([0, *(replicates * len(seeds[method]) for method in correct)])
+    runs = [
+        (tuple(seeds[method]), replicate, place)
+        for method in correct
+        for replicate in range(replicates)
+        for place in range(len(seeds[method]))
+    ]
     # Products of these with multiplicities are whole numbers, exact in float32: the same on every machine.
     right = [np.concatenate([tasks[task] for tasks in correct.values()]).astype(np.float32) for task in sizes]
     observed = np.stack([hits.mean(axis=1, dtype=np.float64) for hits in right])
 
     def replaced(drawn: Drawn) -> np.ndarray:
-        """[R, B]: which of the R runs stands in each one's place, another seed of the same method."""
-        return np.stack([run - place + drawn[owner][:, place] for run, (owner, place) in enumerate(runs)])
+        """[R, B]: which of the R runs stands in each one's place, another replicate and seed of the same method."""
+        others = [
+            (drawn[REPLICATES][:, replicate] - replicate) * len(owner) + drawn[owner][:, place] - place
+            for owner, replicate, place in runs
+        ]
+        return np.stack([run + other for run, other in enumerate(others)])
 
     def of_images(drawn: Drawn) -> np.ndarray:
         hits = [
@@ -139,7 +156,7 @@ def resample(correct: Correct, seeds: Mapping[str, Sequence], resamples: int = R
             method: values[:, first:last].T for method, first, last in zip(correct, firsts, firsts[1:], strict=False)
         }
 
-    drawable: dict[Hashable, int] = {owner: len(owner) for owner, _ in runs}
+    drawable: dict[Hashable, int] = {REPLICATES: replicates, **{owner: len(owner) for owner, _, _ in runs}}
     images = pigeonhole(of_images, {**drawable, **sizes}, resamples)
     tasks = pigeonhole(of_tasks, {**drawable, "tasks": len(sizes)}, resamples)
     return Resampled(by_method(observed), by_method(images), by_method(tasks), sum(sizes.values()))
@@ -175,6 +192,37 @@ def difference(found: Resampled, method: str, other: str) -> Difference:
         seeds=(found.observed[method].shape[0], found.observed[other].shape[0]),
         images=found.count,
     )
+
+
+@dataclass(frozen=True)
+class Components:
+    """Standard deviations of a number that was measured in several replicates with several seeds."""
+
+    replicates: float
+    """Over replicates, of the mean over seeds; undefined with one replicate."""
+    seeds: float
+    """Over seeds, within replicates and pooled over them; undefined with one seed."""
+    share: float
+    """Of the variance of a single run, what the replicate explains, in [0, 1]; undefined where either is."""
+
+
+def components(runs: np.ndarray) -> Components:
+    """What the replicates and the seeds do to a number [R, S]: the same S seeds in each of R replicates.
+
+    The share is that of the crossed analysis of variance: the mean over S seeds still has the interaction's variance
+    over S, which is no variance of replicates. Its estimate may fall below zero and is then zero.
+    """
+    replicates, seeds = runs.shape
+    means = runs.mean(axis=1)
+    between = means.var(ddof=1) if replicates > 1 else np.nan
+    within = runs.var(axis=1, ddof=1).mean() if seeds > 1 else np.nan
+    share = np.nan
+    if replicates > 1 and seeds > 1:
+        rest = runs - means[:, None] - runs.mean(axis=0) + runs.mean()
+        interaction = (rest**2).sum() / ((replicates - 1) * (seeds - 1))
+        training = max(between - interaction / seeds, 0.0)
+        share = training / (training + within) if round(training + within, PRECISION) > 0 else np.nan
+    return Components(float(np.sqrt(between)), float(np.sqrt(within)), float(share))
 
 
 def against(found: Resampled, method: str, others: Sequence[str]) -> dict[str, Difference]:
@@ -226,12 +274,12 @@ def profile(found: Resampled, method: str, ceiling: str, thresholds: np.ndarray)
     return interval(above(own), above(drawn))
 
 
-def _sizes(correct: Correct, seeds: Mapping[str, Sequence]) -> dict[str, int]:
-    """{task: images}; StatisticsError unless every method answered the same images once per seed."""
+def _sizes(correct: Correct, seeds: Mapping[str, Sequence], replicates: int) -> dict[str, int]:
+    """{task: images}; StatisticsError unless every method answered the same images once per replicate and seed."""
     first = next(iter(correct.values()))
     for method, tasks in correct.items():
         for task, right in first.items():
-            expected = (len(seeds[method]), right.shape[1])
+            expected = (replicates * len(seeds[method]), right.shape[1])
             found = tasks[task].shape if task in tasks else None
             if found != expected:
                 raise StatisticsError(
