@@ -84,6 +84,10 @@ WRONG = {
     "rho below zero": (changed("rho", -0.1), ["rho = -0.1", "greater than or equal to 0"]),
     "no samples": (changed("samples_per_task", 0), ["samples_per_task = 0", "greater than or equal to 1"]),
     "no study samples": (changed("study+efficiency+samples", []), ["study.efficiency.samples = []", "at least 1 item"]),
+    "the suite's own training": (
+        changed("study+replicates+seeds", [0]),
+        ["study.replicates.seeds.0 = 0", "equal to 1"],
+    ),
     "no temperature": (changed("temperature", 0.0), ["temperature = 0.0", "greater than 0"]),
     "keep above one": (changed("merge+ties+keep", 1.5), ["merge.ties.keep = 1.5", "less than or equal to 1"]),
     "duplicate seeds": (changed("seeds", [0, 1, 0]), ["seeds = [0, 1, 0]", "values must differ"]),

@@ -52,6 +52,7 @@ COMPARED = {
     "flatness": frozenset({"samerging"}),
     "landscape": LEARNERS | {"task_arithmetic"},
     "protocol": LEARNERS,
+    "replicates": LEARNERS | CLASSICS | {"iso_c", "regmean"},
     "robustness": LEARNERS | CLASSICS,
     "sensitivity": LEARNERS | SWEPT,
     "tasks": LEARNERS | CLASSICS,
@@ -64,6 +65,7 @@ VARIED = {
     "flatness": {"sharpness", "samples_per_task"},
     "landscape": {"evaluation_split"},
     "protocol": {"calibration_split", "samples_per_task"},
+    "replicates": set(),
     "robustness": set(),
     "sensitivity": {"seeds"},
     "tasks": {"seeds"},
@@ -260,6 +262,7 @@ RERUNS: dict[str, frozenset[str]] = (
                 *("ascent_steps", "directions", "tolerance", "signs"),
             ),
             "protocol": ("held_out", "samples"),
+            "replicates": ("seeds",),
             "robustness": ("corruptions", "severities", "images", "seed"),
             "sensitivity": ("seeds", "rho", "temperature", "initial_coefficient", "lr", "steps", "scale"),
             "tasks": ("sizes", "subsets", "left_out", "seed", "seeds"),
@@ -282,7 +285,7 @@ RERUNS: dict[str, frozenset[str]] = (
 )
 """Every leaf of params.yaml and the stages that run again when it changes, with suites: [mini-8] and every method."""
 
-WITHOUT_EXTRAS = frozenset({"studies.conventions@mini-8", "studies.tasks@mini-8"})
+WITHOUT_EXTRAS = frozenset({"studies.conventions@mini-8", "studies.replicates@mini-8", "studies.tasks@mini-8"})
 SOURCES: dict[str, frozenset[str]] = {
     "pipeline/methods/ties.py": main("ties") | comparing("ties"),
     "pipeline/methods/adamerging.py": main("adamerging") | comparing("adamerging"),
@@ -296,10 +299,13 @@ SOURCES: dict[str, frozenset[str]] = {
     "pipeline/surgery.py": SURGERIES,
     "pipeline/refine.py": FURTHER | studies("sensitivity", "landscape"),
     "pipeline/costs.py": EVALUATES | STUDIES_REPORT,
-    "pipeline/trial.py": studies("ablation", "conventions", "efficiency", "flatness", "protocol", "sensitivity"),
+    "pipeline/trial.py": studies(
+        *("ablation", "conventions", "efficiency", "flatness", "protocol", "replicates", "sensitivity")
+    ),
     "pipeline/corruptions.py": studies("robustness"),
     "pipeline/curvature.py": studies("landscape"),
     "pipeline/evaluate.py": EVALUATES | sharing("evaluation_split"),
+    "pipeline/studies/_teachers.py": studies("protocol", "replicates"),
     "pipeline/teach.py": CALIBRATED | RESCALES | STUDIES | {"teach@mini-8"},
     "pipeline/diagnostics/prediction.py": DIAGNOSIS,
     "pipeline/suites/mini.py": UNTRAINED,

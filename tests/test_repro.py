@@ -28,6 +28,7 @@ SMALL = (
     "seeds=[0,1]",
     "samples_per_task=8",
     "study.efficiency.samples=[1,4]",
+    "study.replicates.seeds=[1,2]",
     "methods.merge=[zeroshot,individual,average,ties]",
     "methods.calibrate=[distillation]",
     "methods.rescale=[ties]",

@@ -17,6 +17,7 @@ from pipeline.studies.views import Context, View
 
 STUDIES = (
     *("ablation", "efficiency", "protocol", "flatness", "sensitivity", "landscape", "tasks", "robustness"),
+    "replicates",
     "conventions",
 )
 """In the order of the page."""
