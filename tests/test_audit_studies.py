@@ -4,20 +4,22 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from pipeline import page, statistics, store, tables
+from pipeline import methods, page, statistics, store, tables
 from pipeline.audit import claimed, lock, resampled, rows, studies
 from pipeline.audit.claimed import Counted, Excluding, Gain, Number, Side, Spread, Won
 from pipeline.audit.evidence import gather, stamp
 from pipeline.audit.finding import Finding, Tally
 from pipeline.page import Grid, Link, Page, Prose, Section
 from pipeline.sections import texts
-from pipeline.studies._report import STUDIES
+from pipeline.studies._report import STUDIES, write
+from pipeline.studies.replicates import COLUMNS
 from pipeline.trial import SCORES
-from tests import toy
+from tests import test_study_replicates, toy
 
 TASKS, SIZES, SEEDS, BUDGETS = ("a", "b"), (40, 33), (0, 1, 2), (1, 4)
 TITLES = {"distillation": "Distillation", "samerging": "SAMerging"}
@@ -329,6 +331,93 @@ def test_answers_are_read_bit_by_bit(made: Path):
     for task, bits in zip(TASKS, found.answers, strict=True):
         assert (bits == own[task]).all()
     assert found.values == pytest.approx(100 * np.stack([own[task].mean(1) for task in TASKS], axis=1))
+
+
+def write_replicates(root: Path, scores: list[tuple]) -> None:
+    """The report of a study of replicates with these rows, and what the audit reads beside it."""
+    store.write_text(root / "pipeline/suites/s.yaml", "tasks: [a, b]\n")
+    titles = [(name, methods.load(name).TITLE, "") for name in methods.names()]
+    store.write_csv(root / "reports/tables/s.csv", ("method", "title", "group"), titles)
+    store.write_csv(root / "replicates.csv", COLUMNS, scores)
+    header = ("suite", "method", "task", "seed", "samples", "correct", "total")
+    totals = dict(zip(test_study_replicates.TASKS, test_study_replicates.SIZES, strict=True))
+    fixed = {name: [("s", name, task, None, 0, right, size) for task, size in totals.items()]
+             for name, right in (("zeroshot", 30), ("individual", 60))}  # fmt: skip
+    store.write_csv(root / "reports/scores/s.csv", header, fixed["individual"])
+    for name, rows_of in fixed.items():
+        store.write_csv(root / f"{name}.csv", header, rows_of)
+    store.write_json(root / "record.json", {"params": {"calibration_split": "train", "evaluation_split": "test"}})
+    files = ({"replicates": root / "replicates.csv"}, [root / f"{name}.csv" for name in fixed], [root / "record.json"])
+    look = SimpleNamespace(dpi=50, width=6.5, decimals=1)
+    write(*files, toy.ROOT / "pipeline/templates", look, root / FOLDER)
+
+
+def replicates_of(root: Path) -> Finding:
+    """What the audit says of the study of replicates."""
+    return next(finding for finding in studies.check(gather(root), "s") if finding.name == "s: replicates")
+
+
+@pytest.fixture(scope="module")
+def replicated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report of replicates that move all methods together."""
+    root, made_up = tmp_path_factory.mktemp("replicated"), test_study_replicates.made_up(spread=0.03)
+    changed = made_up.astype({"seed": "Int64"}).astype(object).where(made_up.notna(), None)
+    write_replicates(root, [*changed.itertuples(index=False, name=None)])
+    return root
+
+
+def test_replicates_hold_to_the_digit_and_no_other_number_would_do(replicated: Path):
+    evidence, view = gather(replicated), studies.replicates
+    tally = Tally("replicates", "")
+    claims = [claim for _, claim in studies.claims({view: tally}, evidence, "s")]
+    assert tally.wrong == []
+    assert tally.absent == [studies.UNREAD]
+    assert len(claims) > 3 * (6 * 8 + 4 * 5) + 3 * 4 + 3 * 4
+    drawn = resampled.draw([gain for claim in claims for gain in claimed.gains(claim.expected)])
+    for claim in claims:
+        assert claim.expected.problem(claim.text, drawn) == "", claim
+        digits = claim.text.replace("95 %", "")
+        other = re.sub(r"\d", lambda match: str((int(match[0]) + 1) % 10), digits, count=1)
+        if other != digits:
+            assert claim.expected.problem(other, drawn), claim
+
+
+FACTS, EXPERTS = "Facts about the methods are", "Facts about these experts at most are"
+
+
+@pytest.mark.parametrize(
+    ("file", "pattern", "new", "why"),
+    [
+        ("replicates.csv", r"^(3,s,tsv_m,a,,6,)(\d+)", more, "correct, but `right` has|of 80 correct"),
+        ("replicates.csv", r"^2,s,samerging,b,1,.*\n", "", "samerging 2 1: tasks a, expected each of a, b once"),
+        ("replicates-table-pairs.csv", "5 of 5", "4 of 5", "Same sign is “4 of 5”: it should be “5 of 5”"),
+        ("sentences.md", f"{FACTS} 3", f"{FACTS} 4", "“4”: its rows give 3"),
+        ("sentences.md", r"\d replicates and 2 seeds", "9 replicates and 2 seeds", "its rows have 5 of replicates"),
+        ("sentences.md", r"(against )(\d)", more, "“.*”: its rows give"),
+    ],
+)
+def test_a_fraud_of_replicates_is_named(replicated: Path, tmp_path: Path, file: str, pattern: str, new, why: str):
+    root = shutil.copytree(replicated, tmp_path / "root")
+    replaced(root, file, pattern, new)
+    finding = replicates_of(root)
+    assert re.search(why, " # ".join(finding.wrong)), finding.wrong
+
+
+def test_an_order_in_the_wrong_sentence_is_named(replicated: Path, tmp_path: Path):
+    """Each list stands in the other's sentence."""
+    root = shutil.copytree(replicated, tmp_path / "root")
+    names = {FACTS: EXPERTS, EXPERTS: FACTS}
+    replaced(root, "sentences.md", "|".join(names), lambda match: names[match[0]], count=0)
+    finding = replicates_of(root)
+    wrong = " # ".join(finding.wrong)
+    assert "its interval includes zero" in wrong
+    assert "its interval excludes zero" in wrong
+
+
+def test_public_experts_leave_nothing_to_recompute(tmp_path: Path):
+    write_replicates(tmp_path, [])
+    finding = replicates_of(tmp_path)
+    assert finding.wrong == ()
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from pipeline.audit.printed import agrees, bare
 NUMBER = r"[−+-]?\d[\d,]*(?:\.\d+)?(?:e[+-]\d+)?"
 EDGES = re.compile(rf"\[({NUMBER}), ({NUMBER})\]")
 BETTER = re.compile(r"better on (\d+) and worse on (\d+) of (\d+) tasks?")
-THINGS = re.compile(r"(\d[\d,]*) (?:test |bootstrap )?(seed|task|image|subset|solution|draw)s?\b")
+THINGS = re.compile(r"(\d[\d,]*) (?:test |bootstrap )?(seed|task|image|subset|solution|draw|replicate)s?\b")
 ZERO = 1e-5
 """Points below which a difference is rounding of floating-point numbers."""
 
@@ -33,7 +33,7 @@ class Gain:
     significant: int = 0
     """Digits of the mean; 0: as many as are shown."""
     axes: tuple[int, ...] = ()
-    """Of runs in which two methods' seeds are crossed: how many each has, S in all."""
+    """Where two draws are crossed, seeds of two methods or replicates and seeds: how many of each, S in all."""
 
     def problem(self, text: str, drawn: "Draws") -> str:
         """The mean, each interval, which of them excludes zero, and on how many tasks it is better or worse."""

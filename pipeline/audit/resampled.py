@@ -2,8 +2,8 @@
 
 Intervals are percentiles of the crossed bootstrap (Owen 2007, arXiv 0712.1111). NumPy's default generator with seed 0
 gives 250 draws at a time: of the members of every axis in turn, as many as it has, with replacement; an axis of one
-member is not drawn. Axes are the seeds and then the images of every task, or the seeds and then the tasks. Here the
-members are weighted by how often they are drawn.
+member is not drawn. Axes are the seeds and then the images of every task, or the seeds and then the tasks; before them
+the replicates, where experts were trained several times. Here the members are weighted by how often they are drawn.
 """
 
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ def _shares(generator: np.random.Generator, count: int) -> np.ndarray:
 
 
 def _axes(gain: Gain) -> tuple[int, ...]:
-    """How many seeds there are to draw; of two methods with seeds of their own, how many each has."""
+    """How many seeds there are to draw; how many of each kind where several draws are crossed."""
     return gain.axes or (len(gain.values),)
 
 
@@ -58,7 +58,7 @@ def _runs(generator: np.random.Generator, axes: Sequence[int]) -> np.ndarray:
 
 
 def _like(gain: Gain) -> np.ndarray:
-    """Means [B] with seeds and tasks drawn."""
+    """Means [B] with replicates, seeds and tasks drawn."""
     generator, found = np.random.default_rng(0), []
     for _ in range((COUNTED if gain.answers is None else ANSWERED) // BATCH):
         seeds, tasks = _runs(generator, _axes(gain)), _shares(generator, gain.values.shape[1])

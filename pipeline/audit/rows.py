@@ -11,10 +11,13 @@ from pipeline.audit.studied import Study
 
 WHOLE = (
     *("seed", "k", "samples", "correct", "total", "merges", "passed", "severity", "size", "merged", "published"),
-    "default",
+    *("default", "replicate"),
 )
 MEASURED = ("loss", "rise", "radius", "value")
-VARIED = ("setting", "k", "method", "knob", "value", "corruption", "severity", "subset", "split", "seed")
+VARIED = (
+    *("setting", "k", "method", "knob", "value", "corruption", "severity", "subset", "split", "replicate"),
+    "seed",
+)
 """Columns that tell one run from another."""
 PARTS = ("robustness", "landscape")
 """Studies that score a part of the test images, or other images."""

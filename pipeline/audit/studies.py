@@ -29,14 +29,17 @@ from pipeline.audit.studied import (
     flatness,
     landscape,
     protocol,
+    replicates,
     robustness,
     sensitivity,
     tasks,
 )
 
-STUDIES = (ablation, efficiency, protocol, flatness, sensitivity, landscape, tasks, robustness, conventions)
+STUDIES = (
+    ablation, efficiency, protocol, flatness, sensitivity, landscape, tasks, robustness, replicates, conventions,
+)  # fmt: skip
 """In the order of the page."""
-ANSWERED = (ablation, efficiency, protocol, flatness, sensitivity, conventions)
+ANSWERED = (ablation, efficiency, protocol, flatness, sensitivity, replicates, conventions)
 """Those that keep which images every run gets right."""
 UNREAD = "numbers of its captions, data of its figures"
 WHAT = "numbers of rows, tables, page and sentences, intervals to the digit"

@@ -16,10 +16,9 @@ from pipeline.sections import NAMES, PIXELS, texts
 from pipeline.studies.views import Context, View
 
 STUDIES = (
-    *("ablation", "efficiency", "protocol", "flatness", "sensitivity", "landscape", "tasks", "robustness"),
-    "replicates",
+    "ablation", "efficiency", "protocol", "flatness", "sensitivity", "landscape", "tasks", "robustness", "replicates",
     "conventions",
-)
+)  # fmt: skip
 """In the order of the page."""
 SEVERAL = ("landscape",)
 """Studies that write a folder of tables, not one."""
