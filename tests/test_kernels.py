@@ -44,12 +44,11 @@ Counts = dict[str, tuple[int, int]]
 
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The default suite, prepared."""
+    """The default suite, prepared from its checkpoints."""
     folder = tmp_path_factory.mktemp("suites") / SUITE
     family, definition = suites.load(SUITE)
     recipe = params.load([f"recipe.{SUITE}"], toy.ROOT / "params.yaml")[f"recipe.{SUITE}"]
-    shorter = {"train_images": 800, "pretrain_steps": 300, "pretrain_batch": 64, "expert_steps": 60}
-    family.prepare(SUITE, definition, recipe.model_copy(update=shorter), folder)
+    family.prepare(SUITE, definition, recipe, toy.ROOT / "data/checkpoints" / SUITE, folder)
     return folder
 
 
