@@ -234,8 +234,8 @@ def test_esm_split_gives_each_of_the_three_a_subspace(problem: Problem):
             rows = [entering(problem, task, own(problem), index)[name].numpy() for task in range(3)]
             layers.append(torch.as_tensor(esm_matrix([*problem.vectors[name].numpy()], rows)))
         for index, expected in enumerate(balance(layers)):
-            found = delta[f"{block_name(index)}attn.{part}.weight"]
-            torch.testing.assert_close(found, expected, rtol=0, atol=1e-7)
+            merge = delta[f"{block_name(index)}attn.{part}.weight"]
+            torch.testing.assert_close(merge, expected, rtol=0, atol=1e-7)
     assert {name for name in delta if not torch.equal(delta[name], fused[name])} == FUSABLE
 
 

@@ -95,9 +95,9 @@ def test_a_merge_is_that_of_its_stage_with_these_parameters(setting: Setting, tm
             counts = part[part.seed == seed].set_index("task")[["correct", "total"]]
             assert {task: (*row,) for task, row in counts.iterrows()} == answers.counts(index)
     for params in variants(esm.Params(samples=4)):
-        own = Setting(setting.suite, setting.teachers, "esm", params, UNUSED, "train", "float32")
+        same = Setting(setting.suite, setting.teachers, "esm", params, UNUSED, "train", "float32")
         part = rows[(rows.method == "esm") & (rows.setting == label(params)) & (rows.seed == 2)]
-        expected = score(own, 6, 2, "test")
+        expected = score(same, 6, 2, "test")
         assert {row.task: [row.samples, row.correct, row.total, row.right] for row in part.itertuples()} == expected
 
 

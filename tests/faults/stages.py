@@ -18,7 +18,7 @@ STAGES = {
     "evaluate": ("nano-3", "ties"),
     "report": (),
 }
-STUDIES = ("ablation", "flatness", "protocol", "replicates", "tasks")
+STUDIES = ("ablation", "conventions", "flatness", "protocol", "replicates", "tasks")
 """Beside efficiency, which has a test of its own; the others look at merges that this run does not have."""
 Content = dict[str, bytes] | None
 OLD = b"of an earlier run"
