@@ -196,7 +196,7 @@ def test_sentences_on_differences_are_recomputed(root: Path):
         ("better on these tasks", "worse on these tasks"),
         ("Simple average,", "Distillation,"),
         ("worse than 1", "worse than 0"),
-        ("with 3 seeds", "with 5 seeds"),
+        ("With 3 seeds", "With 5 seeds"),
     ],
 )
 def test_a_false_sentence_is_named(root: Path, pattern: str, new: str):
