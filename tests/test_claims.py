@@ -82,7 +82,7 @@ def test_sentences_compare_with_those_that_matter_and_with_all(made):
     assert every.startswith("Of the 5 other rows of the table, SAMerging is better than 3 and worse than 1 (Experts);")
     assert "no difference is shown to 1 (Distillation)" in every
     assert "Holm's correction for 5 comparisons" in every
-    assert "with 2 seeds they are rough" in basis
+    assert "With 2 seeds intervals are rough" in basis
 
 
 def test_what_did_not_run_is_not_spoken_of(made):

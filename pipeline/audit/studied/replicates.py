@@ -43,7 +43,7 @@ def tables(study: Study) -> dict[str, Table]:
             "Committed experts": _minus(study, *pair, _numbers(study)[:1]),
             "All replicates": gain,
             "Tasks like these": Like(gain),
-            "Same sign": Words(f"{_agreeing(gain)} of {gain.replicates}"),
+            "Same sign": Words(f"{_agreeing(gain)} of {gain.axes[0]}"),
         }
     return {"methods": Table(("Method",), methods), "pairs": Table(("Pair",), pairs)}
 
@@ -53,7 +53,7 @@ def sentences(study: Study) -> Forms:
     if study.rows.empty:
         return []
     gains = {_named(study, pair): gain for pair, gain in _gains(study).items()}
-    unanimous = [gain for gain in gains.values() if _agreeing(gain) == gain.replicates]
+    unanimous = [gain for gain in gains.values() if _agreeing(gain) == gain.axes[0]]
     replicates, seeds = len(_numbers(study)), _seeds(study)
     things = {"replicate": replicates, "seed": seeds, "image": int(study.rows.groupby("task").total.first().sum())}
     n = Counted(things)
@@ -152,7 +152,7 @@ def _spread(runs: Runs, seeds: int) -> Runs:
 
 def _agreeing(gain: Gain) -> int:
     """Replicates whose difference has the sign of the mean."""
-    means = gain.values.reshape(gain.replicates, -1).mean(1).round(10)
+    means = gain.values.reshape(gain.axes[0], -1).mean(1).round(10)
     return int((np.sign(means) == np.sign(gain.values.mean().round(10))).sum())
 
 
