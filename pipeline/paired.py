@@ -214,11 +214,6 @@ def order(drawn: Replicated, method: str, other: str) -> Order:
     return Order(*parts, tuple(each.tolist()), every.images)
 
 
-def order_holds(rows: pd.DataFrame, tasks: Sequence[str], method: str, other: str) -> bool:
-    """Whether the order of two methods is about the methods, not about one training of the experts: `Order.holds`."""
-    return order(replicated(rows, tasks), method, other).holds
-
-
 def _mean(runs: Runs, settings: Sequence[Setting]) -> np.ndarray:
     """[..., S, T]: as the statistics are linear, the mean of accuracies is the accuracy of the mean."""
     return np.mean([runs[setting] for setting in settings], axis=0)
