@@ -27,10 +27,10 @@ from rocrate.model.contextentity import ContextEntity
 from rocrate.rocrate import ROCrate
 
 from pipeline.audit.archive import METADATA
-from pipeline.audit.evidence import Evidence, gather, stamp
 from pipeline.audit.images import TABLES
 from pipeline.audit.lock import directory, entries, listing_path
 from pipeline.audit.printed import markdown
+from pipeline.audit.repository import Repository, gather, stamp
 from pipeline.audit.stages import pipelines
 from pipeline.errors import BenchmarkError
 
@@ -56,27 +56,30 @@ class BundleError(BenchmarkError):
     """A repository of which no bundle can be made."""
 
 
-def contents(evidence: Evidence) -> dict[str, bytes]:
+def contents(repository: Repository) -> dict[str, bytes]:
     """{path: content} of the bundle, sorted, without its metadata.
 
     Raises BundleError where a file of the root is missing, or a directory at hand is not the one of dvc.lock.
     """
-    if missing := [name for name in ROOT_FILES if not (evidence.root / name).is_file()]:
+    if missing := [name for name in ROOT_FILES if not (repository.root / name).is_file()]:
         raise BundleError(
-            f"no {', '.join(missing)} in {evidence.root.resolve()}; bundle the root of a whole repository"
+            f"no {', '.join(missing)} in {repository.root.resolve()}; bundle the root of a whole repository"
         )
-    wanted = [name for name in evidence.stamps if name not in LEFT and any(fnmatch(name, one) for one in WANTED)]
-    benchmarks = [*(evidence.root / "benchmarks").glob("*.py"), *(evidence.root / "benchmarks/results").glob("*.json")]
-    names = {*ROOT_FILES, *wanted, *(path.relative_to(evidence.root).as_posix() for path in benchmarks)}
-    found = {name: (evidence.root / name).read_bytes() for name in names}
-    return dict(sorted({**found, **dict(_listings(evidence))}.items()))
+    wanted = [name for name in repository.stamps if name not in LEFT and any(fnmatch(name, one) for one in WANTED)]
+    benchmarks = [
+        *(repository.root / "benchmarks").glob("*.py"),
+        *(repository.root / "benchmarks/results").glob("*.json"),
+    ]
+    names = {*ROOT_FILES, *wanted, *(path.relative_to(repository.root).as_posix() for path in benchmarks)}
+    found = {name: (repository.root / name).read_bytes() for name in names}
+    return dict(sorted({**found, **dict(_listings(repository))}.items()))
 
 
-def _listings(evidence: Evidence) -> Iterator[tuple[str, bytes]]:
+def _listings(repository: Repository) -> Iterator[tuple[str, bytes]]:
     """(path in DVC's cache, list) of every directory of data/ in dvc.lock that is at hand."""
-    for stage, entry in entries(pipelines(evidence)[1]):
+    for stage, entry in entries(pipelines(repository)[1]):
         path, md5 = entry["path"], entry["md5"]
-        inside = {name: one for name, one in evidence.stamps.items() if name.startswith(f"{path}/")}
+        inside = {name: one for name, one in repository.stamps.items() if name.startswith(f"{path}/")}
         if not (md5.endswith(".dir") and path.startswith("data/") and inside):
             continue
         content = directory({name.removeprefix(f"{path}/"): one for name, one in inside.items()})
@@ -87,10 +90,10 @@ def _listings(evidence: Evidence) -> Iterator[tuple[str, bytes]]:
         yield listing_path(md5), content
 
 
-def metadata(evidence: Evidence, files: Mapping[str, bytes], published: str) -> bytes:
+def metadata(repository: Repository, files: Mapping[str, bytes], published: str) -> bytes:
     """ro-crate-metadata.json; published: an ISO date."""
     crate = ROCrate()
-    cited = evidence.yaml("CITATION.cff")
+    cited = repository.yaml("CITATION.cff")
     crate.name, crate.description = cited["title"], "Audit it: `python -m pipeline.audit --bundle FILE`."
     crate.datePublished = published
     crate.license = _add(crate, f"https://spdx.org/licenses/{cited['license']}", "CreativeWork", name=cited["license"])
@@ -99,10 +102,10 @@ def metadata(evidence: Evidence, files: Mapping[str, bytes], published: str) -> 
         _add(crate, paper["url"], "ScholarlyArticle", name=paper["title"], author=_authors(paper))
         for paper in cited["references"]
     ]
-    crate.root_dataset["mentions"] = [_add(crate, **source) for source in sources(evidence)]
+    crate.root_dataset["mentions"] = [_add(crate, **source) for source in sources(repository)]
     for name, content in files.items():
         described = {"contentSize": str(len(content)), "sha256": hashlib.sha256(content).hexdigest()}
-        crate.add_file(dest_path=name, source=evidence.root / name, properties={"name": name, **described})
+        crate.add_file(dest_path=name, source=repository.root / name, properties={"name": name, **described})
     return f"{json.dumps(crate.metadata.generate(), indent=1, sort_keys=True, ensure_ascii=False)}\n".encode()
 
 
@@ -114,19 +117,21 @@ def _authors(paper: Mapping[str, Any]) -> list[str]:
     return [f"{author['given-names']} {author['family-names']}" for author in paper["authors"]]
 
 
-def sources(evidence: Evidence) -> list[dict[str, str]]:
+def sources(repository: Repository) -> list[dict[str, str]]:
     """Every data set and checkpoint of the suites that ran, with what is known of its licence."""
     found: dict[str, dict[str, str]] = {}
-    for suite in evidence.yaml("params.yaml")["suites"]:
-        definition = evidence.yaml(f"pipeline/suites/{suite}.yaml")
-        public = _public(evidence, definition) if definition["family"] == "clip" else _embedded(evidence, definition)
+    for suite in repository.yaml("params.yaml")["suites"]:
+        definition = repository.yaml(f"pipeline/suites/{suite}.yaml")
+        public = (
+            _public(repository, definition) if definition["family"] == "clip" else _embedded(repository, definition)
+        )
         found |= {one["identifier"]: one for one in public}
     return [*found.values()]
 
 
-def _embedded(evidence: Evidence, definition: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+def _embedded(repository: Repository, definition: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     """The rows of the table of data/README.md; the weights are trained by the benchmark itself."""
-    for grid in markdown(evidence.text("data/README.md") or ""):
+    for grid in markdown(repository.text("data/README.md") or ""):
         if grid.columns[0] != "task":
             continue
         told = grid.columns.index("images") - 1
@@ -143,9 +148,9 @@ def _embedded(evidence: Evidence, definition: Mapping[str, Any]) -> Iterator[dic
                 }
 
 
-def _public(evidence: Evidence, definition: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+def _public(repository: Repository, definition: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     """Data sets and checkpoints of the public suites, at the revisions that the tables name."""
-    rows = evidence.table(TABLES).set_index("task")
+    rows = repository.table(TABLES).set_index("task")
     licence = "see the card of the repository"
     for entry in definition["tasks"]:
         if isinstance(entry, str):
@@ -192,9 +197,9 @@ def main() -> None:
     """Write the bundle of the current folder to the file of the command line, or DEFAULT."""
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT
     try:
-        evidence = gather(Path())
-        files = contents(evidence)
-        packed = archive({METADATA: metadata(evidence, files, published(Path())), **files})
+        repository = gather(Path())
+        files = contents(repository)
+        packed = archive({METADATA: metadata(repository, files, published(Path())), **files})
     except BenchmarkError as error:
         sys.exit(f"bundle: {error}")
     temporary = path.with_name(f".{path.name}.new")

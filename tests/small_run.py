@@ -11,7 +11,7 @@ from unittest.mock import patch
 from dvc.repo import Repo
 from dvc.utils.hydra import apply_overrides
 
-from pipeline.audit.evidence import gather
+from pipeline.audit.repository import gather
 from pipeline.audit.stages import expand
 from tests import toy
 from tests.test_repro import SMALL

@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.anchors import (
+from pipeline.errors import BenchmarkError
+from pipeline.report.tables import markdown
+from pipeline.report.views.published import (
     anchor_csv,
     anchor_table,
     compare,
@@ -14,8 +16,6 @@ from pipeline.anchors import (
     published_table,
     sentence,
 )
-from pipeline.errors import BenchmarkError
-from pipeline.tables import markdown
 
 TASKS = ("b", "a")
 KEYS = [("zeroshot", -1), ("individual", -1), ("m_1", 0), ("m_1", 1)]

@@ -17,13 +17,14 @@ import torch
 from dvc.repo import Repo
 from dvc.utils.hydra import apply_overrides
 
-from pipeline import store, tables
+from pipeline import store
 from pipeline.audit import draws, images, lock, printed, recompute, rerun
 from pipeline.audit.__main__ import audit, main
-from pipeline.audit.evidence import EvidenceError, gather, integers, stamp
 from pipeline.audit.finding import Finding
+from pipeline.audit.repository import RepositoryError, gather, integers, stamp
 from pipeline.draws import draw
-from pipeline.scores import runs
+from pipeline.report import tables
+from pipeline.statistics.accuracy import runs
 from tests import small_run
 
 SUITE = "nano-3"
@@ -422,7 +423,7 @@ def test_no_damaged_file_passes_or_ends_in_a_traceback(small: Path, repository: 
         (repository / path).write_bytes(damage(whole))
         try:
             wrong = [one for one in audit(gather(repository)) if one.wrong]
-        except EvidenceError as error:
+        except RepositoryError as error:
             assert len(str(error)) > 20
         else:
             assert wrong or path in UNHELD
@@ -574,14 +575,14 @@ def test_tensors_are_read_without_their_library(tmp_path: Path):
     found = evidence.tensors("data/x.safetensors")
     assert {name: value.tolist() for name, value in found.items()} == {k: v.tolist() for k, v in written.items()}
     (tmp_path / "data/x.safetensors").write_bytes(b"\xff" * 20)
-    with pytest.raises(EvidenceError, match=r"data/x\.safetensors: not a safetensors file of numbers"):
+    with pytest.raises(RepositoryError, match=r"data/x\.safetensors: not a safetensors file of numbers"):
         evidence.tensors("data/x.safetensors")
 
 
 def test_scores_that_are_no_counts_are_refused(tmp_path: Path):
     header = "suite,method,task,seed,samples,correct,total\n"
     store.write_text(tmp_path / "reports/scores/s.csv", f"{header}s,ties,a,,0,1.5,3\n")
-    with pytest.raises(EvidenceError, match=r"reports/scores/s\.csv: counts must be whole numbers"):
+    with pytest.raises(RepositoryError, match=r"reports/scores/s\.csv: counts must be whole numbers"):
         integers(gather(tmp_path), "s")
 
 
@@ -611,7 +612,7 @@ def widened(repository: Path) -> Path:
 @pytest.mark.parametrize("name", ["params.yaml", "dvc.lock"])
 def test_a_run_of_every_method_without_its_lock_is_named(widened: Path, name: str):
     (widened / "reports/methods" / name).unlink()
-    with pytest.raises(EvidenceError, match=rf"^reports/methods/{re.escape(name)}: no such file"):
+    with pytest.raises(RepositoryError, match=rf"^reports/methods/{re.escape(name)}: no such file"):
         audit(gather(widened))
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-
-from pipeline import statistics, store
-from pipeline.audit import comparisons, figures, sentences
-from pipeline.audit.evidence import gather
 from pipeline.audit.known import Known, know
-from pipeline.statistics import Interval
+
+from pipeline import store
+from pipeline.audit import comparisons, figures, sentences
+from pipeline.audit.repository import gather
+from pipeline.statistics import bootstrap
+from pipeline.statistics.bootstrap import Interval
 
 TASKS = ("a", "b")
 IMAGES = 80
@@ -51,8 +52,8 @@ def made(answers, tmp_path_factory: pytest.TempPathFactory) -> Path:
     titled = [(name, TITLES.get(name, name), groups.get(name, "Calibrated")) for name in SEEDS]
     store.write_csv(tmp_path / "reports/tables/s.csv", ("method", "title", "group"), titled)
     seeds = {method: tuple(own) for method, own in SEEDS.items()}
-    compared = statistics.against(
-        statistics.resample(answers, seeds), "samerging", [name for name in SEEDS if name != "samerging"]
+    compared = bootstrap.against(
+        bootstrap.resample(answers, seeds), "samerging", [name for name in SEEDS if name != "samerging"]
     )
     table = []
     for name, one in compared.items():

@@ -8,15 +8,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-
-from pipeline import methods, page, statistics, store, tables
-from pipeline.audit import claimed, lock, resampled, rows, studies
 from pipeline.audit.claimed import Counted, Excluding, Gain, Number, Side, Spread, Won
-from pipeline.audit.evidence import gather, stamp
-from pipeline.audit.finding import Finding, Tally
-from pipeline.page import Grid, Link, Page, Prose, Section
 from pipeline.sections import texts
 from pipeline.studies._report import STUDIES, write
+
+from pipeline import methods, store
+from pipeline.audit import claimed, lock, resampled, rows, studies
+from pipeline.audit.finding import Finding, Tally
+from pipeline.audit.repository import gather, stamp
+from pipeline.report import page, tables
+from pipeline.report.page import Grid, Link, Page, Prose, Section
+from pipeline.statistics import bootstrap
 from pipeline.studies.replicates import COLUMNS
 from pipeline.trial import SCORES
 from tests import test_study_replicates, toy
@@ -59,12 +61,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for task, own in each.items()
     ]
     store.write_csv(root / FOLDER / "efficiency.csv", SCORES, found)
-    drawn = statistics.resample(right, dict.fromkeys(right, SEEDS), 2_000)
+    drawn = bootstrap.resample(right, dict.fromkeys(right, SEEDS), 2_000)
 
     def minus(one: tuple[str, int], other: tuple[str, int]) -> statistics.Difference:
-        return statistics.difference(drawn, one, other)
+        return bootstrap.difference(drawn, one, other)
 
-    def edges(one: statistics.Interval) -> str:
+    def edges(one: bootstrap.Interval) -> str:
         return f"[{100 * one.low:+.2f}, {100 * one.high:+.2f}]"
 
     def shown(one: statistics.Difference) -> str:
@@ -253,10 +255,10 @@ def test_rows_are_restored_to_what_the_lock_holds(tmp_path: Path):
 def test_intervals_over_tasks_are_those_of_the_library(shape: tuple[int, int]):
     values = np.random.default_rng(0).normal(size=shape)
 
-    def mean(drawn: statistics.Drawn) -> np.ndarray:
+    def mean(drawn: bootstrap.Drawn) -> np.ndarray:
         return values[drawn["seeds"][:, :, None], drawn["tasks"][:, None, :]].mean(axis=(1, 2))
 
-    draws = statistics.pigeonhole(mean, dict(zip(("seeds", "tasks"), shape, strict=True)), 10_000)
+    draws = bootstrap.pigeonhole(mean, dict(zip(("seeds", "tasks"), shape, strict=True)), 10_000)
     gain = Gain(values)
     assert resampled.draw([gain])[gain].like == pytest.approx(np.quantile(draws, (0.025, 0.975)), abs=1e-9)
 
@@ -265,8 +267,8 @@ def test_seeds_that_two_methods_do_not_share_are_drawn_apart_as_in_the_library()
     rng, sizes = np.random.default_rng(1), (30, 21)
     right = {name: {task: rng.random((seeds, size)) < share for task, size in zip(TASKS, sizes, strict=True)}
              for name, seeds, share in (("one", 4, 0.6), ("other", 3, 0.5))}  # fmt: skip
-    drawn = statistics.resample(right, {"one": range(4), "other": range(3)}, resampled.ANSWERED)
-    expected = statistics.difference(drawn, "one", "other")
+    drawn = bootstrap.resample(right, {"one": range(4), "other": range(3)}, resampled.ANSWERED)
+    expected = bootstrap.difference(drawn, "one", "other")
     answers = tuple(
         (right["one"][task][:, None].astype(float) - right["other"][task]).reshape(12, -1) for task in TASKS
     )

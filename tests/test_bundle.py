@@ -11,7 +11,7 @@ import pytest
 from pipeline import bundle
 from pipeline.audit.__main__ import audit, main
 from pipeline.audit.archive import METADATA, unpack
-from pipeline.audit.evidence import EvidenceError, gather
+from pipeline.audit.repository import RepositoryError, gather
 from tests import small_run
 
 SUITE = "nano-3"
@@ -142,7 +142,7 @@ def test_an_archive_that_holds_more_than_files_of_its_folder_is_refused(tmp_path
         member.size = kind == tarfile.REGTYPE
         tar.addfile(member, io.BytesIO(b"x"))
     (tmp_path / "evil.tar.gz").write_bytes(gzip.compress(buffer.getvalue()))
-    with pytest.raises(EvidenceError, match=r"evil\.tar\.gz: not a bundle.*is no file of its folder"):
+    with pytest.raises(RepositoryError, match=r"evil\.tar\.gz: not a bundle.*is no file of its folder"):
         unpack(tmp_path / "evil.tar.gz", tmp_path / "unpacked")
     assert not [*tmp_path.rglob("escaped.txt"), *tmp_path.rglob("link"), *tmp_path.rglob("pipe")]
 

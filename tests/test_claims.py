@@ -5,9 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pipeline import claims, profiles, tables
-from pipeline.scores import GAP, parse, runs
-from pipeline.statistics import Difference, Interval, resample
+from pipeline.report import tables
+from pipeline.report.views import comparisons, profiles
+from pipeline.statistics.accuracy import GAP, parse, runs
+from pipeline.statistics.bootstrap import Difference, Interval, resample
 
 TITLES = {"zeroshot": "Zero-shot", "individual": "Experts", "ties": "TIES", "adamerging": "AdaMerging"}
 TITLES |= {"distillation": "Distillation", "samerging": "SAMerging"}
@@ -39,7 +40,7 @@ def made():
     ]
     scored = parse("\n".join(["suite,method,task,seed,samples,correct,total", *lines]), "test")
     resampled = resample(correct, seeds, 2000)
-    return SimpleNamespace(found=resampled, compared=claims.compare(resampled), runs=runs(scored, TASKS))
+    return SimpleNamespace(found=resampled, compared=comparisons.compare(resampled), runs=runs(scored, TASKS))
 
 
 def difference(value, p, like):
@@ -60,7 +61,7 @@ def difference(value, p, like):
     ],
 )
 def test_a_verdict_follows_p_and_the_interval_of_other_tasks(value, p, like, words):
-    assert claims.verdict(difference(value, p, like)) == words
+    assert comparisons.verdict(difference(value, p, like)) == words
 
 
 def test_tasks_are_won_and_lost_where_their_interval_excludes_zero():
@@ -69,7 +70,7 @@ def test_tasks_are_won_and_lost_where_their_interval_excludes_zero():
 
 
 def test_sentences_compare_with_those_that_matter_and_with_all(made):
-    said = claims.sentences(made.runs, made.compared, ["ties"], TITLES, 1)
+    said = comparisons.sentences(made.runs, made.compared, ["ties"], TITLES, 1)
     gap, free, entropy, twin, every, basis = said
     assert gap.startswith("SAMerging closes 71.6 ± 0.3 % of the gap between zero-shot (15.0 %)")
     assert gap.endswith("(n = 2 seeds).")
@@ -87,14 +88,14 @@ def test_sentences_compare_with_those_that_matter_and_with_all(made):
 
 def test_what_did_not_run_is_not_spoken_of(made):
     few = {"individual": made.compared["individual"]}
-    said = claims.sentences(made.runs.assign(**{GAP: np.nan}), few, [], TITLES, 1)
+    said = comparisons.sentences(made.runs.assign(**{GAP: np.nan}), few, [], TITLES, 1)
     assert len(said) == 2
     assert "worse than 1 (Experts); no difference is shown to 0." in said[0]
-    assert claims.sentences(made.runs, {}, [], TITLES, 1)[1:] == []
+    assert comparisons.sentences(made.runs, {}, [], TITLES, 1)[1:] == []
 
 
 def test_the_table_has_a_row_per_method_and_nothing_for_samerging_itself(made):
-    table = claims.table(made.found, made.compared, GROUPS, TITLES, 1, "s")
+    table = comparisons.table(made.found, made.compared, GROUPS, TITLES, 1, "s")
     rows = {name: [cell.mean for cell in cells] for _, lines in table.sections for name, cells in lines}
     assert [title for title, _ in table.sections] == ["Floor", "Data-free", "Calibrated"]
     assert list(rows) == [TITLES[name] for names in GROUPS.values() for name in names]
@@ -109,7 +110,7 @@ def test_the_table_has_a_row_per_method_and_nothing_for_samerging_itself(made):
 
 
 def test_the_csv_has_every_task(made):
-    text = claims.csv(made.found, made.compared, TASKS, GROUPS, TITLES).splitlines()
+    text = comparisons.csv(made.found, made.compared, TASKS, GROUPS, TITLES).splitlines()
     rows = {line.split(",")[0]: dict(zip(text[0].split(","), line.split(","), strict=True)) for line in text[1:]}
     assert float(rows["adamerging"]["a"]) == pytest.approx(5)
     assert float(rows["ties"]["difference"]) == pytest.approx(20.125)

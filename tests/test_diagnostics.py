@@ -14,7 +14,7 @@ from scipy import stats
 from torch import Tensor
 from torch.nn.functional import gelu
 
-from pipeline import figures, heatmaps, store, verdict
+from pipeline import store
 from pipeline.diagnostics import (
     MEASURES,
     METHODS,
@@ -30,6 +30,8 @@ from pipeline.diagnostics.behaviour import arithmetic, chosen, disagreement, dis
 from pipeline.diagnostics.subsets import among, draw_subsets, merged
 from pipeline.draws import generator
 from pipeline.errors import BenchmarkError
+from pipeline.report import figures
+from pipeline.report.views import diagnosis
 from pipeline.suite import SuiteFolder
 from pipeline.toolbox import mloss
 from pipeline.vectors import TaskVectors
@@ -544,7 +546,7 @@ def prediction_rows(first: str = "sar", **changes: float) -> pd.DataFrame:
 
 
 def test_the_paragraph_says_what_the_intervals_say():
-    said = verdict.paragraph(prediction_rows())
+    said = diagnosis.paragraph(prediction_rows())
     assert "Over the 8 tasks" in said
     assert "2 of their 95 % intervals exclude zero" in said  # tasks: the bootstrap
     assert "0 of their 95 % intervals exclude zero" in said  # subsets: the interval over tasks
@@ -556,30 +558,30 @@ def test_the_paragraph_says_what_the_intervals_say():
 
 @pytest.mark.parametrize("measure", [*MEASURES])
 def test_a_measure_that_could_not_be_checked_is_marked_and_no_other(measure: str):
-    said = verdict.paragraph(prediction_rows(measure))
+    said = diagnosis.paragraph(prediction_rows(measure))
     marked = f"is that of {MEASURES[measure]} (our reading) with" in said
     explained = said.endswith(f": {MEASURES[measure]} ({UNVERIFIED.get(measure)}).")
     assert marked == explained == ("our reading" in said.lower()) == (measure in {"sti", "disentanglement"})
 
 
 def test_the_paragraph_leaves_out_what_is_undefined():
-    assert verdict.paragraph(prediction_rows(rho=math.nan)) == ""
+    assert diagnosis.paragraph(prediction_rows(rho=math.nan)) == ""
 
 
 def test_the_heat_maps_show_the_measured_values(diagnosis: Path):
     measures = pd.read_csv(diagnosis / "measures.csv", keep_default_na=False)
     tasks = tuple(toy.TASKS)
-    panels = heatmaps.mloss(measures, tasks, 6.5).axes[:2]
+    panels = diagnosis.mloss(measures, tasks, 6.5).axes[:2]
     for axes, measure in zip(panels, ("mloss", "mloss_normalised"), strict=True):
         rows = measures[measures.measure == measure].set_index("task").value
         assert axes.images[0].get_array()[:, 0].tolist() == rows[[*tasks]].tolist()
     crossed = measures[measures.measure == "transfer"].set_index(["task", "other"]).value
-    shown = heatmaps.transfer(measures, tasks, 6.5).axes[0].images[0].get_array()
+    shown = diagnosis.transfer(measures, tasks, 6.5).axes[0].images[0].get_array()
     assert shown.tolist() == [[crossed[task, other] for other in tasks] for task in tasks]
-    figure = heatmaps.cosines(measures, tasks, 6.5)
+    figure = diagnosis.cosines(measures, tasks, 6.5)
     grid = figure.axes[0].images[0].get_array()
     pairs = measures[(measures.measure == "cosine") & (measures.layer == "")].set_index(["task", "other"]).value
     assert grid[0, 1] == grid[1, 0] == pairs["cats", "dogs"]
     assert np.ma.getmaskarray(grid).diagonal().all()
-    again = heatmaps.cosines(measures, tasks, 6.5)
+    again = diagnosis.cosines(measures, tasks, 6.5)
     assert figures.render(figure, "svg", "x", 100) == figures.render(again, "svg", "x", 100)

@@ -19,9 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from pipeline import merges, params, scores, store, suites
+from pipeline import merges, params, store, suites
 from pipeline.errors import BenchmarkError
 from pipeline.params import ParamsError
+from pipeline.statistics import accuracy as scores
 from pipeline.suite import Suite, SuiteFolder
 from tests import toy
 from tests.test_params import CONTENT, paths

@@ -13,8 +13,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from pipeline import merges, page, params, store, tables
+from pipeline import merges, params, store
 from pipeline.errors import BenchmarkError
+from pipeline.report import page, tables
 from pipeline.suite import SuiteFolder, Task
 from pipeline.suites import _clip_images as images
 from pipeline.suites import _clip_weights as weights

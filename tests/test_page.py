@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure as Canvas
 
-from pipeline import figures, heatmaps
 from pipeline.errors import BenchmarkError
-from pipeline.page import Entries, Entry, Figure, Fold, Grid, Link, Page, Prose, Section, cite, render
-from pipeline.tables import Cell, Table
+from pipeline.report import figures
+from pipeline.report.page import Entries, Entry, Figure, Fold, Grid, Link, Page, Prose, Section, cite, render
+from pipeline.report.tables import Cell, Table
+from pipeline.report.views import diagnosis
 from tests.html import Parsed
 
 TEMPLATES = Path("pipeline/templates")
@@ -111,8 +112,8 @@ def drawn():
     axes = canvas.add_subplot()
     axes.plot([0, 1], [0, 1], color="#000000")
     axes.plot([0, 1], [1, 0], color="#0072B2")
-    axes.text(0.2, 0.2, "dark", color=heatmaps.DARK)
-    axes.text(0.4, 0.4, "light", color=heatmaps.LIGHT)
+    axes.text(0.2, 0.2, "dark", color=diagnosis.DARK)
+    axes.text(0.4, 0.4, "light", color=diagnosis.LIGHT)
     axes.set_title("black")
     return canvas
 
@@ -124,8 +125,8 @@ def test_an_inline_figure_takes_the_colours_of_the_page(drawn):
     assert "#000000" in file
     assert "#000000" not in svg
     assert "stroke: #0072b2" in svg, "other colours stay"
-    assert re.findall(rf"fill: ({heatmaps.DARK}|{heatmaps.LIGHT})", svg) == [heatmaps.DARK, heatmaps.LIGHT]
-    assert file.count(f"fill: {heatmaps.LIGHT}") == 3, "the file has a background of figure and axes"
+    assert re.findall(rf"fill: ({diagnosis.DARK}|{diagnosis.LIGHT})", svg) == [diagnosis.DARK, diagnosis.LIGHT]
+    assert file.count(f"fill: {diagnosis.LIGHT}") == 3, "the file has a background of figure and axes"
     assert "<!-- black -->" in file
     assert not re.search("<metadata|<!--", svg)
     assert svg == figures.inline(drawn, "n", 50)

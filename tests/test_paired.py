@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from scipy.stats import norm
 
-from pipeline import statistics
 from pipeline.answers import Answers
-from pipeline.paired import Contrast, Difference, combined, contrast, difference, resample
-from pipeline.statistics import StatisticsError
+from pipeline.statistics import bootstrap
+from pipeline.statistics.bootstrap import StatisticsError
+from pipeline.statistics.contrasts import Contrast, Difference, combined, contrast, difference, resample
 from pipeline.trial import MARKED, marks
 
 TASKS = ("a", "b", "c", "d")
@@ -95,7 +95,7 @@ def edges(found: Difference) -> tuple[float, float, float]:
 def test_a_contrast_of_two_settings_is_the_difference_of_two_methods():
     rights = answered({"x": 0.7, "y": 0.6, "z": 0.5}, seeds=3)
     found = compared(rights, "x", "y", 500)
-    expected = statistics.difference(statistics.resample(rights, dict.fromkeys(rights, (0, 1, 2)), 500), "x", "y")
+    expected = bootstrap.difference(bootstrap.resample(rights, dict.fromkeys(rights, (0, 1, 2)), 500), "x", "y")
     for one, other in ((found.these, expected.average), (found.like, expected.like)):
         assert edges(one) == pytest.approx((100 * other.value, 100 * other.low, 100 * other.high))
         assert (one.seeds, one.tasks) == (3, 2)
@@ -107,7 +107,7 @@ def test_tasks_like_these_are_drawn_as_from_the_counts():
     counts = scores(rights).assign(accuracy=lambda rows: 100 * rows.correct / rows.total)
     wide = counts.pivot(index=["setting", "seed"], columns="task", values="accuracy")
     expected = difference(wide, TASKS[:3], "x", "y")
-    assert edges(compared(rights, "x", "y", statistics.RESAMPLES).like) == pytest.approx(edges(expected))
+    assert edges(compared(rights, "x", "y", bootstrap.RESAMPLES).like) == pytest.approx(edges(expected))
 
 
 def test_with_one_seed_the_width_is_that_of_the_shares_of_every_image():
@@ -221,9 +221,9 @@ def test_methods_with_seeds_of_their_own_are_drawn_as_by_the_statistics():
         resample(scores(rights), ("setting",), TASKS[:2])
     drawn = resample(scores(rights), ("setting",), TASKS[:2], 500, seeded=("setting",))
     owners = {"x": (0, 1, 2), "y": (0, 1), "z": (0,)}
-    expected = statistics.resample(rights, owners, 500)
+    expected = bootstrap.resample(rights, owners, 500)
     for weights, ones, others in (({("x",): 1, ("y",): -1}, "x", "y"), ({("y",): 1, ("z",): -1}, "y", "z")):
-        made, by_hand = combined(drawn, weights), statistics.difference(expected, ones, others)
+        made, by_hand = combined(drawn, weights), bootstrap.difference(expected, ones, others)
         for part, interval in ((made.these, by_hand.average), (made.like, by_hand.like)):
             assert edges(part) == pytest.approx((100 * interval.value, 100 * interval.low, 100 * interval.high))
             assert part.seeds == len(owners[ones])

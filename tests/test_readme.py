@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import RESULTS, readme
 from pipeline.audit import readme as audited
-from pipeline.audit.evidence import gather
+from pipeline.audit.repository import gather
 
 
 def test_sections_of_numbers_are_those_of_the_files():

@@ -12,10 +12,10 @@ import torch
 from pipeline import answers, methods, store
 from pipeline.diagnostics import prediction
 from pipeline.errors import BenchmarkError
-from pipeline.figures import blocks
 from pipeline.report import write
-from pipeline.results import choose, parameters
-from pipeline.scores import parse
+from pipeline.report.evidence import choose, parameters
+from pipeline.report.figures import blocks
+from pipeline.statistics.accuracy import parse
 from tests.html import Parsed
 
 TASKS = ("b&<i>", "a_1")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.scores import AVERAGE, GAP, NORMALISED, WORST, ScoresError, parse, runs
+from pipeline.statistics.accuracy import AVERAGE, GAP, NORMALISED, WORST, ScoresError, parse, runs
 
 HEADER = "suite,method,task,seed,samples,correct,total\n"
 ROWS = {

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pandas as pd
-
-from pipeline.page import Entries, Link
-from pipeline.references import Reference
 from pipeline.sections import anchor, files, methods, predictions, report
+
+from pipeline.report.evidence import Reference
+from pipeline.report.page import Entries, Link
 
 REFERENCES = {
     "ties": Reference("TIES", "arXiv 2306.01708", "", ()),

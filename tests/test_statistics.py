@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, norm
 
-from pipeline.statistics import (
+from pipeline.statistics.bootstrap import (
     Resampled,
     StatisticsError,
     against,

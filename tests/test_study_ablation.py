@@ -12,11 +12,11 @@ from pipeline.calibrate import Problem
 from pipeline.cells import Cells
 from pipeline.methods import adamerging, adamerging_taskwise, distillation, samerging
 from pipeline.problem import Setting
+from pipeline.report.studies import Context
+from pipeline.report.studies.ablation import view
 from pipeline.schema import Schedule
 from pipeline.studies import ablation
 from pipeline.studies.ablation import rows, solve, variants
-from pipeline.studies.views import Context
-from pipeline.studies.views.ablation import view
 from pipeline.teach import teach
 from pipeline.trial import SCORES
 from tests import toy
@@ -119,9 +119,9 @@ def test_the_view_tells_the_effects_that_were_put_in():
         assert low < float(mean) < high or float(mean) == 0 == low == high, "images differ where anything does"
         assert (found["Tasks like these"], found["Won : lost"]) == (like, won)
     assert len(effects) == (1 + 6) + 2 * (1 + 4) + (1 + 6)
-    assert "which excludes zero; better on 3 and worse on 0 of 3 tasks (n = 3 seeds)" in shown.said[0]
-    assert "working SAM changes that by +2.00 points [" in shown.said[4]
-    assert "over the 3,000 test images of these 3 tasks and 3 seeds or" in shown.said[5]
+    assert "which excludes zero; better on 3 and worse on 0 of 3 tasks (n = 3 seeds)" in shown.sentences[0]
+    assert "working SAM changes that by +2.00 points [" in shown.sentences[4]
+    assert "over the 3,000 test images of these 3 tasks and 3 seeds or" in shown.sentences[5]
     combinations = shown.tables["combinations"][0]
     released = combinations[combinations[""] == "as the released code computes"]
     assert released[["Objective", "Sharpness", "Granularity"]].to_numpy().tolist() == [
@@ -141,4 +141,4 @@ def test_the_study_gives_a_row_per_combination_seed_and_task(pristine_suite: Pat
     assert found.setting.nunique() == 12
     assert (found.total == toy.SIZES["test"]).all()
     assert (found.samples == 4).all()
-    assert view(found, context()).said
+    assert view(found, context()).sentences

@@ -14,19 +14,19 @@ from pydantic import ValidationError
 
 from pipeline import evaluate, merges, methods, store
 from pipeline.audit import claimed, resampled, studies
-from pipeline.audit.evidence import gather
 from pipeline.audit.finding import Tally
+from pipeline.audit.repository import gather
 from pipeline.cells import Cells
 from pipeline.evaluate import HEADER
-from pipeline.figures import render
 from pipeline.methods import esm, iso_c, opcm
 from pipeline.problem import Setting
+from pipeline.report.figures import render
+from pipeline.report.studies import Context
+from pipeline.report.studies.conventions import view
 from pipeline.schema import Schedule
 from pipeline.stage import Job
 from pipeline.studies import _report
 from pipeline.studies.conventions import COLUMNS, Params, label, measure, variants
-from pipeline.studies.views import Context
-from pipeline.studies.views.conventions import view
 from pipeline.suite import SuiteFolder
 from pipeline.teach import teach
 from pipeline.toolbox.conventions import Conventions
@@ -155,7 +155,7 @@ def context() -> Context:
 def test_the_view_tells_what_was_put_in():
     rows = made_up()
     shown = view(rows, context())
-    said = shown.said
+    said = shown.sentences
     averages = rows.assign(accuracy=100 * rows.correct / rows.total).groupby(["method", "setting"]).accuracy.mean()
     change = averages["iso_c", "fused/average"] - averages["iso_c", "split/average"]
     assert f"; fused/average: {change:+.2f} points [" in said[0]
@@ -187,7 +187,7 @@ def test_ties_share_the_better_rank():
 def test_where_no_order_changes_the_view_names_no_pair():
     rows = made_up()
     still = rows[rows.method.isin(("tsv_m", "opcm"))]
-    said = view(still, context()).said
+    said = view(still, context()).sentences
     assert "0 of 1 pairs of methods change order" in " ".join(said)
     assert not any(text.startswith("TSV-M minus OPCM") for text in said)
 

@@ -5,9 +5,9 @@ from itertools import product
 import pandas as pd
 import pytest
 
-from pipeline.scores import ScoresError
-from pipeline.studies.views import Context
-from pipeline.studies.views.efficiency import view
+from pipeline.report.studies import Context
+from pipeline.report.studies.efficiency import view
+from pipeline.statistics.accuracy import ScoresError
 from pipeline.trial import SCORES
 from tests import toy
 
@@ -38,7 +38,7 @@ def context(floor: float = 40.0) -> Context:
 
 
 def test_the_fewest_images_that_suffice_are_named():
-    said = view(rows(), context()).said
+    said = view(rows(), context()).sentences
     assert "no number below 64 does so well that its interval includes zero" in said[0]
     assert "from 16 on less than a point is lost (16: -0.50 points [-" in said[0]
     assert (
@@ -50,8 +50,8 @@ def test_the_fewest_images_that_suffice_are_named():
 
 def test_sharpness_is_compared_at_every_number_of_images():
     found = view(rows(), context())
-    assert "k = 1: +0.00 [+0.00, +0.00]; k = 4: +1.00 [+" in found.said[2]
-    assert "2 of 4 intervals exclude zero, where chance alone would give about 0.2" in found.said[2]
+    assert "k = 1: +0.00 [+0.00, +0.00]; k = 4: +1.00 [+" in found.sentences[2]
+    assert "2 of 4 intervals exclude zero, where chance alone would give about 0.2" in found.sentences[2]
     table = found.tables["accuracies"][0].set_index("Images per task")
     assert table["Tasks like these"].tolist() == [f"[+{gain}, +{gain}]" for gain in ("0.00", "1.00", "0.50", "0.00")]
 
@@ -67,7 +67,7 @@ def test_the_second_panel_is_in_per_cent_of_the_gap():
 
 def test_a_single_number_of_images_needs_no_comparison():
     few = view(rows()[lambda found: found.k == 64], context())
-    assert few.said[0].startswith("SAMerging minus distillation")
+    assert few.sentences[0].startswith("SAMerging minus distillation")
     assert len(few.tables["accuracies"][0]) == 1
 
 

@@ -15,11 +15,11 @@ from pipeline.cells import Cells
 from pipeline.methods import samerging
 from pipeline.objectives import distillation
 from pipeline.problem import Setting
+from pipeline.report.studies import Context
+from pipeline.report.studies.flatness import view
 from pipeline.schema import Schedule
 from pipeline.studies import flatness
 from pipeline.studies.flatness import Batch, Moment, Params, TooFew, descend, rise, rows, tail, task_losses, variants
-from pipeline.studies.views import Context
-from pipeline.studies.views.flatness import view
 from pipeline.suite import SuiteFolder
 from pipeline.teach import teach
 from tests import toy
@@ -161,7 +161,7 @@ def test_the_study_gives_a_row_per_variant_seed_and_task(setting: Setting, tmp_p
     assert found[found.setting == "sam"].passed.unique().tolist() == [2 * 3 * 3 * 2]
     shown = view(found, context())
     assert [*shown.tables["flatness"][0]["Rule"]][:2] == ["plain", "SAM"]
-    assert "n = 2 seeds" in shown.said[0]
+    assert "n = 2 seeds" in shown.sentences[0]
     assert {*shown.figures} == {"flatness"}
 
 

@@ -14,15 +14,15 @@ from pipeline import merges, store
 from pipeline.cells import Cells
 from pipeline.draws import draw
 from pipeline.errors import BenchmarkError
-from pipeline.figures import render
 from pipeline.merges import Merges
 from pipeline.objectives import distillation
+from pipeline.report.figures import render
+from pipeline.report.studies import Context
+from pipeline.report.studies.landscape import rise, view
 from pipeline.solution import Solution
 from pipeline.stage import Job
 from pipeline.studies._landscape import Degenerate, End, Place, axes, coordinates, look, shares, spectrum
 from pipeline.studies.landscape import METHODS, Params, landscape
-from pipeline.studies.views import Context
-from pipeline.studies.views.landscape import rise, view
 from pipeline.suite import SuiteFolder
 from pipeline.vectors import merge
 from stages.studies import landscape as stage
@@ -241,7 +241,7 @@ def test_the_view_says_which_solution_is_flatter_with_an_interval(
     assert all(render(figure, "svg", name, 100).startswith(b"<?xml") for name, (figure, _) in shown.figures.items())
     curvature = tables["curvature"]
     traces = curvature[curvature.measure == "trace"].groupby(["method", "seed"]).value.sum().groupby("method").mean()
-    (said,) = [one for one in shown.said if one.startswith("Hessian trace")]
+    (said,) = [one for one in shown.sentences if one.startswith("Hessian trace")]
     assert (
         f"({traces['distillation']:.4g}): {traces['samerging'] - traces['distillation']:+.3g}, 95 % interval [" in said
     )

@@ -11,11 +11,11 @@ from pipeline import store
 from pipeline.cells import Cells
 from pipeline.methods import adamerging, distillation, samerging
 from pipeline.problem import indices, problem
+from pipeline.report.studies import Context
+from pipeline.report.studies import protocol as shown
 from pipeline.schema import Schedule
 from pipeline.studies._teachers import teachers
 from pipeline.studies.protocol import HELD_OUT, TRANSDUCTIVE, Params, SameSplit, splits, trials
-from pipeline.studies.views import Context
-from pipeline.studies.views import protocol as shown
 from pipeline.suite import SuiteFolder
 from pipeline.teach import teach
 from pipeline.trial import SCORES, Trial, scores
@@ -100,11 +100,11 @@ def context() -> Context:
 
 def test_the_view_tells_the_worth_that_was_put_in():
     found = shown.view(made_up(), context())
-    assert found.said[0].startswith(
+    assert found.sentences[0].startswith(
         "Distillation, transductive minus held-out: k = 4: +0.00 points [+0.00, +0.00], which"
     )
-    assert "k = 16: +2.00 points [+" in found.said[1]
-    assert found.said[1].endswith(", which excludes zero (n = 3 seeds).")
-    assert found.said[2].startswith("2 of 4 intervals exclude zero, where chance alone would give about 0.2.")
+    assert "k = 16: +2.00 points [+" in found.sentences[1]
+    assert found.sentences[1].endswith(", which excludes zero (n = 3 seeds).")
+    assert found.sentences[2].startswith("2 of 4 intervals exclude zero, where chance alone would give about 0.2.")
     table = found.tables["protocol"][0].set_index(["Method", "Images per task"])
     assert table.loc[("SAMerging", 16), ["Tasks like these", "Won : lost"]].tolist() == ["[+2.00, +2.00]", "3 : 0"]

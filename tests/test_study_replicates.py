@@ -7,21 +7,22 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from pipeline import methods, paired, statistics, store
+from pipeline import methods, store
 from pipeline.cells import Cells
 from pipeline.embedded import training
 from pipeline.errors import BenchmarkError
-from pipeline.figures import render
 from pipeline.methods import samerging
-from pipeline.paired import order, replicated
 from pipeline.problem import Setting
+from pipeline.report.figures import render
+from pipeline.report.studies import Context
+from pipeline.report.studies.replicates import pairs, view
 from pipeline.schema import Schedule
 from pipeline.stage import Job
-from pipeline.statistics import StatisticsError, components
+from pipeline.statistics import bootstrap, contrasts
+from pipeline.statistics.bootstrap import StatisticsError, components
+from pipeline.statistics.contrasts import order, replicated
 from pipeline.studies import replicates as study
 from pipeline.studies.replicates import COLUMNS, Params, SameTraining, assemble, read_weights, replicates, write_weights
-from pipeline.studies.views import Context
-from pipeline.studies.views.replicates import pairs, view
 from pipeline.suite import SuiteFolder
 from pipeline.suites import clip, mini
 from pipeline.teach import teach
@@ -133,8 +134,8 @@ def test_a_suite_of_public_experts_has_a_header_and_one_sentence(embedded: Path,
     stage.run(work)
     assert work.outputs[0].read_text() == f"{','.join(COLUMNS)}\n"
     shown = view(pd.read_csv(work.outputs[0]), context())
-    assert len(shown.said) == 1
-    assert "public checkpoints" in shown.said[0]
+    assert len(shown.sentences) == 1
+    assert "public checkpoints" in shown.sentences[0]
     assert (shown.figures, shown.tables) == ({}, {})
 
 
@@ -209,7 +210,7 @@ def test_without_spread_over_replicates_they_add_no_width():
 def test_one_replicate_is_drawn_as_if_there_were_none():
     rows = made_up()
     learned = rows[(rows.replicate == 0) & rows.method.isin(("samerging", "distillation"))]
-    expected = paired.contrast(paired.resample(learned, ("method",), TASKS), [("samerging",)], [("distillation",)])
+    expected = contrasts.contrast(contrasts.resample(learned, ("method",), TASKS), [("samerging",)], [("distillation",)])
     compared = order(replicated(rows, TASKS), "samerging", "distillation")
     assert (compared.committed, compared.images) == (expected.these, sum(SIZES))
 
@@ -219,8 +220,8 @@ def test_replicates_alone_widen_the_interval_as_a_mean_of_that_many():
     gains = np.array([0, 0, 1, 1, 1, 1, 1, 1], bool)
     right = np.repeat(gains[:, None], 30, axis=1)
     rights = {"new": dict.fromkeys(TASKS, right), "old": dict.fromkeys(TASKS, np.zeros_like(right))}
-    drawn = statistics.resample(rights, dict.fromkeys(rights, (None,)), 4000, len(gains))
-    compared = statistics.difference(drawn, "new", "old")
+    drawn = bootstrap.resample(rights, dict.fromkeys(rights, (None,)), 4000, len(gains))
+    compared = bootstrap.difference(drawn, "new", "old")
     # A draw's mean is Binomial(8, 3/4) / 8, whose quantiles are 3 / 8 and 8 / 8.
     for part in (compared.average, compared.like):
         assert (part.value, part.low, part.high) == (6 / 8, 3 / 8, 1)
@@ -231,7 +232,7 @@ def test_methods_are_paired_by_replicate_and_seed():
     shares = np.linspace(0.2, 0.9, 6)
     right = np.arange(40) < 40 * shares[:, None]
     rights = {"one": dict.fromkeys(TASKS, right), "two": dict.fromkeys(TASKS, right[:, ::-1])}
-    drawn = statistics.resample(rights, dict.fromkeys(rights, (0, 1)), 500, 3)
+    drawn = bootstrap.resample(rights, dict.fromkeys(rights, (0, 1)), 500, 3)
     assert (drawn.tasks["one"].mean((1, 2)) == drawn.tasks["two"].mean((1, 2))).all()
     assert drawn.tasks["one"].mean((1, 2)).std() > 0.05
 
@@ -290,7 +291,7 @@ def test_samerging_meets_its_rivals_and_neighbours_meet_once():
 
 
 def test_the_view_tells_facts_about_methods_from_facts_about_experts():
-    said = view(made_up(spread=0.03), context()).said
+    said = view(made_up(spread=0.03), context()).sentences
     assert said[0].startswith("Facts about the methods are 3 of 4 orders")
     assert "SAMerging minus AdaMerging +9.84 points" in said[0]
     assert ", 5 of 5" in said[0]
@@ -306,7 +307,7 @@ def test_the_view_sets_the_spread_over_replicates_against_that_over_seeds():
     averages = rows.assign(accuracy=100 * rows.correct / rows.total).groupby(["method", "replicate", "seed"])
     table = averages.accuracy.mean()["samerging"].unstack()
     over, within = table.mean(axis=1).std(), np.sqrt(table.var(axis=1).mean())
-    assert f"SAMerging {over:.2f} against {within:.2f} (" in shown.said[2]
+    assert f"SAMerging {over:.2f} against {within:.2f} (" in shown.sentences[2]
     row = shown.tables["methods"][0].set_index("Method").loc["SAMerging"]
     assert row["SD over replicates"] == f"{over:.2f}"
     assert row["Lowest"] == f"{table.mean(axis=1).min():.1f}"

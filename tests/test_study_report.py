@@ -4,12 +4,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from pipeline.studies._report import STUDIES, data, write
 
 from pipeline import methods, store
 from pipeline.errors import BenchmarkError
 from pipeline.evaluate import HEADER
 from pipeline.studies import _report, names
-from pipeline.studies._report import STUDIES, data, write
 from pipeline.trial import SCORES
 from tests import toy
 from tests.html import Parsed

@@ -13,11 +13,11 @@ from pipeline import evaluate, merges, methods
 from pipeline.cells import Cells
 from pipeline.corruptions import CORRUPTIONS, corrupt
 from pipeline.draws import draw, generator
-from pipeline.figures import render
+from pipeline.report.figures import render
+from pipeline.report.studies import Context
+from pipeline.report.studies.robustness import TITLES, view
 from pipeline.stage import Job
 from pipeline.studies.robustness import COLUMNS, Params, measure
-from pipeline.studies.views import Context
-from pipeline.studies.views.robustness import TITLES, view
 from pipeline.suite import SuiteFolder
 from stages.studies import robustness as stage
 
@@ -119,7 +119,7 @@ def context(width=6.5):
 
 @pytest.mark.parametrize(("gain", "verdict"), [(3, "excludes zero"), (0, "includes zero")])
 def test_the_view_says_what_sharpness_saves(gain, verdict):
-    said = " ".join(view(scores(gain), context()).said)
+    said = " ".join(view(scores(gain), context()).sentences)
     assert f"SAMerging minus Distillation on corrupted images: {gain:+.2f} points" in said
     assert (
         f"What sharpness saves of the drop: {gain:+.2f} points, 95 % interval [{gain:+.2f}, {gain:+.2f}], which "

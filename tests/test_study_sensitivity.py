@@ -11,16 +11,16 @@ import torch
 from pipeline import merges, store
 from pipeline.cells import Cells
 from pipeline.evaluate import answer
-from pipeline.figures import render
 from pipeline.merges import Merges
 from pipeline.methods import adamerging, distillation, samerging
 from pipeline.problem import Setting
+from pipeline.report.figures import render
+from pipeline.report.studies import Context
+from pipeline.report.studies.sensitivity import accuracies, brittleness, view
 from pipeline.schema import Schedule
 from pipeline.solution import Solution
 from pipeline.stage import Job
 from pipeline.studies.sensitivity import COLUMNS, KNOBS, Params, calibrated, rescaled, variants
-from pipeline.studies.views import Context
-from pipeline.studies.views.sensitivity import accuracies, brittleness, view
 from pipeline.suite import SuiteFolder
 from pipeline.trial import score
 from stages.studies import sensitivity as stage
@@ -150,9 +150,9 @@ def test_the_whole_study_is_written_and_shown(job: Job):
     assert [*shown.figures] == ["knobs", "scale", "brittleness"]
     assert all(render(figure, "svg", name, 100).startswith(b"<?xml") for name, (figure, _) in shown.figures.items())
     assert len(shown.tables["brittleness"][0]) == 5 + 3 + 3 + 9
-    assert "ρ = 0.07 minus ρ = 0" in shown.said[0] and "ρ = 0.5 minus ρ = 0" in shown.said[1]
-    assert "over the 21 test images of these 3 tasks (1 seed) or" in shown.said[2]
-    assert all("(n = 1" in said for said in (*shown.said[:2], *shown.said[3:]))
+    assert "ρ = 0.07 minus ρ = 0" in shown.sentences[0] and "ρ = 0.5 minus ρ = 0" in shown.sentences[1]
+    assert "over the 21 test images of these 3 tasks (1 seed) or" in shown.sentences[2]
+    assert all("(n = 1" in said for said in (*shown.sentences[:2], *shown.sentences[3:]))
 
 
 def test_range_and_share_are_those_of_the_means_over_seeds():

@@ -14,14 +14,14 @@ from pipeline import methods, store
 from pipeline.cells import Cells
 from pipeline.evaluate import on, replies
 from pipeline.extras import Served
-from pipeline.figures import render
 from pipeline.methods import samerging
 from pipeline.problem import Setting, calibrate
+from pipeline.report.figures import render
+from pipeline.report.studies import Context
+from pipeline.report.studies.tasks import view
 from pipeline.schema import Schedule
 from pipeline.stage import Job
 from pipeline.studies.tasks import COLUMNS, Params, calibrated, data_free, subsets
-from pipeline.studies.views import Context
-from pipeline.studies.views.tasks import view
 from pipeline.suite import SuiteError, SuiteFolder
 from stages.studies import tasks as stage
 
@@ -180,7 +180,7 @@ def context():
 
 
 def test_the_view_says_what_more_tasks_cost_and_what_the_others_gain():
-    said = " ".join(view(scores(), context()).said)
+    said = " ".join(view(scores(), context()).sentences)
     assert "from 2 tasks (n = 2 subsets) to 4 (n = 1 subset; 2 seeds" in said
     assert "SAMERGING 90.0 → 80.0" in said
     assert "With 2 tasks SAMERGING minus DISTILLATION +4.00 points" in said

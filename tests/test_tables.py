@@ -5,7 +5,7 @@ import re
 import pandas as pd
 import pytest
 
-from pipeline.tables import Cell, Protocol, Table, build, csv, escape, latex, markdown, ranks
+from pipeline.report.tables import Cell, Protocol, Table, build, csv, escape, latex, markdown, ranks
 
 PROTOCOL = Protocol("mini-8", "train", "test", 1600, {"a": 1600, "b": 1097}, (0, 1), True)
 TITLES = {"zeroshot": "Zero-shot", "x_1": "X & <Y>|_1", "y": "Y"}

@@ -18,7 +18,7 @@ came from, whose hashes the lock holds. Where data/ is at hand too (`dvc pull`, 
 `python -m pipeline.bundle`) everything else is compared as well. Every line says what was not checked, because it
 was not at hand or follows from nothing that is; nothing is taken for checked that was not.
 
-    evidence.py   what is at hand: files, their hashes, what reports/ restores
+    repository.py   what is at hand: files, their hashes, what reports/ restores
     finding.py    the outcome of one check
     stages.py     dvc.yaml and params.yaml -> what every stage must be locked with
     lock.py, numbers.py, images.py, draws.py, environment.py, rerun.py      the checks; imports.py is a part of lock.py

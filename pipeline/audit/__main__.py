@@ -11,43 +11,57 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from pipeline.audit import archive, draws, environment, images, lock, methods, numbers, readme, rerun, studies
-from pipeline.audit.evidence import Evidence, EvidenceError, gather
+from pipeline.audit import (
+    archive,
+    arithmetic,
+    contrasts,
+    draws,
+    environment,
+    images,
+    lock,
+    methods,
+    readme,
+    rendered,
+    rerun,
+)
 from pipeline.audit.finding import Finding, guarded
+from pipeline.audit.repository import Repository, RepositoryError, gather
 from pipeline.errors import BenchmarkError
 
 RESULT = Path("reports/audit.json")
 
 
-def audit(evidence: Evidence) -> list[Finding]:
+def audit(repository: Repository) -> list[Finding]:
     """All checks that compute nothing anew, of the default methods' run and of that of every method."""
-    suites, widest = _suites(evidence), evidence
-    found = _run(evidence)
+    suites, widest = _suites(repository), repository
+    found = _run(repository)
     with tempfile.TemporaryDirectory(prefix="audit-") as scratch:
         folder = Path(scratch) / "methods"
-        if methods.unfold(evidence, folder):
+        if methods.unfold(repository, folder):
             widest = gather(folder)
-            same = guarded("methods", lambda: [methods.same(evidence, widest)])
+            same = guarded("methods", lambda: [methods.same(repository, widest)])
             found += [replace(one, name=f"every method, {one.name}") for one in [*same, *_run(widest)]]
-        found += guarded("README", lambda: [readme.check(evidence, widest, suites)])
-        return [*found, *guarded("environment", lambda: environment.check(evidence))]
+        found += guarded("README", lambda: [readme.check(repository, widest, suites)])
+        return [*found, *guarded("environment", lambda: environment.check(repository))]
 
 
-def _run(evidence: Evidence) -> list[Finding]:
-    found = [*guarded("lock", lambda: lock.check(evidence))]
-    for suite in _suites(evidence):
-        for kind in (numbers, studies, images, draws):
+def _run(repository: Repository) -> list[Finding]:
+    suites = _suites(repository)
+    found = [*guarded("lock", lambda: lock.check(repository))]
+    found += guarded("rendered again", lambda: rendered.check(repository, suites))
+    for suite in suites:
+        for kind in (arithmetic, contrasts, images, draws):
             name = f"{suite}: {kind.__name__.rpartition('.')[2]}"
-            found += guarded(name, partial(kind.check, evidence, suite))
+            found += guarded(name, partial(kind.check, repository, suite))
     return found
 
 
-def _suites(evidence: Evidence) -> list[str]:
+def _suites(repository: Repository) -> list[str]:
     """The suites that params.yaml names."""
-    given = evidence.yaml("params.yaml")
+    given = repository.yaml("params.yaml")
     suites = given.get("suites") if isinstance(given, dict) else None
     if not isinstance(suites, list) or not all(isinstance(name, str) for name in suites):
-        raise EvidenceError(f"params.yaml: expected a list `suites` of names, found {suites!r}; get the file again")
+        raise RepositoryError(f"params.yaml: expected a list `suites` of names, found {suites!r}; get the file again")
     return suites
 
 
@@ -65,11 +79,11 @@ def main(given: Sequence[str] | None = None) -> int:
             if chosen.bundle:
                 root = Path(scratch) / "bundle"
                 found.append(archive.unpack(chosen.bundle, root))
-            evidence = gather(root)
-            found += audit(evidence)
+            repository = gather(root)
+            found += audit(repository)
             if chosen.rerun:
                 seed = secrets.randbelow(1 << 32) if chosen.seed is None else chosen.seed
-                found += guarded("rerun", lambda: rerun.check(evidence, chosen.rerun, seed, Path(scratch)))
+                found += guarded("rerun", lambda: rerun.check(repository, chosen.rerun, seed, Path(scratch)))
     except BenchmarkError as error:
         sys.exit(f"audit: {error}")
     sys.stdout.reconfigure(errors="backslashreplace")  # a locale without UTF-8

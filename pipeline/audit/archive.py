@@ -6,14 +6,14 @@ import tarfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from pipeline.audit.evidence import EvidenceError
 from pipeline.audit.finding import MALFORMED, Finding, Tally
+from pipeline.audit.repository import RepositoryError
 
 METADATA = "ro-crate-metadata.json"
 
 
 def unpack(bundle: Path, folder: Path) -> Finding:
-    """Unpack `bundle` into `folder`; EvidenceError if it is no archive, or holds anything but files of the folder."""
+    """Unpack `bundle` into `folder`; RepositoryError if it is no archive, or holds anything but files of the folder."""
     try:
         with tarfile.open(bundle, "r:gz") as archive:
             for member in archive:  # extractall(filter=) is not in every Python 3.11
@@ -24,7 +24,7 @@ def unpack(bundle: Path, folder: Path) -> Finding:
                 (folder / place).parent.mkdir(parents=True, exist_ok=True)
                 (folder / place).write_bytes(content.read())
     except (OSError, tarfile.TarError, EOFError, zlib.error, ValueError) as error:
-        raise EvidenceError(f"{bundle}: not a bundle of `make bundle` ({error}); get the file again") from error
+        raise RepositoryError(f"{bundle}: not a bundle of `make bundle` ({error}); get the file again") from error
     return _described(folder)
 
 
@@ -41,7 +41,7 @@ def _described(folder: Path) -> Finding:
             entity["@id"]: (entity["sha256"], int(entity["contentSize"])) for entity in graph if "sha256" in entity
         }
     except MALFORMED as error:
-        raise EvidenceError(f"{METADATA}: not RO-Crate metadata ({error!r}); get the bundle again") from error
+        raise RepositoryError(f"{METADATA}: not RO-Crate metadata ({error!r}); get the bundle again") from error
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {METADATA}
     for name in sorted(files | entities.keys()):
         if name not in files or name not in entities:

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.audit.evidence import Evidence, integers
 from pipeline.audit.finding import Finding, Tally
+from pipeline.audit.repository import Repository, integers
 
 WORDS, FACTOR, MASK = 624, 1812433253, 0xFFFFFFFF
 
@@ -38,15 +38,15 @@ def _random(seed: int, count: int) -> np.ndarray:
     return twister.random_raw(count)
 
 
-def check(evidence: Evidence, suite: str) -> list[Finding]:
+def check(repository: Repository, suite: str) -> list[Finding]:
     """Seeds and images of the scores; draws of every artefact at hand."""
-    return [_seeds(evidence, suite), _draws(evidence, suite)]
+    return [_seeds(repository, suite), _draws(repository, suite)]
 
 
-def _seeds(evidence: Evidence, suite: str) -> Finding:
+def _seeds(repository: Repository, suite: str) -> Finding:
     """Every scored method ran with the seeds, and saw the images, that params.yaml gives it."""
     tally = Tally(f"{suite}: seeds", "methods scored with the seeds and images of params.yaml")
-    scores, params = integers(evidence, suite), evidence.yaml("params.yaml")
+    scores, params = integers(repository, suite), repository.yaml("params.yaml")
     if scores is None:
         tally.absent.append(f"scores of {suite}")
         return tally.finding()
@@ -78,11 +78,11 @@ def _named(seeds: list[int]) -> str:
     return ", ".join("none" if seed == -1 else str(seed) for seed in seeds)
 
 
-def _draws(evidence: Evidence, suite: str) -> Finding:
+def _draws(repository: Repository, suite: str) -> Finding:
     tally = Tally(f"{suite}: draws", "draws of images follow from seed, task and pool")
-    split = evidence.yaml("params.yaml")["calibration_split"]
-    scores = integers(evidence, suite)
-    found = [*_artefacts(evidence, suite)]
+    split = repository.yaml("params.yaml")["calibration_split"]
+    scores = integers(repository, suite)
+    found = [*_artefacts(repository, suite)]
     if not found:
         tally.absent.append("merge artefacts")
     pools: dict[str, np.ndarray | None] = {}
@@ -90,7 +90,7 @@ def _draws(evidence: Evidence, suite: str) -> Finding:
     for folder, about, drawn in found:
         for task, indices in drawn.items():
             if task not in pools:
-                pools[task] = evidence.array(f"data/suites/{suite}/labels/{split}/{task}.npy")
+                pools[task] = repository.array(f"data/suites/{suite}/labels/{split}/{task}.npy")
             if pools[task] is None:
                 tally.absent.append(f"labels of {task} (the size of its pool)")
                 continue
@@ -112,11 +112,11 @@ def _draws(evidence: Evidence, suite: str) -> Finding:
     return tally.finding()
 
 
-def _artefacts(evidence: Evidence, suite: str) -> Iterator[tuple[str, dict[str, Any], dict[str, np.ndarray]]]:
+def _artefacts(repository: Repository, suite: str) -> Iterator[tuple[str, dict[str, Any], dict[str, np.ndarray]]]:
     """(folder, merge.json, draws) of everything that drew images."""
     for root in ("merges", "studies"):
-        for path in evidence.names(f"data/{root}/{suite}", "/draws.safetensors"):
+        for path in repository.names(f"data/{root}/{suite}", "/draws.safetensors"):
             folder = path.rpartition("/")[0]
-            about = evidence.json(f"{folder}/merge.json")
+            about = repository.json(f"{folder}/merge.json")
             if about is not None:
-                yield folder, about, evidence.tensors(path)
+                yield folder, about, repository.tensors(path)

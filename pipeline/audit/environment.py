@@ -6,18 +6,18 @@ import re
 import tomllib
 from typing import Any
 
-from pipeline.audit.evidence import Evidence
 from pipeline.audit.finding import Finding, Tally
+from pipeline.audit.repository import Repository
 from pipeline.machine import driver
 
 BOUNDS = {">=": lambda own, bound: own >= bound, "<": lambda own, bound: own < bound}
 
 
-def check(evidence: Evidence) -> list[Finding]:
+def check(repository: Repository) -> list[Finding]:
     """One finding: every record that is at hand."""
     tally = Tally("environment", f"versions and devices of run records; audited on {machine()}")
-    records = {path: evidence.json(path) for path in evidence.names("data/runs", ".json")}
-    text, project = evidence.text("requirements.lock"), evidence.text("pyproject.toml")
+    records = {path: repository.json(path) for path in repository.names("data/runs", ".json")}
+    text, project = repository.text("requirements.lock"), repository.text("pyproject.toml")
     for needed, name in ((records, "run records (reports/records.json, data/runs)"), (text, "requirements.lock")):
         if not needed:
             tally.absent.append(name)

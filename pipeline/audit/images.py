@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from pipeline.audit.evidence import Evidence, integers
 from pipeline.audit.finding import Finding, Tally
+from pipeline.audit.repository import Repository, integers
 
 TABLES = "pipeline/suites/tables/tasks.csv"
 ANCHORS = {"zeroshot": "zeroshot", "individual": "expert"}
@@ -16,9 +16,14 @@ TOLERANCE = 0.1
 """Points that a reproduced accuracy may differ from the published one by."""
 
 
-def check(evidence: Evidence, suite: str) -> list[Finding]:
+def check(repository: Repository, suite: str) -> list[Finding]:
     """Overlap, sizes and classes, the images that weights were trained for, anchors."""
-    return [_overlap(evidence, suite), _sizes(evidence, suite), _trained(evidence, suite), _anchors(evidence, suite)]
+    return [
+        _overlap(repository, suite),
+        _sizes(repository, suite),
+        _trained(repository, suite),
+        _anchors(repository, suite),
+    ]
 
 
 def common(pool: np.ndarray, scored: np.ndarray) -> int:
@@ -31,27 +36,27 @@ def _digest(image: np.ndarray) -> bytes:
     return hashlib.blake2b(np.ascontiguousarray(image).tobytes() + repr(image.shape).encode()).digest()
 
 
-def tasks_of(evidence: Evidence, suite: str) -> list[str]:
+def tasks_of(repository: Repository, suite: str) -> list[str]:
     """The tasks of a suite's definition, by name, in order."""
-    entries = evidence.yaml(f"pipeline/suites/{suite}.yaml")["tasks"]
+    entries = repository.yaml(f"pipeline/suites/{suite}.yaml")["tasks"]
     return [entry if isinstance(entry, str) else entry["name"] for entry in entries]
 
 
-def _overlap(evidence: Evidence, suite: str) -> Finding:
+def _overlap(repository: Repository, suite: str) -> Finding:
     """Counted where images are at hand, else as `prepare` counted; any must be said on the page."""
     tally = Tally(f"{suite}: overlap", "tasks whose calibration images are no test images, or it is said")
-    params = evidence.yaml("params.yaml")
+    params = repository.yaml("params.yaml")
     pool, scored = params["calibration_split"], params["evaluation_split"]
-    caption = evidence.text(f"reports/tables/{suite}.md") or ""
+    caption = repository.text(f"reports/tables/{suite}.md") or ""
     if pool == scored:
         said = "TRANSDUCTIVE" in caption
         tally.expect(said, f"calibrated on the {pool} split that is scored, and the table does not say TRANSDUCTIVE")
         return tally.finding()
     tally.expect("TRANSDUCTIVE" not in caption, "the table says TRANSDUCTIVE, params.yaml names two splits")
-    origin, page = evidence.json(f"data/origins/{suite}.json"), evidence.text("reports/index.html") or ""
-    for task in tasks_of(evidence, suite):
+    origin, page = repository.json(f"data/origins/{suite}.json"), repository.text("reports/index.html") or ""
+    for task in tasks_of(repository, suite):
         stated = None if origin is None else origin["overlap"].get(task, {}).get(pool, 0)
-        images = [evidence.array(f"data/suites/{suite}/images/{split}/{task}.npy") for split in (pool, scored)]
+        images = [repository.array(f"data/suites/{suite}/images/{split}/{task}.npy") for split in (pool, scored)]
         counted = None if images[0] is None or images[1] is None else common(*images)
         if counted is None:
             tally.absent.append(f"images of {task}")
@@ -66,14 +71,14 @@ def _overlap(evidence: Evidence, suite: str) -> Finding:
     return tally.finding()
 
 
-def _sizes(evidence: Evidence, suite: str) -> Finding:
+def _sizes(repository: Repository, suite: str) -> Finding:
     """Totals of the scores, labels, classes and definition agree."""
     tally = Tally(f"{suite}: sizes", "tasks with the claimed numbers of images and classes")
-    scores, params = integers(evidence, suite), evidence.yaml("params.yaml")
-    expected = _expected(evidence, suite)
-    recipe, about = params["recipe"].get(suite, {}), evidence.json(f"data/suites/{suite}/suite.json")
+    scores, params = integers(repository, suite), repository.yaml("params.yaml")
+    expected = _expected(repository, suite)
+    recipe, about = params["recipe"].get(suite, {}), repository.json(f"data/suites/{suite}/suite.json")
     classes = {} if about is None else {task["name"]: len(task["classes"]) for task in about["tasks"]}
-    for task in tasks_of(evidence, suite):
+    for task in tasks_of(repository, suite):
         totals = {} if scores is None else {int(total) for total in scores[scores.task == task].total}
         images, labels = expected.get(task, (None, None))
         if totals:
@@ -86,7 +91,7 @@ def _sizes(evidence: Evidence, suite: str) -> Finding:
                 tally.expect(max(totals) <= most, f"{task}: scored on {max(totals)} images, the recipe makes {most}")
         else:
             tally.absent.append(f"scores of {task}")
-        held = evidence.array(f"data/suites/{suite}/labels/{params['evaluation_split']}/{task}.npy")
+        held = repository.array(f"data/suites/{suite}/labels/{params['evaluation_split']}/{task}.npy")
         if held is None:
             tally.absent.append(f"labels of {task}")
             continue
@@ -101,10 +106,10 @@ def _sizes(evidence: Evidence, suite: str) -> Finding:
     return tally.finding()
 
 
-def _trained(evidence: Evidence, suite: str) -> Finding:
+def _trained(repository: Repository, suite: str) -> Finding:
     """Images and labels of an embedded suite have the hashes that were recorded when its weights were trained."""
     tally = Tally(f"{suite}: trained for", "arrays of images and labels are those that the checkpoints belong to")
-    record = evidence.json(f"data/checkpoints/{suite}/images.json")
+    record = repository.json(f"data/checkpoints/{suite}/images.json")
     if record is None:
         tally.absent.append("images recorded with the checkpoints: none, the weights are fetched or not in this folder")
         return tally.finding()
@@ -112,7 +117,7 @@ def _trained(evidence: Evidence, suite: str) -> Finding:
         for split, hashes in splits.items():
             for kind, expected in hashes.items():
                 path = f"data/suites/{suite}/{kind}/{split}/{task}.npy"
-                array = evidence.array(path)
+                array = repository.array(path)
                 if array is None:
                     tally.absent.append(path)
                 else:
@@ -121,12 +126,12 @@ def _trained(evidence: Evidence, suite: str) -> Finding:
     return tally.finding()
 
 
-def _expected(evidence: Evidence, suite: str) -> dict[str, tuple[int | None, int | None]]:
+def _expected(repository: Repository, suite: str) -> dict[str, tuple[int | None, int | None]]:
     """{task: (test images, classes)} as the suite's definition or the tables of the public suites have them."""
-    definition = evidence.yaml(f"pipeline/suites/{suite}.yaml")
+    definition = repository.yaml(f"pipeline/suites/{suite}.yaml")
     if definition["family"] != "clip":
         return {}
-    rows = evidence.table(TABLES).set_index("task")
+    rows = repository.table(TABLES).set_index("task")
     found = {}
     for entry in definition["tasks"]:
         if isinstance(entry, str):
@@ -136,11 +141,11 @@ def _expected(evidence: Evidence, suite: str) -> dict[str, tuple[int | None, int
     return found
 
 
-def _anchors(evidence: Evidence, suite: str) -> Finding:
+def _anchors(repository: Repository, suite: str) -> Finding:
     """Published accuracies of the same checkpoints: reproduced, or the table says which are not."""
     tally = Tally(f"{suite}: anchors", "published accuracies reproduced, or flagged")
-    definition, params = evidence.yaml(f"pipeline/suites/{suite}.yaml"), evidence.yaml("params.yaml")
-    scores = integers(evidence, suite)
+    definition, params = repository.yaml(f"pipeline/suites/{suite}.yaml"), repository.yaml("params.yaml")
+    scores = integers(repository, suite)
     if definition["family"] != "clip":
         tally.absent.append("anchors: the suite's checkpoints are the benchmark's own, nothing is published of them")
     elif params["evaluation_split"] != "test":
@@ -148,8 +153,8 @@ def _anchors(evidence: Evidence, suite: str) -> Finding:
     elif scores is None:
         tally.absent.append(f"scores of {suite}")
     else:
-        caption = evidence.text(f"reports/tables/{suite}.md") or ""
-        for name, ours, published in _pairs(evidence, definition, scores):
+        caption = repository.text(f"reports/tables/{suite}.md") or ""
+        for name, ours, published in _pairs(repository, definition, scores):
             if abs(ours - published) > TOLERANCE + 1e-9:
                 flagged = "NOT reproduced" in caption and name.replace("_", r"\_") in caption
                 tally.expect(flagged, f"{name}: {ours:.2f}, published {published:.2f}, and the table does not say so")
@@ -159,9 +164,9 @@ def _anchors(evidence: Evidence, suite: str) -> Finding:
 
 
 def _pairs(
-    evidence: Evidence, definition: Mapping[str, object], scores: pd.DataFrame
+    repository: Repository, definition: Mapping[str, object], scores: pd.DataFrame
 ) -> Sequence[tuple[str, float, float]]:
-    rows, found = evidence.table(TABLES).set_index("task"), []
+    rows, found = repository.table(TABLES).set_index("task"), []
     for task in (entry for entry in definition["tasks"] if isinstance(entry, str)):
         for method, prefix in ANCHORS.items():
             own = scores[(scores.task == task) & (scores.method == method)]

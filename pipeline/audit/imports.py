@@ -3,15 +3,15 @@
 import ast
 from collections.abc import Iterator, Mapping
 
-from pipeline.audit.evidence import Evidence
 from pipeline.audit.finding import Finding, Tally
+from pipeline.audit.repository import Repository
 from pipeline.audit.stages import Locked
 
 BASIS = {"stages.train": ("pipeline.embedded.images", "pipeline.embedded.training")}
 """Of a stage whose outputs travel in git: the modules that decide them. What else it imports runs it, no more."""
 
 
-def check(evidence: Evidence, stages: Mapping[str, Locked]) -> Finding:
+def check(repository: Repository, stages: Mapping[str, Locked]) -> Finding:
     """Every file that a stage imports is a dependency that dvc.lock holds the hash of, or lies in one."""
     tally = Tally("lock: imports", "files that stages import are among their dependencies")
     found: dict[str, set[str]] = {}
@@ -21,7 +21,7 @@ def check(evidence: Evidence, stages: Mapping[str, Locked]) -> Finding:
             tally.absent.append(f"what `{stage['cmd']}` imports")
             continue
         if script not in found:
-            found[script] = set().union(*(closure(evidence, module) for module in BASIS.get(script, (script,))))
+            found[script] = set().union(*(closure(repository, module) for module in BASIS.get(script, (script,))))
         if not found[script]:
             tally.absent.append(f"the code of {script}")
         held = tuple(entry["path"] for entry in stage["deps"])
@@ -31,19 +31,19 @@ def check(evidence: Evidence, stages: Mapping[str, Locked]) -> Finding:
     return tally.finding()
 
 
-def closure(evidence: Evidence, module: str) -> set[str]:
+def closure(repository: Repository, module: str) -> set[str]:
     """The files that importing a module runs; not those that hold nothing but a docstring."""
-    waiting, seen, found = [*_files(evidence, module)], set(), set()
+    waiting, seen, found = [*_files(repository, module)], set(), set()
     while waiting:
         path = waiting.pop()
         if path in seen:
             continue
         seen.add(path)
-        tree = ast.parse(evidence.text(path) or "")
+        tree = ast.parse(repository.text(path) or "")
         if any(not isinstance(one, ast.Expr) for one in tree.body):
             found.add(path)
         for name in _imported(tree):
-            waiting += _files(evidence, name)
+            waiting += _files(repository, name)
     return found
 
 
@@ -56,9 +56,9 @@ def _imported(tree: ast.Module) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def _files(evidence: Evidence, module: str) -> Iterator[str]:
+def _files(repository: Repository, module: str) -> Iterator[str]:
     """The file of a module and those of the packages around it, where they are at hand."""
     parts = module.split(".")
     for length in range(1, len(parts) + 1):
         stem = "/".join(parts[:length])
-        yield from (path for path in (f"{stem}/__init__.py", f"{stem}.py") if evidence.text(path) is not None)
+        yield from (path for path in (f"{stem}/__init__.py", f"{stem}.py") if repository.text(path) is not None)

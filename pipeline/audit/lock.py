@@ -9,17 +9,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.audit import imports
-from pipeline.audit.evidence import Evidence, Stamp, stamp
 from pipeline.audit.finding import Finding, Tally
+from pipeline.audit.repository import Repository, Stamp, stamp
 from pipeline.audit.stages import Declared, Locked, lookup, pipelines
 
-RESTORED = ("data/scores/", "data/runs/", "data/origins/")
-"""Outputs of stages that reports/ keeps word for word, each of them."""
+RESTORED = ("data/scores/", "data/runs/", "data/origins/", "data/previews/", "data/diagnostics/")
+"""Outputs of stages that the evidence keeps word for word, each of them."""
 
 
-def check(evidence: Evidence) -> list[Finding]:
+def check(repository: Repository) -> list[Finding]:
     """Stages, parameters, code, report, data, and the chain from one stage's outputs to the next one's inputs."""
-    declared, locked, idle = pipelines(evidence)
+    declared, locked, idle = pipelines(repository)
     kinds = {
         "code": ("files of code and tables are those that ran", _is_code),
         "report": ("files of the report are those that the run wrote", _is_report),
@@ -27,10 +27,10 @@ def check(evidence: Evidence) -> list[Finding]:
     }
     return [
         _stages(declared, locked, idle),
-        _params(locked, evidence.yaml("params.yaml")),
-        *(_files(name, what, evidence, locked, wanted) for name, (what, wanted) in kinds.items()),
-        imports.check(evidence, locked),
-        _restored(evidence, locked),
+        _params(locked, repository.yaml("params.yaml")),
+        *(_files(name, what, repository, locked, wanted) for name, (what, wanted) in kinds.items()),
+        imports.check(repository, locked),
+        _restored(repository, locked),
         _chain(locked),
     ]
 
@@ -103,29 +103,29 @@ def _short(value: Any) -> str:
 
 
 def _files(
-    name: str, what: str, evidence: Evidence, stages: Mapping[str, Locked], wanted: Callable[[str], bool]
+    name: str, what: str, repository: Repository, stages: Mapping[str, Locked], wanted: Callable[[str], bool]
 ) -> Finding:
     tally, seen = Tally(f"lock: {name}", what), set()
     for stage, entry in entries(stages):
         key = (entry["path"], entry["md5"])
         if wanted(entry["path"]) and key not in seen:
             seen.add(key)
-            _compare(tally, evidence, stage, entry, required=name != "data")
+            _compare(tally, repository, stage, entry, required=name != "data")
     return tally.finding()
 
 
-def _compare(tally: Tally, evidence: Evidence, stage: str, entry: Locked, required: bool) -> None:
+def _compare(tally: Tally, repository: Repository, stage: str, entry: Locked, required: bool) -> None:
     path, md5 = entry["path"], entry["md5"]
     if not md5.endswith(".dir"):
-        found = evidence.stamps.get(path)
+        found = repository.stamps.get(path)
         if found is None:
             _missing(tally, path, required)
         else:
             same = found == Stamp(md5, entry.get("size", found.size))
             tally.expect(same, f"{path} is not the file of stage {stage}: changed after the run")
         return
-    members = {name: one for name, one in evidence.stamps.items() if name.startswith(f"{path}/")}
-    content = evidence.bytes(listing_path(md5))
+    members = {name: one for name, one in repository.stamps.items() if name.startswith(f"{path}/")}
+    content = repository.bytes(listing_path(md5))
     if content is not None and f"{stamp(content).md5}.dir" == md5:
         listed = {f"{path}/{one['relpath']}": one["md5"] for one in json.loads(content)}
         for name, one in members.items():
@@ -148,29 +148,30 @@ def _missing(tally: Tally, path: str, required: bool) -> None:
         tally.absent.append(path)
 
 
-def _restored(evidence: Evidence, stages: Mapping[str, Locked]) -> Finding:
-    """What reports/ holds of data/ has the hashes of the run, whether or not data/ is at hand."""
-    tally = Tally("lock: scores, records", "files of data/ restored from reports/ have the hashes of dvc.lock")
+def _restored(repository: Repository, stages: Mapping[str, Locked]) -> Finding:
+    """What the evidence holds of data/ has the hashes of the run, whether or not data/ is there."""
+    tally = Tally("lock: evidence", "files of data/ restored from the evidence have the hashes of dvc.lock")
     held = {entry["path"]: entry for _, entry in entries(stages, ["outs"])}
     folders: dict[str, dict[str, Stamp]] = {}
-    for path, content in evidence.restored.items():
+    for path, content in repository.restored.items():
         folder, _, name = path.rpartition("/")
         if path in held:
             same = stamp(content).md5 == held[path]["md5"]
-            tally.expect(same, f"{path} as reports/ has it is not what its stage wrote")
+            tally.expect(same, f"{path} as the evidence has it is not what its stage wrote")
         elif folder in held:
             folders.setdefault(folder, {})[name] = stamp(content)
         else:
-            tally.expect(False, f"{path} stands in reports/, but no stage of dvc.lock wrote it")
+            tally.expect(False, f"{path} stands in the evidence, but no stage of dvc.lock wrote it")
     for path, members in folders.items():
         same = f"{stamp(directory(members)).md5}.dir" == held[path]["md5"]
         tally.compared += len(members) - 1
-        tally.expect(same, f"{path}/ as reports/ has it is not what its stage wrote")
+        tally.expect(same, f"{path}/ as the evidence has it is not what its stage wrote")
     written = [path for path in held if path.startswith(RESTORED)]
-    for path in written if evidence.restored else ():
-        tally.expect(path in evidence.restored, f"{path} was written by a stage, and reports/ does not have it")
-    if not evidence.restored:
-        tally.absent.append("reports/scores, reports/studies, reports/records.json")
+    for path in written if repository.restored else ():
+        there = path in repository.restored or path in folders
+        tally.expect(there, f"{path} was written by a stage, and the evidence does not have it")
+    if not repository.restored:
+        tally.absent.append("reports/evidence")
     return tally.finding()
 
 

@@ -7,8 +7,8 @@ data/ there is what its report restores.
 import shutil
 from pathlib import Path
 
-from pipeline.audit.evidence import Evidence, EvidenceError
 from pipeline.audit.finding import Finding, Tally
+from pipeline.audit.repository import Repository, RepositoryError
 
 KEPT = Path("reports/methods")
 OWN = ("params.yaml", "dvc.lock")
@@ -16,20 +16,20 @@ OWN = ("params.yaml", "dvc.lock")
 SHARED = ("README.md", "dvc.yaml", ".dvcignore", "requirements.lock", "benchmarks", "pipeline", "stages")
 
 
-def unfold(evidence: Evidence, folder: Path) -> bool:
+def unfold(repository: Repository, folder: Path) -> bool:
     """Make `folder` the repository in which every method ran; False if none of it is at hand.
 
-    EvidenceError if its parameters or its lock are missing.
+    RepositoryError if its parameters or its lock are missing.
     """
-    kept = evidence.root / KEPT
+    kept = repository.root / KEPT
     if not kept.is_dir():
         return False
     for name in OWN:
         if not (kept / name).is_file():
-            raise EvidenceError(f"{KEPT}/{name}: no such file; `make methods` writes it, Git has the committed one")
+            raise RepositoryError(f"{KEPT}/{name}: no such file; `make methods` writes it, Git has the committed one")
     folder.mkdir()
     for name in SHARED:
-        _copy(evidence.root / name, folder / name)
+        _copy(repository.root / name, folder / name)
     for path in kept.iterdir():
         if path.is_symlink():  # what the page links to
             continue
@@ -37,10 +37,10 @@ def unfold(evidence: Evidence, folder: Path) -> bool:
     return True
 
 
-def same(evidence: Evidence, other: Evidence) -> Finding:
+def same(repository: Repository, other: Repository) -> Finding:
     """The run of every method (`other`) and that of the default ones differ in their methods alone."""
     tally = Tally("parameters", "parameters are those of params.yaml, its methods every_method")
-    here, there = evidence.yaml("params.yaml"), other.yaml("params.yaml")
+    here, there = repository.yaml("params.yaml"), other.yaml("params.yaml")
     for key in sorted({*here, *there} - {"methods"}):
         tally.expect(here.get(key) == there.get(key), f"{KEPT}/params.yaml: {key} is not that of params.yaml")
     every = there.get("methods") == here.get("every_method")

@@ -6,18 +6,18 @@ from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
-from pipeline.audit.evidence import Evidence, integers
 from pipeline.audit.finding import Finding, Tally
 from pipeline.audit.images import tasks_of
 from pipeline.audit.known import RESCALED, know
 from pipeline.audit.printed import agrees, plain
+from pipeline.audit.repository import Repository, integers
 
 DIGITS = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
 
 
-def check(evidence: Evidence, widest: Evidence, suites: list[str]) -> Finding:
+def check(repository: Repository, widest: Repository, suites: list[str]) -> Finding:
     """Sections, scales and studies of the README of the current run; `widest`: the run whose table it shows."""
-    tally, text = Tally("README", "generated sections and numbers of prose"), evidence.text("README.md")
+    tally, text = Tally("README", "generated sections and numbers of prose"), repository.text("README.md")
     if text is None:
         tally.absent.append("README.md")
         return tally.finding()
@@ -28,14 +28,14 @@ def check(evidence: Evidence, widest: Evidence, suites: list[str]) -> Finding:
             tally.absent.append(f"reports/tables/{suite}-overview.md, {suite}-sentences.md")
         else:
             _same(tally, "results", "\n".join(parts), section)
-        studied, shown = evidence.text(f"reports/studies/{suite}/sentences.md"), _section(text, "studies")
+        studied, shown = repository.text(f"reports/studies/{suite}/sentences.md"), _section(text, "studies")
         prose = text.replace(section, "").replace(shown or section, "")
         _scales(tally, widest, suite, prose)
         if studied is not None:
             _same(tally, "studies", studied, shown)
             _studies(tally, prose, studied)
     tally.absent.append("numbers of prose on other things than scales and studies")
-    _performance(tally, evidence, _section(text, "performance"))
+    _performance(tally, repository, _section(text, "performance"))
     return tally.finding()
 
 
@@ -58,12 +58,12 @@ def _difference(said: str, own: str) -> str:
     return f"“{said[max(0, same - 30) : same + 20]}”, the report has “{own[max(0, same - 30) : same + 20]}”"
 
 
-def _scales(tally: Tally, evidence: Evidence, suite: str, text: str) -> None:
+def _scales(tally: Tally, repository: Repository, suite: str, text: str) -> None:
     """`<method> 57.3 → 81.3`: the average, and that with the scale chosen without labels; and on how many images."""
-    scores = integers(evidence, suite)
+    scores = integers(repository, suite)
     if scores is None:
         return
-    known = know(evidence, suite, tuple(tasks_of(evidence, suite)), scores)
+    known = know(repository, suite, tuple(tasks_of(repository, suite)), scores)
     flat = re.sub(r"\s+", " ", text)
     for title, method in known.titles.items():
         for before, after in re.findall(rf"(?<![\w-]){re.escape(title)} (\d+\.\d+) → (\d+\.\d+)", flat):
@@ -72,7 +72,7 @@ def _scales(tally: Tally, evidence: Evidence, suite: str, text: str) -> None:
             tally.expect(
                 right, f"README.md: {title} {before} → {after}, the scores give {values[0]:.2f}, {values[1]:.2f}"
             )
-    used = evidence.yaml("params.yaml")["rescale"]["samples"]
+    used = repository.yaml("params.yaml")["rescale"]["samples"]
     for said in re.findall(r"(\d+) unlabelled images (?:per task find|choose)", flat):
         tally.expect(said == str(used), f"README.md: scales chosen on {said} images, rescale.samples is {used}")
 
@@ -91,9 +91,9 @@ def _studies(tally: Tally, prose: str, studied: str) -> None:
             tally.expect(number in known, f"README.md: {number} in “{flat[:40]}…” is not in the sentences on {cited}")
 
 
-def _performance(tally: Tally, evidence: Evidence, section: str) -> None:
+def _performance(tally: Tally, repository: Repository, section: str) -> None:
     """The section on speed is what benchmarks/readme.py makes of benchmarks/results."""
-    results = evidence.root / "benchmarks/results"
+    results = repository.root / "benchmarks/results"
     if not section or not results.is_dir():
         return
     try:

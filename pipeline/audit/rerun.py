@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.audit.evidence import Evidence, gather, stamp
 from pipeline.audit.finding import Finding, Tally
 from pipeline.audit.lock import directory
+from pipeline.audit.repository import Repository, gather, stamp
 from pipeline.audit.stages import pipelines
 
 CODE = ("pipeline", "stages")
@@ -34,24 +34,24 @@ MEASURED = ("data/runs/", "reports/index.html", "reports/records.json")
 """Times and hardware: no results."""
 
 
-def check(evidence: Evidence, count: int, seed: int, scratch: Path) -> list[Finding]:
+def check(repository: Repository, count: int, seed: int, scratch: Path) -> list[Finding]:
     """One finding for each of `count` stages of dvc.lock; what was chosen is printed first."""
-    _, locked, _ = pipelines(evidence)
+    _, locked, _ = pipelines(repository)
     names = sorted(locked)
     chosen = random.Random(seed).sample(names, min(count, len(names)))
     print(f"rerun: seed {seed} chose {', '.join(chosen)}", flush=True)
     folders = [scratch / f"rerun-{index}" for index in range(len(chosen))]
-    return [_stage(evidence, name, locked[name], folder) for name, folder in zip(chosen, folders, strict=True)]
+    return [_stage(repository, name, locked[name], folder) for name, folder in zip(chosen, folders, strict=True)]
 
 
-def _stage(evidence: Evidence, name: str, locked: Mapping[str, Any], folder: Path) -> Finding:
+def _stage(repository: Repository, name: str, locked: Mapping[str, Any], folder: Path) -> Finding:
     tally = Tally(f"rerun: {name}", "outputs computed again")
     inputs = [entry["path"] for entry in locked["deps"] if entry["path"].startswith("data/")]
-    missing = [path for path in inputs if not (evidence.root / path).exists()]
+    missing = [path for path in inputs if not (repository.root / path).exists()]
     if missing:
         tally.expect(False, f"cannot run without {', '.join(missing)}; dvc pull or dvc repro brings it")
         return tally.finding()
-    _prepare(evidence.root, inputs, folder)
+    _prepare(repository.root, inputs, folder)
     command = [sys.executable, *shlex.split(locked["cmd"])[1:]]
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(command, cwd=folder, env=kept, capture_output=True, text=True, check=False)
@@ -59,11 +59,11 @@ def _stage(evidence: Evidence, name: str, locked: Mapping[str, Any], folder: Pat
         tally.expect(False, f"`{locked['cmd']}` failed: {(done.stderr.strip() or 'no message').splitlines()[-1]}")
         return tally.finding()
     again = gather(folder)
-    alike, where = _machine(evidence, again, locked)
+    alike, where = _machine(repository, again, locked)
     tally.what = f"outputs computed again {where}"
     for entry in locked["outs"]:
         if not entry["path"].startswith(MEASURED):
-            _compare(tally, evidence, again, entry, alike)
+            _compare(tally, repository, again, entry, alike)
     return tally.finding()
 
 
@@ -90,12 +90,12 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _machine(evidence: Evidence, again: Evidence, locked: Mapping[str, Any]) -> tuple[bool, str]:
+def _machine(repository: Repository, again: Repository, locked: Mapping[str, Any]) -> tuple[bool, str]:
     """(whether bytes must be the same, in words) from both run records; a stage without one depends on no device."""
     path = next((entry["path"] for entry in locked["outs"] if entry["path"].startswith("data/runs/")), None)
     if path is None:
         return True, "to the same bytes"
-    before, now = (one.json(path) for one in (evidence, again))
+    before, now = (one.json(path) for one in (repository, again))
     if before is None:
         return False, f"within {TOLERANCE} points (the run's device is not recorded)"
     if [before[key] for key in ("device", "processor")] == [now[key] for key in ("device", "processor")]:
@@ -104,7 +104,7 @@ def _machine(evidence: Evidence, again: Evidence, locked: Mapping[str, Any]) -> 
     return False, f"within {TOLERANCE} points, as the run was on {was} and this is {is_now}"
 
 
-def _compare(tally: Tally, evidence: Evidence, again: Evidence, entry: Mapping[str, Any], alike: bool) -> None:
+def _compare(tally: Tally, repository: Repository, again: Repository, entry: Mapping[str, Any], alike: bool) -> None:
     path, md5 = entry["path"], entry["md5"]
     if alike:
         members = {
@@ -114,15 +114,15 @@ def _compare(tally: Tally, evidence: Evidence, again: Evidence, entry: Mapping[s
         tally.expect(own == md5, f"{path} came out with other bytes ({own}, dvc.lock has {md5})")
     elif path.startswith("data/checkpoints/"):
         tally.absent.append(f"{path}: training on another processor gives other weights")
-    elif path.startswith("data/scores/") and evidence.text(path) is not None:
-        before, now = (_accuracies(one.text(path) or "") for one in (evidence, again))
+    elif path.startswith("data/scores/") and repository.text(path) is not None:
+        before, now = (_accuracies(one.text(path) or "") for one in (repository, again))
         for key, value in before.items():
             near = abs(now.get(key, float("inf")) - value) <= TOLERANCE
             tally.expect(near, f"{path}: {' '.join(key)} {value:.2f} came out as {now.get(key)}")
     else:
         files = [name for name in again.stamps if name.startswith(f"{path}/") and name.endswith(".safetensors")]
         for name in files:
-            before, now = evidence.tensors(name) or {}, again.tensors(name) or {}
+            before, now = repository.tensors(name) or {}, again.tensors(name) or {}
             for key in sorted(before.keys() | now.keys()):
                 same = key in before and key in now and _near(before[key], now[key])
                 tally.expect(same, f"{name}: {key} is not within {SHARE:.0%} of what it was")

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.audit.evidence import Evidence, EvidenceError
+from pipeline.audit.repository import Repository, RepositoryError
 
 Locked = Mapping[str, Any]
 """A stage of dvc.lock."""
@@ -28,20 +28,20 @@ class Declared:
     """Where it runs."""
 
 
-def pipelines(evidence: Evidence) -> tuple[dict[str, Declared], dict[str, Locked], list[str]]:
+def pipelines(repository: Repository) -> tuple[dict[str, Declared], dict[str, Locked], list[str]]:
     """All stages as declared and as locked, and the dvc.yaml files below stages/ that never ran.
 
     The name of a stage of such a file begins with its folder.
     """
-    params = evidence.yaml("params.yaml")
+    params = repository.yaml("params.yaml")
     declared, locked, idle = {}, {}, []
-    for path in ("dvc.yaml", *evidence.names("stages", "/dvc.yaml")):
+    for path in ("dvc.yaml", *repository.names("stages", "/dvc.yaml")):
         folder = posixpath.dirname(path)
-        if folder and evidence.text(f"{folder}/dvc.lock") is None:
+        if folder and repository.text(f"{folder}/dvc.lock") is None:
             idle.append(path)
             continue
-        prefix, held = f"{folder}:" * bool(folder), evidence.yaml(posixpath.join(folder, "dvc.lock"))["stages"]
-        for name, stage in expand(evidence.yaml(path), params, folder).items():
+        prefix, held = f"{folder}:" * bool(folder), repository.yaml(posixpath.join(folder, "dvc.lock"))["stages"]
+        for name, stage in expand(repository.yaml(path), params, folder).items():
             declared[prefix + name] = stage
             if name in held:
                 locked[prefix + name] = _rooted(held[name], stage.folder)
@@ -108,7 +108,7 @@ def _filled(value: Any, scope: Mapping[str, Any]) -> Any:
             return lookup(scope, whole[1].strip())
         return re.sub(r"\$\{([^}]+)\}", lambda match: str(lookup(scope, match[1].strip())), value)
     except KeyError as error:
-        raise EvidenceError(f"dvc.yaml: {value}: params.yaml has no {error}; put both of one commit here") from error
+        raise RepositoryError(f"dvc.yaml: {value}: params.yaml has no {error}; put both of one commit here") from error
 
 
 def _keys(entries: list[Any]) -> Iterator[str]:

@@ -9,7 +9,7 @@
     collect       from a suite's files to the tables of data/diagnostics
 
 Every measure gives a value per task of a set of tasks; measures of pairs are averaged over the other tasks of the set.
-`pipeline.heatmaps` and `pipeline.verdict` show and tell what was found.
+`pipeline.report.views.diagnosis` shows what was measured.
 """
 
 from pydantic import Field

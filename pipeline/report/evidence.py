@@ -1,0 +1,365 @@
+"""What was measured on a suite, as committed files that need neither torch nor data/ to be read.
+
+    reports/evidence/<suite>/
+        scores.csv          counts of right answers: methods in the order of the tables, then `<method>-rescaled`
+        answers.npz         which test images every run got right, a bit per image (`numpy.packbits`)
+        methods.json        the methods: where they stand, their titles, papers and doubts
+        measures.csv, prediction.csv, measures.json     the diagnosis, and what its measures are called
+        losses.csv          the loss of every step of the methods that take steps
+        coefficients.csv    SAMerging's coefficients of the tensors that have a gradient
+        images.npz          the first test images of every task
+        records.json        run records, origin and costs: {path in data/: its content}
+
+`pipeline.report.collect` writes these files and `load` reads them. Everything that the report shows follows from them.
+"""
+
+import io
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+from zipfile import BadZipFile
+
+import numpy as np
+import pandas as pd
+
+from pipeline.errors import BenchmarkError
+from pipeline.statistics import accuracy
+from pipeline.statistics.accuracy import CEILING, FLOOR, MAIN
+from pipeline.statistics.bootstrap import Resampled, resample
+
+ORIGIN = ("source", "embedded", "fetched", "overlap", "anchors", "published")
+"""What data/origins/<suite>.json holds."""
+RESCALED = "-rescaled"
+"""Ends the name of a method whose scale was chosen on unlabelled images."""
+AGAIN = "run dvc repro"
+Content = TypeVar("Content")
+
+
+class EvidenceError(BenchmarkError):
+    """Evidence that is missing, damaged or does not fit together; the message names the file."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A method as tables name it."""
+
+    title: str
+    paper: str
+    unverified: str
+    """What could not be checked against the paper; empty if everything was."""
+    settings: Sequence[str]
+    """Names of its parameters."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The methods of a report; SAMerging is always one of the calibrated ones."""
+
+    data_free: tuple[str, ...]
+    calibrated: tuple[str, ...]
+    operated: tuple[str, ...] = ()
+    """Merges that Representation Surgery was put on top of."""
+    rescaled: tuple[str, ...] = ()
+    """Methods whose scale was chosen on unlabelled images as well."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every method, in the order of the tables."""
+        return (*self.data_free, *self.calibrated, *map(on_top, self.operated))
+
+    def sections(self, several: Collection[str]) -> dict[str, list[str]]:
+        """The sections of a table; `several`: methods with more than one model at inference."""
+        fixed = [name for name in (FLOOR, CEILING) if name in self.data_free]
+        free = [name for name in self.data_free if name not in (*fixed, *several)]
+        learned = [name for name in self.calibrated if name not in several]
+        more = [name for name in self.names if name in several and name not in fixed]
+        sections = {"Floor and ceiling, not merged": fixed, "Data-free": free, "Calibrated": learned}
+        return {**sections, "More than one model at inference": more}
+
+
+def on_top(name: str) -> str:
+    """The name of surgery on top of a method."""
+    return f"surgery-{name}"
+
+
+def choose(methods: Mapping[str, Sequence[str]]) -> Chosen:
+    """The methods that params.yaml names, and SAMerging."""
+    return Chosen(
+        tuple(methods["merge"]), (*methods["calibrate"], MAIN), tuple(methods["surgery"]), tuple(methods["rescale"])
+    )
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What the numbers of a suite were measured with."""
+
+    suite: str
+    calibration_split: str
+    evaluation_split: str
+    asked: int
+    """Unlabelled images asked for per task."""
+    used: Mapping[str, int]
+    """Unlabelled images that each task gave to SAMerging."""
+    seeds: Sequence[int]
+    embedded: bool
+    """Whether the suite is made from installed packages."""
+
+    def sentence(self) -> str:
+        """Splits, images and seeds, for captions."""
+        few = ", ".join(f"{task} {count:,}" for task, count in self.used.items() if count < self.asked)
+        same = self.calibration_split == self.evaluation_split
+        return (
+            f"Scored on the {self.evaluation_split} split. Calibrated methods saw up to {self.asked:,} unlabelled "
+            f"images per task{f' (k capped at the pool: {few})' * bool(few)} of the {self.calibration_split} split"
+            f"{', TRANSDUCTIVE: the split they are scored on' * same}; "
+            f"{len(self.seeds)} seed{'s' * (len(self.seeds) != 1)} ({', '.join(map(str, self.seeds))})."
+        )
+
+    def sees(self, images: int) -> str:
+        """What a calibrated method saw that took at most `images` of a task, as a cell of a table."""
+        split = {"train": "training"}.get(self.calibration_split, self.calibration_split)
+        few = "up to " * (min(self.used.values()) < images)
+        seeds = f"; mean over {len(self.seeds)} seeds" * (len(self.seeds) > 1)
+        return f"{split} images without labels, {few}{images:,} per task{seeds}"
+
+    def caption(self, more: str = "") -> str:
+        """The caption of the suite's table; `more` is its last sentence."""
+        kind = " (embedded: made from installed packages, not the paper's benchmark)" * self.embedded
+        return (
+            f"Suite {self.suite}{kind}: accuracy in %. {self.sentence()} "
+            f"{'Mean ± sample standard deviation over seeds; ' * (len(self.seeds) > 1)}"
+            "methods without randomness ran once. Bold: best, underlined: second best of the merged models."
+            f"{' ' * bool(more)}{more}"
+        )
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was measured on a suite."""
+
+    suite: str
+    tasks: tuple[str, ...]
+    chosen: Chosen
+    references: Mapping[str, Reference]
+    """Of the methods, in the order of the tables."""
+    several: frozenset[str]
+    """Methods that need more than one model's weights or computation at inference."""
+    scored: pd.DataFrame
+    """All counts, in the order of scores.csv."""
+    correct: Mapping[str, Mapping[str, np.ndarray]]
+    """{method: {task: bool [S, n]}} for the methods of `scored`: whether each test image was answered rightly."""
+    measures: pd.DataFrame
+    """What was measured before merging; columns as in `pipeline.diagnostics.collect`."""
+    predictions: pd.DataFrame
+    """How well those measures predict what merging costs."""
+    names: Mapping[str, Mapping[str, str]]
+    """What the diagnosis is told with: `measures` and `merges` by their names, and what of them is `unverified`."""
+    losses: Mapping[str, np.ndarray]
+    """[S, steps] per method that takes steps, seeds ascending."""
+    coefficients: np.ndarray
+    """[T, G], SAMerging's mean over seeds."""
+    groups: tuple[str, ...]
+    """The tensors of `coefficients`."""
+    images: Mapping[str, np.ndarray]
+    records: tuple[Mapping[str, Any], ...]
+    """Of every stage that ran, in the order of the pipeline."""
+    costs: Mapping[str, Mapping[str, Any]]
+    """Per method what `pipeline.costs` counted."""
+    origin: Mapping[str, Any]
+    """Where the suite came from, see ORIGIN."""
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """Accuracies and what follows from them, a row per run of a method; see `accuracy.runs`."""
+        return accuracy.runs(self.scored[self.scored.method.isin(self.chosen.names)], self.tasks)
+
+    @cached_property
+    def rescaled(self) -> pd.DataFrame:
+        """As `runs`: methods with the scale that unlabelled images chose, under the method's own name."""
+        chosen = self.scored[self.scored.method.str.endswith(RESCALED)]
+        if chosen.empty:
+            return self.runs.iloc[:0]
+        return accuracy.runs(chosen.assign(method=chosen.method.str.removesuffix(RESCALED)), self.tasks, self.runs)
+
+    @cached_property
+    def resampled(self) -> Resampled:
+        """The accuracies of all methods in the draws that intervals are made of."""
+        scored = self.scored.assign(seed=self.scored.seed.fillna(-1).astype("int64"))
+        seeds = scored.groupby("method").seed.unique().map(tuple).to_dict()
+        return resample({name: self.correct[name] for name in self.chosen.names}, seeds)
+
+    @cached_property
+    def samples(self) -> dict[str, int]:
+        """Most unlabelled images per task that a method used."""
+        return self.scored.groupby("method").samples.max().to_dict()
+
+    @cached_property
+    def parameters(self) -> dict[str, Any]:
+        """The parameters of all stages."""
+        return parameters(self.suite, self.records)
+
+    @cached_property
+    def protocol(self) -> Protocol:
+        """What the numbers were measured with."""
+        used = self.scored[self.scored.method == MAIN].groupby("task").samples.min()
+        return Protocol(
+            self.suite,
+            self.parameters["calibration_split"],
+            self.parameters["evaluation_split"],
+            self.parameters["samples_per_task"],
+            {task: int(used[task]) for task in self.tasks},
+            self.parameters["seeds"],
+            self.origin["embedded"],
+        )
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """{method: its title}, in the order of the tables."""
+        return {name: reference.title for name, reference in self.references.items()}
+
+    @property
+    def sections(self) -> dict[str, list[str]]:
+        """{section of the tables: its methods}."""
+        return self.chosen.sections(self.several)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Per method how long the stage that made its merge took."""
+        records = dict(zip(record_names(self.suite, self.chosen), self.records, strict=True))
+        return {name: records[record]["seconds"] for name, record in makers(self.suite, self.chosen)}
+
+
+def load(folder: Path) -> Evidence:
+    """Read the evidence of a suite; EvidenceError names a file that is missing, damaged or does not fit the others."""
+    suite, methods, kept = folder.name, read_json(folder / "methods.json"), read_json(folder / "records.json")
+    chosen = Chosen(**{name: tuple(values) for name, values in methods["chosen"].items()})
+    images = read_arrays(folder / "images.npz")
+    scored = accuracy.parse(read_text(folder / "scores.csv"), folder / "scores.csv")
+    coefficients, groups = _coefficients(folder / "coefficients.csv", tuple(images))
+    return Evidence(
+        suite=suite,
+        tasks=tuple(images),
+        chosen=chosen,
+        references={name: Reference(**methods["references"][name]) for name in chosen.names},
+        several=frozenset(methods["several"]),
+        scored=scored,
+        correct=_correct(folder / "answers.npz", scored, tuple(images)),
+        measures=read_table(folder / "measures.csv", ("suite", "measure")).fillna(
+            dict.fromkeys(("layer", "task", "other"), "")
+        ),
+        predictions=read_table(folder / "prediction.csv", ("suite", "measure")),
+        names=read_json(folder / "measures.json"),
+        losses=_losses(folder / "losses.csv"),
+        coefficients=coefficients,
+        groups=groups,
+        images=images,
+        records=tuple(_kept(kept, f"data/runs/{name}.json", folder) for name in record_names(suite, chosen)),
+        costs={name: _kept(kept, f"data/costs/{suite}/{name}.json", folder) for name in chosen.names},
+        origin=_kept(kept, f"data/origins/{suite}.json", folder),
+    )
+
+
+def makers(suite: str, chosen: Chosen) -> list[tuple[str, str]]:
+    """(method, name of the run record of the stage that made its merge)."""
+    return [
+        *((name, f"merge-{suite}-{name}") for name in chosen.data_free),
+        *((name, f"calibrate-{suite}-{name}") for name in chosen.calibrated[:-1]),
+        (MAIN, f"{MAIN}-{suite}"),
+        *((on_top(name), f"surgery-{suite}-{name}") for name in chosen.operated),
+    ]
+
+
+def record_names(suite: str, chosen: Chosen) -> list[str]:
+    """The names of the run records, in the order of the pipeline."""
+    scaled = [f"{name}{RESCALED}" for name in chosen.rescaled]
+    return [
+        *(f"{stage}-{suite}" for stage in ("train", "prepare", "teach", "diagnose")),
+        *(record for _, record in makers(suite, chosen)),
+        *(f"rescale-{suite}-{name}" for name in chosen.rescaled),
+        *(f"evaluate-{suite}-{name}" for name in (*chosen.names, *scaled)),
+    ]
+
+
+def parameters(suite: str, records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The parameters of all stages; EvidenceError if two stages ran with different values of one."""
+    values: dict[str, Any] = {}
+    for record in records:
+        for key, value in record["params"].items():
+            if values.setdefault(key, value) != value:
+                raise EvidenceError(f"{suite}: stages ran with {key} = {values[key]} and {value}; {AGAIN}")
+    return values
+
+
+def read_text(path: Path) -> str:
+    """The text of a file."""
+    return _read(path, lambda content: content.decode("utf-8"))
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file."""
+    return _read(path, json.loads)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a .npz file."""
+    return _read(path, lambda content: dict(np.load(io.BytesIO(content), allow_pickle=False)))
+
+
+def read_table(path: Path, columns: Collection[str], **options: Any) -> pd.DataFrame:
+    """A CSV file that has at least these columns and ends with its last line; `options` of `pandas.read_csv`."""
+    text = read_text(path)
+    frame = _read(path, lambda _: pd.read_csv(io.StringIO(text), **options))
+    if missing := sorted({*columns} - {*frame.columns}):
+        raise EvidenceError(f"{path}: no column {', '.join(missing)}; {AGAIN}")
+    if not text.endswith("\n"):
+        raise EvidenceError(f"{path}: ends in the middle of a line; {AGAIN}")
+    return frame
+
+
+def _read(path: Path, parse: Callable[[bytes], Content]) -> Content:
+    try:
+        return parse(path.read_bytes())
+    except FileNotFoundError as error:
+        raise EvidenceError(f"{path}: no such file; {AGAIN}") from error
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise EvidenceError(f"{path}: cannot be read ({' '.join(str(error).split())}); {AGAIN}") from error
+
+
+def _kept(records: Mapping[str, Any], path: str, folder: Path) -> Any:
+    if path not in records:
+        raise EvidenceError(f"{folder / 'records.json'}: no {path}; {AGAIN}")
+    return records[path]
+
+
+def _correct(path: Path, scored: pd.DataFrame, tasks: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
+    """Right or wrong, image by image; EvidenceError unless it is what was counted."""
+    packed, correct = read_arrays(path), {}
+    for (method, task), rows in scored.groupby(["method", "task"], sort=False):
+        if (name := f"{method}/{task}") not in packed:
+            raise EvidenceError(f"{path}: no {name}; {AGAIN}")
+        right = np.unpackbits(packed[name], axis=1)[:, : rows.total.iloc[0]].astype(bool)
+        if right.sum(axis=1).tolist() != rows.correct.tolist() or rows.total.nunique() > 1:
+            raise EvidenceError(f"{path}: right answers of {name} are not those counted in scores.csv; {AGAIN}")
+        correct.setdefault(method, {})[task] = right
+    return {method: {task: by_task[task] for task in tasks} for method, by_task in correct.items()}
+
+
+def _coefficients(path: Path, tasks: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Float32 [T, G], the mean over seeds, and the names of the G tensors."""
+    rows = read_table(path, ("seed", "task", "tensor", "coefficient"))
+    groups = tuple(rows.tensor.unique())
+    if len(rows) != rows.seed.nunique() * len(tasks) * len(groups):
+        raise EvidenceError(f"{path}: {len(rows)} coefficients, expected one per seed, task and tensor; {AGAIN}")
+    return rows.coefficient.to_numpy(np.float32).reshape(-1, len(tasks), len(groups)).mean(axis=0), groups
+
+
+def _losses(path: Path) -> dict[str, np.ndarray]:
+    rows, curves = read_table(path, ("method", "seed", "step", "loss")), {}
+    for method, part in rows.groupby("method", sort=False):
+        curves[method] = part.pivot(index="seed", columns="step", values="loss").to_numpy()
+        if np.isnan(curves[method]).any():
+            raise EvidenceError(f"{path}: steps of {method} are missing, expected a loss per seed and step; {AGAIN}")
+    return curves

@@ -1,0 +1,27 @@
+"""Everything that the report needs, from data/ into files that Git keeps."""
+
+from pipeline.report.collect import collect
+from pipeline.report.evidence import choose
+from pipeline.stage import Job, Stage
+
+STAGE = Stage(
+    name="collect",
+    arguments=("suite",),
+    params=("methods",),
+    inputs=(
+        *(f"data/{folder}/{{suite}}" for folder in ("scores", "answers", "costs", "diagnostics", "merges")),
+        *("data/previews/{suite}.npz", "data/origins/{suite}.json", "data/runs"),
+    ),
+    outputs=("reports/evidence/{suite}",),
+    modules=("pipeline.methods.*",),
+    recorded=False,
+)
+
+
+def run(job: Job) -> None:
+    """Write the files that `pipeline.report.evidence` explains."""
+    collect(job.inputs, job.names["suite"], choose(dict(job.params["methods"])), job.outputs[0])
+
+
+if __name__ == "__main__":
+    STAGE.main(run)

@@ -1,0 +1,25 @@
+"""The page of a suite's studies, with their figures and tables."""
+
+from pipeline.report.render import studies_report
+from pipeline.stage import Job, Stage
+from pipeline.store import write_bytes
+
+STAGE = Stage(
+    name="studies.render",
+    arguments=("suite",),
+    params=("report",),
+    inputs=("reports/evidence/studies/{suite}", "pipeline/report/templates"),
+    outputs=("reports/studies/{suite}",),
+    modules=("pipeline.report.studies.*",),
+    recorded=False,
+)
+
+
+def run(job: Job) -> None:
+    """Write the folder that reports/README.md explains."""
+    for name, content in studies_report(job.inputs[0], job.params["report"]).items():
+        write_bytes(job.outputs[0] / name, content)
+
+
+if __name__ == "__main__":
+    STAGE.main(run)
