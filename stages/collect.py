@@ -12,7 +12,7 @@ STAGE = Stage(
         *(f"data/{folder}/{{suite}}" for folder in ("scores", "answers", "costs", "diagnostics", "merges")),
         *("data/previews/{suite}.npz", "data/origins/{suite}.json", "data/runs"),
     ),
-    outputs=("reports/evidence/{suite}",),
+    outputs=("reports/evidence/suites/{suite}",),
     modules=("pipeline.methods.*",),
     recorded=False,
 )

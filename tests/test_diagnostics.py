@@ -31,7 +31,8 @@ from pipeline.diagnostics.subsets import among, draw_subsets, merged
 from pipeline.draws import generator
 from pipeline.errors import BenchmarkError
 from pipeline.report import figures
-from pipeline.report.views import diagnosis
+from pipeline.report.collect import NAMES
+from pipeline.report.views import diagnosis as shown_diagnosis
 from pipeline.suite import SuiteFolder
 from pipeline.toolbox import mloss
 from pipeline.vectors import TaskVectors
@@ -546,7 +547,7 @@ def prediction_rows(first: str = "sar", **changes: float) -> pd.DataFrame:
 
 
 def test_the_paragraph_says_what_the_intervals_say():
-    said = diagnosis.paragraph(prediction_rows())
+    said = shown_diagnosis.paragraph(prediction_rows(), NAMES)
     assert "Over the 8 tasks" in said
     assert "2 of their 95 % intervals exclude zero" in said  # tasks: the bootstrap
     assert "0 of their 95 % intervals exclude zero" in said  # subsets: the interval over tasks
@@ -558,30 +559,30 @@ def test_the_paragraph_says_what_the_intervals_say():
 
 @pytest.mark.parametrize("measure", [*MEASURES])
 def test_a_measure_that_could_not_be_checked_is_marked_and_no_other(measure: str):
-    said = diagnosis.paragraph(prediction_rows(measure))
+    said = shown_diagnosis.paragraph(prediction_rows(measure), NAMES)
     marked = f"is that of {MEASURES[measure]} (our reading) with" in said
     explained = said.endswith(f": {MEASURES[measure]} ({UNVERIFIED.get(measure)}).")
     assert marked == explained == ("our reading" in said.lower()) == (measure in {"sti", "disentanglement"})
 
 
 def test_the_paragraph_leaves_out_what_is_undefined():
-    assert diagnosis.paragraph(prediction_rows(rho=math.nan)) == ""
+    assert shown_diagnosis.paragraph(prediction_rows(rho=math.nan), NAMES) == ""
 
 
 def test_the_heat_maps_show_the_measured_values(diagnosis: Path):
     measures = pd.read_csv(diagnosis / "measures.csv", keep_default_na=False)
     tasks = tuple(toy.TASKS)
-    panels = diagnosis.mloss(measures, tasks, 6.5).axes[:2]
+    panels = shown_diagnosis.mloss(measures, tasks, 6.5).axes[:2]
     for axes, measure in zip(panels, ("mloss", "mloss_normalised"), strict=True):
         rows = measures[measures.measure == measure].set_index("task").value
         assert axes.images[0].get_array()[:, 0].tolist() == rows[[*tasks]].tolist()
     crossed = measures[measures.measure == "transfer"].set_index(["task", "other"]).value
-    shown = diagnosis.transfer(measures, tasks, 6.5).axes[0].images[0].get_array()
+    shown = shown_diagnosis.transfer(measures, tasks, 6.5).axes[0].images[0].get_array()
     assert shown.tolist() == [[crossed[task, other] for other in tasks] for task in tasks]
-    figure = diagnosis.cosines(measures, tasks, 6.5)
+    figure = shown_diagnosis.cosines(measures, tasks, 6.5)
     grid = figure.axes[0].images[0].get_array()
     pairs = measures[(measures.measure == "cosine") & (measures.layer == "")].set_index(["task", "other"]).value
     assert grid[0, 1] == grid[1, 0] == pairs["cats", "dogs"]
     assert np.ma.getmaskarray(grid).diagonal().all()
-    again = diagnosis.cosines(measures, tasks, 6.5)
+    again = shown_diagnosis.cosines(measures, tasks, 6.5)
     assert figures.render(figure, "svg", "x", 100) == figures.render(again, "svg", "x", 100)

@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure as Canvas
 
-from pipeline.errors import BenchmarkError
 from pipeline.report import figures
 from pipeline.report.page import Entries, Entry, Figure, Fold, Grid, Link, Page, Prose, Section, cite, render
 from pipeline.report.tables import Cell, Table
 from pipeline.report.views import diagnosis
 from tests.html import Parsed
 
-TEMPLATES = Path("pipeline/templates")
+TEMPLATES = Path("pipeline/report/templates")
 HOSTILE = """</script><script>alert("1")</script>' & </style><b onclick='x'>"""
 ROWS = (
     ("First group", (("one", (Cell("1.0", "0.1", "best"), Cell("w", "", ""))),)),
@@ -41,11 +40,11 @@ def whole(text):
 
 
 def grid(table, **more):
-    return render(Page("P", (), (Section("s", "S", (Grid("g", "G", table, **more),)),)), TEMPLATES)
+    return render(Page("P", (), (Section("s", "S", (Grid("g", "G", table, **more),)),)))
 
 
 def test_text_stays_text_wherever_it_stands():
-    html, plain = (render(whole(text), TEMPLATES) for text in (HOSTILE, "plain"))
+    html, plain = (render(whole(text)) for text in (HOSTILE, "plain"))
     assert html.count("<script") == html.count("</script>") == 1
     assert re.findall(r"<(\w+)", html) == re.findall(r"<(\w+)", plain), "no element came from a text"
     places = plain.split("<body>")[1].count("plain")
@@ -58,7 +57,7 @@ def test_text_stays_text_wherever_it_stands():
 
 
 def test_contents_lead_to_every_titled_block_and_sister_page():
-    found = Parsed(render(whole("t"), TEMPLATES))
+    found = Parsed(render(whole("t")))
     assert len(found.ids) == len(set(found.ids))
     anchors = {link[1:] for link in found.links if link.startswith("#")}
     assert {"section", "prose", "grid", "figure", "fold", "entry", "inner"} <= anchors <= set(found.ids)
@@ -67,12 +66,12 @@ def test_contents_lead_to_every_titled_block_and_sister_page():
 
 
 def test_without_sister_pages_nothing_leads_away():
-    links = Parsed(render(Page("P", (), (Section("s", "S", ()),)), TEMPLATES)).links
+    links = Parsed(render(Page("P", (), (Section("s", "S", ()),)))).links
     assert set(links) == {"#s"}
 
 
 def test_the_policy_allows_the_pages_own_script_and_no_request():
-    html = render(whole("t"), TEMPLATES)
+    html = render(whole("t"))
     script = re.search(r"(?s)<script>(.*?)</script>", html)[1]
     assert script == (TEMPLATES / "page.js").read_text()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -99,11 +98,6 @@ def test_wide_tables_are_marked_for_print(columns, wide):
 def test_papers_on_arxiv_are_linked_and_the_rest_is_escaped():
     link = '<a href="https://arxiv.org/abs/2512.21288">arXiv 2512.21288</a>'
     assert cite("<A> & arXiv 2512.21288, arXiv 12") == f"&lt;A&gt; &amp; {link}, arXiv 12"
-
-
-def test_a_missing_template_is_named(tmp_path):
-    with pytest.raises(BenchmarkError, match=r"page\.html: no such file"):
-        render(whole("t"), tmp_path)
 
 
 @pytest.fixture

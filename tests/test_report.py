@@ -2,8 +2,10 @@
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +14,11 @@ import torch
 from pipeline import answers, methods, store
 from pipeline.diagnostics import prediction
 from pipeline.errors import BenchmarkError
-from pipeline.report import write
-from pipeline.report.evidence import choose, parameters
-from pipeline.report.figures import blocks
+from pipeline.report.collect import collect
+from pipeline.report.evidence import choose, load, parameters
+from pipeline.report.render import report as rendered
+from pipeline.report.view import Look
+from pipeline.report.views.coefficients import blocks
 from pipeline.statistics.accuracy import parse
 from tests.html import Parsed
 
@@ -28,10 +32,11 @@ METHODS = {
     "surgery": ["samerging"],
 }
 CHOSEN = choose(METHODS)
-LOOK = SimpleNamespace(dpi=50, width=6.5, decimals=1)
-INPUTS = ("scores", "answers", "costs", "diagnostics", "merges", "previews", "origins", "runs")
-TEMPLATES = Path("pipeline/templates")
-OUTPUTS = ("tables", "figures", "plots", "scores", "metrics.json", "index.html", "records.json")
+LOOK = Look(dpi=50, width=6.5, decimals=1)
+INPUTS = (
+    *(f"{name}/mini-x" for name in ("scores", "answers", "costs", "diagnostics", "merges")),
+    *("previews/mini-x.npz", "origins/mini-x.json", "runs"),
+)
 ORIGIN = {
     "source": "made <here>",
     "embedded": True,
@@ -66,10 +71,18 @@ def data(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory):
-    """The files of the report on an embedded suite."""
+def plain_folder(tmp_path_factory):
+    """The evidence of an embedded suite, with the report beside it."""
     folder = tmp_path_factory.mktemp("plain")
-    return report(measured(folder / "data"), folder / "out")
+    report(measured(folder / "data"), folder / "out")
+    return folder / "out/evidence/mini-x"
+
+
+@pytest.fixture(scope="module")
+def plain(plain_folder):
+    """The files of the report on an embedded suite."""
+    out = plain_folder.parent.parent
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +99,7 @@ def measured(folder):
         learned, operated = name in CHOSEN.calibrated, name.startswith("surgery-")
         scored(folder, name, rows(name, 6 * (learned or operated), correct))
         about = {"form": "coefficients", "extras": "adapters" if operated else None, "losses": learned}
-        about |= {"tasks": TASKS, "groups": GROUPS}
+        about |= {"tasks": TASKS, "groups": GROUPS, "seeds": SEEDS}
         store.write_json(folder / f"merges/mini-x/{name}/merge.json", about)
         held = {"encoders": 2 if name == "individual" else 1, "encoder_bytes": 1000, "extra_bytes": 250 * operated}
         flops = {"plain_flops": 100, "flops": dict.fromkeys(TASKS, 100 + 50 * operated)}
@@ -140,8 +153,12 @@ def record(folder, stage, method=None, **params):
     store.write_json(folder / "runs" / f"{'-'.join((stage, *arguments.values()))}.json", content)
 
 
-def report(data, out):
-    write([*(data / name for name in INPUTS), TEMPLATES], ["mini-x"], CHOSEN, LOOK, [out / name for name in OUTPUTS])
+def report(data, out, chosen=CHOSEN):
+    """The files of the report, below `out`, and the evidence that they are made from."""
+    folder = out / "evidence" / "mini-x"
+    collect([data / name for name in INPUTS], "mini-x", chosen, folder)
+    for name, content in rendered([folder], LOOK).items():
+        store.write_bytes(out / name, content)
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
 
 
@@ -152,26 +169,20 @@ def test_the_whole_report_twice(data, tmp_path, monkeypatch):
     names = ("accuracy", "profiles", "coefficients", "losses", "mloss", "cosines", "transfer", "images")
     expected = {f"figures/mini-x-{name}.{kind}" for name in names for kind in ("svg", "pdf", "png")}
     expected |= {f"figures/mini-x-{name}.csv" for name in names if name != "images"}
-    expected |= {"metrics.json", "index.html", "records.json"}
-    expected |= {f"tables/mini-x.{kind}" for kind in ("csv", "md", "tex")}
-    expected |= {"tables/mini-x-overview.md", "tables/mini-x-overview.tex", "tables/mini-x-prediction.csv"}
-    expected |= {"tables/mini-x-measures.csv"}
-    expected |= {"tables/mini-x-sentences.md", "tables/mini-x-comparisons.csv", "tables/mini-x-comparisons.md"}
-    expected |= {"scores/mini-x.csv", "scores/mini-x-answers.npz"}
-    assert set(files) == expected | {f"plots/{name}.csv" for name in ("accuracy", "losses")}
-    data_free = {"average": 40.0, "individual": 80.0, "zeroshot": 20.0}
-    assert json.loads(files["metrics.json"])["mini-x"] == {
-        "accuracy": {
-            **data_free,
-            "average": 40.0,
-            "distillation": 51.0,
-            "individual": 80.0,
-            "samerging": 61.0,
-            "surgery-samerging": 71.0,
-            "zeroshot": 20.0,
-        },
-        "samerging_gap_closed": 68.33,
+    expected |= {"metrics.json", "index.html", "tables/mini-x-sentences.md"}
+    stems = ("mini-x", "mini-x-overview", "mini-x-comparisons", "mini-x-prediction")
+    expected |= {f"tables/{stem}.{kind}" for stem in stems for kind in ("csv", "md", "tex")}
+    expected -= {"tables/mini-x-overview.csv"}
+    expected |= {f"plots/{name}.csv" for name in ("accuracy", "losses")}
+    kept = {name for name in files if name.startswith("evidence/")}
+    assert set(files) - kept == expected
+    assert {Path(name).name for name in kept} == {
+        *("scores.csv", "answers.npz", "methods.json", "measures.csv", "prediction.csv", "measures.json"),
+        *("losses.csv", "coefficients.csv", "images.npz", "records.json"),
     }
+    metrics = json.loads(files["metrics.json"])["mini-x"]
+    assert [*metrics] == ["samerging", "gap_closed", "minus_distillation", "best_data_free", "experts"]
+    assert [*metrics.values()] == [61.0, 68.33, 10.0, 40.0, 80.0]
     assert files["plots/losses.csv"].count(b"\n") == 1 + 2 * 2 * 75
     assert files["plots/accuracy.csv"].splitlines()[1] == b"mini-x,average,b&<i>,,40"
     assert rb"\textless{}script\textgreater{}A\_v \& e" in files["tables/mini-x.tex"]
@@ -266,7 +277,7 @@ def without_a_line(text):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda _: "", "not a table"),
+        (lambda _: "", "cannot be read"),
         (lambda text: text[len(text) // 2 :], "no column measure, suite|no column loss"),
         (lambda text: text[:-2], "ends in the middle of a line"),
     ],
@@ -274,14 +285,14 @@ def without_a_line(text):
 def test_a_damaged_table_is_named(data, tmp_path, name, damage, message):
     path = data / name
     path.write_text(damage(path.read_text()))
-    with pytest.raises(BenchmarkError, match=rf"{re.escape(str(path))}: ({message}).*; `dvc repro` makes it anew"):
+    with pytest.raises(BenchmarkError, match=rf"{re.escape(str(path))}: ({message}).*; run dvc repro"):
         report(data, tmp_path / "out")
 
 
 def test_losses_that_lack_a_step_are_refused(data, tmp_path):
     path = data / "merges/mini-x/samerging/losses.csv"
     path.write_text(without_a_line(path.read_text()))
-    with pytest.raises(BenchmarkError, match=r"losses\.csv: steps are missing, expected a loss for every"):
+    with pytest.raises(BenchmarkError, match=r"losses\.csv: steps of samerging are missing, expected a loss per"):
         report(data, tmp_path / "out")
 
 
@@ -308,9 +319,9 @@ def test_an_embedded_suite_shows_where_it_came_from_and_nothing_published(plain)
 
 
 def test_a_public_suite_stands_beside_what_was_published(plain, beside):
-    new = {f"tables/mini-x-{name}.{kind}" for name in ("anchors", "published") for kind in ("csv", "md")}
+    new = {f"tables/mini-x-{name}.{kind}" for name in ("anchors", "published") for kind in ("csv", "md", "tex")}
     assert beside.keys() - plain.keys() == new
-    captioned = {"index.html", "records.json", "tables/mini-x.md", "tables/mini-x.tex"}
+    captioned = {"index.html", "evidence/mini-x/records.json", "tables/mini-x.md", "tables/mini-x.tex"}
     assert {name for name in plain if plain[name] != beside[name]} == captioned
     said = (
         "Anchors: 2 of 4 published accuracies of these checkpoints reproduced within 0.1 points; "
@@ -363,7 +374,7 @@ def test_an_origin_that_is_not_whole_is_named(data, tmp_path):
 def test_what_is_left_of_other_methods_is_ignored(data, tmp_path):
     store.write_text(data / "scores/mini-x/ties.csv", "stale")
     store.write_text(data / "scores/nano-3/ties.csv", "stale")
-    assert "ties" not in json.loads(report(data, tmp_path / "out")["metrics.json"])["mini-x"]["accuracy"]
+    assert b"ties" not in report(data, tmp_path / "out")["tables/mini-x.csv"]
 
 
 def test_stages_that_ran_with_different_parameters_are_refused():
@@ -406,11 +417,12 @@ def split(line):
 
 def test_everything_can_be_recomputed_from_the_scores_kept(data, tmp_path):
     report(data, tmp_path)
-    scored = parse((tmp_path / "scores/mini-x.csv").read_text(), "scores")
+    folder = tmp_path / "evidence/mini-x"
+    scored = parse((folder / "scores.csv").read_text(), "scores")
     order = ["zeroshot", "individual", "average", "distillation", "samerging", "surgery-samerging"]
     order += ["average-rescaled", "distillation-rescaled"]
     assert scored.method.unique().tolist() == order
-    bits = store.read_arrays(tmp_path / "scores/mini-x-answers.npz")
+    bits = store.read_arrays(folder / "answers.npz")
     assert list(bits) == [f"{method}/{task}" for method in order for task in TASKS]
     for (method, task), cells in scored.groupby(["method", "task"]):
         right = np.unpackbits(bits[f"{method}/{task}"], axis=1, count=50)
@@ -420,7 +432,7 @@ def test_everything_can_be_recomputed_from_the_scores_kept(data, tmp_path):
 
 def test_answers_that_are_not_those_counted_are_refused(data, tmp_path):
     answers.save(answered(right=19), data / "answers/mini-x/average.npz")
-    with pytest.raises(BenchmarkError, match=r"average\.npz: its right answers on .* are not those counted"):
+    with pytest.raises(BenchmarkError, match=r"answers\.npz: right answers of average/.* are not those counted"):
         report(data, tmp_path)
 
 
@@ -438,7 +450,27 @@ def answered(right, label=0):
 
 def test_without_experts_nothing_is_normalised(data, tmp_path):
     chosen = choose({**METHODS, "merge": ["zeroshot", "average"]})
-    inputs = [*(data / name for name in INPUTS), TEMPLATES]
-    write(inputs, ["mini-x"], chosen, LOOK, [tmp_path / name for name in OUTPUTS])
+    report(data, tmp_path, chosen)
     assert not (tmp_path / "figures/mini-x-profiles.svg").exists()
     assert "iqm" not in (tmp_path / "tables/mini-x-comparisons.csv").read_text()
+
+
+EVIDENCE = ("scores.csv", "answers.npz", "methods.json", "measures.csv", "losses.csv", "images.npz", "records.json")
+
+
+@pytest.mark.parametrize("name", EVIDENCE)
+@pytest.mark.parametrize("damage", [lambda _: None, lambda _: b"", lambda content: content[: len(content) // 2]])
+def test_evidence_that_is_missing_or_cut_is_named(plain_folder, tmp_path, name, damage):
+    folder = shutil.copytree(plain_folder, tmp_path / "mini-x")
+    content = damage((folder / name).read_bytes())
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_bytes(content)
+    with pytest.raises(BenchmarkError, match=re.escape(name)):
+        load(folder)
+
+
+def test_rendering_needs_no_torch():
+    script = "import sys; from pipeline.report import render, views; views.every(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -104,7 +104,7 @@ def context() -> Context:
 
 def test_the_view_tells_the_effects_that_were_put_in():
     shown = view(scores(), context())
-    effects = shown.tables["effects"][0].set_index(["Effect", "Where"])
+    effects = shown.tables["effects"].rows.set_index(["Effect", "Where"])
     expected = {
         ("distillation minus entropy", "all"): ("+10.67", "[+10.67, +10.67]", "3 : 0"),
         ("layer-wise minus task-wise", "all"): ("+4.00", "[+4.00, +4.00]", "3 : 0"),
@@ -122,12 +122,12 @@ def test_the_view_tells_the_effects_that_were_put_in():
     assert "which excludes zero; better on 3 and worse on 0 of 3 tasks (n = 3 seeds)" in shown.sentences[0]
     assert "working SAM changes that by +2.00 points [" in shown.sentences[4]
     assert "over the 3,000 test images of these 3 tasks and 3 seeds or" in shown.sentences[5]
-    combinations = shown.tables["combinations"][0]
+    combinations = shown.tables["combinations"].rows
     released = combinations[combinations[""] == "as the released code computes"]
     assert released[["Objective", "Sharpness", "Granularity"]].to_numpy().tolist() == [
         ["distillation", "no sharpness", "layer-wise"]
     ]
-    assert "rho 0.07" in shown.figures["ablation"][1]
+    assert "rho 0.07" in shown.figures["ablation"].caption
 
 
 def test_the_study_gives_a_row_per_combination_seed_and_task(pristine_suite: Path, tmp_path: Path, monkeypatch):

@@ -170,17 +170,17 @@ def test_the_view_tells_what_was_put_in():
         r": \+\S+ \[\+.*\] with split/decompose and -\S+ \[-.*-.*\] with fused/decompose; the change", pair
     )
     assert "OPCM 4, ESM 2" in said[-1]
-    pairs = shown.tables["pairs"][0].set_index("Pair")
+    pairs = shown.tables["pairs"].rows.set_index("Pair")
     assert pairs.loc["Iso-C minus TSV-M", "Order"] == "changes"
     assert pairs.loc["TSV-M minus OPCM", "Order"] == "stays"
-    ranks = shown.tables["ranks"][0].set_index("Method")
+    ranks = shown.tables["ranks"].rows.set_index("Method")
     assert ranks.loc["Iso-C"].tolist() == [1, 1, 4, 4]
 
 
 def test_ties_share_the_better_rank():
     rows = made_up()
     twin = rows[rows.method == "tsv_m"].assign(method="wudi")
-    ranks = view(pd.concat([rows, twin]), context()).tables["ranks"][0].set_index("Method")
+    ranks = view(pd.concat([rows, twin]), context()).tables["ranks"].rows.set_index("Method")
     assert ranks.loc["TSV-M"].tolist() == ranks.loc["WUDI-Merging"].tolist()
 
 
@@ -193,7 +193,7 @@ def test_where_no_order_changes_the_view_names_no_pair():
 
 
 def test_the_figure_has_a_line_per_method_and_the_same_bytes_again():
-    figures = [view(made_up(), context()).figures["conventions"][0] for _ in range(2)]
+    figures = [view(made_up(), context()).figures["conventions"].figure for _ in range(2)]
     left, _ = figures[0].axes
     assert len(left.lines) == len(SEEDS)
     assert left.lines[1].get_xydata()[:, 1] == pytest.approx([left.lines[1].get_xydata()[0, 1]] * 4)

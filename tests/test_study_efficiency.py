@@ -52,15 +52,15 @@ def test_sharpness_is_compared_at_every_number_of_images():
     found = view(rows(), context())
     assert "k = 1: +0.00 [+0.00, +0.00]; k = 4: +1.00 [+" in found.sentences[2]
     assert "2 of 4 intervals exclude zero, where chance alone would give about 0.2" in found.sentences[2]
-    table = found.tables["accuracies"][0].set_index("Images per task")
+    table = found.tables["accuracies"].rows.set_index("Images per task")
     assert table["Tasks like these"].tolist() == [f"[+{gain}, +{gain}]" for gain in ("0.00", "1.00", "0.50", "0.00")]
 
 
 def test_the_second_panel_is_in_per_cent_of_the_gap():
-    right = view(rows(), context(40.0)).figures["efficiency"][0].axes[1]
+    right = view(rows(), context(40.0)).figures["efficiency"].figure.axes[1]
     heights = right.lines[0].get_ydata()
     assert heights.tolist() == pytest.approx([-40, -3, -1])  # 20, 1.5 and 0.5 points of a gap of 50
-    caption = view(rows(), context(90.0)).figures["efficiency"][1]
+    caption = view(rows(), context(90.0)).figures["efficiency"].caption
     assert "in points" in caption
     assert "A task with fewer images uses all it has (cats, dogs, fish)." in caption
 
@@ -68,7 +68,7 @@ def test_the_second_panel_is_in_per_cent_of_the_gap():
 def test_a_single_number_of_images_needs_no_comparison():
     few = view(rows()[lambda found: found.k == 64], context())
     assert few.sentences[0].startswith("SAMerging minus distillation")
-    assert len(few.tables["accuracies"][0]) == 1
+    assert len(few.tables["accuracies"].rows) == 1
 
 
 def test_a_run_without_one_of_its_tasks_is_refused():

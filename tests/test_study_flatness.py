@@ -160,7 +160,7 @@ def test_the_study_gives_a_row_per_variant_seed_and_task(setting: Setting, tmp_p
     assert (found.groupby(["setting", "seed"]).rise.sum() > 0).all()
     assert found[found.setting == "sam"].passed.unique().tolist() == [2 * 3 * 3 * 2]
     shown = view(found, context())
-    assert [*shown.tables["flatness"][0]["Rule"]][:2] == ["plain", "SAM"]
+    assert [*shown.tables["flatness"].rows["Rule"]][:2] == ["plain", "SAM"]
     assert "n = 2 seeds" in shown.sentences[0]
     assert {*shown.figures} == {"flatness"}
 

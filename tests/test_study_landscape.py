@@ -238,7 +238,7 @@ def test_the_view_says_which_solution_is_flatter_with_an_interval(
 ):
     shown = view(tables, context(SuiteFolder(pristine_suite)))
     assert [*shown.figures] == ["planes", "vectors", "segments", "rises"]
-    assert all(render(figure, "svg", name, 100).startswith(b"<?xml") for name, (figure, _) in shown.figures.items())
+    assert all(render(drawn.figure, "svg", name, 100).startswith(b"<?xml") for name, drawn in shown.figures.items())
     curvature = tables["curvature"]
     traces = curvature[curvature.measure == "trace"].groupby(["method", "seed"]).value.sum().groupby("method").mean()
     (said,) = [one for one in shown.sentences if one.startswith("Hessian trace")]
@@ -246,8 +246,8 @@ def test_the_view_says_which_solution_is_flatter_with_an_interval(
         f"({traces['distillation']:.4g}): {traces['samerging'] - traces['distillation']:+.3g}, 95 % interval [" in said
     )
     assert said.endswith("(n = 2 seeds, 3 tasks).")
-    assert "which calibration did not see" in shown.figures["planes"][1]
-    table, _ = shown.tables["sharpness"]
+    assert "which calibration did not see" in shown.figures["planes"].caption
+    table = shown.tables["sharpness"].rows
     assert list(table.method) == ["Adamerging", "Distillation", "Samerging", "Task arithmetic"]
 
 

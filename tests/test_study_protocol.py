@@ -75,8 +75,8 @@ def test_the_study_gives_scores_that_the_report_can_show(todo: list[Trial], tmp_
     assert len(rows) == len(todo) * len(toy.TASKS)
     assert (rows.total == toy.SIZES["test"]).all()
     found = shown.view(rows, context())
-    assert len(found.tables["protocol"][0]) == 3 * 2
-    assert "TRANSDUCTIVE" in found.figures["protocol"][1]
+    assert len(found.tables["protocol"].rows) == 3 * 2
+    assert "TRANSDUCTIVE" in found.figures["protocol"].caption
 
 
 def made_up() -> pd.DataFrame:
@@ -106,5 +106,5 @@ def test_the_view_tells_the_worth_that_was_put_in():
     assert "k = 16: +2.00 points [+" in found.sentences[1]
     assert found.sentences[1].endswith(", which excludes zero (n = 3 seeds).")
     assert found.sentences[2].startswith("2 of 4 intervals exclude zero, where chance alone would give about 0.2.")
-    table = found.tables["protocol"][0].set_index(["Method", "Images per task"])
+    table = found.tables["protocol"].rows.set_index(["Method", "Images per task"])
     assert table.loc[("SAMerging", 16), ["Tasks like these", "Won : lost"]].tolist() == ["[+2.00, +2.00]", "3 : 0"]

@@ -107,7 +107,7 @@ def test_the_stage_scores_every_method_on_every_replicate(embedded: Path, tmp_pa
     setting = Setting(*work.inputs, "distillation", params, SCHEDULE, "train", "float32")
     expected = score(setting, 6, 1, "test")
     assert committed[["samples", "correct", "total", "right"]].T.to_dict("list") == expected
-    assert view(frame, context(tuple(DEFINITION.tasks))).tables["methods"][0].shape[0] == len(free) + len(learned) + 1
+    assert view(frame, context(tuple(DEFINITION.tasks))).tables["methods"].rows.shape[0] == len(free) + len(learned) + 1
 
 
 def test_a_study_that_was_killed_trains_only_what_is_missing(embedded: Path, tmp_path: Path, monkeypatch):
@@ -308,19 +308,20 @@ def test_the_view_sets_the_spread_over_replicates_against_that_over_seeds():
     table = averages.accuracy.mean()["samerging"].unstack()
     over, within = table.mean(axis=1).std(), np.sqrt(table.var(axis=1).mean())
     assert f"SAMerging {over:.2f} against {within:.2f} (" in shown.sentences[2]
-    row = shown.tables["methods"][0].set_index("Method").loc["SAMerging"]
+    row = shown.tables["methods"].rows.set_index("Method").loc["SAMerging"]
     assert row["SD over replicates"] == f"{over:.2f}"
     assert row["Lowest"] == f"{table.mean(axis=1).min():.1f}"
     assert row["Committed"] == f"{table.loc[0].mean():.1f}"
-    assert shown.tables["methods"][0].set_index("Method").loc["TSV-M", "SD over seeds"] == "–"
+    assert shown.tables["methods"].rows.set_index("Method").loc["TSV-M", "SD over seeds"] == "–"
 
 
 def test_the_figure_has_a_dot_per_replicate_and_the_same_bytes_again():
-    figure, caption = view(made_up(spread=0.03), context()).figures["replicates"]
+    drawn = view(made_up(spread=0.03), context()).figures["replicates"]
+    figure, caption = drawn.figure, drawn.caption
     (axes,) = figure.axes
     assert [text.get_text() for text in axes.get_yticklabels()][-1] == "TSV-M"
     dots = [line for line in axes.lines if line.get_marker() == "o"]
     assert sum(len(line.get_xdata()) for line in dots) == 5 * len(axes.get_yticks())
     assert "a dot per replicate" in caption
-    again = view(made_up(spread=0.03), context()).figures["replicates"][0]
+    again = view(made_up(spread=0.03), context()).figures["replicates"].figure
     assert render(figure, "svg", "x", 100) == render(again, "svg", "x", 100)

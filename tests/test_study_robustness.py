@@ -130,7 +130,8 @@ def test_the_view_says_what_sharpness_saves(gain, verdict):
 
 
 def test_the_table_has_means_over_severities_and_the_drop():
-    ((table, caption),) = view(scores(3), context()).tables.values()
+    (frame,) = view(scores(3), context()).tables.values()
+    table, caption = frame.rows, frame.caption
     table = table.set_index("Method")
     assert table.loc["SAMerging", ["Clean", "Contrast", "JPEG", "Corrupted", "Drop"]].tolist() == [
         "80.0", "63.0", "63.0", "63.0", "17.0"
@@ -141,12 +142,13 @@ def test_the_table_has_means_over_severities_and_the_drop():
 
 
 def test_the_figure_has_a_panel_per_corruption_and_the_same_bytes_again():
-    ((figure, _),) = view(scores(3), context()).figures.values()
+    (drawn,) = view(scores(3), context()).figures.values()
+    figure = drawn.figure
     panels = [axes for axes in figure.axes if axes.axison]
     assert [axes.get_title() for axes in panels] == ["Contrast", "JPEG"]
     line = next(line for line in panels[0].lines if line.get_label() == "SAMerging")
     assert line.get_xydata().tolist() == [[0, 80], [1, 63], [5, 63]]
-    again = view(scores(3), context()).figures["robustness"][0]
+    again = view(scores(3), context()).figures["robustness"].figure
     assert render(figure, "svg", "x", 100) == render(again, "svg", "x", 100)
 
 

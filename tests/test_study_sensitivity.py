@@ -148,8 +148,8 @@ def test_the_whole_study_is_written_and_shown(job: Job):
     context = Context("tiny", tasks, titles, 30.0, 90.0, dict.fromkeys(tasks, 90.0), "train", "test", {}, 6.5, 1)
     shown = view(rows, context)
     assert [*shown.figures] == ["knobs", "scale", "brittleness"]
-    assert all(render(figure, "svg", name, 100).startswith(b"<?xml") for name, (figure, _) in shown.figures.items())
-    assert len(shown.tables["brittleness"][0]) == 5 + 3 + 3 + 9
+    assert all(render(drawn.figure, "svg", name, 100).startswith(b"<?xml") for name, drawn in shown.figures.items())
+    assert len(shown.tables["brittleness"].rows) == 5 + 3 + 3 + 9
     assert "ρ = 0.07 minus ρ = 0" in shown.sentences[0] and "ρ = 0.5 minus ρ = 0" in shown.sentences[1]
     assert "over the 21 test images of these 3 tasks (1 seed) or" in shown.sentences[2]
     assert all("(n = 1" in said for said in (*shown.sentences[:2], *shown.sentences[3:]))

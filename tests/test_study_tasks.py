@@ -197,22 +197,24 @@ def test_the_view_says_what_more_tasks_cost_and_what_the_others_gain():
 def test_accuracy_is_normalised_by_each_tasks_expert():
     frame = scores()
     frame.loc[(frame.method == "individual") & (frame.task == "a"), "correct"] = 50
-    ((table, _),) = view(frame, context()).tables.values()
+    (made,) = view(frame, context()).tables.values()
+    table = made.rows
     row = table.set_index("Method").loc["SAMERGING"]
     assert row["4 tasks"] == f"{(80 / 0.5 + 3 * 80) / 4:.1f}"
     assert row["Left out"] == "+10.0 [+10.0, +10.0]"
 
 
 def test_the_figure_shows_both_and_has_the_same_bytes_again():
-    figure, caption = view(scores(), context()).figures["tasks"]
+    drawn = view(scores(), context()).figures["tasks"]
+    figure, caption = drawn.figure, drawn.caption
     assert "subsets of each size: 2: 2, 4: 1" in caption
     assert [[*axes.get_xticks()] for axes in figure.axes] == [[2, 4], [2]]
-    again = view(scores(), context()).figures["tasks"][0]
+    again = view(scores(), context()).figures["tasks"].figure
     assert render(figure, "svg", "x", 100) == render(again, "svg", "x", 100)
 
 
 def test_a_study_of_the_whole_suite_alone_has_a_view():
     frame = scores()
     found = view(frame[frame["size"] == 4], context())
-    assert "Left out" not in found.tables["tasks"][0]
-    assert render(found.figures["tasks"][0], "svg", "x", 100)
+    assert "Left out" not in found.tables["tasks"].rows
+    assert render(found.figures["tasks"].figure, "svg", "x", 100)

@@ -5,7 +5,9 @@ import re
 import pandas as pd
 import pytest
 
-from pipeline.report.tables import Cell, Protocol, Table, build, csv, escape, latex, markdown, ranks
+from pipeline.report.evidence import Protocol
+from pipeline.report.tables import Cell, Table, build, escape, latex, markdown, ranks
+from pipeline.report.views.tasks import csv
 
 PROTOCOL = Protocol("mini-8", "train", "test", 1600, {"a": 1600, "b": 1097}, (0, 1), True)
 TITLES = {"zeroshot": "Zero-shot", "x_1": "X & <Y>|_1", "y": "Y"}

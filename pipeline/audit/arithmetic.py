@@ -49,14 +49,14 @@ def check(repository: Repository, suite: str) -> list[Finding]:
     scores, tasks = integers(repository, suite), tuple(tasks_of(repository, suite))
     whole = Tally(f"{suite}: scores", "integer scores are whole and possible")
     if scores is None:
-        whole.absent.append(f"{EVIDENCE}/{suite}/scores.csv, data/scores")
+        whole.absent.append(f"{EVIDENCE}/suites/{suite}/scores.csv, data/scores")
         return [whole.finding()]
     whole.compared = len(scores)
     whole.wrong += odd(scores, tasks)
     if whole.wrong:
         return [whole.finding()]
     known = know(scores, tasks)
-    packed = repository.arrays(f"{EVIDENCE}/{suite}/answers.npz")
+    packed = repository.arrays(f"{EVIDENCE}/suites/{suite}/answers.npz")
     return [
         whole.finding(),
         _answers(repository, suite, scores, packed),
@@ -123,7 +123,7 @@ def _answers(
     """The number of correct answers, image by image, is the score; and the answers are those of data/."""
     tally, path = Tally(f"{suite}: answers", "counts are those of the answers to single images"), "answers.npz"
     if packed is None:
-        tally.absent.append(f"{EVIDENCE}/{suite}/{path}")
+        tally.absent.append(f"{EVIDENCE}/suites/{suite}/{path}")
         return tally.finding()
     for method, counts in scores.groupby("method", sort=False):
         given = repository.arrays(f"data/answers/{suite}/{method}.npz")

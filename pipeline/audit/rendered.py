@@ -58,7 +58,7 @@ def _made(tally: Tally, repository: Repository, suites: list[str]) -> dict[str, 
         return {}
     look, folder = view.Look(**repository.yaml("params.yaml")["report"]), repository.root / EVIDENCE
     try:
-        made = render.report([folder / suite for suite in suites], look)
+        made = render.report([folder / "suites" / suite for suite in suites], look)
         for suite in suites:
             if not (folder / "studies" / suite).is_dir():
                 tally.absent.append(f"studies of {suite}: none")

@@ -1,8 +1,8 @@
 """The files of a repository, their hashes, and the files of data/ that its evidence restores.
 
-    reports/evidence/<suite>/scores.csv                   -> data/scores/<suite>/<method>.csv
-    reports/evidence/<suite>/measures.csv, prediction.csv -> data/diagnostics/<suite>/
-    reports/evidence/<suite>/images.npz                   -> data/previews/<suite>.npz
+    reports/evidence/suites/<suite>/scores.csv                   -> data/scores/<suite>/<method>.csv
+    reports/evidence/suites/<suite>/measures.csv, prediction.csv -> data/diagnostics/<suite>/
+    reports/evidence/suites/<suite>/images.npz                   -> data/previews/<suite>.npz
     reports/evidence/studies/<suite>/<study>...           -> data/studies/<suite>/<study>...
     reports/evidence/**/records.json                      -> data/runs, data/origins, data/costs: {path: content}
 
@@ -164,7 +164,7 @@ def integers(repository: Repository, suite: str) -> pd.DataFrame | None:
 
     Read here and nowhere else.
     """
-    path = f"{EVIDENCE}/{suite}/scores.csv"
+    path = f"{EVIDENCE}/suites/{suite}/scores.csv"
     paths = [path] if repository.text(path) else repository.names(f"data/scores/{suite}", ".csv")
     tables = [table for path in paths if {*SCORES} <= {*(table := repository.table(path))}]
     if not tables:
@@ -246,11 +246,11 @@ def _scores(root: Path) -> Restored:
 
 
 def _diagnoses(root: Path) -> Restored:
-    for path in sorted((root / EVIDENCE).glob("*/measures.csv")):
+    for path in sorted((root / EVIDENCE / "suites").glob("*/measures.csv")):
         for name in ("measures.csv", "prediction.csv"):
             if (path.parent / name).is_file():
                 yield f"data/diagnostics/{path.parent.name}/{name}", (path.parent / name).read_bytes()
-    for path in sorted((root / EVIDENCE).glob("*/images.npz")):
+    for path in sorted((root / EVIDENCE / "suites").glob("*/images.npz")):
         yield f"data/previews/{path.parent.name}.npz", path.read_bytes()
 
 

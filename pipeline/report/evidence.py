@@ -1,6 +1,6 @@
 """What was measured on a suite, as committed files that need neither torch nor data/ to be read.
 
-    reports/evidence/<suite>/
+    reports/evidence/suites/<suite>/
         scores.csv          counts of right answers: methods in the order of the tables, then `<method>-rescaled`
         answers.npz         which test images every run got right, a bit per image (`numpy.packbits`)
         methods.json        the methods: where they stand, their titles, papers and doubts
