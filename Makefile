@@ -42,6 +42,7 @@ test: lint
 lint: $(READY)
 	ruff check
 	ruff format --check
+	python -m stages --check
 
 # One process more than cores: much of a fault is waiting.
 faults: $(READY)

@@ -1,4 +1,4 @@
-"""Both dvc.yaml files: which change reruns which stages, and that every stage declares exactly what it uses.
+"""Both dvc.yaml files: which change reruns which stages, and that they say what the stage scripts declare and use.
 
 Computes nothing. A stage of stages/studies/dvc.yaml is called studies.<name>@<suite>.
 """
@@ -24,6 +24,7 @@ from dvc.utils.serialize import modify_yaml
 from ruamel.yaml import YAML
 
 from pipeline.stage import Stage
+from stages.__main__ import main as generate
 from tests import toy
 
 REPORT = frozenset({"report"})
@@ -558,6 +559,42 @@ def test_a_stage_declares_what_its_script_uses(pipeline: Pipeline, at_root: Path
     assert one.files() == code | {path.format(**names) for path in stage.inputs}
     outputs = [path.format(**names) for path in stage.outputs]
     assert sorted(one.outs) == sorted([*outputs, stage.record(names)] if stage.recorded else outputs)
+
+
+def test_both_files_are_those_that_the_stages_make(at_root: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sys.argv", ["stages", "--check"])
+    generate()
+
+
+def test_new_code_is_a_dependency_once_both_files_are_made_anew(workspace: Path, monkeypatch: pytest.MonkeyPatch):
+    """Until then the check fails."""
+    root = checkout(workspace)
+    before = read(root)
+    for name in ("imported", "helping"):
+        (root / f"pipeline/{name}.py").write_text("VALUE = 1\n")
+    (root / "pipeline/methods/new.py").write_text("from pipeline.helping import VALUE\n")
+    with (root / "pipeline/surgery.py").open("a") as file:
+        file.write("\n\nfrom pipeline import imported\n")
+    with edited(root / "params.yaml") as content:
+        content["methods"]["merge"].append("new")
+        content["merge"]["new"] = {}
+    monkeypatch.setattr("sys.argv", ["stages", "--check"])
+    with pytest.raises(SystemExit, match=r"^stale: dvc\.yaml, stages/studies/dvc\.yaml; run `python -m stages`$"):
+        generate()
+    monkeypatch.setattr("sys.argv", ["stages"])
+    generate()
+    after, added = read(root).stages, {}
+    for name in before.stages:
+        for path in after[name].deps ^ before.stages[name].deps:
+            added.setdefault(path, set()).add(name)
+    assert added == {
+        "pipeline/imported.py": {name for name in MAIN if name.startswith("surgery@")},
+        "pipeline/helping.py": {name for name in MAIN if name.startswith("merge@")} | REPORT | STUDIES_REPORT,
+        "pipeline/methods/new.py": STUDIES_REPORT,
+    }
+    assert {"pipeline/methods/new.py", "pipeline/helping.py"} <= after["merge@mini-8-new"].deps
+    monkeypatch.setattr("sys.argv", ["stages", "--check"])
+    generate()
 
 
 def test_every_stage_script_is_a_stage_and_stays_thin(pipeline: Pipeline):
