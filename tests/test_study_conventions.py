@@ -34,8 +34,6 @@ from pipeline.trial import score
 from stages.studies import conventions as stage
 from tests import toy
 
-pytestmark = pytest.mark.long
-
 CONVENTIONS = ("split/average", "split/decompose", "fused/average", "fused/decompose")
 UNUSED = Schedule(lr=1.0, steps=1, batch_size=1)
 TASKS, IMAGES = ("a", "b"), (64, 50)

@@ -29,8 +29,6 @@ from stages.studies import landscape as stage
 from tests import toy
 from tests.precision import roundings, tolerance
 
-pytestmark = pytest.mark.long
-
 SEEDS = [0, 5]
 PRINTED = 5e-6
 """Relative rounding of six digits."""

@@ -28,8 +28,6 @@ from pipeline.teach import teach
 from pipeline.trial import score
 from stages.studies import replicates as stage
 
-pytestmark = pytest.mark.long
-
 RECIPE = mini.Recipe(
     seed=0, train_images=24, validation_images=16, test_images=16, width=32, layers=1, caption_noise=0.5,
     pretrain_steps=2, pretrain_batch=8, pretrain_lr=0.002, expert_steps=2, expert_batch=4, expert_lr=0.001,
