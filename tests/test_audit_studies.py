@@ -21,6 +21,8 @@ from pipeline.studies.replicates import COLUMNS
 from pipeline.trial import SCORES
 from tests import test_study_replicates, toy
 
+pytestmark = pytest.mark.long
+
 TASKS, SIZES, SEEDS, BUDGETS = ("a", "b"), (40, 33), (0, 1, 2), (1, 4)
 TITLES = {"distillation": "Distillation", "samerging": "SAMerging"}
 RIGHT = {("distillation", 1): 0.5, ("samerging", 1): 0.55, ("distillation", 4): 0.8, ("samerging", 4): 0.9}

@@ -445,6 +445,7 @@ def test_a_parameter_reruns_exactly_its_stages(pipeline: Pipeline, leaf: str):
     assert pipeline.reruns(leaf) == RERUNS[leaf]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "change",
     [
@@ -485,6 +486,7 @@ def test_the_default_methods_are_some_of_all_and_enough_for_the_studies():
     assert set().union(*(compared for study, compared in COMPARED.items() if study not in merging)) <= running
 
 
+@pytest.mark.long
 def test_a_new_data_free_method_runs_alone(pipeline: Pipeline, tmp_path: Path):
     def add(content: dict[str, Any]) -> None:
         content["methods"]["merge"].append("new")
@@ -497,6 +499,7 @@ def test_a_new_data_free_method_runs_alone(pipeline: Pipeline, tmp_path: Path):
     assert found.stages["merge@mini-8-new"].params == {"merge.new"}
 
 
+@pytest.mark.long
 def test_a_new_calibrated_method_runs_alone(pipeline: Pipeline, tmp_path: Path):
     def add(content: dict[str, Any]) -> None:
         content["methods"]["calibrate"].append("new")
@@ -508,6 +511,7 @@ def test_a_new_calibrated_method_runs_alone(pipeline: Pipeline, tmp_path: Path):
     assert differing(pipeline, found) == REPORT
 
 
+@pytest.mark.long
 def test_a_method_that_is_left_out_reruns_no_other(pipeline: Pipeline, tmp_path: Path):
     def leave_out(content: dict[str, Any]) -> None:
         for key in ("merge", "rescale"):
@@ -518,6 +522,7 @@ def test_a_method_that_is_left_out_reruns_no_other(pipeline: Pipeline, tmp_path:
     assert differing(pipeline, found) == REPORT
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("key", "stages"), [("rescale", RESCALES), ("surgery", SURGERIES)])
 def test_no_merge_needs_to_be_taken_further(pipeline: Pipeline, tmp_path: Path, key: str, stages: frozenset[str]):
     found = after(tmp_path, lambda content: content["methods"][key].clear())
@@ -525,6 +530,7 @@ def test_no_merge_needs_to_be_taken_further(pipeline: Pipeline, tmp_path: Path, 
     assert differing(pipeline, found) == REPORT
 
 
+@pytest.mark.long
 def test_a_new_suite_leaves_the_others_alone(pipeline: Pipeline, tmp_path: Path):
     found = after(tmp_path, lambda content: content["suites"].append("nano-3"))
     added = found.stages.keys() - pipeline.stages.keys()

@@ -18,6 +18,8 @@ from pipeline.results import choose, parameters
 from pipeline.scores import parse
 from tests.html import Parsed
 
+pytestmark = pytest.mark.long
+
 TASKS = ("b&<i>", "a_1")
 GROUPS = ["conv1.weight", "blocks.0.q.weight", "blocks.1.q.weight", "ln_post.weight"]
 SEEDS = [0, 1]
