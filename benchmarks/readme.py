@@ -68,23 +68,31 @@ def methods(root: Path = ROOT) -> str:
         tree = ast.parse(path.read_text("utf-8"))
         defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
         lines["calibrate" if "calibrate" in defined else "merge"].append(_method(path.stem, tree))
-    (surgery,) = _constants(ast.parse((root / "pipeline" / "references.py").read_text("utf-8")), "SURGERY").values()
+    paper, surgery = (
+        ast.parse((root / "pipeline" / f"{name}.py").read_text("utf-8")) for name in ("references", "surgery")
+    )
+    operated = f"- [Surgery](../pipeline/surgery.py): {_does(surgery, 'Representation Surgery')}. "
+    operated += f"*{_linked(_constants(paper, 'SURGERY')['SURGERY'])}.*"
     parts = [
         ("Data-free", lines["merge"]),
         ("Calibrated on unlabelled images", lines["calibrate"]),
-        ("On top of a merge", [f"- [Surgery](../pipeline/surgery.py): {_linked(surgery)}."]),
+        ("On top of a merge", [operated]),
     ]
     return "\n\n".join(f"### {title}\n\n" + "\n".join(listed) for title, listed in parts)
 
 
 def _method(name: str, tree: ast.Module) -> str:
     known = _constants(tree, "TITLE", "PAPER", "UNVERIFIED")
-    does = (ast.get_docstring(tree) or "").partition("\n")[0].rstrip(".:")
-    named, _, rest = does.partition(": ")
-    said = rest if rest and named in known["TITLE"] else does
     doubt = f" † Our reading: {known['UNVERIFIED']}." if "UNVERIFIED" in known else ""
     title = f"[{known['TITLE']}](../pipeline/methods/{name}.py)"
-    return f"- {title} (`{name}`): {said}. *{_linked(known['PAPER'])}.*{doubt}"
+    return f"- {title} (`{name}`): {_does(tree, known['TITLE'])}. *{_linked(known['PAPER'])}.*{doubt}"
+
+
+def _does(tree: ast.Module, title: str) -> str:
+    """The first line of a file, without the method's name."""
+    said = (ast.get_docstring(tree) or "").partition("\n")[0].rstrip(".:")
+    named, _, rest = said.partition(": ")
+    return rest if rest and named in title else said
 
 
 def _constants(tree: ast.Module, *names: str) -> dict[str, str]:
