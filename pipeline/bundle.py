@@ -67,7 +67,8 @@ def contents(evidence: Evidence) -> dict[str, bytes]:
         )
     wanted = [name for name in evidence.stamps if name not in LEFT and any(fnmatch(name, one) for one in WANTED)]
     benchmarks = [*(evidence.root / "benchmarks").glob("*.py"), *(evidence.root / "benchmarks/results").glob("*.json")]
-    names = {*ROOT_FILES, *wanted, *(path.relative_to(evidence.root).as_posix() for path in benchmarks)}
+    further = [*benchmarks, *(evidence.root / "docs").glob("*.md")]
+    names = {*ROOT_FILES, *wanted, *(path.relative_to(evidence.root).as_posix() for path in further)}
     found = {name: (evidence.root / name).read_bytes() for name in names}
     return dict(sorted({**found, **dict(_listings(evidence))}.items()))
 

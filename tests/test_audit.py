@@ -177,7 +177,19 @@ def without_driver(root: Path) -> None:
 
 
 def overview_number(root: Path) -> None:
-    replaced(root, "README.md", r"(\| TIES \|[^|]*\d\.)(\d)", one_more)
+    replaced(root, "docs/results.md", r"(\| TIES \|[^|]*\d\.)(\d)", one_more)
+
+
+def headline_number(root: Path) -> None:
+    replaced(root, "README.md", r"(\| Distillation \|[^|]*\d\.)(\d)", one_more)
+
+
+def headline_row(root: Path) -> None:
+    replaced(root, "README.md", r"\| Distillation \|.*\n", "")
+
+
+def no_block(root: Path) -> None:
+    replaced(root, "docs/results.md", "<!-- /results -->\n", "")
 
 
 def without_row(path: str, pattern: str) -> Callable[[Path], None]:
@@ -277,7 +289,10 @@ FRAUDS: Mapping[str, tuple[Callable[[Path], None], str, str]] = {
         f"{SUITE}: sentences",
         "in “SAMerging closes ",
     ),
-    "a number of the README": (overview_number, "README", "README.md, results: "),
+    "a number of the documents": (overview_number, "documents", "docs/results.md, results: "),
+    "a number of the headline": (headline_number, "documents", "README.md, headline: Distillation, Average "),
+    "a headline without a row": (headline_row, "documents", "README.md, headline: its rows are not Zero-shot, "),
+    "a block that is gone": (no_block, "documents", "the block results stands in no document, not in one"),
     "a swapped expert": (expert, "lock: data", f"data/suites/{SUITE}/experts/textures.safetensors is not the file of "),
     "edited code": (code, "lock: code", "pipeline/methods/ties.py is not the file of stage "),
     "a leaked test image": (leak, f"{SUITE}: overlap", f"{TASK}: 1 images of train are in test, 0 are stated"),
@@ -307,7 +322,7 @@ FRAUDS: Mapping[str, tuple[Callable[[Path], None], str, str]] = {
         f"{SUITE}: answers",
         f"ties/textures is not what data/answers/{SUITE}/ties.npz holds",
     ),
-    "a median outside its range": (median, "README", "ratio: median 0.5 is not within its range"),
+    "a median outside its range": (median, "documents", "ratio: median 0.5 is not within its range"),
     "a GPU without its driver": (
         without_driver,
         "environment",
@@ -400,7 +415,8 @@ def test_a_broken_file_ends_the_audit_with_its_name(repository: Path, monkeypatc
 
 
 DAMAGED = (
-    "params.yaml", "dvc.yaml", "dvc.lock", "requirements.lock", "pyproject.toml", "README.md", "reports/records.json",
+    "params.yaml", "dvc.yaml", "dvc.lock", "requirements.lock", "pyproject.toml", "README.md", "docs/results.md",
+    "reports/records.json",
     f"reports/scores/{SUITE}.csv", f"reports/scores/{SUITE}-answers.npz", f"reports/tables/{SUITE}.csv",
     f"reports/tables/{SUITE}-overview.md", f"reports/tables/{SUITE}-overview.tex",
     f"reports/tables/{SUITE}-prediction.csv", "reports/metrics.json", "reports/index.html",

@@ -29,7 +29,7 @@ def audit(evidence: Evidence) -> list[Finding]:
             widest = gather(folder)
             same = guarded("methods", lambda: [methods.same(evidence, widest)])
             found += [replace(one, name=f"every method, {one.name}") for one in [*same, *_run(widest)]]
-        found += guarded("README", lambda: [readme.check(evidence, widest, suites)])
+        found += guarded("documents", lambda: [readme.check(evidence, widest, suites)])
         return [*found, *guarded("environment", lambda: environment.check(evidence))]
 
 
