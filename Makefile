@@ -1,7 +1,8 @@
 # make repro   set up and run the whole benchmark on the embedded suite, then show the table
 # make methods run every method, beside the workspace: reports/methods
 # make studies run the studies too: ablation, data efficiency, sensitivity, landscape, robustness, ...
-# make test    set up, lint and pass the tests
+# make check   set up, lint and pass the tests that take no run of the pipeline: under three minutes on two cores
+# make test    set up, lint and pass all tests
 # make faults  kill, interrupt, fill the disk, damage files, fuzz: about half an hour on two cores; counts what was survived
 # make verify  hash every result and every file of the cache anew: finds what changed without a trace; then dvc repro
 # make audit   are the numbers of this repository true? FLAGS="--rerun 3" computes stages again
@@ -17,7 +18,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # What reports/methods keeps of a run beside its parameters and its lock: what its report wrote.
 REPORT := tables figures plots scores index.html records.json metrics.json
 
-.PHONY: repro methods studies test lint audit bundle faults verify lock env
+.PHONY: repro methods studies check test lint audit bundle faults verify lock env
 
 repro: $(READY)
 	dvc --wait-for-lock repro
@@ -36,12 +37,16 @@ studies: $(READY)
 	dvc --wait-for-lock repro stages/studies/dvc.yaml
 
 # A file of tests stays in one process, and so do its fixtures.
+check: lint
+	python -m pytest -n "$$(nproc)" --dist loadfile -m "not slow and not long"
+
 test: lint
 	python -m pytest -n "$$(nproc)" --dist loadfile
 
 lint: $(READY)
 	ruff check
 	ruff format --check
+	python -m stages --check
 
 # One process more than cores: much of a fault is waiting.
 faults: $(READY)

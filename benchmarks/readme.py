@@ -1,31 +1,113 @@
-"""The README's sections of numbers, from reports and benchmarks/results: `python -m benchmarks.readme`."""
+"""The generated blocks of README.md and docs/: `python -m benchmarks.readme` writes them.
 
+A block lies between `<!-- name -->` and `<!-- /name -->`, in whichever document has these markers. It is made from
+reports/, benchmarks/results or pipeline/methods.
+"""
+
+import ast
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from ruamel.yaml import YAML
 
 from benchmarks import RESULTS
 
 ROOT = Path(__file__).parent.parent
 SUITE = "mini-8"
+HEADLINE = (
+    "Zero-shot", "Individual experts", "Simple average", "Task arithmetic", "TSV-M", "AdaMerging", "Distillation",
+    "SAMerging",
+)  # fmt: skip
+"""The methods of the README's table."""
+COLUMNS = ("Method", "Average", "Normalised", "Gap closed", "Images")
+ARXIV = re.compile(r"arXiv (\d{4}\.\d{5})")
 
 
-def sections() -> dict[str, str]:
-    """{name: Markdown} of what lies between `<!-- name -->` and `<!-- /name -->`."""
-    tables = ROOT / "reports" / "methods" / "tables"
-    found = [(tables / f"{SUITE}-{name}.md").read_text("utf-8") for name in ("overview", "sentences")]
-    studies = (ROOT / "reports" / "studies" / SUITE / "sentences.md").read_text("utf-8").strip()
-    return {"results": "\n".join(found).strip(), "studies": studies, "performance": performance()}
+def documents(root: Path = ROOT) -> list[Path]:
+    """README.md and every page of docs/."""
+    return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
 
 
-def replaced(text: str) -> str:
-    """The README's text with its sections written anew."""
-    for name, content in sections().items():
-        before, _, rest = text.partition(f"<!-- {name} -->")
-        _, _, after = rest.partition(f"<!-- /{name} -->")
-        text = f"{before}<!-- {name} -->\n\n{content}\n\n<!-- /{name} -->{after}"
+def blocks(root: Path = ROOT) -> dict[str, str]:
+    """{name: Markdown} of every generated block: of the first suite, of every method if they ran."""
+    reports = root / "reports"
+    suite = YAML(typ="safe").load(root / "params.yaml")["suites"][0]
+    tables = next(path for path in (reports / "methods" / "tables", reports / "tables") if path.is_dir())
+    overview, sentences = ((tables / f"{suite}-{name}.md").read_text("utf-8") for name in ("overview", "sentences"))
+    studies = reports / "studies" / suite / "sentences.md"
+    return {
+        "headline": headline(overview),
+        "results": f"{overview}\n{sentences}".strip(),
+        "studies": studies.read_text("utf-8").strip() if studies.is_file() else "The studies did not run.",
+        "performance": performance(root / "benchmarks" / "results"),
+        "methods": methods(root),
+    }
+
+
+def replaced(text: str, made: Mapping[str, str]) -> str:
+    """The text of a document with those blocks written again that it has."""
+    for name, content in made.items():
+        block = f"<!-- {name} -->\n\n{content}\n\n<!-- /{name} -->"
+        text = re.sub(rf"<!-- {name} -->\n.*?<!-- /{name} -->", lambda _, new=block: new, text, flags=re.DOTALL)
     return text
+
+
+def headline(overview: str) -> str:
+    """The rows of HEADLINE and the columns of COLUMNS of a suite's overview, without its marks of the best values."""
+    unmarked = re.sub(r"\*\*|</?u>", "", overview)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in unmarked.splitlines() if line[:1] == "|"]
+    places = [rows[0].index(column) for column in COLUMNS]
+    by_title = {row[0]: row for row in rows}
+    shown = [by_title[title] for title in HEADLINE if title in by_title]
+    lines = [f"| {' | '.join(row[place] for place in places)} |" for row in (rows[0], *shown)]
+    return "\n".join([lines[0], f"| :-- |{' --: |' * (len(COLUMNS) - 1)}", *lines[1:]])
+
+
+def methods(root: Path = ROOT) -> str:
+    """A line per method, from the text of its file: nothing is imported."""
+    lines: dict[str, list[str]] = {"merge": [], "calibrate": []}
+    for path in sorted((root / "pipeline" / "methods").glob("[!_]*.py")):
+        tree = ast.parse(path.read_text("utf-8"))
+        defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        lines["calibrate" if "calibrate" in defined else "merge"].append(_method(path.stem, tree))
+    paper, surgery = (
+        ast.parse((root / "pipeline" / f"{name}.py").read_text("utf-8")) for name in ("report/collect", "surgery")
+    )
+    operated = f"- [Surgery](../pipeline/surgery.py): {_does(surgery, 'Representation Surgery')}. "
+    operated += f"*{_linked(_constants(paper, 'SURGERY')['SURGERY'])}.*"
+    parts = [
+        ("Data-free", lines["merge"]),
+        ("Calibrated on unlabelled images", lines["calibrate"]),
+        ("On top of a merge", [operated]),
+    ]
+    return "\n\n".join(f"### {title}\n\n" + "\n".join(listed) for title, listed in parts)
+
+
+def _method(name: str, tree: ast.Module) -> str:
+    known = _constants(tree, "TITLE", "PAPER", "UNVERIFIED")
+    doubt = f" † Our reading: {known['UNVERIFIED']}." if "UNVERIFIED" in known else ""
+    title = f"[{known['TITLE']}](../pipeline/methods/{name}.py)"
+    return f"- {title} (`{name}`): {_does(tree, known['TITLE'])}. *{_linked(known['PAPER'])}.*{doubt}"
+
+
+def _does(tree: ast.Module, title: str) -> str:
+    """The first line of a file, without the method's name."""
+    said = (ast.get_docstring(tree) or "").partition("\n")[0].rstrip(".:")
+    named, _, rest = said.partition(": ")
+    return rest if rest and named in title else said
+
+
+def _constants(tree: ast.Module, *names: str) -> dict[str, str]:
+    """{name: value} of the constants that a module assigns."""
+    assigned = [node for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)]
+    return {node.targets[0].id: ast.literal_eval(node.value) for node in assigned if node.targets[0].id in names}
+
+
+def _linked(paper: str) -> str:
+    return ARXIV.sub(r"[arXiv \1](https://arxiv.org/abs/\1)", paper)
 
 
 def performance(results: Path = RESULTS) -> str:
@@ -139,9 +221,10 @@ def _full_size(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 def main() -> None:
-    """Write the README's sections."""
-    path = ROOT / "README.md"
-    path.write_text(replaced(path.read_text("utf-8")), "utf-8")
+    """Write the blocks of every document."""
+    made = blocks()
+    for path in documents():
+        path.write_text(replaced(path.read_text("utf-8"), made), "utf-8")
 
 
 if __name__ == "__main__":

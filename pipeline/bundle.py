@@ -29,7 +29,6 @@ from rocrate.rocrate import ROCrate
 from pipeline.audit.archive import METADATA
 from pipeline.audit.images import TABLES
 from pipeline.audit.lock import directory, entries, listing_path
-from pipeline.audit.printed import markdown
 from pipeline.audit.repository import Repository, gather, stamp
 from pipeline.audit.stages import pipelines
 from pipeline.errors import BenchmarkError
@@ -70,7 +69,8 @@ def contents(repository: Repository) -> dict[str, bytes]:
         *(repository.root / "benchmarks").glob("*.py"),
         *(repository.root / "benchmarks/results").glob("*.json"),
     ]
-    names = {*ROOT_FILES, *wanted, *(path.relative_to(repository.root).as_posix() for path in benchmarks)}
+    further = [*benchmarks, *(repository.root / "docs").glob("*.md")]
+    names = {*ROOT_FILES, *wanted, *(path.relative_to(repository.root).as_posix() for path in further)}
     found = {name: (repository.root / name).read_bytes() for name in names}
     return dict(sorted({**found, **dict(_listings(repository))}.items()))
 
@@ -131,21 +131,16 @@ def sources(repository: Repository) -> list[dict[str, str]]:
 
 def _embedded(repository: Repository, definition: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     """The rows of the table of data/README.md; the weights are trained by the benchmark itself."""
-    for grid in markdown(repository.text("data/README.md") or ""):
-        if grid.columns[0] != "task":
-            continue
-        told = grid.columns.index("images") - 1
-        for _, task, cells in grid.rows:
-            if task in definition["tasks"]:
-                text = cells[told].text
-                licence = "; ".join(LICENCE.findall(text))
-                yield {
-                    "identifier": f"#{task}",
-                    "kind": "Dataset",
-                    "name": task,
-                    "description": text,
-                    "license": licence,
-                }
+    for row in re.findall(r"^\| (.+) \|$", repository.text("data/README.md") or "", re.MULTILINE):
+        task, *cells = (cell.strip().strip("`") for cell in row.split(" | "))
+        if task in definition["tasks"] and cells:
+            yield {
+                "identifier": f"#{task}",
+                "kind": "Dataset",
+                "name": task,
+                "description": cells[0],
+                "license": "; ".join(LICENCE.findall(cells[0])),
+            }
 
 
 def _public(repository: Repository, definition: Mapping[str, Any]) -> Iterator[dict[str, str]]:

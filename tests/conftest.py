@@ -15,6 +15,14 @@ torch.set_num_threads(1)
 settings.register_profile("faults", max_examples=10_000)
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs the finished run is long, and so are the studies."""
+    for item in items:
+        if "small" in getattr(item, "fixturenames", ()) or item.path.name.startswith("test_study_"):
+            item.add_marker(pytest.mark.long)
+
+
 @pytest.fixture
 def problem() -> toy.Problem:
     """Three experts of a two-layer encoder in float64, with their teachers' logits."""

@@ -1,6 +1,7 @@
 """A finished run of the tests' suite in seconds: every stage of dvc.yaml in this process, the lock written by DVC."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
@@ -11,14 +12,15 @@ from unittest.mock import patch
 from dvc.repo import Repo
 from dvc.utils.hydra import apply_overrides
 
+from benchmarks import readme
 from pipeline.audit.repository import gather
 from pipeline.audit.stages import expand
 from tests import toy
 from tests.test_repro import SMALL
 
 COPIED = (
-    "pipeline", "stages", "params.yaml", "dvc.yaml", ".dvcignore", "README.md", "requirements.lock", "pyproject.toml",
-    "LICENSE", "CITATION.cff", "Makefile", "benchmarks", "data/README.md", "reports/README.md",
+    "pipeline", "stages", "params.yaml", "dvc.yaml", ".dvcignore", "README.md", "docs", "requirements.lock",
+    "pyproject.toml", "LICENSE", "CITATION.cff", "Makefile", "benchmarks", "data/README.md", "reports/README.md",
 )  # fmt: skip
 ENVIRONMENT = {"SAMERGING_WORKERS": "1", "SAMERGING_DEVICE": "cpu", "DVC_NO_ANALYTICS": "1"}
 
@@ -75,11 +77,9 @@ def _inside(out: str, dep: str) -> bool:
 
 
 def _publish(root: Path) -> None:
-    """The README's section of results, and the images it says that scales were chosen on, as those of this run."""
-    tables, readme = root / "reports/tables", root / "README.md"
-    before, _, rest = readme.read_text().partition("<!-- results -->")
-    _, _, after = rest.partition("<!-- /results -->")
-    content = "\n".join((tables / f"nano-3-{name}.md").read_text() for name in ("overview", "sentences")).strip()
-    readme.write_text(
-        f"{before}<!-- results -->\n\n{content}\n\n<!-- /results -->{after.replace('64 unlabelled', '4 unlabelled')}"
-    )
+    """The documents' blocks as those of this run; their points, which are about another suite, are left out."""
+    made = readme.blocks(root)
+    for path in readme.documents(root):
+        text = readme.replaced(path.read_text(), made).replace("64 unlabelled", "4 unlabelled")
+        heading = "^## (What we found|What the studies say)\n"
+        path.write_text(re.sub(rf"{heading}.*?(?=^## |\Z)", "", text, flags=re.MULTILINE | re.DOTALL))

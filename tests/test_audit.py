@@ -18,16 +18,17 @@ from dvc.repo import Repo
 from dvc.utils.hydra import apply_overrides
 
 from pipeline import store
-from pipeline.audit import draws, images, lock, printed, recompute, rerun
+from pipeline.audit import arithmetic, draws, images, lock, rerun
 from pipeline.audit.__main__ import audit, main
 from pipeline.audit.finding import Finding
 from pipeline.audit.repository import RepositoryError, gather, integers, stamp
 from pipeline.draws import draw
-from pipeline.report import tables
 from pipeline.statistics.accuracy import runs
 from tests import small_run
 
 SUITE = "nano-3"
+EVIDENCE = "reports/evidence/suites"
+SCORES = f"{EVIDENCE}/{SUITE}/scores.csv"
 TASK = "textures"
 
 
@@ -56,10 +57,10 @@ def test_a_clone_without_data_is_audited_as_far_as_it_goes(repository: Path):
     shutil.rmtree(repository / ".dvc")
     found = findings(repository)
     assert not [one.line() for one in found.values() if one.wrong]
-    for name in ("scores", "table", "printed tables", "metrics", "seeds"):
+    for name in ("scores", "table", "comparisons", "answers", "seeds"):
         assert found[f"{SUITE}: {name}"] == whole[f"{SUITE}: {name}"]
     assert found["environment"] == whole["environment"]
-    assert found["lock: scores, records"].compared > 20
+    assert found["lock: evidence"].compared > 20
     assert (found["lock: data"].compared, found["lock: data"].verdict) == (0, "none")
     assert "not checked: " in found["lock: data"].line()
     assert found[f"{SUITE}: draws"].absent == ("merge artefacts",)
@@ -102,7 +103,7 @@ def score(root: Path) -> None:
 
 
 def published_score(root: Path) -> None:
-    replaced(root, f"reports/scores/{SUITE}.csv", r"(,ties,textures,,0,)(\d+)", lambda m: f"{m[1]}{int(m[2]) + 1}")
+    replaced(root, SCORES, r"(,ties,textures,,0,)(\d+)", lambda m: f"{m[1]}{int(m[2]) + 1}")
 
 
 def careful_score(root: Path) -> None:
@@ -145,9 +146,8 @@ def seed(root: Path) -> None:
 def careful_seed(root: Path) -> None:
     """Another seed is claimed wherever it is written down; what was drawn stays."""
     seed(root)
-    for path in sorted((root / "data").rglob("*.csv")):
+    for path in (*sorted((root / "data").rglob("*.csv")), root / SCORES):
         path.write_text(re.sub(r"^((?:\d+,)?nano-3,[^,]+,[^,]+),1,", r"\1,7,", path.read_text(), flags=re.MULTILINE))
-    shutil.rmtree(root / "reports/scores")
     for path in sorted((root / "data/merges").rglob("merge.json")):
         content = store.read_json(path)
         store.write_json(path, {**content, "seeds": [7 if one == 1 else one for one in content["seeds"]]})
@@ -155,7 +155,7 @@ def careful_seed(root: Path) -> None:
 
 
 def more_images(root: Path) -> None:
-    for path in (root / "data/scores" / SUITE / "samerging.csv", root / "reports/scores" / f"{SUITE}.csv"):
+    for path in (root / f"data/scores/{SUITE}/samerging.csv", root / SCORES):
         path.write_text(re.sub(r"(,samerging,\w+,\d,)8,", r"\g<1>9,", path.read_text()))
     rehashed(root)
 
@@ -178,7 +178,19 @@ def without_driver(root: Path) -> None:
 
 
 def overview_number(root: Path) -> None:
-    replaced(root, "README.md", r"(\| TIES \|[^|]*\d\.)(\d)", one_more)
+    replaced(root, "docs/results.md", r"(\| TIES \|[^|]*\d\.)(\d)", one_more)
+
+
+def headline_number(root: Path) -> None:
+    replaced(root, "README.md", r"(\| Distillation \|[^|]*\d\.)(\d)", one_more)
+
+
+def headline_row(root: Path) -> None:
+    replaced(root, "README.md", r"\| Distillation \|.*\n", "")
+
+
+def no_block(root: Path) -> None:
+    replaced(root, "docs/results.md", "<!-- /results -->\n", "")
 
 
 def without_row(path: str, pattern: str) -> Callable[[Path], None]:
@@ -209,7 +221,7 @@ def undeclared_code(root: Path) -> None:
 
 def other_answers(root: Path) -> None:
     """As many right answers, to other images."""
-    path = root / f"reports/scores/{SUITE}-answers.npz"
+    path = root / f"{EVIDENCE}/{SUITE}/answers.npz"
     packed = dict(np.load(path))
     bits = np.unpackbits(packed["ties/textures"], axis=1)[:, : np.load(answers_of(root))["labels/textures"].size]
     right, wrong = (np.flatnonzero(bits[0] == value)[0] for value in (1, 0))
@@ -222,6 +234,18 @@ def answers_of(root: Path) -> Path:
     return root / f"data/answers/{SUITE}/ties.npz"
 
 
+def coefficient(root: Path) -> None:
+    replaced(root, f"{EVIDENCE}/{SUITE}/coefficients.csv", r"(0,optdigits,conv1\.weight,-?\d\.)(\d)", one_more)
+
+
+def loss(root: Path) -> None:
+    replaced(root, f"{EVIDENCE}/{SUITE}/losses.csv", r"(distillation,0,1,\d\.)(\d)", one_more)
+
+
+def measure(root: Path) -> None:
+    replaced(root, f"{EVIDENCE}/{SUITE}/measures.csv", r"(cosine,.*\d\.)(\d)", one_more)
+
+
 def median(root: Path) -> None:
     path = sorted((root / "benchmarks/results").glob("calibration_step-*.json"))[0]
     content = store.read_json(path)
@@ -231,7 +255,7 @@ def median(root: Path) -> None:
 
 FRAUDS: Mapping[str, tuple[Callable[[Path], None], str, str]] = {
     "a score": (score, "lock: data", f"data/scores/{SUITE}/ties.csv is not the file of stage evaluate@{SUITE}-ties"),
-    "a published score": (published_score, "lock: scores, records", f"data/scores/{SUITE}/ties.csv as reports/"),
+    "a published score": (published_score, "lock: evidence", f"data/scores/{SUITE}/ties.csv as the evidence has it is"),
     "a score, with its hashes": (careful_score, f"{SUITE}: table", "ties, textures is "),
     "a cell of a CSV table": (
         careful_cell(f"tables/{SUITE}.csv", r"(ties,TIES,Data-free,1,\d+\.\d\d)(\d)"),
@@ -240,18 +264,18 @@ FRAUDS: Mapping[str, tuple[Callable[[Path], None], str, str]] = {
     ),
     "a cell of a Markdown table": (
         careful_cell(f"tables/{SUITE}.md", r"(\| TIES \|[^|]*\d\.)(\d)"),
-        f"{SUITE}: printed tables",
-        f"reports/tables/{SUITE}.md: TIES, optdigits is ",
+        "rendered again",
+        f"reports/tables/{SUITE}.md, line ",
     ),
     "a cell of a LaTeX table": (
         careful_cell(f"tables/{SUITE}-overview.tex", r"(SAMerging & [^&]*?\d\.)(\d)"),
-        f"{SUITE}: printed tables",
-        f"{SUITE}-overview.tex: SAMerging, Average is ",
+        "rendered again",
+        f"reports/tables/{SUITE}-overview.tex, line ",
     ),
     "a cell of the page": (
         careful_cell("index.html", r"(>TIES<(?:.|\n)*?\d\.)(\d)"),
-        f"{SUITE}: printed tables",
-        f"the page has no table equal to reports/tables/{SUITE}",
+        "rendered again",
+        "reports/index.html, line ",
     ),
     "another section for a method": (
         elsewhere,
@@ -260,36 +284,39 @@ FRAUDS: Mapping[str, tuple[Callable[[Path], None], str, str]] = {
     ),
     "images of a caption": (
         careful_cell(f"tables/{SUITE}.md", r"(saw up to )(\d)"),
-        f"{SUITE}: captions",
-        "parameters and scores give “8”",
+        "rendered again",
+        f"reports/tables/{SUITE}.md, line ",
     ),
     "a caption in LaTeX": (
         careful_cell(f"tables/{SUITE}-overview.tex", r"(saw up to )(\d)"),
-        f"{SUITE}: captions",
-        f"{SUITE}-overview.tex: its caption has other numbers",
+        "rendered again",
+        f"reports/tables/{SUITE}-overview.tex, line ",
     ),
     "a caption of the page": (
         careful_cell("index.html", r"(saw up to )(\d)"),
-        f"{SUITE}: captions",
-        f"the page has not the caption of reports/tables/{SUITE}",
+        "rendered again",
+        "reports/index.html, line ",
     ),
     "a sentence": (
         careful_cell(f"tables/{SUITE}-sentences.md", r"(between zero-shot \(\d+\.)(\d)"),
-        f"{SUITE}: sentences",
-        "in “SAMerging closes ",
+        "rendered again",
+        f"reports/tables/{SUITE}-sentences.md, line ",
     ),
-    "a number of the README": (overview_number, "README", "README.md, results: "),
+    "a number of the documents": (overview_number, "documents", "docs/results.md, results: "),
+    "a number of the headline": (headline_number, "documents", "README.md, headline: “"),
+    "a headline without a row": (headline_row, "documents", "README.md, headline: “"),
+    "a block that is gone": (no_block, "documents", "the block results stands in no document, not in one"),
     "a swapped expert": (expert, "lock: data", f"data/suites/{SUITE}/experts/textures.safetensors is not the file of "),
     "edited code": (code, "lock: code", "pipeline/methods/ties.py is not the file of stage "),
     "a leaked test image": (leak, f"{SUITE}: overlap", f"{TASK}: 1 images of train are in test, 0 are stated"),
     "a changed seed": (seed, "lock: parameters", f"seeds = [0, 7] but samerging@{SUITE} ran with [0, 1]"),
     "a changed seed, everywhere": (careful_seed, f"{SUITE}: draws", "samerging: seed 7 did not draw these images of "),
     "more images than allowed": (more_images, f"{SUITE}: seeds", "samerging: used 9 images per task"),
-    "a stale figure": (figure, "lock: report", f"reports/figures/{SUITE}-accuracy.png is not the file of stage report"),
+    "a stale figure": (figure, "lock: report", f"reports/figures/{SUITE}-accuracy.png is not the file of stage render"),
     "data of a figure": (
         careful_cell("plots/accuracy.csv", r"(ties,textures,,\d+\.?\d?)(\d)"),
-        f"{SUITE}: figure data",
-        "reports/plots/accuracy.csv: ties textures , accuracy is ",
+        "rendered again",
+        "reports/plots/accuracy.csv, line ",
     ),
     "a method left out of the table": (
         without_row(f"reports/tables/{SUITE}.csv", r"ties,TIES.*\n"),
@@ -298,8 +325,8 @@ FRAUDS: Mapping[str, tuple[Callable[[Path], None], str, str]] = {
     ),
     "a method left out of Markdown": (
         without_row(f"reports/tables/{SUITE}.md", r"\| TIES \|.*\n"),
-        f"{SUITE}: printed tables",
-        f"reports/tables/{SUITE}.md: no row of TIES",
+        "rendered again",
+        f"reports/tables/{SUITE}.md, line ",
     ),
     "another name for a method": (title, f"{SUITE}: table", "ties is called Best of all, not TIES"),
     "code that no stage declares": (undeclared_code, "lock: imports", "pipeline/evaluate.py: stage evaluate"),
@@ -308,7 +335,10 @@ FRAUDS: Mapping[str, tuple[Callable[[Path], None], str, str]] = {
         f"{SUITE}: answers",
         f"ties/textures is not what data/answers/{SUITE}/ties.npz holds",
     ),
-    "a median outside its range": (median, "README", "ratio: median 0.5 is not within its range"),
+    "a coefficient": (coefficient, f"{SUITE}: copies", "coefficients.csv: conv1.weight of optdigits, seed 0 is "),
+    "a loss": (loss, f"{SUITE}: copies", "losses.csv: losses of distillation are not those of data/merges/"),
+    "a measure": (measure, f"{SUITE}: copies", f"measures.csv is not data/diagnostics/{SUITE}/measures.csv"),
+    "a median outside its range": (median, "documents", "ratio: median 0.5 is not within its range"),
     "a GPU without its driver": (
         without_driver,
         "environment",
@@ -374,7 +404,7 @@ def test_one_split_for_both_must_be_said(repository: Path):
 
 
 def test_impossible_scores_are_named(repository: Path):
-    replaced(repository, f"reports/scores/{SUITE}.csv", r"(,ties,textures,,0,)\d+", r"\g<1>1000")
+    replaced(repository, SCORES, r"(,ties,textures,,0,)\d+", r"\g<1>1000")
     assert re.search(r"ties/textures: 1000 of \d+ correct", findings(repository)[f"{SUITE}: scores"].line())
 
 
@@ -401,8 +431,8 @@ def test_a_broken_file_ends_the_audit_with_its_name(repository: Path, monkeypatc
 
 
 DAMAGED = (
-    "params.yaml", "dvc.yaml", "dvc.lock", "requirements.lock", "pyproject.toml", "README.md", "reports/records.json",
-    f"reports/scores/{SUITE}.csv", f"reports/scores/{SUITE}-answers.npz", f"reports/tables/{SUITE}.csv",
+    "params.yaml", "dvc.yaml", "dvc.lock", "requirements.lock", "pyproject.toml", "README.md", "docs/results.md",
+    SCORES, f"{EVIDENCE}/{SUITE}/records.json", f"{EVIDENCE}/{SUITE}/answers.npz", f"reports/tables/{SUITE}.csv",
     f"reports/tables/{SUITE}-overview.md", f"reports/tables/{SUITE}-overview.tex",
     f"reports/tables/{SUITE}-prediction.csv", "reports/metrics.json", "reports/index.html",
     "reports/plots/accuracy.csv", f"data/suites/{SUITE}/suite.json", f"data/merges/{SUITE}/samerging/merge.json",
@@ -439,9 +469,9 @@ def test_no_damaged_file_passes_or_ends_in_a_traceback(small: Path, repository: 
 )
 def test_scores_that_are_no_scores_end_the_audit(repository: Path, monkeypatch, damage, message: str):
     monkeypatch.chdir(repository)
-    path = repository / f"reports/scores/{SUITE}.csv"
+    path = repository / SCORES
     path.write_text(damage(path.read_text()))
-    with pytest.raises(SystemExit, match=rf"audit: reports/scores/{SUITE}\.csv: {message}"):
+    with pytest.raises(SystemExit, match=rf"audit: reports/evidence/suites/{SUITE}/scores\.csv: {message}"):
         main([])
 
 
@@ -504,23 +534,21 @@ def test_recomputed_values_are_those_of_the_tables():
     ]
     frame = pd.DataFrame(rows, columns=["suite", "method", "task", "seed", "samples", "correct", "total"])
     theirs = runs(frame.astype({"seed": "Int64"}), tasks)
-    scores = frame.fillna({"seed": -1}).astype({"seed": int})
-    every = recompute.accuracies(scores, tasks)
-    for method, own in every.items():
-        for name, value in recompute.values(own, every, tasks).items():
-            column = theirs.loc[method, name]
-            assert value.mean == pytest.approx(column.mean(), abs=1e-12)
-            assert value.deviation == pytest.approx(column.std(), abs=1e-12, nan_ok=True)
+    known = arithmetic.know(frame.fillna({"seed": -1}).astype({"seed": int}), tasks)
+    for method in seeds:
+        for name, values in arithmetic.values(known, method).items():
+            assert values == pytest.approx(theirs.loc[method, name].to_numpy(), abs=1e-12)
 
 
 def test_values_without_floor_and_ceiling_are_undefined():
-    own = np.array([[50.0, 70.0]])
-    found = recompute.derive(own, {"samerging": own})
-    assert found["Average"].tolist() == [60.0]
-    assert found["Worst task"].tolist() == [50.0]
-    assert np.isnan([found["Gap closed"], found["Normalised"]]).all()
-    flat = {"zeroshot": own, "individual": own}
-    assert np.isnan(recompute.derive(own, flat)["Gap closed"]).all()
+    flat = np.array([[50.0, 70.0]])
+    alone = arithmetic.Known(("a", "b"), {"samerging": flat}, {}, {})
+    values = arithmetic.values(alone, "samerging")
+    assert values["Average"].tolist() == [60.0]
+    assert values["Worst task"].tolist() == [50.0]
+    assert np.isnan([values["Gap closed"], values["Normalised"]]).all()
+    same = arithmetic.Known(("a", "b"), dict.fromkeys(("zeroshot", "individual", "samerging"), flat), {}, {})
+    assert np.isnan(arithmetic.values(same, "samerging")["Gap closed"]).all()
 
 
 @pytest.mark.parametrize(
@@ -529,32 +557,17 @@ def test_values_without_floor_and_ceiling_are_undefined():
         ("87.5", 87.4500001, True),
         ("87.5", 87.55, True),
         ("87.5", 87.44, False),
-        ("1,600", 1600, True),
-        ("−0.03", -0.0311, True),
+        ("1600", 1600, True),
+        ("-0.03", -0.0311, True),
         ("0.03", -0.0311, False),
-        ("–", float("nan"), True),
         ("", float("nan"), True),
-        ("–", 1.0, False),
+        ("", 1.0, False),
         ("1.0", float("nan"), False),
         ("x", 1.0, False),
     ],
 )
 def test_printed_digits_agree_with_values(text: str, value: float, same: bool):
-    assert printed.agrees(text, value) is same
-
-
-def test_tables_are_read_as_they_were_written():
-    title = "A_b & <c> 50 % ± | `x` †"
-    cells = (tables.Cell("87.5", "0.1", "best"), tables.Cell("−3.0", "", "second"), tables.Cell("–", "", ""))
-    table = tables.Table("caption", ("x_1", "Gap closed", "FLOPs, ×"), (("Group", ((title, cells),)),))
-    expected = (printed.Cell("87.5 ± 0.1", "best"), printed.Cell("−3.0", "second"), printed.Cell("–"))
-    for found in (*printed.markdown(tables.markdown(table)), *printed.latex(tables.latex(table, "t"))):
-        assert found.columns[1:] == table.columns[: len(found.columns) - 1]
-        ((section, name, read),) = found.rows
-        assert (section, name) == ("Group", title)
-        assert [(cell.mean, cell.deviation, cell.mark) for cell in read] == [
-            (cell.mean, cell.deviation, cell.mark) for cell in expected
-        ]
+    assert arithmetic.agrees(text, value) is same
 
 
 def test_images_in_common_are_counted_by_content():
@@ -581,8 +594,8 @@ def test_tensors_are_read_without_their_library(tmp_path: Path):
 
 def test_scores_that_are_no_counts_are_refused(tmp_path: Path):
     header = "suite,method,task,seed,samples,correct,total\n"
-    store.write_text(tmp_path / "reports/scores/s.csv", f"{header}s,ties,a,,0,1.5,3\n")
-    with pytest.raises(RepositoryError, match=r"reports/scores/s\.csv: counts must be whole numbers"):
+    store.write_text(tmp_path / "reports/evidence/suites/s/scores.csv", f"{header}s,ties,a,,0,1.5,3\n")
+    with pytest.raises(RepositoryError, match=r"reports/evidence/suites/s/scores\.csv: counts must be whole numbers"):
         integers(gather(tmp_path), "s")
 
 
@@ -595,7 +608,7 @@ def test_stamps_are_md5_and_size_and_leave_out_what_dvc_ignores(tmp_path: Path):
     assert only[1].size == 4
 
 
-RESULTS = ("tables", "figures", "plots", "scores", "index.html", "records.json", "metrics.json")
+RESULTS = ("tables", "figures", "plots", "evidence", "index.html", "metrics.json")
 
 
 @pytest.fixture
@@ -619,7 +632,7 @@ def test_a_run_of_every_method_without_its_lock_is_named(widened: Path, name: st
 def test_the_run_of_every_method_is_audited_as_one(widened: Path):
     found = findings(widened)
     assert not [one.line() for one in found.values() if one.wrong]
-    for name in ("scores", "table", "printed tables", "metrics", "seeds"):
+    for name in ("scores", "table", "comparisons", "answers", "seeds"):
         assert found[f"every method, {SUITE}: {name}"].compared == found[f"{SUITE}: {name}"].compared > 0
     assert found["every method, lock: scores, records"].compared > 20
     assert found["every method, parameters"].compared > 10
@@ -634,7 +647,7 @@ def fewer_methods(kept: Path) -> None:
 
 
 def other_count(kept: Path) -> None:
-    path = kept / f"scores/{SUITE}.csv"
+    path = kept / f"evidence/suites/{SUITE}/scores.csv"
     head, *lines = path.read_text().splitlines(keepends=True)
     index = next(index for index, line in enumerate(lines) if ",samerging," in line)
     *row, correct, total = lines[index].split(",")

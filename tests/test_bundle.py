@@ -37,7 +37,7 @@ def test_a_bundle_is_audited_like_the_repository(small: Path, files, tmp_path: P
     assert (described.verdict, described.compared) == ("ok", len(files) - 1)
     found = {one.name: one for one in audit(gather(tmp_path / "unpacked"))}
     assert not [one.line() for one in found.values() if one.wrong]
-    for name in ("scores", "table", "printed tables", "sizes", "seeds", "draws", "metrics", "sentences"):
+    for name in ("scores", "table", "comparisons", "answers", "sizes", "seeds", "draws"):
         assert found[f"{SUITE}: {name}"] == whole[f"{SUITE}: {name}"]
     assert found["lock: code"] == whole["lock: code"]
     assert found["environment"] == whole["environment"]
@@ -57,7 +57,13 @@ def test_a_bundle_has_no_images_and_no_weights_but_coefficients(files):
     methods = ("average", "distillation", "individual", "samerging", "surgery-samerging", "zeroshot")
     assert tensors == [f"data/merges/{SUITE}/{name}/coefficients.safetensors" for name in methods]
     assert not [name for name in files if "/images/" in name or name.startswith(("data/teachers", "data/previews"))]
-    assert {"LICENSE", "CITATION.cff", "requirements.lock", f"data/scores/{SUITE}/ties.csv"} <= files.keys()
+    assert {
+        "LICENSE",
+        "CITATION.cff",
+        "docs/results.md",
+        "requirements.lock",
+        f"data/scores/{SUITE}/ties.csv",
+    } <= files.keys()
 
 
 def test_the_metadata_cites_the_paper_and_every_data_set_with_its_licence(files):

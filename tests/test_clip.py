@@ -22,6 +22,8 @@ from pipeline.suites import _clip_tasks, clip
 from pipeline.teach import teach
 from tests import hub_server, replicas
 
+pytestmark = pytest.mark.long
+
 hub = hub_server.hub
 NINE = [f"{group}-{backbone}" for group in ("ta8", "tall14", "tall20") for backbone in _clip_tasks.BACKBONES]
 TRAIN, TEST = 12, 6

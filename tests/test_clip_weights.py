@@ -135,6 +135,7 @@ def check_against_transformers(model: torch.nn.Module, config: Mapping[str, Any]
     assert (wanted[0] - wanted[1]).abs().max() > 100 * CLOSE, "heads tell nothing apart"
 
 
+@pytest.mark.long
 def test_vit_b_32_of_real_size_is_transformers():
     check_against_transformers(drawn(HUB["ViT-B-32"]), HUB["ViT-B-32"])
 

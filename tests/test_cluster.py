@@ -22,6 +22,8 @@ from pipeline.teach import teach
 from pipeline.trial import score
 from tests import toy
 
+pytestmark = pytest.mark.long
+
 INPUTS = (Path("data/suites/tiny"), Path("data/teachers/tiny"))
 
 

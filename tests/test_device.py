@@ -27,6 +27,8 @@ from pipeline.vectors import TaskVectors
 from tests import small_run, toy
 from tests.pretend_gpu import GPU, OnGpu, pretended
 
+pytestmark = pytest.mark.long
+
 EXACT = ("teachers", "merges", "answers", "scores")
 """Folders of data/."""
 

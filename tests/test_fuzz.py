@@ -27,6 +27,8 @@ from pipeline.suite import Suite, SuiteFolder
 from tests import toy
 from tests.test_params import CONTENT, paths
 
+pytestmark = pytest.mark.long
+
 TEXT = (toy.ROOT / "params.yaml").read_text()
 LIMIT = 20_000
 """Characters that a message has at most."""

@@ -17,6 +17,8 @@ from tests import hub_server
 from tests.hub_server import MEMBER, STRANGER, Hub, blob, sha256
 from tests.toy import ROOT
 
+pytestmark = pytest.mark.long
+
 hub = hub_server.hub
 
 WEIGHTS, CONFIG = bytes(range(256)) * 40, b'{"model_type": "clip"}\n'

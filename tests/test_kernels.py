@@ -22,6 +22,8 @@ from pipeline.suite import SuiteFolder
 from pipeline.teach import teach
 from tests import toy
 
+pytestmark = pytest.mark.long
+
 SUITE = "mini-8"
 DATA_FREE = ("zeroshot", "individual", "task_arithmetic", "ties", "tsv_m", "iso_c")
 CALIBRATED = ("distillation",)

@@ -18,6 +18,8 @@ from pipeline.params import load
 from pipeline.suite import SPLITS, SuiteFolder
 from pipeline.suites import mini
 
+pytestmark = pytest.mark.long
+
 SIZES = {"train": 300, "validation": 100, "test": 150}
 PAIRS = [*combinations(SPLITS, 2)]
 

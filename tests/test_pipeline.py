@@ -1,4 +1,4 @@
-"""Both dvc.yaml files: which change reruns which stages, and that every stage declares exactly what it uses.
+"""Both dvc.yaml files: which change reruns which stages, and that they say what the stage scripts declare and use.
 
 Computes nothing. A stage of stages/studies/dvc.yaml is called studies.<name>@<suite>.
 """
@@ -24,6 +24,7 @@ from dvc.utils.serialize import modify_yaml
 from ruamel.yaml import YAML
 
 from pipeline.stage import Stage
+from stages.__main__ import main as generate
 from tests import toy
 
 REPORT = frozenset({"report"})
@@ -444,6 +445,7 @@ def test_a_parameter_reruns_exactly_its_stages(pipeline: Pipeline, leaf: str):
     assert pipeline.reruns(leaf) == RERUNS[leaf]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "change",
     [
@@ -484,6 +486,7 @@ def test_the_default_methods_are_some_of_all_and_enough_for_the_studies():
     assert set().union(*(compared for study, compared in COMPARED.items() if study not in merging)) <= running
 
 
+@pytest.mark.long
 def test_a_new_data_free_method_runs_alone(pipeline: Pipeline, tmp_path: Path):
     def add(content: dict[str, Any]) -> None:
         content["methods"]["merge"].append("new")
@@ -496,6 +499,7 @@ def test_a_new_data_free_method_runs_alone(pipeline: Pipeline, tmp_path: Path):
     assert found.stages["merge@mini-8-new"].params == {"merge.new"}
 
 
+@pytest.mark.long
 def test_a_new_calibrated_method_runs_alone(pipeline: Pipeline, tmp_path: Path):
     def add(content: dict[str, Any]) -> None:
         content["methods"]["calibrate"].append("new")
@@ -507,6 +511,7 @@ def test_a_new_calibrated_method_runs_alone(pipeline: Pipeline, tmp_path: Path):
     assert differing(pipeline, found) == REPORT
 
 
+@pytest.mark.long
 def test_a_method_that_is_left_out_reruns_no_other(pipeline: Pipeline, tmp_path: Path):
     def leave_out(content: dict[str, Any]) -> None:
         for key in ("merge", "rescale"):
@@ -517,6 +522,7 @@ def test_a_method_that_is_left_out_reruns_no_other(pipeline: Pipeline, tmp_path:
     assert differing(pipeline, found) == REPORT
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("key", "stages"), [("rescale", RESCALES), ("surgery", SURGERIES)])
 def test_no_merge_needs_to_be_taken_further(pipeline: Pipeline, tmp_path: Path, key: str, stages: frozenset[str]):
     found = after(tmp_path, lambda content: content["methods"][key].clear())
@@ -524,6 +530,7 @@ def test_no_merge_needs_to_be_taken_further(pipeline: Pipeline, tmp_path: Path, 
     assert differing(pipeline, found) == REPORT
 
 
+@pytest.mark.long
 def test_a_new_suite_leaves_the_others_alone(pipeline: Pipeline, tmp_path: Path):
     found = after(tmp_path, lambda content: content["suites"].append("nano-3"))
     added = found.stages.keys() - pipeline.stages.keys()
@@ -558,6 +565,42 @@ def test_a_stage_declares_what_its_script_uses(pipeline: Pipeline, at_root: Path
     assert one.files() == code | {path.format(**names) for path in stage.inputs}
     outputs = [path.format(**names) for path in stage.outputs]
     assert sorted(one.outs) == sorted([*outputs, stage.record(names)] if stage.recorded else outputs)
+
+
+def test_both_files_are_those_that_the_stages_make(at_root: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sys.argv", ["stages", "--check"])
+    generate()
+
+
+def test_new_code_is_a_dependency_once_both_files_are_made_anew(workspace: Path, monkeypatch: pytest.MonkeyPatch):
+    """Until then the check fails."""
+    root = checkout(workspace)
+    before = read(root)
+    for name in ("imported", "helping"):
+        (root / f"pipeline/{name}.py").write_text("VALUE = 1\n")
+    (root / "pipeline/methods/new.py").write_text("from pipeline.helping import VALUE\n")
+    with (root / "pipeline/surgery.py").open("a") as file:
+        file.write("\n\nfrom pipeline import imported\n")
+    with edited(root / "params.yaml") as content:
+        content["methods"]["merge"].append("new")
+        content["merge"]["new"] = {}
+    monkeypatch.setattr("sys.argv", ["stages", "--check"])
+    with pytest.raises(SystemExit, match=r"^stale: dvc\.yaml, stages/studies/dvc\.yaml; run `python -m stages`$"):
+        generate()
+    monkeypatch.setattr("sys.argv", ["stages"])
+    generate()
+    after, added = read(root).stages, {}
+    for name in before.stages:
+        for path in after[name].deps ^ before.stages[name].deps:
+            added.setdefault(path, set()).add(name)
+    assert added == {
+        "pipeline/imported.py": {name for name in MAIN if name.startswith("surgery@")},
+        "pipeline/helping.py": {name for name in MAIN if name.startswith("merge@")} | REPORT | STUDIES_REPORT,
+        "pipeline/methods/new.py": STUDIES_REPORT,
+    }
+    assert {"pipeline/methods/new.py", "pipeline/helping.py"} <= after["merge@mini-8-new"].deps
+    monkeypatch.setattr("sys.argv", ["stages", "--check"])
+    generate()
 
 
 def test_every_stage_script_is_a_stage_and_stays_thin(pipeline: Pipeline):

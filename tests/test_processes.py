@@ -13,6 +13,8 @@ import pytest
 
 from tests import toy
 
+pytestmark = pytest.mark.long
+
 PARENT = """
 import subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE, text=True)

@@ -1,22 +1,39 @@
-"""The README says what the files say."""
+"""README.md and docs/ say what the files say, and name nothing that is not there."""
 
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import RESULTS, readme
-from pipeline.audit import readme as audited
+from pipeline.audit import documents as audited
 from pipeline.audit.repository import gather
+from tests import toy
+
+FRONT = readme.ROOT / "README.md"
+PAGES = {path.relative_to(readme.ROOT).as_posix(): path for path in readme.documents()}
+FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+SUITE = f"pipeline/suites/{readme.SUITE}.yaml"
+POINTS = {"README.md": "## What we found", "docs/studies.md": "## What the studies say"}
 
 
-def test_sections_of_numbers_are_those_of_the_files():
-    text = (readme.ROOT / "README.md").read_text("utf-8")
-    assert readme.replaced(text) == text
-    for name, content in readme.sections().items():
-        assert len(content) > 500, name
-        assert content in text
+def test_blocks_are_those_of_the_files():
+    made = readme.blocks()
+    texts = [path.read_text("utf-8") for path in PAGES.values()]
+    assert [readme.replaced(text, made) for text in texts] == texts
+    for name, content in made.items():
+        assert len(content) > 400, name
+        assert len([text for text in texts if content in text]) == 1, name
+
+
+def test_only_the_methods_are_listed_each_with_its_paper():
+    listed = readme.methods()
+    named = re.findall(r"^- \[.*\]\(\.\./pipeline/methods/(\w+)\.py\) \(`\1`\): .*\. \*.*\.\*", listed, re.MULTILINE)
+    assert sorted(named) == sorted(path.stem for path in (readme.ROOT / "pipeline/methods").glob("[!_]*.py"))
+    assert listed.count("† Our reading: ") == 2
 
 
 def test_every_kind_of_benchmark_has_a_result():
@@ -24,12 +41,74 @@ def test_every_kind_of_benchmark_has_a_result():
     assert kinds >= {"calibration_step", "evaluation", "data_free", "growth", "full_size"}
 
 
+def test_the_readme_is_a_front_door():
+    content = FRONT.read_bytes()
+    assert content.count(b"\n") <= 180
+    assert len(content) <= 12 * 1024
+
+
+def anchors(path: Path) -> set[str]:
+    """The ids that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", FENCED.sub("", path.read_text("utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def links(path: Path) -> Iterator[str]:
+    text = FENCED.sub("", path.read_text("utf-8"))
+    yield from re.findall(r"(?<!`)\]\(([^)\s]+)\)", text)
+    yield from re.findall(r'(?:src|href)="([^"]+)"', text)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name: str):
+    page = PAGES[name]
+    for link in links(page):
+        place, _, anchor = link.partition("#")
+        target = page.parent / place if place else page
+        if "://" in link:
+            continue
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_the_readme_leads_to_every_page():
+    linked = {link.partition("#")[0] for link in links(FRONT)}
+    assert {*PAGES} - {"README.md"} <= linked
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_targets_of_make_exist(name: str):
+    targets = {*re.findall(r"^([\w-]+):", (readme.ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)}
+    text = PAGES[name].read_text("utf-8")
+    code = [*FENCED.findall(text), *re.findall(r"`[^`\n]+`", FENCED.sub("", text))]
+    named = {target for part in code for target in re.findall(r"(?<![\w-])make ([a-z-]+)", part)}
+    assert named <= targets
+
+
+def test_the_method_of_the_readme_is_one():
+    (source,) = re.findall(r"```python\n(.*?)```", FRONT.read_text("utf-8"), re.DOTALL)
+    method: dict = {}
+    exec(compile(source, "scaled_average.py", "exec"), method)
+    coefficients = method["merge"](toy.task_vectors(), method["Params"]())
+    assert torch.equal(coefficients, torch.full((3, len(toy.GROUPS)), 1 / 3, dtype=torch.float64))
+
+
 @pytest.fixture
 def front(tmp_path: Path) -> Path:
-    """The README and the sentences that it cites."""
-    for path in ("README.md", f"reports/studies/{readme.SUITE}/sentences.md"):
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(readme.ROOT / path, tmp_path / path)
+    """The documents, and the files that their points are from."""
+    found = {f"reports/studies/{readme.SUITE}/sentences.md": f"reports/studies/{readme.SUITE}/sentences.md"}
+    found |= {
+        f"reports/methods/{name}": f"reports/{name}"
+        for name in (
+            f"tables/{readme.SUITE}-overview.md",
+            f"tables/{readme.SUITE}-sentences.md",
+            f"tables/{readme.SUITE}.csv",
+            f"scores/{readme.SUITE}.csv",
+        )
+    }
+    for source, target in {**found, **{name: name for name in (*PAGES, "params.yaml", SUITE)}}.items():
+        (tmp_path / target).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(readme.ROOT / source, tmp_path / target)
     return tmp_path
 
 
@@ -38,23 +117,61 @@ def wrong(root: Path) -> tuple[str, ...]:
     return audited.check(evidence, evidence, [readme.SUITE]).wrong
 
 
-def test_numbers_on_studies_stand_in_the_sentences_that_are_cited(front: Path):
+@pytest.mark.parametrize(("name", "least"), [("README.md", 12), ("docs/studies.md", 30)])
+def test_numbers_of_points_stand_in_what_they_cite(front: Path, name: str, least: int):
     assert wrong(front) == ()
-    path = front / "README.md"
+    path = front / name
     text = path.read_text("utf-8")
-    points = text[text.index("## What the studies say") : text.index("<details><summary>Every sentence")]
-    found = [match for match in re.finditer(r"\d+\.\d+", points)]
+    points = text[text.index(POINTS[name]) :]
+    points = points[: points.index("\n## ", 1)]
+    found = [*re.finditer(r"\d+\.\d+", points)]
     caught = 0
     for match in found:
         last = points[match.end() - 1]
         other = points[: match.end() - 1] + str((int(last) + 1) % 10) + points[match.end() :]
         path.write_text(text.replace(points, other), "utf-8")
-        caught += any("is not in the sentences on" in one for one in wrong(front))
-    assert len(found) > 30
+        caught += any("is not in the sentences on" in one or " the scores give " in one for one in wrong(front))
+    assert len(found) > least
     assert caught > 0.8 * len(found)
 
 
-def test_a_point_names_the_sentences_that_it_is_from(front: Path):
-    path = front / "README.md"
-    path.write_text(path.read_text("utf-8").replace("*Robustness*", "*Elsewhere*"), "utf-8")
-    assert "names no part of the studies: Elsewhere" in wrong(front)[0]
+@pytest.mark.parametrize(
+    ("name", "old", "new", "why"),
+    [
+        ("docs/studies.md", "*Robustness*", "*Elsewhere*", "names no part of the studies: Elsewhere"),
+        ("README.md", "[Results](docs/results.md)*\n2.", "\n2.", "names no part of the studies: "),
+        (
+            "README.md",
+            "[Results](docs/results.md)*\n2.",
+            "[Flatness](docs/results.md)*\n2.",
+            "in the sentences on Flatness",
+        ),
+        (
+            "README.md",
+            "64 unlabelled images per task",
+            "32 unlabelled images per task",
+            "README.md: scales chosen on 32",
+        ),
+        ("docs/results.md", "WUDI-Merging 53.9", "WUDI-Merging 54.9", "docs/results.md: WUDI-Merging 54.9"),
+        ("docs/results.md", "<!-- /results -->", "", "the block results stands in no document, not in one"),
+        (
+            "docs/knobs.md",
+            "# Knobs\n",
+            "# Knobs\n<!-- speed -->\n9\n<!-- /speed -->\n",
+            "nothing makes the blocks speed",
+        ),
+        ("README.md", "| SAMerging | 88.2", "| SAMerging | 88.3", "README.md, headline: SAMerging, Average 88.3"),
+        (
+            "README.md",
+            "<!-- /headline -->",
+            "Or 99.9.\n\n<!-- /headline -->",
+            "README.md, headline: it is not one table",
+        ),
+    ],
+)
+def test_what_does_not_stand_in_the_files_is_named(front: Path, name: str, old: str, new: str, why: str):
+    path = front / name
+    text = path.read_text("utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), "utf-8")
+    assert why in "; ".join(wrong(front))

@@ -22,6 +22,8 @@ from pipeline.report.views.coefficients import blocks
 from pipeline.statistics.accuracy import parse
 from tests.html import Parsed
 
+pytestmark = pytest.mark.long
+
 TASKS = ("b&<i>", "a_1")
 GROUPS = ["conv1.weight", "blocks.0.q.weight", "blocks.1.q.weight", "ln_post.weight"]
 SEEDS = [0, 1]

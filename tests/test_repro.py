@@ -90,9 +90,9 @@ class Checkout:
         return YAML(typ="safe").load(self.root / "dvc.lock")["stages"]
 
     def hashes(self) -> dict[str, str]:
-        """{path: hash} of every result; run records and the page that shows them hold times and hardware."""
+        """{path: hash} of every result; run records, and what shows them, hold times and hardware."""
         outs = (out for stage in self.lock().values() for out in stage["outs"])
-        measured = ("data/runs/", "reports/index.html", "reports/records.json")
+        measured = ("data/runs/", "reports/index.html", "reports/evidence/")
         return {out["path"]: out["md5"] for out in outs if not out["path"].startswith(measured)}
 
     def contents(self, folder: str) -> dict[str, bytes]:
@@ -169,7 +169,7 @@ def test_the_report_is_written_for_the_suite_that_ran(finished: Checkout):
     assert {"reports/index.html", "reports/metrics.json", "reports/tables/nano-3.md"} <= written.keys()
     table = written["reports/tables/nano-3.md"].decode()
     assert all(title in table for title in ("Zero-shot", "Individual experts", "TIES", "SAMerging"))
-    others = ("reports/studies/", "reports/methods/")  # not of this run
+    others = ("reports/studies/", "reports/methods/", "reports/evidence/")  # not of this run
     assert not [path for path in written if "mini-8" in path and not path.startswith(others)]
     json.loads(written["reports/metrics.json"])
 

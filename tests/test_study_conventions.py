@@ -1,10 +1,8 @@
 """The study of conventions: every merge under all four, what the report says, and that its audit says the same."""
 
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import get_args
 
 import numpy as np
@@ -13,11 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline import evaluate, merges, methods, store
-from pipeline.audit import claimed, resampled, studies
-from pipeline.audit.finding import Tally
-from pipeline.audit.repository import gather
 from pipeline.cells import Cells
-from pipeline.evaluate import HEADER
 from pipeline.methods import esm, iso_c, opcm
 from pipeline.problem import Setting
 from pipeline.report.figures import render
@@ -25,7 +19,6 @@ from pipeline.report.studies import Context
 from pipeline.report.studies.conventions import view
 from pipeline.schema import Schedule
 from pipeline.stage import Job
-from pipeline.studies import _report
 from pipeline.studies.conventions import COLUMNS, Params, label, measure, variants
 from pipeline.suite import SuiteFolder
 from pipeline.teach import teach
@@ -198,82 +191,3 @@ def test_the_figure_has_a_line_per_method_and_the_same_bytes_again():
     assert len(left.lines) == len(SEEDS)
     assert left.lines[1].get_xydata()[:, 1] == pytest.approx([left.lines[1].get_xydata()[0, 1]] * 4)
     assert render(figures[0], "svg", "x", 100) == render(figures[1], "svg", "x", 100)
-
-
-# The audit
-
-
-@pytest.fixture(scope="module")
-def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of the made-up study; the suite's table lists a method less."""
-    root = tmp_path_factory.mktemp("reported")
-    shutil.copytree(toy.ROOT / "pipeline/methods", root / "pipeline/methods")
-    store.write_text(root / "pipeline/suites/s.yaml", "tasks: [a, b]\n")
-    listed = [(name, methods.load(name).TITLE, "") for name in ("iso_c", "tsv_m", "esm")]
-    store.write_csv(root / "reports/tables/s.csv", ("method", "title", "group"), listed)
-    scored = [("s", "samerging", task, 0, 4, 1, size) for task, size in zip(TASKS, IMAGES, strict=True)]
-    store.write_csv(root / "reports/scores/s.csv", HEADER, scored)
-    rows = made_up().astype({"seed": "Int64"})
-    store.write_text(root / "conventions.csv", rows.to_csv(index=False))
-    fixed = []
-    for name in ("zeroshot", "individual"):
-        fixed.append(root / f"{name}.csv")
-        counts = [("s", name, task, None, 0, size // 2, size) for task, size in zip(TASKS, IMAGES, strict=True)]
-        store.write_csv(fixed[-1], HEADER, counts)
-    store.write_json(root / "record.json", {"params": {"calibration_split": "train", "evaluation_split": "test"}})
-    look, templates = SimpleNamespace(dpi=50, width=6.5, decimals=1), toy.ROOT / "pipeline/templates"
-    study, records = {"conventions": root / "conventions.csv"}, [root / "record.json"]
-    _report.write(study, fixed, records, templates, look, root / "reports/studies/s")
-    return root
-
-
-def audited(root: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What is wrong, and what is not read."""
-    finding = next(each for each in studies.check(gather(root), "s") if each.name == "s: conventions")
-    assert finding.compared > 100
-    return finding.wrong, finding.absent
-
-
-def test_the_audit_confirms_every_number_that_the_view_writes(reported: Path):
-    assert audited(reported) == ((), (studies.UNREAD,))
-
-
-def test_no_other_number_would_do(reported: Path):
-    tallies = {each: Tally(studies.name(each), "") for each in studies.STUDIES}
-    claims = [claim for _, claim in studies.claims(tallies, gather(reported), "s")]
-    drawn = resampled.draw([gain for claim in claims for gain in claimed.gains(claim.expected)])
-    for claim in claims:
-        assert claim.expected.problem(claim.text, drawn) == "", claim
-        other = re.sub(r"\d", lambda digit: str((int(digit[0]) + 1) % 10), claim.text, count=1)
-        if other != claim.text:
-            assert claim.expected.problem(other, drawn), claim
-
-
-FOLDER = "reports/studies/s"
-FRAUDS = {
-    "a rank": ("sentences.md", r"Iso-C rank 1 in 2", "Iso-C rank 1 in 3", "it should be"),
-    "pairs": ("sentences.md", r"(\d) of 6 pairs", "6 of 6 pairs", "its rows give"),
-    "both orders": ("sentences.md", r"own intervals for \d", "own intervals for 6", "its rows give"),
-    "an end of a change": (
-        "sentences.md",
-        r"the change is (-\S+) points \\\[-\d",
-        r"the change is \1 points \[-9",
-        "int",
-    ),
-    "seeds": ("sentences.md", "OPCM 4, ESM 2", "OPCM 4, ESM 3", "it should be"),
-    "another default": ("conventions.csv", "(?m)^(fused/average,.*,esm,.*),1$", r"\1,0", "one default convention"),
-    "an order": ("conventions-table-pairs.csv", "changes", "stays", "it should be"),
-    "a method's name": ("conventions-table-ranks.csv", "OPCM", "OPCN", "has rows"),
-}
-
-
-@pytest.mark.parametrize("name", FRAUDS)
-def test_a_fraud_is_named(reported: Path, tmp_path: Path, name: str):
-    file, pattern, new, why = FRAUDS[name]
-    root = shutil.copytree(reported, tmp_path / "root")
-    path = root / FOLDER / file
-    changed = re.sub(pattern, new, path.read_text())
-    assert changed != path.read_text()
-    path.write_text(changed)
-    finding = next(each for each in studies.check(gather(root), "s") if each.name == "s: conventions")
-    assert any(why in text for text in finding.wrong), finding.wrong

@@ -210,7 +210,9 @@ def test_without_spread_over_replicates_they_add_no_width():
 def test_one_replicate_is_drawn_as_if_there_were_none():
     rows = made_up()
     learned = rows[(rows.replicate == 0) & rows.method.isin(("samerging", "distillation"))]
-    expected = contrasts.contrast(contrasts.resample(learned, ("method",), TASKS), [("samerging",)], [("distillation",)])
+    expected = contrasts.contrast(
+        contrasts.resample(learned, ("method",), TASKS), [("samerging",)], [("distillation",)]
+    )
     compared = order(replicated(rows, TASKS), "samerging", "distillation")
     assert (compared.committed, compared.images) == (expected.these, sum(SIZES))
 

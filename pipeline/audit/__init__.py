@@ -5,8 +5,9 @@ errors, needs numpy, pandas and pyyaml, no torch, no GPU and no DVC, and recompu
 
     lock          stages, commands, code, parameters, report and data are those whose hashes dvc.lock holds;
                   what stages import is among their code
-    numbers       every table, plot, sentence and the README's sections follow from integer counts of correct answers
-    studies       so do those of the studies, from the rows that each wrote, with the answers to every image
+    numbers       every table, plot and sentence follows from integer counts of correct answers
+    documents     so do the generated blocks, scales and cited points of README.md and docs/
+    studies       so do the numbers of the studies, from the rows that each wrote, with the answers to every image
     images        no calibration image is a test image; numbers of images and classes are those that are claimed
     draws         seeds, and the indices of the images that each seed drew, from the definition of the generator
     environment   versions are those of requirements.lock; the device is recorded

@@ -15,12 +15,12 @@ from pipeline.audit import (
     archive,
     arithmetic,
     contrasts,
+    documents,
     draws,
     environment,
     images,
     lock,
     methods,
-    readme,
     rendered,
     rerun,
 )
@@ -41,7 +41,7 @@ def audit(repository: Repository) -> list[Finding]:
             widest = gather(folder)
             same = guarded("methods", lambda: [methods.same(repository, widest)])
             found += [replace(one, name=f"every method, {one.name}") for one in [*same, *_run(widest)]]
-        found += guarded("README", lambda: [readme.check(repository, widest, suites)])
+        found += guarded("documents", lambda: [documents.check(repository, widest, suites)])
         return [*found, *guarded("environment", lambda: environment.check(repository))]
 
 

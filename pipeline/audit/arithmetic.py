@@ -27,6 +27,7 @@ DRAWS, BATCH = 10_000, 250
 TAIL, SURE = 0.025, 0.05
 DECIMALS = 10
 """Of a point; beyond them a difference is rounding of floating-point numbers."""
+DIGITS = re.compile(r"-?\d+(\.\d+)?")
 
 Right = Mapping[str, Mapping[str, np.ndarray]]
 """{method: {task: [S, n]}}, 1 for images that were answered rightly."""
@@ -60,6 +61,7 @@ def check(repository: Repository, suite: str) -> list[Finding]:
     return [
         whole.finding(),
         _answers(repository, suite, scores, packed),
+        _copied(repository, suite),
         _table(repository, suite, known),
         _comparisons(repository, suite, known, packed),
     ]
@@ -113,8 +115,9 @@ def agrees(text: str, value: float) -> bool:
     """Whether printed digits are those of a number, to half a unit of the last one; empty is undefined."""
     if not text or not np.isfinite(value):
         return not text and not np.isfinite(value)
-    digits = text.partition(".")[2]
-    return abs(float(text) - value) <= 0.5 * 10.0 ** -len(digits) + 1e-9
+    if not DIGITS.fullmatch(text):
+        return False
+    return abs(float(text) - value) <= 0.5 * 10.0 ** -len(text.partition(".")[2]) + 1e-9
 
 
 def _answers(
@@ -137,6 +140,39 @@ def _answers(
             if given is not None:
                 same = np.array_equal(bits[:, :total], given[task] == given[f"labels/{task}"])
                 tally.expect(same, f"{path}: {method}/{task} is not what data/answers/{suite}/{method}.npz holds")
+    return tally.finding()
+
+
+def _copied(repository: Repository, suite: str) -> Finding:
+    """Measures, losses and coefficients of the evidence are those of data/, whose hashes dvc.lock holds."""
+    tally, folder = Tally(f"{suite}: copies", "values of the evidence are those of data/"), f"{EVIDENCE}/suites/{suite}"
+    for name in ("measures.csv", "prediction.csv"):
+        source = f"data/diagnostics/{suite}/{name}"
+        if (original := repository.text(source)) is None:
+            tally.absent.append(source)
+        else:
+            tally.expect(repository.text(f"{folder}/{name}") == original, f"{name} is not {source}")
+    losses = repository.table(f"{folder}/losses.csv")
+    for method, rows in () if losses is None else losses.groupby("method", sort=False):
+        source = f"data/merges/{suite}/{method}/losses.csv"
+        if (original := repository.table(source)) is None:
+            tally.absent.append(source)
+        else:
+            same = rows.drop(columns="method").reset_index(drop=True).equals(original)
+            tally.expect(same, f"losses.csv: losses of {method} are not those of {source}")
+    source, rows = (
+        f"data/merges/{suite}/{MAIN}/coefficients.safetensors",
+        repository.table(f"{folder}/coefficients.csv"),
+    )
+    tensors, about = repository.tensors(source), repository.json(f"data/merges/{suite}/{MAIN}/merge.json")
+    if rows is None or tensors is None or about is None:
+        tally.absent.append(source)
+        return tally.finding()
+    values = tensors["coefficients"][:, 0]  # [S, T, G]
+    for row in rows.itertuples():
+        place = (about["seeds"].index(int(row.seed)), about["tasks"].index(row.task), about["groups"].index(row.tensor))
+        same = np.float32(row.coefficient) == values[place]
+        tally.expect(bool(same), f"coefficients.csv: {row.tensor} of {row.task}, seed {row.seed} is {row.coefficient}")
     return tally.finding()
 
 

@@ -71,7 +71,7 @@ def _study(repository: Repository, suite: str, study: str) -> Finding:
 
 
 def read(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows with numbers, seed -1 for none, and `answers` where images are told apart; ValueError if they are none."""
+    """The rows with numbers, seed -1 for none, and `answers` where a study keeps them; ValueError if they are none."""
     kinds = dict.fromkeys((name for name in WHOLE if name in table), "int64")
     rows = table.replace({"seed": {"": "-1"}}).astype(kinds)
     if "right" in rows:

@@ -13,7 +13,7 @@ from pipeline.audit.finding import Finding, Tally
 from pipeline.audit.repository import Repository, Stamp, stamp
 from pipeline.audit.stages import Declared, Locked, lookup, pipelines
 
-RESTORED = ("data/scores/", "data/runs/", "data/origins/", "data/previews/", "data/diagnostics/")
+RESTORED = ("data/scores/", "data/runs/", "data/origins/", "data/previews/")
 """Outputs of stages that the evidence keeps word for word, each of them."""
 
 
@@ -168,7 +168,7 @@ def _restored(repository: Repository, stages: Mapping[str, Locked]) -> Finding:
         tally.expect(same, f"{path}/ as the evidence has it is not what its stage wrote")
     written = [path for path in held if path.startswith(RESTORED)]
     for path in written if repository.restored else ():
-        there = path in repository.restored or path in folders
+        there = path in repository.restored
         tally.expect(there, f"{path} was written by a stage, and the evidence does not have it")
     if not repository.restored:
         tally.absent.append("reports/evidence")

@@ -13,7 +13,7 @@ from pipeline.audit.repository import Repository, RepositoryError
 KEPT = Path("reports/methods")
 OWN = ("params.yaml", "dvc.lock")
 """Files that the run keeps beside its report; all others there are of reports/."""
-SHARED = ("README.md", "dvc.yaml", ".dvcignore", "requirements.lock", "benchmarks", "pipeline", "stages")
+SHARED = ("dvc.yaml", ".dvcignore", "requirements.lock", "benchmarks", "pipeline", "stages")
 
 
 def unfold(repository: Repository, folder: Path) -> bool:

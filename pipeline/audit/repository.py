@@ -1,10 +1,9 @@
 """The files of a repository, their hashes, and the files of data/ that its evidence restores.
 
-    reports/evidence/suites/<suite>/scores.csv                   -> data/scores/<suite>/<method>.csv
-    reports/evidence/suites/<suite>/measures.csv, prediction.csv -> data/diagnostics/<suite>/
-    reports/evidence/suites/<suite>/images.npz                   -> data/previews/<suite>.npz
-    reports/evidence/studies/<suite>/<study>...           -> data/studies/<suite>/<study>...
-    reports/evidence/**/records.json                      -> data/runs, data/origins, data/costs: {path: content}
+    reports/evidence/suites/<suite>/scores.csv    -> data/scores/<suite>/<method>.csv
+    reports/evidence/suites/<suite>/images.npz    -> data/previews/<suite>.npz
+    reports/evidence/studies/<suite>/<study>...   -> data/studies/<suite>/<study>...
+    reports/evidence/**/records.json              -> data/runs, data/origins, data/costs: {path: content}
 
 What is restored has the very bytes that the stages wrote, so that dvc.lock's hashes hold for it.
 """
@@ -152,7 +151,7 @@ def gather(root: Path) -> Repository:
         name: _stamp(root / name) for folder in FOLDERS for name in _walk(root, folder) if not _matches(name, ignored)
     }
     restored: dict[str, bytes] = {}
-    for make in (_records, _scores, _diagnoses, _studies):
+    for make in (_records, _scores, _previews, _studies):
         for path, content in make(root):
             if restored.setdefault(path, content) != content:
                 raise RepositoryError(f"{path}: two files of {EVIDENCE} hold other contents of it; get the files again")
@@ -245,11 +244,7 @@ def _scores(root: Path) -> Restored:
             yield f"data/scores/{path.parent.name}/{method}.csv", buffer.getvalue().encode()
 
 
-def _diagnoses(root: Path) -> Restored:
-    for path in sorted((root / EVIDENCE / "suites").glob("*/measures.csv")):
-        for name in ("measures.csv", "prediction.csv"):
-            if (path.parent / name).is_file():
-                yield f"data/diagnostics/{path.parent.name}/{name}", (path.parent / name).read_bytes()
+def _previews(root: Path) -> Restored:
     for path in sorted((root / EVIDENCE / "suites").glob("*/images.npz")):
         yield f"data/previews/{path.parent.name}.npz", path.read_bytes()
 

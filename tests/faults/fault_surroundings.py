@@ -107,8 +107,8 @@ def test_a_run_in_odd_surroundings(
         assert shown.returncode == 0, shown.stdout
         (made.root / "stages/studies/dvc.yaml").unlink()  # neither the studies nor every method ran here
         shutil.rmtree(made.root / "reports/methods")
-        audited = made.call(sys.executable, "-B", "-m", "pipeline.audit")  # the README has another suite's results
-        assert [line for line in audited.stdout.splitlines() if "FAIL  README" in line]
+        audited = made.call(sys.executable, "-B", "-m", "pipeline.audit")  # the documents have another suite's results
+        assert [line for line in audited.stdout.splitlines() if "FAIL  documents" in line]
         assert "Traceback" not in shown.stdout + audited.stdout
 
 
