@@ -1,4 +1,6 @@
 # make repro   set up and run the whole benchmark on the embedded suite, then show the table
+# make try     the whole pipeline on the tiny suite nano-3, as an experiment beside the workspace: about two minutes
+# make compare print experiments: changed parameters and their headline numbers
 # make methods run every method, beside the workspace: reports/methods
 # make studies run the studies too: ablation, data efficiency, sensitivity, landscape, robustness, ...
 # make check   set up, lint and pass the tests that take no run of the pipeline: under three minutes on two cores
@@ -16,13 +18,23 @@ READY := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 # What reports/methods keeps of a run beside its parameters and its lock: what its report wrote.
-REPORT := tables figures plots scores index.html records.json metrics.json
+TRY := -S 'suites=[nano-3]' -S 'methods.merge=[zeroshot,individual,average,task_arithmetic,ties]' \
+  -S 'methods.calibrate=[adamerging,distillation]' -S 'methods.rescale=[]' -S 'methods.surgery=[]'
+REPORT := evidence/suites tables figures plots index.html metrics.json
 
-.PHONY: repro methods studies check test lint audit bundle faults verify lock env
+.PHONY: repro try compare methods studies check test lint audit bundle faults verify lock env
 
 repro: $(READY)
 	dvc --wait-for-lock repro
 	python -m stages.show
+
+try: $(READY)
+	dvc exp remove --quiet try 2>/dev/null || true
+	dvc exp run --temp --name try $(TRY)
+	git show "$$(git for-each-ref --format='%(refname)' 'refs/exps/*/*/try'):reports/tables/nano-3-overview.md"
+
+compare: $(READY)
+	python -m stages.compare
 
 methods: $(READY)
 	dvc exp remove --quiet methods 2>/dev/null || true

@@ -17,16 +17,13 @@ A suite is a set of tasks on one backbone; a method edits the task vectors, pick
     evaluate     asking merges, counting right answers        answers     the artefact of an evaluation
     costs        bytes and operations at inference            corruptions  images blurred, noisy or compressed
     studies/     why a method wins, one file per study        trial       one calibration, scored
-    paired       differences of settings, with intervals      curvature   Hessians and sharpness of coefficients
     diagnostics/ measures known before merging                headroom    what a data-free merge needs, said before
     preview      images for the contact sheet                 hub         files of public repositories, verified
-    results -> scores, statistics, anchors -> tables, claims, tidy, figures, profiles, heatmaps, verdict, references
-            -> sections, page -> report
-                 from counts to what people look at
+    curvature    Hessians and sharpness of coefficients
+    statistics/  counts -> accuracies, intervals, contrasts   report/     evidence -> tables, figures, pages
     stage        declaration and guarantees of a DVC stage    parallel    independent pieces on every core
     cells        pieces whose results outlive a killed stage  cluster     cells on a Ray cluster
     processes    how processes end together               machine     processor and driver
     store        files in and out, atomically                 errors      the user's errors
     audit/       are these numbers true, by other code        bundle      what a reviewer needs, in one archive
-    records      what the report keeps of data/ for audits
 """

@@ -126,7 +126,8 @@ def _stated(
         for name, value in expected.items():
             if text := row.get(name):
                 close = abs(float(text) - value) <= 1e-7 * max(1.0, abs(value))
-                tally.expect(close, f"{path}: {row['name']}, {name} is {text}, the rows give {value:.10g}")
+                which = f"{row['name']} ({row['replicates']} replicates)" if "replicate" in rows else row["name"]
+                tally.expect(close, f"{path}: {which}, {name} is {text}, the rows give {value:.10g}")
             elif name == "mean":
                 tally.expect(False, f"{path}: {row['name']} has no {name}")
 
