@@ -17,9 +17,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-# What reports/methods keeps of a run beside its parameters and its lock: what its report wrote.
 TRY := -S 'suites=[nano-3]' -S 'methods.merge=[zeroshot,individual,average,task_arithmetic,ties]' \
   -S 'methods.calibrate=[adamerging,distillation]' -S 'methods.rescale=[]' -S 'methods.surgery=[]'
+# What reports/methods keeps of a run beside its parameters and its lock: evidence, and what is rendered from it.
 REPORT := evidence/suites tables figures plots index.html metrics.json
 
 .PHONY: repro try compare methods studies check test lint audit bundle faults verify lock env

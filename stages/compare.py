@@ -1,10 +1,6 @@
-"""Print the experiments of this branch: changed parameters, and the numbers of metrics.json. No stage of the pipeline:
-`make compare`.
-"""
+"""Print experiments: changed parameters, and the numbers of metrics.json. No stage of the pipeline: `make compare`."""
 
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from dvc.api import exp_show
@@ -30,20 +26,11 @@ def main() -> None:
         for suite, numbers in store.read_json(Path("reports/metrics.json")).items()
         for name in numbers
     }
-    keys = [key for key in flatten(store.read_yaml(Path("params.yaml"))) if key in rows]
-    changed = [key for key in keys if rows[key].astype(str).nunique() > 1]
+    params = pd.json_normalize(store.read_yaml(Path("params.yaml")))
+    changed = [key for key in params if key in rows and rows[key].astype(str).nunique() > 1]
     table = rows[[*changed, *metrics]].rename(columns=metrics)
     table.index = rows.Experiment.fillna(rows.rev)
     print(table.to_string(na_rep="", float_format="{:.2f}".format))
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """The dotted keys of all leaves."""
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
 
 
 if __name__ == "__main__":

@@ -27,7 +27,8 @@ from pipeline.stage import Stage
 from stages.__main__ import main as generate
 from tests import toy
 
-REPORT = frozenset({"report"})
+RENDER = frozenset({"render"})
+REPORT = RENDER | {"collect@mini-8"}
 DATA_FREE = (
     "zeroshot", "individual", "average", "task_arithmetic", "ties", "dare", "dare_ties", "consensus", "pcb", "nan",
     "nan_weights", "opcm", "tsv_m", "iso_c", "iso_cts", "wudi", "emr", "smile",
@@ -76,7 +77,7 @@ VARIED = {
 
 def studies(*names: str) -> frozenset[str]:
     """These studies, and their report."""
-    return frozenset(f"studies.{name}@mini-8" for name in (*names, "report"))
+    return frozenset(f"studies.{name}@mini-8" for name in (*names, "collect", "render"))
 
 
 def comparing(*methods: str) -> frozenset[str]:
@@ -111,6 +112,7 @@ def those(stages: frozenset[str], *kinds: str) -> frozenset[str]:
 NOTHING: frozenset[str] = frozenset()
 STUDIES = studies(*COMPARED)
 STUDIES_REPORT = studies()
+RENDERS = RENDER | {"studies.render@mini-8"}
 SAMERGING = frozenset({"samerging@mini-8", "evaluate-samerging@mini-8"}) | further("samerging")
 MERGED = frozenset().union(*map(main, DATA_FREE))
 BASELINES = frozenset().union(*map(main, LEARNED))
@@ -129,7 +131,7 @@ EVALUATES = frozenset(name for name in MAIN if name.startswith("evaluate")) | RE
 RERUNS: dict[str, frozenset[str]] = (
     {
         # What runs. The stages that a new suite or method adds are the subject of tests of their own.
-        "suites": REPORT,
+        "suites": RENDER,
         "every_method.merge": NOTHING,
         "every_method.calibrate": NOTHING,
         "every_method.rescale": NOTHING,
@@ -198,9 +200,9 @@ RERUNS: dict[str, frozenset[str]] = (
         "recipe.nano-3.expert_batch": NOTHING,
         "recipe.nano-3.expert_lr": NOTHING,
         # How the reports look.
-        "report.dpi": REPORT | STUDIES_REPORT,
-        "report.width": REPORT | STUDIES_REPORT,
-        "report.decimals": REPORT | STUDIES_REPORT,
+        "report.dpi": RENDERS,
+        "report.width": RENDERS,
+        "report.decimals": RENDERS,
     }
     | {
         # A method's parameters rerun the method and the studies that compare it, whatever they are.
@@ -320,11 +322,13 @@ SOURCES: dict[str, frozenset[str]] = {
     "pipeline/tower.py": UNTRAINED,
     "pipeline/vectors.py": UNTRAINED,
     "pipeline/params.py": NOTHING,
-    "pipeline/figures.py": REPORT | STUDIES_REPORT,
-    "pipeline/tables.py": REPORT | STUDIES_REPORT,
-    "pipeline/anchors.py": REPORT,
+    "pipeline/report/figures.py": RENDERS,
+    "pipeline/report/tables.py": RENDERS,
+    "pipeline/report/views/published.py": RENDER,
+    "pipeline/report/studies/ablation.py": frozenset({"studies.render@mini-8"}),
+    "pipeline/report/evidence.py": REPORT | STUDIES_REPORT,
     "pipeline/hub.py": UNTRAINED,
-    "pipeline/scores.py": REPORT | STUDIES_REPORT,
+    "pipeline/statistics/accuracy.py": REPORT | STUDIES_REPORT,
     "stages/samerging.py": SAMERGING | studies("landscape", "robustness"),
     "stages/calibrate.py": BASELINES | studies("landscape", "robustness"),
     **{f"pipeline/studies/{name}.py": studies(name) for name in COMPARED},
@@ -534,8 +538,8 @@ def test_no_merge_needs_to_be_taken_further(pipeline: Pipeline, tmp_path: Path, 
 def test_a_new_suite_leaves_the_others_alone(pipeline: Pipeline, tmp_path: Path):
     found = after(tmp_path, lambda content: content["suites"].append("nano-3"))
     added = found.stages.keys() - pipeline.stages.keys()
-    assert added == {name.replace("mini-8", "nano-3") for name in EVERYTHING - REPORT}
-    assert differing(pipeline, found) == REPORT
+    assert added == {name.replace("mini-8", "nano-3") for name in EVERYTHING - RENDER}
+    assert differing(pipeline, found) == RENDER
 
 
 def test_the_graph_stays_small_enough_for_dvc(pipeline: Pipeline):
@@ -595,8 +599,10 @@ def test_new_code_is_a_dependency_once_both_files_are_made_anew(workspace: Path,
             added.setdefault(path, set()).add(name)
     assert added == {
         "pipeline/imported.py": {name for name in MAIN if name.startswith("surgery@")},
-        "pipeline/helping.py": {name for name in MAIN if name.startswith("merge@")} | REPORT | STUDIES_REPORT,
-        "pipeline/methods/new.py": STUDIES_REPORT,
+        "pipeline/helping.py": {
+            name for name in EVERYTHING if name.startswith(("merge@", "collect@", "studies.collect@"))
+        },
+        "pipeline/methods/new.py": {"studies.collect@mini-8"},
     }
     assert {"pipeline/methods/new.py", "pipeline/helping.py"} <= after["merge@mini-8-new"].deps
     monkeypatch.setattr("sys.argv", ["stages", "--check"])

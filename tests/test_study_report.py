@@ -9,8 +9,8 @@ from pipeline.errors import BenchmarkError
 from pipeline.evaluate import HEADER
 from pipeline.report import studies
 from pipeline.report.collect import collect_studies
+from pipeline.report.evidence import STUDIES, data
 from pipeline.report.render import studies_report
-from pipeline.report.studies import STUDIES, data
 from pipeline.report.view import Look
 from pipeline.studies import names
 from pipeline.trial import SCORES

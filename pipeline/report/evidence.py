@@ -34,6 +34,13 @@ ORIGIN = ("source", "embedded", "fetched", "overlap", "anchors", "published")
 """What data/origins/<suite>.json holds."""
 RESCALED = "-rescaled"
 """Ends the name of a method whose scale was chosen on unlabelled images."""
+STUDIES = (
+    "ablation", "efficiency", "protocol", "flatness", "sensitivity", "landscape", "tasks", "robustness", "replicates",
+    "conventions",
+)  # fmt: skip
+"""In the order of the page."""
+SEVERAL = ("landscape",)
+"""Studies that write a folder of tables, not one."""
 AGAIN = "run dvc repro"
 Content = TypeVar("Content")
 
@@ -260,6 +267,11 @@ def load(folder: Path) -> Evidence:
         costs={name: _kept(kept, f"data/costs/{suite}/{name}.json", folder) for name in chosen.names},
         origin=_kept(kept, f"data/origins/{suite}.json", folder),
     )
+
+
+def data(study: str, suite: str) -> str:
+    """Where a study writes its rows: a file, or a folder of them."""
+    return f"data/studies/{suite}/{study}{'' if study in SEVERAL else '.csv'}"
 
 
 def makers(suite: str, chosen: Chosen) -> list[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """The rows of a suite's studies and what they are shown against, into files that Git keeps."""
 
 from pipeline.report.collect import collect_studies
-from pipeline.report.studies import STUDIES, data
+from pipeline.report.evidence import STUDIES, data
 from pipeline.stage import Job, Stage
 
 FIXED = ("data/scores/{suite}/zeroshot.csv", "data/scores/{suite}/individual.csv")

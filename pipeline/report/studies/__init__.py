@@ -7,23 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.report.evidence import parameters, read_json, read_table, read_text
+from pipeline.report.evidence import SEVERAL, STUDIES, parameters, read_json, read_table, read_text
 from pipeline.report.view import Look, View
 from pipeline.statistics import accuracy
 from pipeline.statistics.accuracy import AVERAGE, CEILING, FLOOR
-
-STUDIES = (
-    "ablation", "efficiency", "protocol", "flatness", "sensitivity", "landscape", "tasks", "robustness", "replicates",
-    "conventions",
-)  # fmt: skip
-"""In the order of the page."""
-SEVERAL = ("landscape",)
-"""Studies that write a folder of tables, not one."""
-
-
-def data(study: str, suite: str) -> str:
-    """Where a study writes its rows: a file, or a folder of them."""
-    return f"data/studies/{suite}/{study}{'' if study in SEVERAL else '.csv'}"
 
 
 @dataclass(frozen=True)
