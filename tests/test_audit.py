@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,8 @@ from pipeline.audit.__main__ import audit, main
 from pipeline.audit.finding import Finding
 from pipeline.audit.repository import RepositoryError, gather, integers, stamp
 from pipeline.draws import draw
+from pipeline.report import render
+from pipeline.report.view import Look
 from pipeline.statistics.accuracy import runs
 from tests import small_run
 
@@ -30,6 +32,24 @@ SUITE = "nano-3"
 EVIDENCE = "reports/evidence/suites"
 SCORES = f"{EVIDENCE}/{SUITE}/scores.csv"
 TASK = "textures"
+
+
+@pytest.fixture(autouse=True)
+def once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rendering is a function of the evidence, so the same evidence is rendered once."""
+    monkeypatch.setattr(render, "report", _rendered)
+
+
+RENDERED: dict[tuple, dict[str, bytes]] = {}
+rendering = render.report
+
+
+def _rendered(folders: Sequence[Path], look: Look) -> dict[str, bytes]:
+    files = [path for folder in folders for path in sorted(folder.rglob("*"))]
+    key = (look, *((path.name, hashlib.sha256(path.read_bytes()).digest()) for path in files))
+    if key not in RENDERED:
+        RENDERED[key] = rendering(folders, look)
+    return RENDERED[key]
 
 
 @pytest.fixture

@@ -95,7 +95,7 @@ def test_what_did_not_run_is_not_spoken_of(made):
 
 
 def test_the_table_has_a_row_per_method_and_nothing_for_samerging_itself(made):
-    table = comparisons.table(made.found, made.compared, GROUPS, TITLES, 1, "s")
+    table = comparisons.table(made.found, made.compared, comparisons.means(made.found), GROUPS, TITLES, 1, "s")
     rows = {name: [cell.mean for cell in cells] for _, lines in table.sections for name, cells in lines}
     assert [title for title, _ in table.sections] == ["Floor", "Data-free", "Calibrated"]
     assert list(rows) == [TITLES[name] for names in GROUPS.values() for name in names]
@@ -110,7 +110,7 @@ def test_the_table_has_a_row_per_method_and_nothing_for_samerging_itself(made):
 
 
 def test_the_csv_has_every_task(made):
-    text = comparisons.csv(made.found, made.compared, TASKS, GROUPS, TITLES).splitlines()
+    text = comparisons.csv(made.compared, comparisons.means(made.found), TASKS, GROUPS, TITLES).splitlines()
     rows = {line.split(",")[0]: dict(zip(text[0].split(","), line.split(","), strict=True)) for line in text[1:]}
     assert float(rows["adamerging"]["a"]) == pytest.approx(5)
     assert float(rows["ties"]["difference"]) == pytest.approx(20.125)

@@ -21,14 +21,14 @@ NOTHING = "no difference shown"
 def view(evidence: Evidence, look: Look) -> View:
     """SAMerging against every method."""
     titles, groups, resampled = evidence.titles, evidence.sections, evidence.resampled
-    compared = compare(resampled)
+    compared, scores = compare(resampled), means(resampled)
     return View(
         sentences=tuple(sentences(evidence.runs, compared, groups["Data-free"], titles, look.decimals)),
         tables={
             "comparisons": Sheet(
-                table(resampled, compared, groups, titles, look.decimals, evidence.suite),
+                table(resampled, compared, scores, groups, titles, look.decimals, evidence.suite),
                 f"{titles[MAIN]} against every method",
-                csv(resampled, compared, evidence.tasks, groups, titles),
+                csv(compared, scores, evidence.tasks, groups, titles),
             )
         },
     )
@@ -37,6 +37,11 @@ def view(evidence: Evidence, look: Look) -> View:
 def compare(found: Resampled) -> dict[str, Difference]:
     """SAMerging minus every other method."""
     return against(found, MAIN, [name for name in found.observed if name != MAIN])
+
+
+def means(found: Resampled) -> dict[str, Interval]:
+    """Interquartile means of every method; none without the experts."""
+    return {name: iqm(found, name, CEILING) for name in found.observed if CEILING in found.observed}
 
 
 def verdict(one: Difference) -> str:
@@ -116,6 +121,7 @@ def _named(names: Sequence[str]) -> str:
 def table(
     found: Resampled,
     compared: Mapping[str, Difference],
+    scores: Mapping[str, Interval],
     groups: Mapping[str, Sequence[str]],
     titles: Mapping[str, str],
     decimals: int,
@@ -137,8 +143,10 @@ def table(
                 str(one.seeds[1]),
                 verdict(one),
             )
-        score = iqm(found, method, CEILING) if CEILING in found.observed else None
-        mean = "–" if score is None else f"{number(100 * score.value, decimals)} {_edges(score, decimals)}"
+        mean = "–"
+        if method in scores:
+            score = scores[method]
+            mean = f"{number(100 * score.value, decimals)} {_edges(score, decimals)}"
         return tuple(Cell(text, "", "") for text in (*texts, mean))
 
     columns = ("Difference", "These tasks", "Tasks like these", "p (Holm)", "Won : lost", "Runs", "Verdict", "IQM")
@@ -158,8 +166,8 @@ def table(
 
 
 def csv(
-    found: Resampled,
     compared: Mapping[str, Difference],
+    scores: Mapping[str, Interval],
     tasks: Sequence[str],
     groups: Mapping[str, Sequence[str]],
     titles: Mapping[str, str],
@@ -178,8 +186,8 @@ def csv(
             row |= {"won": str(one.won), "lost": str(one.lost), "verdict": verdict(one)}
             for index, task in enumerate(tasks):
                 row |= _columns(task, Interval(*(edge[index] for edge in _parts(one.tasks))))
-        if CEILING in found.observed:
-            row |= _columns("iqm", iqm(found, name, CEILING))
+        if name in scores:
+            row |= _columns("iqm", scores[name])
         rows.append(row)
     return pd.DataFrame(rows).to_csv(index=False, float_format="%.6f", lineterminator="\n")
 
