@@ -132,14 +132,15 @@ def sources(repository: Repository) -> list[dict[str, str]]:
 def _embedded(repository: Repository, definition: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     """The rows of the table of data/README.md; the weights are trained by the benchmark itself."""
     for row in re.findall(r"^\| (.+) \|$", repository.text("data/README.md") or "", re.MULTILINE):
-        task, *cells = (cell.strip().strip("`") for cell in row.split(" | "))
-        if task in definition["tasks"] and cells:
+        task, _, images, *_ = (*row.split(" | "), "", "")
+        if task in definition["tasks"]:
+            licence = "; ".join(LICENCE.findall(images))
             yield {
                 "identifier": f"#{task}",
                 "kind": "Dataset",
                 "name": task,
-                "description": cells[0],
-                "license": "; ".join(LICENCE.findall(cells[0])),
+                "description": images,
+                "license": licence,
             }
 
 

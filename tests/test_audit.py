@@ -77,7 +77,7 @@ def test_a_clone_without_data_is_audited_as_far_as_it_goes(repository: Path):
     shutil.rmtree(repository / ".dvc")
     found = findings(repository)
     assert not [one.line() for one in found.values() if one.wrong]
-    for name in ("scores", "table", "comparisons", "answers", "seeds"):
+    for name in ("scores", "table", "comparisons", "seeds"):
         assert found[f"{SUITE}: {name}"] == whole[f"{SUITE}: {name}"]
     assert found["environment"] == whole["environment"]
     assert found["lock: evidence"].compared > 20
@@ -652,9 +652,9 @@ def test_a_run_of_every_method_without_its_lock_is_named(widened: Path, name: st
 def test_the_run_of_every_method_is_audited_as_one(widened: Path):
     found = findings(widened)
     assert not [one.line() for one in found.values() if one.wrong]
-    for name in ("scores", "table", "comparisons", "answers", "seeds"):
+    for name in ("scores", "table", "comparisons", "seeds"):
         assert found[f"every method, {SUITE}: {name}"].compared == found[f"{SUITE}: {name}"].compared > 0
-    assert found["every method, lock: scores, records"].compared > 20
+    assert found["every method, lock: evidence"].compared > 20
     assert found["every method, parameters"].compared > 10
 
 
@@ -681,7 +681,7 @@ def other_count(kept: Path) -> None:
         (other_rho, "every method, parameters"),
         (other_rho, "every method, lock: parameters"),
         (fewer_methods, "every method, parameters"),
-        (other_count, "every method, lock: scores, records"),
+        (other_count, "every method, lock: evidence"),
         (other_count, f"every method, {SUITE}: table"),
     ],
 )

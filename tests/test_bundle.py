@@ -37,7 +37,7 @@ def test_a_bundle_is_audited_like_the_repository(small: Path, files, tmp_path: P
     assert (described.verdict, described.compared) == ("ok", len(files) - 1)
     found = {one.name: one for one in audit(gather(tmp_path / "unpacked"))}
     assert not [one.line() for one in found.values() if one.wrong]
-    for name in ("scores", "table", "comparisons", "answers", "sizes", "seeds", "draws"):
+    for name in ("scores", "table", "comparisons", "sizes", "seeds", "draws"):
         assert found[f"{SUITE}: {name}"] == whole[f"{SUITE}: {name}"]
     assert found["lock: code"] == whole["lock: code"]
     assert found["environment"] == whole["environment"]
