@@ -103,12 +103,17 @@ def front(tmp_path: Path) -> Path:
             f"tables/{readme.SUITE}-overview.md",
             f"tables/{readme.SUITE}-sentences.md",
             f"tables/{readme.SUITE}.csv",
-            f"scores/{readme.SUITE}.csv",
+            f"evidence/suites/{readme.SUITE}/scores.csv",
         )
     }
     for source, target in {**found, **{name: name for name in (*PAGES, "params.yaml", SUITE)}}.items():
         (tmp_path / target).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(readme.ROOT / source, tmp_path / target)
+    for folder in ("pipeline/methods", "benchmarks/results"):
+        shutil.copytree(readme.ROOT / folder, tmp_path / folder)
+    for path in ("pipeline/report/collect.py", "pipeline/surgery.py"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        shutil.copy(readme.ROOT / path, tmp_path / path)
     return tmp_path
 
 
@@ -160,12 +165,12 @@ def test_numbers_of_points_stand_in_what_they_cite(front: Path, name: str, least
             "# Knobs\n<!-- speed -->\n9\n<!-- /speed -->\n",
             "nothing makes the blocks speed",
         ),
-        ("README.md", "| SAMerging | 88.2", "| SAMerging | 88.3", "README.md, headline: SAMerging, Average 88.3"),
+        ("README.md", "| SAMerging | 88.2", "| SAMerging | 88.3", "README.md, headline: “"),
         (
             "README.md",
             "<!-- /headline -->",
             "Or 99.9.\n\n<!-- /headline -->",
-            "README.md, headline: it is not one table",
+            "README.md, headline: “",
         ),
     ],
 )
