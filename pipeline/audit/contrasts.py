@@ -27,6 +27,8 @@ VARIED = (
     "seed",
 )
 """Columns that tell one run from another."""
+APART = "conventions"
+"""The study that draws each comparison on its own; the others draw all settings together, each set of seeds an axis."""
 PARTS = ("robustness", "landscape")
 """Studies that score a part of the test images, or other images."""
 SETTINGS: Mapping[str, Sequence[str]] = {
@@ -118,8 +120,10 @@ def _stated(
     for row in table.to_dict("records"):
         weights = {tuple(map(str, setting)): weight for *setting, weight in json.loads(row["weights"])}
         part = first if row["replicates"] == "first" else rows
+        drawn = part.groupby([*SETTINGS[study]], sort=False).seed
+        axes = [] if study == APART else [tuple(sorted(seeds.unique().tolist())) for _, seeds in drawn]
         try:
-            expected = computed(part, SETTINGS[study], weights, tasks)
+            expected = computed(part, SETTINGS[study], weights, tasks, axes)
         except (KeyError, RepositoryError) as error:
             tally.expect(False, f"{path}: {row['name']} compares runs that are not there ({error})")
             continue
@@ -133,12 +137,19 @@ def _stated(
 
 
 def computed(
-    rows: pd.DataFrame, columns: Sequence[str], weights: Mapping[tuple[str, ...], float], tasks: Sequence[str]
+    rows: pd.DataFrame,
+    columns: Sequence[str],
+    weights: Mapping[tuple[str, ...], float],
+    tasks: Sequence[str],
+    axes: Sequence[tuple[int, ...]] = (),
 ) -> dict[str, float]:
-    """mean, low, high, like low, like high, won and lost of the weighted sum of settings, in points."""
+    """mean, low, high, like low, like high, won and lost of the weighted sum of settings, in points.
+
+    axes: sets of seeds that are drawn before those of the settings.
+    """
     sides, seeds = _runs(rows, columns, weights, tasks)
     replicates = rows.replicate.nunique() if "replicate" in rows else 1
-    axes = [*dict.fromkeys(seeds.values())]
+    axes = [*dict.fromkeys((*axes, *seeds.values()))]
     sizes = [side.shape[-1] for side in next(iter(sides.values()))]
     accuracies = {setting: np.stack([100 * task.mean(-1) for task in side], -1) for setting, side in sides.items()}
     of_images, of_tasks = np.random.default_rng(0), np.random.default_rng(0)
