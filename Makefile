@@ -53,7 +53,7 @@ check: lint
 	python -m pytest -n "$$(nproc)" --dist loadfile -m "not slow and not long"
 
 test: lint
-	python -m pytest -n "$$(nproc)" --dist loadfile
+	python -m pytest -n "$$(nproc)" --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	ruff check

@@ -84,7 +84,12 @@ FRAUDS: Mapping[str, tuple[str, str, str | Callable[[re.Match], str], str]] = {
     "an image": (f"{EVIDENCE}/efficiency.csv", r"(?m)[1-9a-f](\w*)$", r"0\1", "correct, but `right` has"),
     "half a count": (f"{EVIDENCE}/efficiency.csv", r"(?m),(\d+),(\d+),(\w+)$", r",\1.5,\2,\3", "counts must be whole"),
     "a missing row": (f"{EVIDENCE}/efficiency.csv", r"(?m)^.*,samerging,\w+,1,.*\n", "", "expected each of "),
-    "another setting": (f"{SHOWN}/efficiency-contrasts.csv", 'adamerging""', 'elsewhere""', "runs that are not there"),
+    "another setting": (
+        f"{SHOWN}/efficiency-contrasts.csv",
+        r'\[""distillation""',
+        '[""elsewhere""',
+        "runs that are not there",
+    ),
     "tasks won": (f"{SHOWN}/efficiency-contrasts.csv", r"(?m)\d,(\d)$", r"9,\1", "won is 9"),
 }
 

@@ -45,7 +45,7 @@ def test_ta8_goes_from_nothing_to_the_table(hub: hub_server.Hub, tmp_path: Path)
         writer.writerows({**row, "test_size": TEST, "revision": "main"} for row in rows)
     made.set(*SMALL)
     ran = made.ran("repro")
-    assert {f"prepare@{NAME}", f"samerging@{NAME}", "report"} <= ran
+    assert {f"prepare@{NAME}", f"samerging@{NAME}", f"collect@{NAME}", "render"} <= ran
     scores = made.rows(f"data/scores/{NAME}/samerging.csv")
     assert [row["task"] for row in scores if row["seed"] == "0"] == list(SUITES["ta-8"])
     assert {row["total"] for row in scores} == {str(TEST)}

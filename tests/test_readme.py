@@ -163,7 +163,7 @@ def test_numbers_of_points_stand_in_what_they_cite(front: Path, name: str, least
             "docs/knobs.md",
             "# Knobs\n",
             "# Knobs\n<!-- speed -->\n9\n<!-- /speed -->\n",
-            "nothing makes the blocks speed",
+            "nothing makes the block speed",
         ),
         ("README.md", "| SAMerging | 88.2", "| SAMerging | 88.3", "README.md, headline: “"),
         (

@@ -52,7 +52,8 @@ SAMERGING = {
     "evaluate-samerging@nano-3",
     "surgery@nano-3-samerging",
     "evaluate-surgery@nano-3-samerging",
-    "report",
+    "collect@nano-3",
+    "render",
 }
 
 

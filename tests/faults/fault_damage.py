@@ -31,14 +31,14 @@ READERS = {
     "merges/nano-3/ties/delta-0.safetensors": ("evaluate", "nano-3", "ties"),
     "merges/nano-3/samerging/coefficients.safetensors": ("evaluate", "nano-3", "samerging"),
     "merges/nano-3/surgery-samerging/extras-0.safetensors": ("evaluate", "nano-3", "surgery-samerging"),
-    "merges/nano-3/samerging/losses.csv": ("report",),
-    "scores/nano-3/ties.csv": ("report",),
-    "answers/nano-3/ties.npz": ("report",),
-    "costs/nano-3/ties.json": ("report",),
-    "diagnostics/nano-3/measures.csv": ("report",),
-    "previews/nano-3.npz": ("report",),
-    "origins/nano-3.json": ("report",),
-    "runs/prepare-nano-3.json": ("report",),
+    "merges/nano-3/samerging/losses.csv": ("collect", "nano-3"),
+    "scores/nano-3/ties.csv": ("collect", "nano-3"),
+    "answers/nano-3/ties.npz": ("collect", "nano-3"),
+    "costs/nano-3/ties.json": ("collect", "nano-3"),
+    "diagnostics/nano-3/measures.csv": ("collect", "nano-3"),
+    "previews/nano-3.npz": ("collect", "nano-3"),
+    "origins/nano-3.json": ("collect", "nano-3"),
+    "runs/prepare-nano-3.json": ("collect", "nano-3"),
 }
 """A file of every kind, and a stage that reads it."""
 

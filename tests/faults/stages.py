@@ -16,7 +16,8 @@ STAGES = {
     "rescale": ("nano-3", "ties"),
     "surgery": ("nano-3", "samerging"),
     "evaluate": ("nano-3", "ties"),
-    "report": (),
+    "collect": ("nano-3",),
+    "render": (),
 }
 STUDIES = ("ablation", "conventions", "flatness", "protocol", "replicates", "tasks")
 """Beside efficiency, which has a test of its own; the others look at merges that this run does not have."""
