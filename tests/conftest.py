@@ -17,7 +17,7 @@ settings.register_profile("faults", max_examples=10_000)
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs the finished run is long, and so are the studies; what runs DVC starts first, so no core waits for it."""
+    """What needs the finished run is long, and so are the studies. What runs DVC starts first: no core waits for it."""
     for item in items:
         if "small" in getattr(item, "fixturenames", ()) or item.path.name.startswith("test_study_"):
             item.add_marker(pytest.mark.long)
