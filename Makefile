@@ -1,5 +1,5 @@
 # make repro   set up and run the whole benchmark on the embedded suite, then show the table
-# make try     the whole pipeline on the tiny suite nano-3, as an experiment beside the workspace: about two minutes
+# make try     the whole pipeline on the tiny suite nano-3, as an experiment beside the workspace
 # make compare print experiments: changed parameters and their headline numbers
 # make methods run every method, beside the workspace: reports/methods
 # make studies run the studies too: ablation, data efficiency, sensitivity, landscape, robustness, ...
