@@ -1,10 +1,13 @@
 """Fixtures shared by the tests; the problems themselves are built in tests/toy.py."""
 
+import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import settings
 
 from pipeline.suite import SuiteFolder
@@ -12,6 +15,8 @@ from tests import toy
 
 os.environ["SAMERGING_DEVICE"] = "cpu"
 torch.set_num_threads(1)
+RENDERED: dict[tuple, dict[str, bytes]] = {}
+"""What `rendered_once` has rendered."""
 settings.register_profile("faults", max_examples=10_000)
 
 
@@ -50,9 +55,32 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository in which every stage has run on the tests' suite, see `tests.small_run`; not to be changed."""
     from tests import small_run
 
-    root = tmp_path_factory.mktemp("small") / "repository"
-    small_run.make(root)
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        root = tmp_path_factory.mktemp("small") / "repository"
+        small_run.make(root)
+        return root
+    root = tmp_path_factory.getbasetemp().parent / "small" / "repository"  # all workers share it
+    with FileLock(f"{root.parent}.lock"):
+        if not (made := root.parent / "made").exists():
+            small_run.make(root)
+            made.touch()
     return root
+
+
+@pytest.fixture
+def rendered_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rendering is a function of the evidence, so the same evidence is rendered once."""
+    from pipeline.report import render
+
+    def remembered(folders: Sequence[Path], look: object) -> dict[str, bytes]:
+        files = [path for folder in folders for path in sorted(folder.rglob("*"))]
+        key = (look, *((path.name, hashlib.sha256(path.read_bytes()).digest()) for path in files))
+        if key not in RENDERED:
+            RENDERED[key] = report(folders, look)
+        return RENDERED[key]
+
+    report = render.report
+    monkeypatch.setattr(render, "report", remembered)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +23,6 @@ from pipeline.audit.__main__ import audit, main
 from pipeline.audit.finding import Finding
 from pipeline.audit.repository import RepositoryError, gather, integers, stamp
 from pipeline.draws import draw
-from pipeline.report import render
-from pipeline.report.view import Look
 from pipeline.statistics.accuracy import runs
 from tests import small_run
 
@@ -34,22 +32,7 @@ SCORES = f"{EVIDENCE}/{SUITE}/scores.csv"
 TASK = "textures"
 
 
-@pytest.fixture(autouse=True)
-def once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rendering is a function of the evidence, so the same evidence is rendered once."""
-    monkeypatch.setattr(render, "report", _rendered)
-
-
-RENDERED: dict[tuple, dict[str, bytes]] = {}
-rendering = render.report
-
-
-def _rendered(folders: Sequence[Path], look: Look) -> dict[str, bytes]:
-    files = [path for folder in folders for path in sorted(folder.rglob("*"))]
-    key = (look, *((path.name, hashlib.sha256(path.read_bytes()).digest()) for path in files))
-    if key not in RENDERED:
-        RENDERED[key] = rendering(folders, look)
-    return RENDERED[key]
+pytestmark = pytest.mark.usefixtures("rendered_once")
 
 
 @pytest.fixture
@@ -461,15 +444,16 @@ DAMAGED = (
 UNHELD = {"pyproject.toml", "README.md", "requirements.lock"}
 """A file that is emptied or doubled may say nothing wrong."""
 DAMAGE: tuple[Callable[[bytes], bytes], ...] = (
-    lambda _: b"", lambda _: b"[]", lambda _: b"null", lambda _: b'{"stages": {"a": 1}, "suites": ["\xc3\xbc"]}',
-    lambda _: b"\xff\x00", lambda content: content[: len(content) // 2], lambda content: content * 2,
+    lambda _: b"", lambda _: b"\xff\x00", lambda content: content[: len(content) // 2], lambda content: content * 2,
 )  # fmt: skip
+MALFORMED = (lambda _: b"[]", lambda _: b"null", lambda _: b'{"stages": {"a": 1}, "suites": ["\xc3\xbc"]}')
+"""Of JSON and YAML: other content than is expected."""
 
 
 @pytest.mark.parametrize("path", DAMAGED)
 def test_no_damaged_file_passes_or_ends_in_a_traceback(small: Path, repository: Path, path: str):
     whole = (small / path).read_bytes()
-    for damage in DAMAGE:
+    for damage in (*DAMAGE, *MALFORMED * path.endswith((".json", ".yaml", ".lock"))):
         (repository / path).write_bytes(damage(whole))
         try:
             wrong = [one for one in audit(gather(repository)) if one.wrong]

@@ -16,6 +16,7 @@ from tests import small_run
 
 SUITE = "nano-3"
 DAY = "2025-12-24"
+pytestmark = pytest.mark.usefixtures("rendered_once")
 
 
 @pytest.fixture(scope="module")
