@@ -35,7 +35,8 @@ def blocks(root: Path = ROOT) -> dict[str, str]:
     """{name: Markdown} of every generated block: of the first suite, of every method if they ran."""
     reports = root / "reports"
     suite = YAML(typ="safe").load(root / "params.yaml")["suites"][0]
-    tables = next(path for path in (reports / "methods" / "tables", reports / "tables") if path.is_dir())
+    every = reports / "methods" / "tables"
+    tables = every if every.is_dir() else reports / "tables"
     overview, sentences = ((tables / f"{suite}-{name}.md").read_text("utf-8") for name in ("overview", "sentences"))
     studies = reports / "studies" / suite / "sentences.md"
     return {
@@ -95,9 +96,9 @@ def _method(name: str, tree: ast.Module) -> str:
 
 def _does(tree: ast.Module, title: str) -> str:
     """The first line of a file, without the method's name."""
-    said = (ast.get_docstring(tree) or "").partition("\n")[0].rstrip(".:")
-    named, _, rest = said.partition(": ")
-    return rest if rest and named in title else said
+    summary = (ast.get_docstring(tree) or "").partition("\n")[0].rstrip(".:")
+    named, _, rest = summary.partition(": ")
+    return rest if rest and named in title else summary
 
 
 def _constants(tree: ast.Module, *names: str) -> dict[str, str]:

@@ -21,10 +21,12 @@ NAMES = {
 def main() -> None:
     """Print a row per experiment; a parameter has a column where its values differ."""
     rows = pd.DataFrame(exp_show())
+    suites = store.read_json(Path("reports/metrics.json"))
     metrics = {
-        f"{suite}.{name}": NAMES[name] if suite == "mini-8" else f"{suite} {NAMES[name]}"
-        for suite, numbers in store.read_json(Path("reports/metrics.json")).items()
+        f"{suite}.{name}": NAMES[name] if len(suites) == 1 else f"{suite} {NAMES[name]}"
+        for suite, numbers in suites.items()
         for name in numbers
+        if f"{suite}.{name}" in rows
     }
     params = pd.json_normalize(store.read_yaml(Path("params.yaml")))
     changed = [key for key in params if key in rows and rows[key].astype(str).nunique() > 1]

@@ -18,7 +18,7 @@ from dvc.repo import Repo
 from dvc.utils.hydra import apply_overrides
 
 from pipeline import store
-from pipeline.audit import arithmetic, draws, images, lock, rerun
+from pipeline.audit import arithmetic, draws, images, lock, rendered, rerun
 from pipeline.audit.__main__ import audit, main
 from pipeline.audit.finding import Finding
 from pipeline.audit.repository import RepositoryError, gather, integers, stamp
@@ -338,6 +338,16 @@ FRAUDS: Mapping[str, tuple[Callable[[Path], None], str, str]] = {
         f"{SUITE}: answers",
         f"ties/textures is not what data/answers/{SUITE}/ties.npz holds",
     ),
+    "a metric": (
+        careful_cell("metrics.json", r"(\"samerging\": \d+\.)(\d)"),
+        f"{SUITE}: metrics",
+        "reports/metrics.json: samerging is ",
+    ),
+    "a metric left out": (
+        without_row("reports/metrics.json", r' *"best_data_free": .*\n'),
+        f"{SUITE}: metrics",
+        "reports/metrics.json: best_data_free is nan",
+    ),
     "a coefficient": (coefficient, f"{SUITE}: copies", "coefficients.csv: conv1.weight of optdigits, seed 0 is "),
     "a loss": (loss, f"{SUITE}: copies", "losses.csv: losses of distillation are not those of data/merges/"),
     "a measure": (measure, f"{SUITE}: copies", f"measures.csv is not data/diagnostics/{SUITE}/measures.csv"),
@@ -358,6 +368,30 @@ def test_a_fraud_fails_on_the_line_that_says_why(repository: Path, name: str):
     found = findings(repository)[line]
     assert found.verdict == "FAIL"
     assert why in "; ".join(found.wrong)
+
+
+def test_without_the_packages_that_render_the_audit_says_so(repository: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "pipeline.report.render", None)
+    found = findings(repository)["rendered again"]
+    assert (found.verdict, found.wrong) == ("none", ())
+    assert "rendering needs pipeline.report.render" in found.line()
+
+
+def test_with_other_packages_figures_are_compared_by_their_data(repository: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(rendered, "version", lambda _: "0.0.1")
+    figure(repository)
+    found = findings(repository)["rendered again"]
+    assert (found.verdict, found.wrong) == ("ok", ())
+    assert "figures but for their data" in found.line()
+    replaced(repository, f"reports/figures/{SUITE}-accuracy.csv", r"(ties,textures,\d+\.?\d?)(\d)", one_more)
+    assert "accuracy.csv, line " in findings(repository)["rendered again"].wrong[0]
+
+
+def test_a_report_without_tables_is_named(repository: Path):
+    shutil.rmtree(repository / "reports/tables")
+    found = findings(repository)
+    assert f"reports/tables/{SUITE}.md is missing" in found["rendered again"].wrong
+    assert "blocks cannot be generated: " in found["documents"].wrong[0]
 
 
 def test_a_stage_that_never_ran_or_ran_otherwise_is_named(repository: Path):
@@ -444,16 +478,15 @@ DAMAGED = (
 UNHELD = {"pyproject.toml", "README.md", "requirements.lock"}
 """A file that is emptied or doubled may say nothing wrong."""
 DAMAGE: tuple[Callable[[bytes], bytes], ...] = (
-    lambda _: b"", lambda _: b"\xff\x00", lambda content: content[: len(content) // 2], lambda content: content * 2,
+    lambda _: b"", lambda _: b"[]", lambda _: b"null", lambda _: b'{"stages": {"a": 1}, "suites": ["\xc3\xbc"]}',
+    lambda _: b"\xff\x00", lambda content: content[: len(content) // 2], lambda content: content * 2,
 )  # fmt: skip
-MALFORMED = (lambda _: b"[]", lambda _: b"null", lambda _: b'{"stages": {"a": 1}, "suites": ["\xc3\xbc"]}')
-"""Of JSON and YAML: other content than is expected."""
 
 
 @pytest.mark.parametrize("path", DAMAGED)
 def test_no_damaged_file_passes_or_ends_in_a_traceback(small: Path, repository: Path, path: str):
     whole = (small / path).read_bytes()
-    for damage in (*DAMAGE, *MALFORMED * path.endswith((".json", ".yaml", ".lock"))):
+    for damage in DAMAGE:
         (repository / path).write_bytes(damage(whole))
         try:
             wrong = [one for one in audit(gather(repository)) if one.wrong]

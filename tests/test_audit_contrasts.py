@@ -90,6 +90,7 @@ FRAUDS: Mapping[str, tuple[str, str, str | Callable[[re.Match], str], str]] = {
         '[""elsewhere""',
         "runs that are not there",
     ),
+    "an end left out": (f"{SHOWN}/efficiency-contrasts.csv", r"(?m)(,all,[^,]*),[^,]*,", r"\1,,", "low is missing"),
     "tasks won": (f"{SHOWN}/efficiency-contrasts.csv", r"(?m)\d,(\d)$", r"9,\1", "won is 9"),
 }
 

@@ -23,6 +23,7 @@ from pipeline.audit.images import tasks_of
 from pipeline.audit.repository import EVIDENCE, Repository, integers
 
 FLOOR, CEILING, MAIN = "zeroshot", "individual", "samerging"
+RIVALS = ("distillation", "adamerging")
 DRAWS, BATCH = 10_000, 250
 TAIL, SURE = 0.025, 0.05
 DECIMALS = 10
@@ -63,6 +64,7 @@ def check(repository: Repository, suite: str) -> list[Finding]:
         _answers(repository, suite, scores, packed),
         _copied(repository, suite),
         _table(repository, suite, known),
+        _metrics(repository, suite, known),
         _comparisons(repository, suite, known, packed),
     ]
 
@@ -202,6 +204,28 @@ def _table(repository: Repository, suite: str, known: Known) -> Finding:
         allowed = _groups(chosen, method, repository.json(f"data/costs/{suite}/{method}.json"))
         allowed_text = " or ".join(allowed)
         tally.expect(row["group"] in allowed, f"{path}: {method} stands under {row['group']}, not {allowed_text}")
+    return tally.finding()
+
+
+def _metrics(repository: Repository, suite: str, known: Known) -> Finding:
+    """reports/metrics.json: no number of a suite is missing that its scores give, none is another."""
+    path = "reports/metrics.json"
+    tally, stated = Tally(f"{suite}: metrics", f"numbers of {path}"), repository.json(path)
+    table = repository.table(f"reports/tables/{suite}.csv")
+    if stated is None or table is None:
+        tally.absent.append(path if stated is None else f"reports/tables/{suite}.csv")
+        return tally.finding()
+    means = {method: accuracies.mean() for method, accuracies in known.accuracies.items()}
+    free = [means[method] for method in table.method[table.group == "Data-free"]]
+    expected = {MAIN: means[MAIN], "gap_closed": values(known, MAIN)["Gap closed"].mean()}
+    expected |= {f"minus_{other}": means[MAIN] - means[other] for other in RIVALS if other in means}
+    expected |= {"best_data_free": max(free)} if free else {}
+    expected |= {"experts": means[CEILING]} if CEILING in means else {}
+    expected = {name: float(value) for name, value in expected.items() if np.isfinite(value)}
+    numbers = stated.get(suite, {})
+    for name in sorted(expected.keys() | numbers.keys()):
+        given, value = numbers.get(name, np.nan), expected.get(name, np.nan)
+        tally.expect(abs(given - value) <= 0.005 + 1e-9, f"{path}: {name} is {given}, the scores give {value:.4f}")
     return tally.finding()
 
 

@@ -76,6 +76,9 @@ def _blocks(tally: Tally, repository: Repository, documents: list[Document]) -> 
     except ImportError as error:
         tally.absent.append(f"generated blocks (their generator needs {error.name})")
         return
+    except OSError as error:
+        tally.expect(False, f"blocks cannot be generated: {error}")
+        return
     places: dict[str, list[str]] = {name: [] for name in made}
     for document in documents:
         for name, content in document.blocks:

@@ -30,18 +30,17 @@ def check(repository: Repository, suites: list[str]) -> list[Finding]:
     if not repository.names(EVIDENCE):
         tally.absent.append(EVIDENCE)
         return [tally.finding()]
-    drawn = all(version(name) in pins for name, pins in _pinned(repository).items())
-    if not drawn:
-        tally.absent.append(f"figures but for their data: other versions of {', '.join(DRAWING)} are installed")
     made = _made(tally, repository, suites)
+    drawn = bool(made) and all(version(name) in pins for name, pins in _pinned(repository).items())
+    if made and not drawn:
+        tally.absent.append(f"figures but for their data: other versions of {', '.join(DRAWING)} are installed")
     shown = {name.removeprefix("reports/") for name in repository.names("reports")}
-    for name in sorted(made.keys() | {name for name in shown if name.startswith(MADE)}):
+    for name in sorted(made.keys() | {name for name in shown if name.startswith(MADE)}) if made else ():
         path = f"reports/{name}"
         if name.endswith(DRAWN) and not drawn:
             continue
         if name not in made:
-            if made:
-                tally.expect(False, f"{path} does not follow from the evidence")
+            tally.expect(False, f"{path} does not follow from the evidence")
         elif (content := repository.bytes(path)) is None:
             tally.expect(False, f"{path} is missing")
         else:

@@ -41,7 +41,7 @@ class RepositoryError(BenchmarkError):
     """A file without which, or with which, nothing can be audited."""
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     """YAML 1.2, as DVC reads it: `on` is a text, 1e-05 a number, a key stands once."""
 
     yaml_implicit_resolvers: ClassVar = {
@@ -85,7 +85,7 @@ class Repository:
     """Files of data/ made again from the evidence."""
 
     def bytes(self, path: str) -> bytes | None:
-        """The content of a file on disk or, if it is not there, as restored; None if it is not at hand."""
+        """The content of a file, on disk or else restored; None if there is neither."""
         place = self.root / path
         return place.read_bytes() if place.is_file() else self.restored.get(path)
 
@@ -123,17 +123,17 @@ class Repository:
         return sorted(path for path in paths if path.startswith(f"{folder}/") and fnmatch.fnmatch(path, f"*{pattern}"))
 
     def tensors(self, path: str) -> dict[str, np.ndarray] | None:
-        """The tensors of a .safetensors file of numpy's types; None if it is not at hand."""
+        """The tensors of a .safetensors file of numpy's types; None if there is no file."""
         content = self.bytes(path)
         return None if content is None else _tensors(content, path)
 
     def array(self, path: str) -> np.ndarray | None:
-        """A .npy array, memory-mapped; None if it is not at hand."""
+        """A .npy array, memory-mapped; None if there is no file."""
         place = self.root / path
         return np.load(place, mmap_mode="r", allow_pickle=False) if place.is_file() else None
 
     def arrays(self, path: str) -> dict[str, np.ndarray] | None:
-        """The arrays of a .npz file; None if it is not at hand, RepositoryError if it is none."""
+        """The arrays of a .npz file; None if there is no file, RepositoryError if it is damaged."""
         place = self.root / path
         if not place.is_file():
             return None
@@ -145,7 +145,7 @@ class Repository:
 
 
 def gather(root: Path) -> Repository:
-    """Everything at hand under `root`, hashed once."""
+    """Read the repository at `root`; every file is hashed once."""
     ignored = _ignored(root)
     stamps = {
         name: _stamp(root / name) for folder in FOLDERS for name in _walk(root, folder) if not _matches(name, ignored)
@@ -159,7 +159,7 @@ def gather(root: Path) -> Repository:
 
 
 def integers(repository: Repository, suite: str) -> pd.DataFrame | None:
-    """The integer scores of a suite: SCORES, seed -1 without randomness; None if none are at hand.
+    """The integer scores of a suite: SCORES, seed -1 without randomness; None if there are none.
 
     Read here and nowhere else.
     """

@@ -1,0 +1,46 @@
+"""`make compare`: experiments side by side, with what changed and nothing else."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stages import compare
+
+NUMBERS = {"samerging": 88.19, "gap_closed": 87.97, "experts": 93.97}
+
+
+@pytest.fixture
+def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict]:
+    """What DVC tells of a workspace and an experiment."""
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text("rho: 0.07\nmerge:\n  ties: {scale: 0.3}\nseeds: [0, 1]\n")
+    Path("reports").mkdir()
+    Path("reports/metrics.json").write_text(json.dumps({"mini-8": NUMBERS}))
+    common = {"merge.ties.scale": 0.3, "seeds": "[0, 1]", "data/runs/x.json:seconds": 1.0}
+    told = [
+        {"Experiment": None, "rev": "workspace", "rho": 0.07, **common},
+        {"Experiment": "other-rho", "rev": "abc", "rho": 0.05, **common},
+    ]
+    for index, row in enumerate(told):
+        row |= {f"mini-8.{name}": value + index for name, value in NUMBERS.items()}
+    monkeypatch.setattr(compare, "exp_show", lambda: told)
+    return told
+
+
+def test_a_row_per_experiment_with_what_changed(rows: list[dict], capsys: pytest.CaptureFixture):
+    compare.main()
+    header, _, *lines = capsys.readouterr().out.splitlines()
+    assert header.split() == ["rho", "SAMerging", "gap", "closed", "experts"]
+    assert [line.split() for line in lines] == [
+        ["workspace", "0.07", "88.19", "87.97", "93.97"],
+        ["other-rho", "0.05", "89.19", "88.97", "94.97"],
+    ]
+    assert max(map(len, [header, *lines])) <= 100
+
+
+def test_a_number_that_no_experiment_has_is_left_out(rows: list[dict], capsys: pytest.CaptureFixture):
+    for row in rows:
+        del row["mini-8.gap_closed"]
+    compare.main()
+    assert "gap closed" not in capsys.readouterr().out
