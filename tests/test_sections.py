@@ -6,7 +6,7 @@ import pandas as pd
 from pipeline.report.collect import NAMES
 from pipeline.report.evidence import Reference
 from pipeline.report.page import Entries
-from pipeline.report.render import methods_section
+from pipeline.report.render import _methods
 from pipeline.report.views.diagnosis import predictions
 
 REFERENCES = {
@@ -16,7 +16,7 @@ REFERENCES = {
 
 
 def test_methods_are_cited_and_our_reading_is_named():
-    (entries,) = methods_section(REFERENCES).blocks
+    (entries,) = _methods(REFERENCES).blocks
     assert isinstance(entries, Entries)
     assert [(one.id, one.title, one.name, one.source) for one in entries.entries] == [
         ("method-ties", "TIES", "ties", "arXiv 2306.01708"),

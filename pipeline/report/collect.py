@@ -15,11 +15,13 @@ from pipeline import answers, diagnostics, methods, store
 from pipeline.errors import BenchmarkError
 from pipeline.model import has_gradient
 from pipeline.report import evidence
-from pipeline.report.evidence import MARK, ORIGIN, RESCALED, Chosen, Reference, on_top, record_names
+from pipeline.report.evidence import ORIGIN, RESCALED, Chosen, Reference, on_top, record_names
 from pipeline.statistics import accuracy
 from pipeline.statistics.accuracy import MAIN
 
 SURGERY = "Yang et al., 2024, arXiv 2402.02705, on top of the merge"
+MARK = "†"
+"""Ends the title of a method of which something could not be checked against its source."""
 NAMES = {
     "measures": {**diagnostics.MEASURES, diagnostics.SIZE: "number of tasks"},
     "merges": diagnostics.METHODS,

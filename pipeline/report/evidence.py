@@ -32,8 +32,6 @@ from pipeline.statistics.bootstrap import Resampled, resample
 
 ORIGIN = ("source", "embedded", "fetched", "overlap", "anchors", "published")
 """What data/origins/<suite>.json holds."""
-MARK = "†"
-"""Ends the title of a method of which something could not be checked against its source."""
 RESCALED = "-rescaled"
 """Ends the name of a method whose scale was chosen on unlabelled images."""
 STUDIES = (

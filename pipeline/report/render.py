@@ -40,8 +40,8 @@ def report(folders: Sequence[Path], look: Look) -> dict[str, bytes]:
         shown = [view.view(evidence, look) for view in views.every()]
         made = [written(view, evidence.suite, look) for view in shown]
         files |= {path: content for each in made for path, content in each.items()}
-        sentences = tables.bullets([text for view in shown for text in view.sentences])
-        files[f"tables/{evidence.suite}-sentences.md"] = sentences.encode()
+        said = tables.bullets([text for view in shown for text in view.sentences])
+        files[f"tables/{evidence.suite}-sentences.md"] = said.encode()
         sections.append(_section(evidence, shown, look))
         references |= evidence.references
     for name, frame in plots(suites).items():
@@ -51,13 +51,13 @@ def report(folders: Sequence[Path], look: Look) -> dict[str, bytes]:
     explained = Link("Every column and figure explained", "README.md")
     studied = tuple(Link(f"Studies of {one.id} (make studies)", f"studies/{one.id}/index.html") for one in sections)
     lead = (Prose((LEAD,), links=(explained, *studied)),)
-    whole = Page("SAMerging benchmark", lead, (*sections, methods_section(references)))
+    whole = Page("SAMerging benchmark", lead, (*sections, _methods(references)))
     return files | {"index.html": page.render(whole).encode()}
 
 
 def studies_report(folder: Path, look: Look) -> dict[str, bytes]:
     """{path in reports/studies/<suite>/: content} of the report on a suite's studies; folder: of their evidence."""
-    files, sections, sentences = {}, [], []
+    files, sections, said = {}, [], []
     for study, view in studies.views(folder, look).items():
         rows = sorted((folder / study).glob("*.csv")) or [folder / f"{study}.csv"]
         names = [path.relative_to(folder).as_posix() for path in rows]
@@ -67,8 +67,8 @@ def studies_report(folder: Path, look: Look) -> dict[str, bytes]:
             files[f"tables/{study}-contrasts.csv"] = tables.csv(contrasts(view), 10).encode()
         lead = Prose((view.question,), view.sentences, links=links)
         sections.append(Section(study, view.title, (lead, *blocks(view, study, look))))
-        sentences.append(f"### {view.title}\n\n{tables.bullets(view.sentences)}")
-    files["sentences.md"] = "\n".join(sentences).encode()
+        said.append(f"### {view.title}\n\n{tables.bullets(view.sentences)}")
+    files["sentences.md"] = "\n".join(said).encode()
     whole = Page(
         f"Studies of {folder.name}",
         (Prose((STUDIES_LEAD,)),),
@@ -166,8 +166,8 @@ def plots(suites: Sequence[Evidence]) -> dict[str, pd.DataFrame]:
 def _section(evidence: Evidence, shown: Sequence[View], look: Look) -> Section:
     """The section of a suite: what can be said, then what each view shows, then what it was computed from."""
     rows = {reference.title: f"#{_anchor(name)}" for name, reference in evidence.references.items()}
-    sentences = tuple(text for view in shown if not view.question for text in view.sentences)
-    parts: list[Block] = [Prose(provenance.warnings(evidence), sentences)]
+    said = tuple(text for view in shown if not view.question for text in view.sentences)
+    parts: list[Block] = [Prose(provenance.warnings(evidence), said)]
     for index, view in enumerate(shown):
         if view.question:
             parts.append(Prose(view.sentences, title=view.question, id=f"{evidence.suite}-question-{index}"))
@@ -177,7 +177,7 @@ def _section(evidence: Evidence, shown: Sequence[View], look: Look) -> Section:
     return Section(evidence.suite, f"Suite {evidence.suite}", tuple(parts))
 
 
-def methods_section(references: Mapping[str, Reference]) -> Section:
+def _methods(references: Mapping[str, Reference]) -> Section:
     """Every method with its paper and what of it is our reading."""
     entries = tuple(
         Entry(_anchor(name), told.title, name, told.paper, f"Our reading: {told.unverified}." * bool(told.unverified))

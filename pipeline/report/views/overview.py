@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.report.evidence import MARK, Evidence
+from pipeline.report.evidence import Evidence
 from pipeline.report.tables import Cell, Table, build, number, statistics
 from pipeline.report.view import Look, Sheet, View
 from pipeline.statistics.accuracy import AVERAGE, GAP, NORMALISED, WORST
 
 ORDER = 20
+MARK = "†"
 
 
 def view(evidence: Evidence, look: Look) -> View:
