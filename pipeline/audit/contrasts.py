@@ -31,8 +31,8 @@ VARIED = (
     "seed",
 )
 """Columns that tell one run from another."""
-APART = "conventions"
-"""The study that draws each comparison on its own; the others draw all settings together, each set of seeds an axis."""
+APART = ("conventions", "sensitivity")
+"""Studies that draw the compared settings alone; the others draw all settings together, each set of seeds an axis."""
 PARTS = ("robustness", "landscape")
 """Studies that score a part of the test images, or other images."""
 SETTINGS: Mapping[str, Sequence[str]] = {
@@ -125,7 +125,7 @@ def _stated(
         weights = {tuple(map(str, setting)): weight for *setting, weight in json.loads(row["weights"])}
         part = first if row["replicates"] == "first" else rows
         drawn = part.groupby([*SETTINGS[study]], sort=False).seed
-        axes = [] if study == APART else [tuple(sorted(seeds.unique().tolist())) for _, seeds in drawn]
+        axes = [] if study in APART else [tuple(sorted(seeds.unique().tolist())) for _, seeds in drawn]
         try:
             expected = computed(part, SETTINGS[study], weights, tasks, axes)
         except (KeyError, RepositoryError) as error:
