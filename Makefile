@@ -74,7 +74,7 @@ audit: $(READY)
 	python -m pipeline.audit $(FLAGS)
 
 bundle: $(READY)
-	python -m pipeline.bundle
+	python -m pipeline.audit.bundle
 
 env: $(READY)
 

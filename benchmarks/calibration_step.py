@@ -19,12 +19,14 @@ from torch import Tensor
 
 from benchmarks import measure
 from benchmarks.synthetic import SHAPES, problem
-from pipeline.calibrate import Problem, gradient, sharp_gradient
-from pipeline.model import FROZEN
-from pipeline.objectives import distillation
-from pipeline.schema import PRECISIONS
-from pipeline.suite import device
-from pipeline.vectors import merge
+from pipeline.calibration.descent import gradient
+from pipeline.calibration.objectives import distillation
+from pipeline.calibration.problem import Problem
+from pipeline.calibration.sharpness import sharp_gradient
+from pipeline.models.task_vectors import merge
+from pipeline.models.weights import FROZEN
+from pipeline.runtime.device import device
+from pipeline.runtime.schema import PRECISIONS
 
 OBJECTIVE = distillation(2.0)
 TOLERANCE = 1e-5

@@ -22,13 +22,14 @@ from tqdm import tqdm
 
 from benchmarks import measure
 from benchmarks.synthetic import SHAPES, config
-from pipeline import methods, store
-from pipeline.merges import data_free
-from pipeline.model import FROZEN, build_clip, split_qkv
-from pipeline.parallel import workers
-from pipeline.suite import device
+from pipeline import methods
+from pipeline.models.task_vectors import TaskVectors, add, merge
+from pipeline.models.weights import FROZEN, build_clip, split_qkv
+from pipeline.runtime import store
+from pipeline.runtime.device import device
+from pipeline.runtime.parallel import workers
+from pipeline.steps.merge import data_free
 from pipeline.toolbox.spread import MOST
-from pipeline.vectors import TaskVectors, add, merge
 
 METHODS = tuple(name for name in methods.names() if hasattr(methods.load(name), "merge"))
 READ = "read"

@@ -13,11 +13,11 @@ import torch
 
 from benchmarks import measure
 from benchmarks.synthetic import HALF, SHAPES, config
-from pipeline import store
-from pipeline.features import BATCH, encode
-from pipeline.model import build_clip, split_qkv
-from pipeline.suite import device
-from pipeline.tower import Tower
+from pipeline.models.encoder import Tower
+from pipeline.models.features import BATCH, encode
+from pipeline.models.weights import build_clip, split_qkv
+from pipeline.runtime import store
+from pipeline.runtime.device import device
 
 
 def main() -> None:

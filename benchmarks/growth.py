@@ -11,10 +11,10 @@ import torch
 
 from benchmarks import measure
 from benchmarks.synthetic import SHAPES, problem
-from pipeline.calibrate import descend
-from pipeline.objectives import distillation
-from pipeline.schema import Schedule
-from pipeline.suite import device
+from pipeline.calibration.descent import descend
+from pipeline.calibration.objectives import distillation
+from pipeline.runtime.device import device
+from pipeline.runtime.schema import Schedule
 
 
 def steps(backbone: str, tasks: int, samples: int, batch: int, count: int) -> float:

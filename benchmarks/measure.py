@@ -15,7 +15,7 @@ import torch
 from tqdm import trange
 
 from benchmarks import RESULTS
-from pipeline.machine import processor
+from pipeline.runtime.machine import processor
 
 Timed = Mapping[str, Callable[[], object]]
 

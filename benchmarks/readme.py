@@ -77,7 +77,7 @@ def methods(root: Path = ROOT) -> str:
     paper, surgery = (
         ast.parse((root / "pipeline" / f"{name}.py").read_text("utf-8")) for name in ("report/collect", "surgery")
     )
-    operated = f"- [Surgery](../pipeline/surgery.py): {_does(surgery, 'Representation Surgery')}. "
+    operated = f"- [Surgery](../pipeline/steps/surgery.py): {_does(surgery, 'Representation Surgery')}. "
     operated += f"*{_linked(_constants(paper, 'SURGERY')['SURGERY'])}.*"
     parts = [
         ("Data-free", lines["merge"]),

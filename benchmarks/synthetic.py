@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from pipeline.calibrate import Problem
-from pipeline.memory import images_per_pass
-from pipeline.model import FROZEN, build_clip, split_qkv
-from pipeline.suite import Suite
-from pipeline.tower import Tower
+from pipeline.calibration.memory import images_per_pass
+from pipeline.calibration.problem import Problem
+from pipeline.models.encoder import Tower
+from pipeline.models.suite import Suite
+from pipeline.models.weights import FROZEN, build_clip, split_qkv
 
 SHAPES = {
     "mini": (96, 4, 7, 64, 28, 32),

@@ -8,8 +8,8 @@ import argparse
 from pathlib import Path
 
 from benchmarks import measure
-from pipeline import store
-from pipeline.suite import device
+from pipeline.runtime import store
+from pipeline.runtime.device import device
 
 RECORDS = (Path("data/runs"), Path("data/studies/runs"))
 

@@ -13,12 +13,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
 
-from pipeline import methods, store, studies, suites
+from pipeline import methods, studies, suites
 from pipeline.diagnostics import Settings
-from pipeline.errors import BenchmarkError, shown
-from pipeline.rescale import Rescale
-from pipeline.schema import Parameters, Precision, Schedule
-from pipeline.surgery import Surgery
+from pipeline.runtime import store
+from pipeline.runtime.errors import BenchmarkError, shown
+from pipeline.runtime.schema import Parameters, Precision, Schedule
+from pipeline.steps.rescale import Rescale
+from pipeline.steps.surgery import Surgery
 
 PATH = Path("params.yaml")
 

@@ -1,8 +1,8 @@
 """Merge by a baseline that sees unlabelled calibration images, once for every seed."""
 
-from pipeline import merges
-from pipeline.problem import Setting, calibrate_seeds
-from pipeline.stage import Job, Stage
+from pipeline.merges import storage
+from pipeline.runtime.stage import Job, Stage
+from pipeline.steps.calibrate import Setting, calibrate_seeds
 
 SETTING = ("calibrate.{method}", "schedule.{suite}", "calibration_split", "precision")
 STAGE = Stage(
@@ -11,15 +11,20 @@ STAGE = Stage(
     params=(*SETTING, "samples_per_task", "seeds"),
     inputs=("data/suites/{suite}", "data/teachers/{suite}"),
     outputs=("data/merges/{suite}/{method}",),
-    modules=("pipeline.methods.{method}", "pipeline.toolbox.*", "pipeline.extras.*", "pipeline.draws"),
+    modules=(
+        "pipeline.methods.{method}",
+        "pipeline.toolbox.*",
+        "pipeline.merges.serving.*",
+        "pipeline.models.sampling",
+    ),
 )
 
 
 def run(job: Job) -> None:
-    """Write the artefact of `pipeline.merges`."""
+    """Write the artefact of `pipeline.merges.storage`."""
     setting = Setting(*job.inputs, job.names["method"], *(job.params[key] for key in SETTING))
-    found = calibrate_seeds(setting, job.params["samples_per_task"], job.params["seeds"], job.cells)
-    merges.save(found, job.outputs[0])
+    found = calibrate_seeds(setting, job.params["samples_per_task"], job.params["seeds"], job.work)
+    storage.save(found, job.outputs[0])
 
 
 if __name__ == "__main__":

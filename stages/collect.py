@@ -2,7 +2,7 @@
 
 from pipeline.report.collect import collect
 from pipeline.report.evidence import choose
-from pipeline.stage import Job, Stage
+from pipeline.runtime.stage import Job, Stage
 
 STAGE = Stage(
     name="collect",

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 from dvc.api import exp_show
 
-from pipeline import store
+from pipeline.runtime import store
 
 NAMES = {
     "samerging": "SAMerging",

@@ -1,7 +1,7 @@
 """Measure what is known of a suite's experts before they are merged, and whether it predicts what merging costs."""
 
-from pipeline.diagnostics.collect import diagnose
-from pipeline.stage import Job, Stage
+from pipeline.runtime.stage import Job, Stage
+from pipeline.steps.diagnose import diagnose
 
 STAGE = Stage(
     name="diagnose",

@@ -1,9 +1,10 @@
 """Ask a merge, whatever method made it, about every image of every task; count, and say what it needs at inference."""
 
-from pipeline import answers, store
-from pipeline.costs import costs
-from pipeline.evaluate import HEADER, ask, count
-from pipeline.stage import Job, Stage
+from pipeline.merges import answers
+from pipeline.merges.costs import costs
+from pipeline.runtime import store
+from pipeline.runtime.stage import Job, Stage
+from pipeline.steps.evaluate import HEADER, ask, count
 
 STAGE = Stage(
     name="evaluate",
@@ -15,7 +16,7 @@ STAGE = Stage(
         "data/costs/{suite}/{method}.json",
         "data/answers/{suite}/{method}.npz",
     ),
-    modules=("pipeline.extras.*",),
+    modules=("pipeline.merges.serving.*",),
 )
 
 

@@ -1,8 +1,11 @@
 """Merge without data: from the task vectors alone."""
 
-from pipeline import headroom, merges, methods
-from pipeline.stage import Job, Stage
-from pipeline.suite import SuiteFolder, device
+from pipeline import methods
+from pipeline.merges import storage
+from pipeline.models.suite import SuiteFolder
+from pipeline.runtime.device import device
+from pipeline.runtime.stage import Job, Stage
+from pipeline.steps.merge import check_memory, data_free
 
 STAGE = Stage(
     name="merge",
@@ -10,18 +13,23 @@ STAGE = Stage(
     params=("merge.{method}",),
     inputs=("data/suites/{suite}",),
     outputs=("data/merges/{suite}/{method}",),
-    modules=("pipeline.methods.{method}", "pipeline.toolbox.*", "pipeline.extras.*", "pipeline.draws"),
+    modules=(
+        "pipeline.methods.{method}",
+        "pipeline.toolbox.*",
+        "pipeline.merges.serving.*",
+        "pipeline.models.sampling",
+    ),
 )
 
 
 def run(job: Job) -> None:
-    """Write the artefact of `pipeline.merges`."""
+    """Write the artefact of `pipeline.merges.storage`."""
     suite = SuiteFolder(job.inputs[0])
     method, params = methods.load(job.names["method"]), job.params["merge.{method}"]
     target = device()
-    headroom.check(suite, target)
+    check_memory(suite, target)
     vectors = suite.vectors(target=target)
-    merges.save(merges.data_free(method, vectors, params, suite.suite.task_names), job.outputs[0])
+    storage.save(data_free(method, vectors, params, suite.suite.task_names), job.outputs[0])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Get a suite: base, experts, heads, images and labels in one layout for all; a preview and where it came from."""
 
-from pipeline.preview import preview
-from pipeline.stage import Job, Stage
+from pipeline.runtime.stage import Job, Stage
+from pipeline.steps.prepare import preview
 from pipeline.suites import load
 
 STAGE = Stage(

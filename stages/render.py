@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from pipeline.report.render import report
-from pipeline.stage import Job, Stage
-from pipeline.store import write_bytes
+from pipeline.runtime.stage import Job, Stage
+from pipeline.runtime.store import write_bytes
 
 STAGE = Stage(
     name="render",

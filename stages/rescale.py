@@ -1,8 +1,9 @@
 """The scale of a merge, chosen without labels: the whole delta times the factor at which the experts agree most."""
 
-from pipeline import merges, store
-from pipeline.rescale import HEADER, rescale
-from pipeline.stage import Job, Stage
+from pipeline.merges import storage
+from pipeline.runtime import store
+from pipeline.runtime.stage import Job, Stage
+from pipeline.steps.rescale import HEADER, rescale
 
 SCOPE = ("calibration_split", "seeds", "rescale")
 STAGE = Stage(
@@ -15,9 +16,9 @@ STAGE = Stage(
 
 
 def run(job: Job) -> None:
-    """Write the artefact of `pipeline.merges`, with the losses of all factors."""
+    """Write the artefact of `pipeline.merges.storage`, with the losses of all factors."""
     found, losses = rescale(*job.inputs, *(job.params[key] for key in SCOPE))
-    merges.save(found, job.outputs[0])
+    storage.save(found, job.outputs[0])
     store.write_csv(job.outputs[0] / "rescale.csv", HEADER, losses)
 
 

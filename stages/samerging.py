@@ -1,9 +1,9 @@
 """The method under study, once for every seed. Its parameters are top-level keys of params.yaml."""
 
-from pipeline import merges
+from pipeline.merges import storage
 from pipeline.methods.samerging import Params
-from pipeline.problem import Setting, calibrate_seeds
-from pipeline.stage import Job, Stage
+from pipeline.runtime.stage import Job, Stage
+from pipeline.steps.calibrate import Setting, calibrate_seeds
 
 SETTING = ("schedule.{suite}", "calibration_split", "precision")
 STAGE = Stage(
@@ -12,16 +12,16 @@ STAGE = Stage(
     params=(*Params.model_fields, *SETTING, "samples_per_task", "seeds"),
     inputs=("data/suites/{suite}", "data/teachers/{suite}"),
     outputs=("data/merges/{suite}/samerging",),
-    modules=("pipeline.extras.*",),
+    modules=("pipeline.merges.serving.*",),
 )
 
 
 def run(job: Job) -> None:
-    """Write the artefact of `pipeline.merges`."""
+    """Write the artefact of `pipeline.merges.storage`."""
     params = Params(**{key: job.params[key] for key in Params.model_fields})
     setting = Setting(*job.inputs, "samerging", params, *(job.params[key] for key in SETTING))
-    found = calibrate_seeds(setting, job.params["samples_per_task"], job.params["seeds"], job.cells)
-    merges.save(found, job.outputs[0])
+    found = calibrate_seeds(setting, job.params["samples_per_task"], job.params["seeds"], job.work)
+    storage.save(found, job.outputs[0])
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@
 import sys
 from pathlib import Path
 
-from pipeline import store
 from pipeline.params import load
+from pipeline.runtime import store
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """Representation Surgery on top of a merge: per task a low-rank correction of its features, learned without labels."""
 
-from pipeline import merges
-from pipeline.stage import Job, Stage
-from pipeline.surgery import surgery
+from pipeline.merges import storage
+from pipeline.runtime.stage import Job, Stage
+from pipeline.steps.surgery import surgery
 
 SCOPE = ("calibration_split", "samples_per_task", "seeds", "surgery")
 STAGE = Stage(
@@ -15,8 +15,8 @@ STAGE = Stage(
 
 
 def run(job: Job) -> None:
-    """Write the artefact of `pipeline.merges`."""
-    merges.save(surgery(*job.inputs, *(job.params[key] for key in SCOPE)), job.outputs[0])
+    """Write the artefact of `pipeline.merges.storage`."""
+    storage.save(surgery(*job.inputs, *(job.params[key] for key in SCOPE)), job.outputs[0])
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Cache every expert's logits on the calibration pool of its own task: the teachers of distillation."""
 
-from pipeline import store
-from pipeline.parallel import run as run_all
-from pipeline.stage import Job, Stage
-from pipeline.suite import SuiteFolder
-from pipeline.teach import teach
+from pipeline.models.suite import SuiteFolder
+from pipeline.runtime import store
+from pipeline.runtime.parallel import run as run_all
+from pipeline.runtime.stage import Job, Stage
+from pipeline.steps.teach import teach
 
 STAGE = Stage(
     name="teach",

@@ -1,7 +1,7 @@
 """Train the weights of an embedded suite: base, zero-shot heads, experts. They travel in git, so this runs once."""
 
-from pipeline import store
-from pipeline.stage import Job, Stage
+from pipeline.runtime import store
+from pipeline.runtime.stage import Job, Stage
 from pipeline.suites import load
 
 STAGE = Stage(

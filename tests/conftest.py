@@ -10,7 +10,7 @@ import torch
 from filelock import FileLock
 from hypothesis import settings
 
-from pipeline.suite import SuiteFolder
+from pipeline.models.suite import SuiteFolder
 from tests import toy
 
 os.environ["SAMERGING_DEVICE"] = "cpu"

@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.errors import BenchmarkError
 from pipeline.report.tables import markdown
 from pipeline.report.views.published import (
     anchor_csv,
@@ -16,6 +15,7 @@ from pipeline.report.views.published import (
     published_table,
     sentence,
 )
+from pipeline.runtime.errors import BenchmarkError
 
 TASKS = ("b", "a")
 KEYS = [("zeroshot", -1), ("individual", -1), ("m_1", 0), ("m_1", 1)]

@@ -10,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from pipeline import answers, merges, store
-from pipeline.answers import Answers, AnswersError
-from pipeline.evaluate import HEADER, ask, count
-from pipeline.features import encode
-from pipeline.merges import Merges
-from pipeline.solution import Solution
-from pipeline.suite import SuiteFolder
+from pipeline.merges import answers, storage
+from pipeline.merges.answers import Answers, AnswersError
+from pipeline.merges.solution import Solution
+from pipeline.merges.storage import Merges
+from pipeline.models.features import encode
+from pipeline.models.suite import SuiteFolder
+from pipeline.runtime import store
+from pipeline.steps.evaluate import HEADER, ask, count
 from tests import toy
 
 CPU = torch.device("cpu")
@@ -30,7 +31,7 @@ def artefact(pristine_suite: Path, tmp_path: Path) -> Path:
     for index, coefficients in enumerate(one_hot):
         coefficients[index] = 1
     found = Merges((7, 3), dict.fromkeys(tasks, 5), groups, [Solution(one) for one in one_hot])
-    merges.save(found, tmp_path / "merge")
+    storage.save(found, tmp_path / "merge")
     return tmp_path / "merge"
 
 

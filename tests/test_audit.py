@@ -17,12 +17,12 @@ import torch
 from dvc.repo import Repo
 from dvc.utils.hydra import apply_overrides
 
-from pipeline import store
 from pipeline.audit import arithmetic, draws, images, lock, rendered, rerun
 from pipeline.audit.__main__ import audit, main
 from pipeline.audit.finding import Finding
 from pipeline.audit.repository import RepositoryError, gather, integers, stamp
-from pipeline.draws import draw
+from pipeline.models.sampling import draw
+from pipeline.runtime import store
 from pipeline.statistics.accuracy import runs
 from tests import small_run
 
@@ -220,9 +220,9 @@ def elsewhere(root: Path) -> None:
 
 def undeclared_code(root: Path) -> None:
     for path in ("dvc.yaml", "dvc.lock"):
-        text = re.sub(r"( *)- (path: )?pipeline/evaluate\.py\n(\1  [^-].*\n)*", "", (root / path).read_text())
+        text = re.sub(r"( *)- (path: )?pipeline/steps/evaluate\.py\n(\1  [^-].*\n)*", "", (root / path).read_text())
         (root / path).write_text(text)
-    with (root / "pipeline/evaluate.py").open("a") as file:
+    with (root / "pipeline/steps/evaluate.py").open("a") as file:
         file.write("\n")
 
 
@@ -336,7 +336,7 @@ FRAUDS: Mapping[str, tuple[Callable[[Path], None], str, str]] = {
         f"reports/tables/{SUITE}.md, line ",
     ),
     "another name for a method": (title, f"{SUITE}: table", "ties is called Best of all, not TIES"),
-    "code that no stage declares": (undeclared_code, "lock: imports", "pipeline/evaluate.py: stage evaluate"),
+    "code that no stage declares": (undeclared_code, "lock: imports", "pipeline/steps/evaluate.py: stage evaluate"),
     "other images answered rightly": (
         other_answers,
         f"{SUITE}: answers",

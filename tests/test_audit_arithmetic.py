@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline import store
 from pipeline.audit import arithmetic
 from pipeline.audit.finding import Finding
 from pipeline.audit.repository import gather, integers
+from pipeline.runtime import store
 from pipeline.statistics import bootstrap
 from pipeline.statistics.bootstrap import Interval
 

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline import store
 from pipeline.audit import contrasts
 from pipeline.audit.finding import Finding
 from pipeline.audit.repository import gather
@@ -18,6 +17,7 @@ from pipeline.report import tables
 from pipeline.report.render import contrasts as stated
 from pipeline.report.studies import ablation, conventions, efficiency, replicates
 from pipeline.report.view import View
+from pipeline.runtime import store
 from tests import test_study_ablation, test_study_conventions, test_study_efficiency, test_study_replicates
 
 EVIDENCE, SHOWN = "reports/evidence/studies/s", "reports/studies/s/tables"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import bundle
+from pipeline.audit import bundle
 from pipeline.audit.__main__ import audit, main
 from pipeline.audit.archive import METADATA, unpack
 from pipeline.audit.repository import RepositoryError, gather

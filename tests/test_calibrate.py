@@ -9,13 +9,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div
 
-from pipeline import calibrate, methods
-from pipeline.calibrate import Diverged, Problem, descend, gradient, sharp_gradient
-from pipeline.draws import batches, draw, generator
-from pipeline.model import has_gradient
-from pipeline.objectives import Objective, distillation, entropy
-from pipeline.schema import Schedule
-from pipeline.vectors import merge
+from pipeline import methods
+from pipeline.calibration import descent
+from pipeline.calibration.descent import descend, gradient
+from pipeline.calibration.objectives import Objective, distillation, entropy
+from pipeline.calibration.problem import Diverged, Problem
+from pipeline.calibration.sharpness import LossAndGradient, Sharpness, perturbation, sharp_gradient
+from pipeline.models.sampling import batches, draw, generator
+from pipeline.models.task_vectors import merge
+from pipeline.models.weights import has_gradient
+from pipeline.runtime.schema import Schedule
 from tests import toy
 
 SCHEDULE = Schedule(lr=0.05, steps=6, batch_size=4)
@@ -86,7 +89,7 @@ def test_gradient_leaves_its_inputs_alone(problem: Problem):
     assert not any(tensor.requires_grad for tensor in (*problem.base.values(), *problem.vectors.values(), at))
 
 
-def quadratic(seed: int = 0) -> tuple[Tensor, calibrate.LossAndGradient]:
+def quadratic(seed: int = 0) -> tuple[Tensor, LossAndGradient]:
     """A positive definite A and the function x -> (x'Ax / 2, Ax)."""
     root = torch.randn(6, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     matrix = root @ root.T + torch.eye(6, dtype=torch.float64)
@@ -105,35 +108,35 @@ def test_sam_on_a_quadratic_has_its_closed_form(rho: float):
 
 def test_sam_perturbs_by_rho_along_the_gradient():
     slope = torch.randn(3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    step = calibrate.perturbation(torch.zeros(3, 4, dtype=torch.float64), slope, 0.07, "sam")
+    step = perturbation(torch.zeros(3, 4, dtype=torch.float64), slope, 0.07, "sam")
     assert float(step.norm()) == pytest.approx(0.07, abs=1e-15)
     torch.testing.assert_close(step / step.norm(), slope / slope.norm(), rtol=0, atol=1e-15)
 
 
 def test_asam_perturbs_relative_to_the_coefficients():
     at, slope = point(), point(4)
-    step = calibrate.perturbation(at, slope, 0.07, "asam")
+    step = perturbation(at, slope, 0.07, "asam")
     assert float((step / at).norm()) == pytest.approx(0.07, abs=1e-14)
     torch.testing.assert_close(step, 0.07 * at**2 * slope / (at * slope).norm(), rtol=0, atol=1e-15)
 
 
 @pytest.mark.parametrize("sharpness", ["sam", "asam"])
-def test_no_direction_gives_no_perturbation(sharpness: calibrate.Sharpness):
+def test_no_direction_gives_no_perturbation(sharpness: Sharpness):
     zero = torch.zeros(3, 4, dtype=torch.float64)
-    assert torch.equal(calibrate.perturbation(zero, zero, 0.07, sharpness), zero)
+    assert torch.equal(perturbation(zero, zero, 0.07, sharpness), zero)
 
 
 def test_asam_at_zero_coefficients_gives_no_perturbation():
     zero = torch.zeros(3, len(toy.GROUPS), dtype=torch.float64)
-    assert torch.equal(calibrate.perturbation(zero, point(), 0.07, "asam"), zero)
+    assert torch.equal(perturbation(zero, point(), 0.07, "asam"), zero)
 
 
 @pytest.mark.parametrize("sharpness", ["sam", "asam"])
-def test_second_gradient_is_taken_at_the_perturbed_point(problem: Problem, sharpness: calibrate.Sharpness):
+def test_second_gradient_is_taken_at_the_perturbed_point(problem: Problem, sharpness: Sharpness):
     chosen, at = toy.whole(problem), point()
     loss, sharp = sharp_gradient(lambda x: gradient(problem, OBJECTIVE, x, chosen), at, 0.3, sharpness)
     first_loss, first = by_hand(problem, at, chosen)
-    _, expected = by_hand(problem, at + calibrate.perturbation(at, first, 0.3, sharpness), chosen)
+    _, expected = by_hand(problem, at + perturbation(at, first, 0.3, sharpness), chosen)
     torch.testing.assert_close(loss, first_loss, rtol=0, atol=1e-12)
     torch.testing.assert_close(sharp, expected, rtol=0, atol=1e-10)
     assert (sharp - first).norm() > 1e-2 * first.norm()
@@ -167,7 +170,7 @@ def test_without_sharpness_descend_is_plain_descent(problem: Problem, settings: 
 
 
 @pytest.mark.parametrize("sharpness", ["sam", "asam"])
-def test_sharpness_changes_the_result(problem: Problem, sharpness: calibrate.Sharpness):
+def test_sharpness_changes_the_result(problem: Problem, sharpness: Sharpness):
     plain = descend(problem, OBJECTIVE, SCHEDULE, 0, **START)
     found = descend(problem, OBJECTIVE, SCHEDULE, 0, rho=0.07, sharpness=sharpness, **START)
     assert (found.coefficients - plain.coefficients).abs().max() > 1e-4
@@ -185,7 +188,7 @@ def test_sam_without_the_second_merge_is_plain_descent(problem: Problem, monkeyp
             kept.append(merge(base, vectors, coefficients))
         return {name: tensor.detach().clone() for name, tensor in kept[-1].items()}
 
-    monkeypatch.setattr(calibrate, "merge", merged_once_per_step)
+    monkeypatch.setattr(descent, "merge", merged_once_per_step)
     released = descend(problem, OBJECTIVE, SCHEDULE, 0, rho=0.07, sharpness="sam", **START)
     assert len(calls) == 2 * SCHEDULE.steps
     assert not torch.equal(calls[0], calls[1])
@@ -212,7 +215,7 @@ def test_descend_is_adam_on_the_summed_loss(problem: Problem):
 
 @pytest.mark.parametrize("sharpness", ["sam", "asam", "none"])
 def test_task_granularity_is_adam_and_sharpness_on_one_coefficient_per_task(
-    problem: Problem, sharpness: calibrate.Sharpness
+    problem: Problem, sharpness: Sharpness
 ):
     """Against a loop on [T] alone: autograd sums over the groups, the perturbation has the norm of T numbers."""
     schedule = Schedule(lr=0.05, steps=4, batch_size=100)

@@ -9,14 +9,14 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from pipeline import methods
-from pipeline.calibrate import Diverged, Problem
-from pipeline.extras import Served, heads
+from pipeline.calibration.problem import Diverged, Problem
+from pipeline.merges.serving import Served, heads
+from pipeline.merges.solution import Solution
 from pipeline.methods import symerge, ties
-from pipeline.model import Weights
-from pipeline.schema import Schedule
-from pipeline.solution import Solution
+from pipeline.models.task_vectors import combine, merge
+from pipeline.models.weights import Weights
+from pipeline.runtime.schema import Schedule
 from pipeline.toolbox.trimming import selected
-from pipeline.vectors import combine, merge
 from tests import toy
 
 SCHEDULE = Schedule(lr=0.05, steps=6, batch_size=4)

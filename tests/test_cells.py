@@ -1,4 +1,4 @@
-"""Cells: finished ones are kept, whatever computes them gives the same, and other code or inputs start anew."""
+"""Resumable: finished ones are kept, whatever computes them gives the same, and other code or inputs start anew."""
 
 import os
 from dataclasses import dataclass
@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import cells, parallel
-from pipeline.cells import JSON, Cells
-from pipeline.errors import BenchmarkError
-from pipeline.merges import read_solution, write_solution
-from pipeline.solution import Extras, Solution
+from pipeline.merges.solution import Extras, Solution
+from pipeline.merges.storage import read_solution, write_solution
+from pipeline.runtime import parallel
+from pipeline.runtime.errors import BenchmarkError
+from pipeline.runtime.resumable import JSON, Resumable, open_work
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,14 @@ def lines(log: Path) -> list[str]:
 
 @pytest.fixture
 def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The log of computed cells, in a folder that is the current one; everything runs in this process."""
+    """The log of computed work, in a folder that is the current one; everything runs in this process."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SAMERGING_WORKERS", "1")
     return tmp_path / "log.txt"
 
 
 def test_only_what_is_not_there_is_computed(log: Path):
-    kept = Cells(Path("kept"), ())
+    kept = Resumable(Path("kept"), ())
     first = kept.run(product, [(Setting(2), 3, log), (Setting(2), 4, log)], "first")
     assert first == [{"product": 6}, {"product": 8}]
     again = kept.run(product, [(Setting(2), 5, log), (Setting(2), 4, log), (Setting(3), 3, log)], "again")
@@ -65,12 +65,12 @@ def test_only_what_is_not_there_is_computed(log: Path):
 
 
 def test_equal_pieces_are_computed_once(log: Path):
-    assert Cells(Path("kept"), ()).run(product, [(Setting(2), 3, log)] * 3, "equal") == [{"product": 6}] * 3
+    assert Resumable(Path("kept"), ()).run(product, [(Setting(2), 3, log)] * 3, "equal") == [{"product": 6}] * 3
     assert lines(log) == ["2 3"]
 
 
 def test_what_was_finished_before_an_error_is_kept(log: Path):
-    kept = Cells(Path("kept"), ())
+    kept = Resumable(Path("kept"), ())
     with pytest.raises(BenchmarkError, match="-1 is negative"):
         kept.run(product, [(Setting(2), 3, log), (Setting(2), -1, log), (Setting(2), 4, log)], "failing")
     assert kept.run(product, [(Setting(2), 3, log), (Setting(2), 4, log)], "rest") == [{"product": 6}, {"product": 8}]
@@ -78,7 +78,7 @@ def test_what_was_finished_before_an_error_is_kept(log: Path):
 
 
 def test_an_unfinished_file_is_no_cell(log: Path):
-    kept = Cells(Path("kept"), ())
+    kept = Resumable(Path("kept"), ())
     kept.folder.mkdir()
     (kept.folder / ".something.json.tmp").write_text("{")
     assert kept.run(product, [(Setting(2), 3, log)], "one") == [{"product": 6}]
@@ -86,10 +86,10 @@ def test_an_unfinished_file_is_no_cell(log: Path):
 
 def test_processes_give_the_same_files(log: Path, monkeypatch: pytest.MonkeyPatch):
     pieces = [(Setting(factor), other, log) for factor in (1, 2, 3) for other in (4, 5)]
-    alone = Cells(Path("alone"), ())
+    alone = Resumable(Path("alone"), ())
     alone.run(product, pieces, "alone")
     monkeypatch.setenv("SAMERGING_WORKERS", "2")
-    shared = Cells(Path("shared"), ())
+    shared = Resumable(Path("shared"), ())
     shared.run(product, pieces[::-1], "shared")
     contents = [{file.name: file.read_bytes() for file in one.folder.iterdir()} for one in (alone, shared)]
     assert contents[0] == contents[1]
@@ -97,13 +97,13 @@ def test_processes_give_the_same_files(log: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_other_code_or_inputs_remove_what_was_kept(log: Path):
-    old = cells.cells("stage", [], "old code")
+    old = open_work("stage", [], "old code")
     old.run(product, [(Setting(2), 3, log)], "old")
-    assert cells.cells("stage", [], "old code").folder == old.folder
+    assert open_work("stage", [], "old code").folder == old.folder
     assert [*old.folder.iterdir()]
-    other = cells.cells("other", [], "code")
+    other = open_work("other", [], "code")
     other.run(product, [(Setting(2), 3, log)], "other stage")
-    new = cells.cells("stage", [], "new code")
+    new = open_work("stage", [], "new code")
     assert new.folder != old.folder
     assert not old.folder.exists()
     assert [*other.folder.iterdir()]

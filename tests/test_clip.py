@@ -10,16 +10,18 @@ import torch
 import yaml
 from safetensors.torch import load
 
-from pipeline import merges, methods, store, suites
-from pipeline.cells import Cells
-from pipeline.errors import BenchmarkError
-from pipeline.evaluate import answer
-from pipeline.model import fuse_qkv
-from pipeline.problem import Setting, calibrate_seeds
-from pipeline.schema import Schedule
-from pipeline.suite import SPLITS, SuiteFolder
+from pipeline import methods, suites
+from pipeline.merges import storage
+from pipeline.models.suite import SPLITS, SuiteFolder
+from pipeline.models.weights import fuse_qkv
+from pipeline.runtime import store
+from pipeline.runtime.errors import BenchmarkError
+from pipeline.runtime.resumable import Resumable
+from pipeline.runtime.schema import Schedule
+from pipeline.steps.calibrate import Setting, calibrate_seeds
+from pipeline.steps.evaluate import answer
+from pipeline.steps.teach import teach
 from pipeline.suites import _clip_tasks, clip
-from pipeline.teach import teach
 from tests import hub_server, replicas
 
 pytestmark = pytest.mark.long
@@ -102,13 +104,13 @@ def accepts_every_method(found: SuiteFolder, root: Path) -> None:
         module, artefact = methods.load(name), root / "merges" / name
         params = module.Params(**quick.get(name, {}))
         if hasattr(module, "merge"):
-            made = merges.data_free(module, found.vectors(), params, tasks)
+            made = storage.data_free(module, found.vectors(), params, tasks)
         else:
             schedule = Schedule(lr=0.01, steps=1, batch_size=2)
             asked = Setting(folder, teachers, name, params, schedule, "train", "float32")
-            made = calibrate_seeds(asked, 2, [0], Cells(root / "cells", ()))
-        merges.save(made, artefact)
-        about, coefficients = merges.load(artefact)
+            made = calibrate_seeds(asked, 2, [0], Resumable(root / "cells", ()))
+        storage.save(made, artefact)
+        about, coefficients = storage.load(artefact)
         form = (about["extras"], None if coefficients is None else coefficients.shape[1])
         if form in scored:
             continue

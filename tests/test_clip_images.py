@@ -12,7 +12,7 @@ import torch
 from PIL import ExifTags, Image, ImageFile
 from pyarrow import parquet
 
-from pipeline.errors import BenchmarkError
+from pipeline.runtime.errors import BenchmarkError
 from pipeline.suites import _clip_images as images
 from pipeline.suites._clip_tasks import TASKS, ClipTask, parquet_files, task
 from tests import replicas

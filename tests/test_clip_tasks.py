@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import BenchmarkError
+from pipeline.runtime.errors import BenchmarkError
 from pipeline.suites import _clip_tasks as clip
 from tests import replicas
 

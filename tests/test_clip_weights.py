@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pipeline.errors import BenchmarkError
-from pipeline.model import FROZEN, build_clip, split_qkv
+from pipeline.models.encoder import Tower
+from pipeline.models.weights import FROZEN, build_clip, split_qkv
+from pipeline.runtime.errors import BenchmarkError
 from pipeline.suites import _clip_weights as clip_weights
-from pipeline.tower import Tower
 from tests import toy
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

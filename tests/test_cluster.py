@@ -1,4 +1,4 @@
-"""Cells on a real Ray cluster of two nodes: the same bytes as here, also when a node is killed in the middle."""
+"""Resumable on a real Ray cluster of two nodes: the same bytes as here, also when a node is killed in the middle."""
 
 import hashlib
 import shutil
@@ -13,13 +13,14 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from pipeline import cluster, methods, store
-from pipeline.cells import Cells
-from pipeline.errors import BenchmarkError
-from pipeline.problem import Setting
-from pipeline.schema import Schedule
-from pipeline.teach import teach
-from pipeline.trial import score
+from pipeline import methods
+from pipeline.runtime import cluster, store
+from pipeline.runtime.errors import BenchmarkError
+from pipeline.runtime.resumable import Resumable
+from pipeline.runtime.schema import Schedule
+from pipeline.steps.calibrate import Setting
+from pipeline.steps.teach import teach
+from pipeline.studies._trials import score
 from tests import toy
 
 pytestmark = pytest.mark.long
@@ -65,7 +66,7 @@ def look(inputs: tuple[Path, ...], number: int) -> dict[str, Any]:
     return {"folder": str(Path.cwd()), "files": hashes}
 
 
-def contents(kept: Cells) -> dict[str, bytes]:
+def contents(kept: Resumable) -> dict[str, bytes]:
     """The files of the cells."""
     return {file.name: file.read_bytes() for file in kept.folder.iterdir()}
 
@@ -75,13 +76,13 @@ def alone(taught: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     """The cells as this process computes them."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("SAMERGING_WORKERS", "1")
-    kept = Cells(Path("alone"), INPUTS)
+    kept = Resumable(Path("alone"), INPUTS)
     kept.run(score, pieces(30), "alone")
     return contents(kept)
 
 
 def test_a_node_dies_and_nothing_is_lost(alone: dict[str, bytes], nodes: Cluster):
-    kept = Cells(Path("shared"), INPUTS)
+    kept = Resumable(Path("shared"), INPUTS)
     victim = nodes.list_all_nodes()[-1]
 
     def kill() -> None:
@@ -104,7 +105,7 @@ def test_inputs_are_shipped_to_nodes_that_do_not_see_them(
     monkeypatch.setenv("SAMERGING_SHIP", "1")
     request.getfixturevalue("nodes")
     before = {*Path(tempfile.gettempdir()).glob(".samerging-*")}
-    found = Cells(Path("shipped"), INPUTS).run(look, [(INPUTS, number) for number in range(2)], "shipped")
+    found = Resumable(Path("shipped"), INPUTS).run(look, [(INPUTS, number) for number in range(2)], "shipped")
     here = look(INPUTS, 0)
     assert all(files == here["files"] for files in (one["files"] for one in found))
     assert here["folder"] not in {one["folder"] for one in found}
@@ -114,15 +115,15 @@ def test_inputs_are_shipped_to_nodes_that_do_not_see_them(
 def test_an_error_of_a_cell_is_raised_as_it_is(taught: Path, nodes: Cluster):
     broken = [(piece[0], piece[1], piece[2], "nowhere") for piece in pieces(1)[:1]]
     with pytest.raises(BenchmarkError, match="nowhere"):
-        Cells(Path("broken"), INPUTS).run(score, broken, "broken")
+        Resumable(Path("broken"), INPUTS).run(score, broken, "broken")
     with pytest.raises(BenchmarkError, match=r"one cell needs .*'memory'.*the most that nodes of the cluster have"):
-        Cells(Path("large"), INPUTS).run(score, pieces(1), "large", need=1 << 60)
+        Resumable(Path("large"), INPUTS).run(score, pieces(1), "large", need=1 << 60)
 
 
 def test_no_cluster_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     with pytest.raises(BenchmarkError, match=r"RAY_ADDRESS='127\.0\.0\.1:1': no cluster answers there"):
-        Cells(tmp_path, ()).run(score, pieces(1), "none")
+        Resumable(tmp_path, ()).run(score, pieces(1), "none")
 
 
 @pytest.mark.parametrize("value", ["-1", "1.5", "half", "inf", "nan"])

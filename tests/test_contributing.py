@@ -13,7 +13,7 @@ import torch
 from ruamel.yaml import YAML
 
 from pipeline import methods
-from pipeline.suite import SPLITS, SuiteFolder
+from pipeline.models.suite import SPLITS, SuiteFolder
 from pipeline.suites import clip
 from tests import test_methods as contract
 from tests import toy

@@ -7,16 +7,16 @@ import torch
 from torch import Tensor
 
 from pipeline import methods
-from pipeline.calibrate import Problem
+from pipeline.calibration.problem import Problem
 from pipeline.methods import esm, iso_c, iso_cts, opcm, wudi
-from pipeline.model import PARTS, Weights, fuse_qkv
-from pipeline.schema import Schedule
+from pipeline.models.encoder import block_name
+from pipeline.models.task_vectors import TaskVectors
+from pipeline.models.weights import PARTS, Weights, fuse_qkv
+from pipeline.runtime.schema import Schedule
 from pipeline.toolbox.conventions import FUSED, POSITIONS, Conventions, Fused
 from pipeline.toolbox.essential import balance
 from pipeline.toolbox.spectra import decorrelated, is_matrix
 from pipeline.toolbox.spread import spread
-from pipeline.tower import block_name
-from pipeline.vectors import TaskVectors
 from tests import toy
 from tests.test_statistics_methods import entering, esm_matrix, own
 

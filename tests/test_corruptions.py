@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from pipeline.corruptions import BROWN, CORRUPTIONS, TURQUOISE, blurred, corrupt
+from pipeline.studies._corruptions import BROWN, CORRUPTIONS, TURQUOISE, blurred, corrupt
 
 GREY = np.full((28, 28, 3), 0.5)
 DRAWN = ("motion_blur", "impulse_noise", "gaussian_noise", "spatter")

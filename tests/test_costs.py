@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from pipeline import merges, methods, store
-from pipeline.costs import costs, flops
-from pipeline.extras.masks import pack
-from pipeline.merges import Merges
-from pipeline.model import Encoder
-from pipeline.solution import Extras, Solution
-from pipeline.suite import SuiteFolder
+from pipeline import methods
+from pipeline.merges import storage
+from pipeline.merges.costs import costs, flops
+from pipeline.merges.serving.masks import pack
+from pipeline.merges.solution import Extras, Solution
+from pipeline.merges.storage import Merges
+from pipeline.models.suite import SuiteFolder
+from pipeline.models.weights import Encoder
+from pipeline.runtime import store
 from tests import toy
 
 RANK = 3
@@ -38,7 +40,7 @@ def artefact(suite: SuiteFolder, folder: Path, extras: Extras | None = None) -> 
     """The artefact of a merge of two seeds whose coefficients are all 0.3, with extras."""
     tasks, groups = suite.suite.task_names, suite.suite.groups
     solution = Solution(torch.full((len(tasks), len(groups)), 0.3), extras=extras)
-    merges.save(Merges((0, 1), dict.fromkeys(tasks, 4), groups, [solution, solution]), folder)
+    storage.save(Merges((0, 1), dict.fromkeys(tasks, 4), groups, [solution, solution]), folder)
     return folder
 
 
@@ -69,8 +71,8 @@ def test_operations_block_by_block_are_those_of_the_whole(suite: SuiteFolder):
 @pytest.mark.parametrize(("name", "encoders"), [("zeroshot", 1), ("individual", 3), ("average", 1), ("ties", 1)])
 def test_a_merge_without_extras_costs_its_encoders(suite: SuiteFolder, tmp_path: Path, name: str, encoders: int):
     module = methods.load(name)
-    found = merges.data_free(module, suite.vectors(), module.Params(), suite.suite.task_names)
-    merges.save(found, tmp_path)
+    found = storage.data_free(module, suite.vectors(), module.Params(), suite.suite.task_names)
+    storage.save(found, tmp_path)
     assert costs(suite.folder, tmp_path) == {
         "encoder_bytes": 4 * sum(tensor.numel() for tensor in suite.base().values()),
         "encoders": encoders,

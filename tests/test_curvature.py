@@ -7,10 +7,12 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
-from pipeline.calibrate import Problem, gradient, perturbation
-from pipeline.curvature import ascend, directions, product, signs, top_eigenvector
-from pipeline.objectives import distillation
-from pipeline.vectors import merge
+from pipeline.calibration.descent import gradient
+from pipeline.calibration.objectives import distillation
+from pipeline.calibration.problem import Problem
+from pipeline.calibration.sharpness import perturbation
+from pipeline.models.task_vectors import merge
+from pipeline.studies._curvature import ascend, directions, product, signs, top_eigenvector
 from tests import toy
 
 SHAPE = (2, 3)

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.data_free import METHODS, merged
-from pipeline import methods, store
-from pipeline.calibrate import Problem
-from pipeline.merges import data_free
+from pipeline import methods
+from pipeline.calibration.problem import Problem
+from pipeline.merges.solution import Solution
 from pipeline.methods import fisher
-from pipeline.schema import Schedule
-from pipeline.solution import Solution
-from pipeline.vectors import TaskVectors
+from pipeline.models.task_vectors import TaskVectors
+from pipeline.runtime import store
+from pipeline.runtime.schema import Schedule
+from pipeline.steps.merge import data_free
 from tests import small_run, toy
 from tests.pretend_gpu import GPU, OnGpu, pretended
 

@@ -14,28 +14,19 @@ from scipy import stats
 from torch import Tensor
 from torch.nn.functional import gelu
 
-from pipeline import store
-from pipeline.diagnostics import (
-    MEASURES,
-    METHODS,
-    UNVERIFIED,
-    Settings,
-    collect,
-    directions,
-    ensembles,
-    prediction,
-    subspaces,
-)
+from pipeline.diagnostics import MEASURES, METHODS, UNVERIFIED, Settings, directions, ensembles, prediction, subspaces
 from pipeline.diagnostics.behaviour import arithmetic, chosen, disagreement, disentanglement, transfer
 from pipeline.diagnostics.subsets import among, draw_subsets, merged
-from pipeline.draws import generator
-from pipeline.errors import BenchmarkError
+from pipeline.models.sampling import generator
+from pipeline.models.suite import SuiteFolder
+from pipeline.models.task_vectors import TaskVectors
 from pipeline.report import figures
 from pipeline.report.collect import NAMES
 from pipeline.report.views import diagnosis as shown_diagnosis
-from pipeline.suite import SuiteFolder
+from pipeline.runtime import store
+from pipeline.runtime.errors import BenchmarkError
+from pipeline.steps import diagnose
 from pipeline.toolbox import mloss
-from pipeline.vectors import TaskVectors
 from tests import toy
 
 T, N, L, D = 3, 4, 5, 6
@@ -468,7 +459,7 @@ def diagnosis(tmp_path_factory: pytest.TempPathFactory, pristine_suite: Path) ->
     output = tmp_path_factory.mktemp("diagnosis")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SAMERGING_WORKERS", "1")
-        collect.diagnose(pristine_suite, "train", Settings(samples=6, images=5), output)
+        diagnose.diagnose(pristine_suite, "train", Settings(samples=6, images=5), output)
     return output
 
 
@@ -528,7 +519,7 @@ def test_a_suite_of_one_task_is_refused(pristine_suite: Path, tmp_path: Path):
             store.write_bytes(tmp_path / path.relative_to(pristine_suite), path.read_bytes())
     suite.model_copy(update={"tasks": suite.tasks[:1]}).save(tmp_path)
     with pytest.raises(BenchmarkError, match="tiny: 1 task; a diagnosis needs two"):
-        collect.diagnose(tmp_path, "train", Settings(), tmp_path / "out")
+        diagnose.diagnose(tmp_path, "train", Settings(), tmp_path / "out")
 
 
 # What is said and drawn

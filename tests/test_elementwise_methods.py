@@ -13,16 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pipeline import evaluate, merges, methods
-from pipeline.draws import generator
-from pipeline.extras import masks
+from pipeline import methods
+from pipeline.merges import storage
+from pipeline.merges.serving import masks
+from pipeline.merges.solution import Solution
 from pipeline.methods import consensus, dare, dare_ties, emr, nan, nan_weights, pcb, ties
-from pipeline.model import Weights
-from pipeline.solution import Solution
-from pipeline.suite import SuiteFolder
+from pipeline.models.sampling import generator
+from pipeline.models.suite import SuiteFolder
+from pipeline.models.task_vectors import TaskVectors
+from pipeline.models.weights import Weights
+from pipeline.steps import evaluate
 from pipeline.toolbox.dropping import drop
 from pipeline.toolbox.trimming import lowest_of_top
-from pipeline.vectors import TaskVectors
 from tests import toy
 
 SHAPES = {"a": (8, 12), "b": (30,), "c": (4, 5, 6)}
@@ -348,11 +350,11 @@ def test_emr_is_positively_homogeneous():
 
 def test_emr_serves_every_task_its_own_model(pristine_suite: Path, tmp_path: Path):
     suite = SuiteFolder(pristine_suite)
-    merges.save(merges.data_free(emr, suite.vectors(), emr.Params(), suite.suite.task_names), tmp_path)
+    storage.save(storage.data_free(emr, suite.vectors(), emr.Params(), suite.suite.task_names), tmp_path)
     vectors = suite.vectors(torch.float64)
     unified = emr.merge(vectors, emr.Params()).delta
     total = sum(float(vectors[name].abs().sum()) for name in vectors)
-    found = [*merges.models(suite, tmp_path, 0)]
+    found = [*storage.models(suite, tmp_path, 0)]
     assert [served.tasks for served in found] == [(task,) for task in suite.suite.task_names]
     reached = 0.0
     for index, served in enumerate(found):

@@ -19,11 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from pipeline import merges, params, store, suites
-from pipeline.errors import BenchmarkError
+from pipeline import params, suites
+from pipeline.merges import storage
+from pipeline.merges.solution import Solution
+from pipeline.models.suite import Suite, SuiteFolder
 from pipeline.params import ParamsError
+from pipeline.runtime import store
+from pipeline.runtime.errors import BenchmarkError
 from pipeline.statistics import accuracy as scores
-from pipeline.suite import Suite, SuiteFolder
 from tests import toy
 from tests.test_params import CONTENT, paths
 
@@ -243,14 +246,14 @@ def test_any_suite_file(pristine_suite: Path, folder: Path, data: st.DataObject)
 @given(data=st.data())
 def test_any_merge_file(pristine_suite: Path, folder: Path, data: st.DataObject):
     artefact, suite = folder / "merge", SuiteFolder(pristine_suite)
-    solution = merges.Solution(toy.torch.full((3, len(suite.suite.groups)), 0.3))
+    solution = Solution(toy.torch.full((3, len(suite.suite.groups)), 0.3))
     if not artefact.exists():
         none = dict.fromkeys(suite.suite.task_names, 0)
-        merges.save(merges.Merges((None,), none, suite.suite.groups, [solution]), artefact)
+        storage.save(storage.Merges((None,), none, suite.suite.groups, [solution]), artefact)
         shutil.copy(artefact / "merge.json", folder / "merge.json")
     content = changed(json.loads((folder / "merge.json").read_text()), data, VALUES)
     (artefact / "merge.json").write_text(json.dumps(content, default=str, skipkeys=True))
-    survives(lambda: [*merges.models(suite, artefact, 0)], "merge")
+    survives(lambda: [*storage.models(suite, artefact, 0)], "merge")
 
 
 ROWS = [("tiny", "ties", "cats", 0, 8, 3, 7), ("tiny", "ties", "dogs", 0, 8, 2, 7)]

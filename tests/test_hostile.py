@@ -13,10 +13,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from pipeline import merges, params, store
-from pipeline.errors import BenchmarkError
+from pipeline import params
+from pipeline.merges import storage
+from pipeline.merges.solution import Solution
+from pipeline.models.suite import SuiteFolder, Task
 from pipeline.report import page, tables
-from pipeline.suite import SuiteFolder, Task
+from pipeline.runtime import store
+from pipeline.runtime.errors import BenchmarkError
 from pipeline.suites import _clip_images as images
 from pipeline.suites import _clip_weights as weights
 from tests import toy
@@ -101,12 +104,12 @@ def test_a_task_cannot_be_called_like_a_path(pristine_suite: Path, tmp_path: Pat
 @pytest.mark.parametrize("kind", ["masks/../..", "os", "../x", "__init__", "heads\n"])
 def test_what_answers_beside_a_merge_is_one_of_the_known_kinds(tmp_path: Path, kind: str):
     none = dict.fromkeys(toy.TASKS, 0)
-    solution = merges.Solution(torch.zeros(3, len(toy.GROUPS)))
-    merges.save(merges.Merges((None,), none, toy.GROUPS, [solution]), tmp_path)
+    solution = Solution(torch.zeros(3, len(toy.GROUPS)))
+    storage.save(storage.Merges((None,), none, toy.GROUPS, [solution]), tmp_path)
     about = json.loads((tmp_path / "merge.json").read_text())
     (tmp_path / "merge.json").write_text(json.dumps({**about, "extras": kind}))
     with pytest.raises(BenchmarkError, match=r"merge\.json: extras"):
-        merges.load(tmp_path)
+        storage.load(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../ties", "/etc/passwd", "ties/../../x", "os", "__init__", "ties; rm -rf x"])

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants, file_download
 
-from pipeline import hub as downloads
-from pipeline.hub import HubError, Wanted, announce, check_room, fetch, plan, record
+from pipeline.suites import _hub as downloads
+from pipeline.suites._hub import HubError, Wanted, announce, check_room, fetch, plan, record
 from tests import hub_server
 from tests.hub_server import MEMBER, STRANGER, Hub, blob, sha256
 from tests.toy import ROOT
@@ -392,7 +392,7 @@ def test_offline_what_is_missing_is_named(vit: Hub, monkeypatch: pytest.MonkeyPa
 def test_the_variables_reach_a_process_of_its_own(hub: Hub, monkeypatch: pytest.MonkeyPatch):
     hub.push("model", VIT.repo, MODEL, gated=True)
     code = (
-        "from pipeline.hub import *\n"
+        "from pipeline.suites._hub import *\n"
         f"print(fetch(plan([{VIT!r}]))[{VIT.repo!r}, 'model.safetensors'])"
     )  # fmt: skip
     environment = {**os.environ, "HF_TOKEN": MEMBER, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}

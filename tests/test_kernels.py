@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import params, store, suites
+from pipeline import params, suites
 from pipeline.methods import samerging
-from pipeline.problem import Setting
+from pipeline.models.suite import SuiteFolder
+from pipeline.runtime import store
+from pipeline.steps.calibrate import Setting
+from pipeline.steps.teach import teach
 from pipeline.studies.tasks import calibrated, data_free
-from pipeline.suite import SuiteFolder
-from pipeline.teach import teach
 from tests import toy
 
 pytestmark = pytest.mark.long

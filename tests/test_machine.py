@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import machine
+from pipeline.runtime import machine
 
 OPEN = """NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build  (dvs-builder@U22)
 GCC version:  gcc version 13.3.0 (Ubuntu 13.3.0-6ubuntu2~24.04)

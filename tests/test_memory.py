@@ -13,13 +13,14 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pipeline import memory, methods
-from pipeline.calibrate import Footprint, Problem
+from pipeline import methods
+from pipeline.calibration import memory
+from pipeline.calibration.problem import Footprint, Problem
 from pipeline.embedded.training import MEAN, STD
-from pipeline.model import FROZEN, build_clip, split_qkv
-from pipeline.schema import Schedule
-from pipeline.suite import Suite, SuiteFolder, Task
-from pipeline.tower import Tower
+from pipeline.models.encoder import Tower
+from pipeline.models.suite import Suite, SuiteFolder, Task
+from pipeline.models.weights import FROZEN, build_clip, split_qkv
+from pipeline.runtime.schema import Schedule
 from tests import toy
 
 CPU = torch.device("cpu")

@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import merges, methods, store
-from pipeline.errors import BenchmarkError
-from pipeline.extras import Served, adapters, masks
-from pipeline.merges import Merges
-from pipeline.solution import Extras, Solution
-from pipeline.suite import SuiteFolder
+from pipeline import methods
+from pipeline.merges import storage
+from pipeline.merges.serving import Served, adapters, masks
+from pipeline.merges.solution import Extras, Solution
+from pipeline.merges.storage import Merges
+from pipeline.models.suite import SuiteFolder
+from pipeline.runtime import store
+from pipeline.runtime.errors import BenchmarkError
 from tests import toy
 
 
@@ -32,14 +34,14 @@ def calibrated(suite: SuiteFolder) -> Merges:
 
 
 def test_zeroshot_stands_for_the_base(suite: SuiteFolder, tmp_path: Path):
-    (found,) = merges.models(suite, toy.data_free("zeroshot", suite, tmp_path), 0)
+    (found,) = storage.models(suite, toy.data_free("zeroshot", suite, tmp_path), 0)
     assert found.tasks == suite.suite.task_names
     assert toy.same(found.weights, dict(suite.base()))
     assert toy.same(dict(found.heads), dict(suite.heads()))
 
 
 def test_individual_stands_for_every_expert_on_its_own_task(suite: SuiteFolder, tmp_path: Path):
-    found = [*merges.models(suite, toy.data_free("individual", suite, tmp_path), 0)]
+    found = [*storage.models(suite, toy.data_free("individual", suite, tmp_path), 0)]
     assert [served.tasks for served in found] == [(task,) for task in suite.suite.task_names]
     for served in found:
         expert = suite.expert(served.tasks[0])
@@ -52,7 +54,7 @@ def test_a_delta_is_added_to_the_base(suite: SuiteFolder, tmp_path: Path):
     assert sorted(path.name for path in folder.iterdir()) == ["delta-0.safetensors", "merge.json"]
     module = methods.load("ties")
     delta, base = module.merge(suite.vectors(), module.Params()), suite.base()
-    (found,) = merges.models(suite, folder, 0)
+    (found,) = storage.models(suite, folder, 0)
     weights = found.weights
     assert found.tasks == suite.suite.task_names
     assert {*weights} == {*base}
@@ -62,8 +64,8 @@ def test_a_delta_is_added_to_the_base(suite: SuiteFolder, tmp_path: Path):
 
 def test_a_calibrated_artefact_comes_back(suite: SuiteFolder, tmp_path: Path):
     given = calibrated(suite)
-    merges.save(given, tmp_path)
-    about, coefficients = merges.load(tmp_path)
+    storage.save(given, tmp_path)
+    about, coefficients = storage.load(tmp_path)
     assert about["form"] == "coefficients"
     assert about["seeds"] == [0, 7]
     assert about["samples"] == given.samples
@@ -79,9 +81,9 @@ def test_a_calibrated_artefact_comes_back(suite: SuiteFolder, tmp_path: Path):
 
 def test_every_seed_has_its_own_model(suite: SuiteFolder, tmp_path: Path):
     given = calibrated(suite)
-    merges.save(given, tmp_path)
+    storage.save(given, tmp_path)
     for index in range(2):
-        (found,) = merges.models(suite, tmp_path, index)
+        (found,) = storage.models(suite, tmp_path, index)
         weights = found.weights
         for group, name in enumerate(suite.suite.groups):
             base = suite.base()[name].double()
@@ -93,7 +95,7 @@ def test_every_seed_has_its_own_model(suite: SuiteFolder, tmp_path: Path):
 
 def test_the_same_merge_gives_the_same_bytes(suite: SuiteFolder, tmp_path: Path):
     for folder in ("one", "two"):
-        merges.save(calibrated(suite), tmp_path / folder)
+        storage.save(calibrated(suite), tmp_path / folder)
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert names == ["coefficients.safetensors", "draws.safetensors", "losses.csv", "merge.json"]
     assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in names)
@@ -103,7 +105,7 @@ def test_coefficients_that_are_not_finite_are_refused(suite: SuiteFolder, tmp_pa
     given = calibrated(suite)
     given.solutions[1].coefficients[0, 0] = float("nan")
     with pytest.raises(BenchmarkError, match="'coefficients' holds non-finite values"):
-        merges.save(given, tmp_path)
+        storage.save(given, tmp_path)
     assert not [*tmp_path.iterdir()]
 
 
@@ -113,12 +115,12 @@ def test_extras_come_back(suite: SuiteFolder, tmp_path: Path):
     noise = torch.Generator().manual_seed(1)
     heads = [{task: torch.randn(t.shape, generator=noise) for task, t in suite.heads().items()} for _ in range(2)]
     extended = [replace(one, extras=Extras("heads", own)) for one, own in zip(given.solutions, heads, strict=True)]
-    merges.save(replace(given, solutions=extended), tmp_path)
-    assert merges.load(tmp_path)[0]["extras"] == "heads"
-    merges.save(given, tmp_path / "plain")
+    storage.save(replace(given, solutions=extended), tmp_path)
+    assert storage.load(tmp_path)[0]["extras"] == "heads"
+    storage.save(given, tmp_path / "plain")
     for index, own in enumerate(heads):
-        (found,) = merges.models(suite, tmp_path, index)
-        (plain,) = merges.models(suite, tmp_path / "plain", index)
+        (found,) = storage.models(suite, tmp_path, index)
+        (plain,) = storage.models(suite, tmp_path / "plain", index)
         assert toy.same(dict(found.heads), own)
         assert toy.same(found.weights, plain.weights)
 

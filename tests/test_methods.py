@@ -9,11 +9,11 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from pipeline import methods
-from pipeline.merges import data_free
-from pipeline.model import FROZEN, Weights
-from pipeline.schema import Parameters, Schedule
-from pipeline.solution import Solution
-from pipeline.vectors import TaskVectors, add, merge
+from pipeline.merges.solution import Solution
+from pipeline.models.task_vectors import TaskVectors, add, merge
+from pipeline.models.weights import FROZEN, Weights
+from pipeline.runtime.schema import Parameters, Schedule
+from pipeline.steps.merge import data_free
 from tests import toy
 
 ALL = methods.names()

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import store, suites
+from pipeline import suites
 from pipeline.embedded import images, training
-from pipeline.errors import BenchmarkError
-from pipeline.model import fuse_qkv
+from pipeline.models.suite import SPLITS, SuiteFolder
+from pipeline.models.weights import fuse_qkv
 from pipeline.params import load
-from pipeline.suite import SPLITS, SuiteFolder
+from pipeline.runtime import store
+from pipeline.runtime.errors import BenchmarkError
 from pipeline.suites import mini
 
 pytestmark = pytest.mark.long

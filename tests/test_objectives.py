@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.special import log_softmax, rel_entr, softmax
 
-from pipeline.objectives import distillation, entropy
+from pipeline.calibration.objectives import distillation, entropy
 
 
 def logits(seed: int, batch: int = 7, classes: int = 5) -> torch.Tensor:

@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 from scipy.stats import norm
 
-from pipeline.answers import Answers
+from pipeline.merges.answers import Answers
 from pipeline.statistics import bootstrap
 from pipeline.statistics.bootstrap import StatisticsError
 from pipeline.statistics.contrasts import Contrast, Difference, combined, contrast, difference, resample
-from pipeline.trial import MARKED, marks
+from pipeline.studies._trials import MARKED, marks
 
 TASKS = ("a", "b", "c", "d")
 Rights = dict[str, dict[str, np.ndarray]]

@@ -23,7 +23,7 @@ from dvc.utils.hydra import apply_overrides
 from dvc.utils.serialize import modify_yaml
 from ruamel.yaml import YAML
 
-from pipeline.stage import Stage
+from pipeline.runtime.stage import Stage
 from stages.__main__ import main as generate
 from tests import toy
 
@@ -293,41 +293,41 @@ SOURCES: dict[str, frozenset[str]] = {
     "pipeline/methods/ties.py": main("ties") | comparing("ties"),
     "pipeline/methods/adamerging.py": main("adamerging") | comparing("adamerging"),
     "pipeline/methods/samerging.py": SAMERGING | STUDIES - {"studies.conventions@mini-8"},
-    "pipeline/calibrate.py": CALIBRATED | STUDIES,
-    "pipeline/objectives.py": CALIBRATED | RESCALES | STUDIES,
-    "pipeline/draws.py": UNTRAINED - {"prepare@mini-8", "teach@mini-8"},
+    "pipeline/calibration/descent.py": CALIBRATED | STUDIES,
+    "pipeline/calibration/objectives.py": CALIBRATED | RESCALES | STUDIES,
+    "pipeline/models/sampling.py": UNTRAINED - {"prepare@mini-8", "teach@mini-8"},
     "pipeline/toolbox/spectra.py": DIAGNOSIS | MERGED | BASELINES | comparing(*DATA_FREE),
-    "pipeline/extras/masks.py": MERGED | CALIBRATED | STUDIES - WITHOUT_EXTRAS,
-    "pipeline/rescale.py": RESCALES | studies("sensitivity"),
-    "pipeline/surgery.py": SURGERIES,
-    "pipeline/refine.py": FURTHER | studies("sensitivity", "landscape"),
-    "pipeline/costs.py": EVALUATES | STUDIES_REPORT,
-    "pipeline/trial.py": studies(
+    "pipeline/merges/serving/masks.py": MERGED | CALIBRATED | STUDIES - WITHOUT_EXTRAS,
+    "pipeline/steps/rescale.py": RESCALES | studies("sensitivity"),
+    "pipeline/steps/surgery.py": SURGERIES,
+    "pipeline/steps/refinement.py": FURTHER | studies("sensitivity", "landscape"),
+    "pipeline/merges/costs.py": EVALUATES | STUDIES_REPORT,
+    "pipeline/studies/_trials.py": studies(
         *("ablation", "conventions", "efficiency", "flatness", "protocol", "replicates", "sensitivity")
     ),
-    "pipeline/corruptions.py": studies("robustness"),
-    "pipeline/curvature.py": studies("landscape"),
-    "pipeline/evaluate.py": EVALUATES | sharing("evaluation_split"),
+    "pipeline/studies/_corruptions.py": studies("robustness"),
+    "pipeline/studies/_curvature.py": studies("landscape"),
+    "pipeline/steps/evaluate.py": EVALUATES | sharing("evaluation_split"),
     "pipeline/studies/_teachers.py": studies("protocol", "replicates"),
-    "pipeline/teach.py": CALIBRATED | RESCALES | STUDIES | {"teach@mini-8"},
+    "pipeline/steps/teach.py": CALIBRATED | RESCALES | STUDIES | {"teach@mini-8"},
     "pipeline/diagnostics/prediction.py": DIAGNOSIS,
     "pipeline/suites/mini.py": UNTRAINED,
     "pipeline/suites/mini-8.yaml": EVERYTHING,
     "pipeline/embedded/images.py": EVERYTHING,
     "pipeline/embedded/training.py": EVERYTHING,
-    "pipeline/stage.py": UNTRAINED | REPORT | STUDIES_REPORT,
-    "pipeline/store.py": UNTRAINED | REPORT | STUDIES_REPORT,
+    "pipeline/runtime/stage.py": UNTRAINED | REPORT | STUDIES_REPORT,
+    "pipeline/runtime/store.py": UNTRAINED | REPORT | STUDIES_REPORT,
     "stages/train.py": EVERYTHING,
     "pipeline/suites/nano-3.yaml": NOTHING,
-    "pipeline/tower.py": UNTRAINED,
-    "pipeline/vectors.py": UNTRAINED,
+    "pipeline/models/encoder.py": UNTRAINED,
+    "pipeline/models/task_vectors.py": UNTRAINED,
     "pipeline/params.py": NOTHING,
     "pipeline/report/figures.py": RENDERS,
     "pipeline/report/tables.py": RENDERS,
     "pipeline/report/views/published.py": RENDER,
     "pipeline/report/studies/ablation.py": frozenset({"studies.render@mini-8"}),
     "pipeline/report/evidence.py": REPORT | STUDIES_REPORT,
-    "pipeline/hub.py": UNTRAINED,
+    "pipeline/suites/_hub.py": UNTRAINED,
     "pipeline/statistics/accuracy.py": REPORT | STUDIES_REPORT,
     "stages/samerging.py": SAMERGING | studies("landscape", "robustness"),
     "stages/calibrate.py": BASELINES | studies("landscape", "robustness"),
@@ -583,7 +583,7 @@ def test_new_code_is_a_dependency_once_both_files_are_made_anew(workspace: Path,
     for name in ("imported", "helping"):
         (root / f"pipeline/{name}.py").write_text("VALUE = 1\n")
     (root / "pipeline/methods/new.py").write_text("from pipeline.helping import VALUE\n")
-    with (root / "pipeline/surgery.py").open("a") as file:
+    with (root / "pipeline/steps/surgery.py").open("a") as file:
         file.write("\n\nfrom pipeline import imported\n")
     with edited(root / "params.yaml") as content:
         content["methods"]["merge"].append("new")

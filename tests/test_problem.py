@@ -9,16 +9,18 @@ import psutil
 import pytest
 import torch
 
-from pipeline import memory, methods, store
-from pipeline import problem as module
-from pipeline.calibrate import Problem
-from pipeline.cells import Cells
+from pipeline import methods
+from pipeline.calibration import memory
+from pipeline.calibration.problem import Problem
 from pipeline.methods.distillation import Params as Distillation
 from pipeline.methods.prodistill import Params as ProDistill
-from pipeline.problem import Setting, calibrate_seeds, indices
-from pipeline.schema import Parameters, Schedule
-from pipeline.store import StoreError
-from pipeline.suite import SuiteFolder
+from pipeline.models.suite import SuiteFolder
+from pipeline.runtime import store
+from pipeline.runtime.resumable import Resumable
+from pipeline.runtime.schema import Parameters, Schedule
+from pipeline.runtime.store import StoreError
+from pipeline.steps import calibrate as module
+from pipeline.steps.calibrate import Setting, calibrate_seeds, indices
 from tests import toy
 
 pytestmark = pytest.mark.usefixtures("one_process")
@@ -44,9 +46,9 @@ def setting(pristine_suite: Path, tmp_path: Path) -> Callable[..., Setting]:
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> Cells:
+def kept(tmp_path: Path) -> Resumable:
     """Where finished calibrations are kept."""
-    return Cells(tmp_path / "cells", ())
+    return Resumable(tmp_path / "cells", ())
 
 
 def short(method: str, samples: int) -> Parameters:
@@ -64,7 +66,7 @@ def test_a_smaller_draw_is_the_beginning_of_a_larger_one(pristine_suite: Path):
 
 
 @pytest.mark.parametrize("method", OWN)
-def test_images_that_a_method_does_not_look_at_are_neither_counted_nor_needed(setting, kept: Cells, method: str):
+def test_images_that_a_method_does_not_look_at_are_neither_counted_nor_needed(setting, kept: Resumable, method: str):
     """Its result has the same bits whether or not it is given more."""
     asked = setting(method, short(method, 5))
     found = calibrate_seeds(asked, 11, SEEDS, kept)
@@ -83,7 +85,7 @@ def test_the_methods_that_have_samples_of_their_own():
     assert OWN == ["esm", "fisher", "m_ties", "prodistill", "regmean", "regmean_pp"]
 
 
-def test_every_number_of_images_is_recorded_with_its_own_draw(setting, kept: Cells):
+def test_every_number_of_images_is_recorded_with_its_own_draw(setting, kept: Resumable):
     asked = setting("prodistill", ProDistill(samples=4, epochs=1))
     tasks = SuiteFolder(asked.suite).suite.task_names
     found = [calibrate_seeds(asked, count, SEEDS, kept) for count in (2, 4, 11)]
@@ -92,13 +94,13 @@ def test_every_number_of_images_is_recorded_with_its_own_draw(setting, kept: Cel
     assert [toy.same(one.solutions[0].delta, found[2].solutions[0].delta) for one in found] == [False, True, True]
 
 
-def test_a_method_without_samples_gets_all_that_are_asked_for_and_a_small_pool_whole(setting, kept: Cells):
+def test_a_method_without_samples_gets_all_that_are_asked_for_and_a_small_pool_whole(setting, kept: Resumable):
     asked = setting("distillation", Distillation())
     found = [calibrate_seeds(asked, count, [0], kept) for count in (11, 100)]
     assert [{*one.samples.values()} for one in found] == [{11}, {12}]
 
 
-def test_what_does_not_fit_is_refused_before_any_calibration(setting, kept: Cells, monkeypatch: pytest.MonkeyPatch):
+def test_what_does_not_fit_is_refused_before_any_calibration(setting, kept: Resumable, monkeypatch: pytest.MonkeyPatch):
     def started(problem: Problem, *_: object) -> None:
         raise AssertionError("a calibration has started")
 
@@ -108,6 +110,6 @@ def test_what_does_not_fit_is_refused_before_any_calibration(setting, kept: Cell
         calibrate_seeds(setting("distillation", Distillation()), 4, SEEDS, kept)
 
 
-def test_a_split_that_the_suite_does_not_have_is_named(setting, kept: Cells):
+def test_a_split_that_the_suite_does_not_have_is_named(setting, kept: Resumable):
     with pytest.raises(StoreError, match=r"images/holdout/cats\.npy: cannot be read"):
         calibrate_seeds(setting("distillation", Distillation(), "holdout"), 4, SEEDS, kept)

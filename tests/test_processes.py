@@ -21,7 +21,7 @@ child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.
 print(child.pid, child.stdout.readline(), flush=True)
 time.sleep(600)
 """
-BOUND = "from pipeline.processes import die_with_parent; die_with_parent(); "
+BOUND = "from pipeline.runtime.processes import die_with_parent; die_with_parent(); "
 CHILD = "import time; print('ready', flush=True); time.sleep(600)"
 POOL = """
 import signal, sys

@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import answers, methods, store
+from pipeline import methods
 from pipeline.diagnostics import prediction
-from pipeline.errors import BenchmarkError
+from pipeline.merges import answers
 from pipeline.report.collect import collect
 from pipeline.report.evidence import choose, load, parameters
 from pipeline.report.render import report as rendered
 from pipeline.report.view import Look
 from pipeline.report.views.coefficients import blocks
+from pipeline.runtime import store
+from pipeline.runtime.errors import BenchmarkError
 from pipeline.statistics.accuracy import parse
 from tests.html import Parsed
 

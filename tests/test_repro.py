@@ -219,7 +219,7 @@ def test_a_wrong_parameter_fails_with_its_message_and_loses_nothing(finished: Ch
 
 def test_studies_run_when_asked_and_a_grown_grid_computes_what_is_new(finished: Checkout):
     assert finished.contents("data/studies") == {}
-    written = lambda: {path: path.stat().st_mtime_ns for path in (finished.root / "data/.cells").rglob("*.json")}  # noqa: E731
+    written = lambda: {path: path.stat().st_mtime_ns for path in (finished.root / "data/.resumable").rglob("*.json")}  # noqa: E731
     stage = "stages/studies/dvc.yaml:{}@nano-3"
     asked = [stage.format(name) for name in ("ablation", "efficiency")]
     assert finished.ran("repro", *asked) == {*asked}

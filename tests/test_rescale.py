@@ -9,17 +9,18 @@ import torch
 from pydantic import ValidationError
 from scipy.special import log_softmax
 
-from pipeline import merges, store
-from pipeline.cells import Cells
-from pipeline.draws import draw
-from pipeline.errors import BenchmarkError
-from pipeline.merges import Merges
-from pipeline.model import Weights
-from pipeline.refine import NotRefinable
-from pipeline.rescale import Rescale, losses, rescale
-from pipeline.solution import Extras, Solution
-from pipeline.stage import Job
-from pipeline.suite import SuiteFolder
+from pipeline.merges import storage
+from pipeline.merges.solution import Extras, Solution
+from pipeline.merges.storage import Merges
+from pipeline.models.sampling import draw
+from pipeline.models.suite import SuiteFolder
+from pipeline.models.weights import Weights
+from pipeline.runtime import store
+from pipeline.runtime.errors import BenchmarkError
+from pipeline.runtime.resumable import Resumable
+from pipeline.runtime.stage import Job
+from pipeline.steps.refinement import NotRefinable
+from pipeline.steps.rescale import Rescale, losses, rescale
 from stages import rescale as stage
 
 pytestmark = pytest.mark.usefixtures("one_process")
@@ -71,13 +72,13 @@ def as_delta(suite: SuiteFolder, share: float) -> Solution:
 def saved(suite: SuiteFolder, folder: Path, *solutions: Solution, seeds: tuple[int | None, ...] = (None,)) -> Path:
     """An artefact of these solutions, which used six images per task if it has seeds."""
     samples = dict.fromkeys(suite.suite.task_names, 0 if seeds == (None,) else 6)
-    merges.save(Merges(seeds, samples, suite.suite.groups, solutions), folder)
+    storage.save(Merges(seeds, samples, suite.suite.groups, solutions), folder)
     return folder
 
 
 def weights_of(suite: SuiteFolder, artefact: Path, index: int = 0) -> Weights:
     """The one model of an artefact."""
-    (found,) = merges.models(suite, artefact, index)
+    (found,) = storage.models(suite, artefact, index)
     return dict(found.weights)
 
 
@@ -89,7 +90,7 @@ def test_the_factor_that_gives_the_expert_back_is_found(
     found, rows = rescale(precise.folder, precise_teachers, artefact, "train", SEEDS, GRID)
     assert [(seed, factor) for seed, factor, _, chosen, _ in rows if chosen] == [(0, 2.0), (5, 2.0)]
     assert all((float(loss) < 1e-6) == (factor == 2.0) for _, factor, loss, _, _ in rows)
-    merges.save(found, tmp_path / "rescaled")
+    storage.save(found, tmp_path / "rescaled")
     for index in range(2):
         for name, weight in weights_of(precise, tmp_path / "rescaled", index).items():
             torch.testing.assert_close(weight, target(precise)[name], rtol=0, atol=1e-14)
@@ -162,7 +163,7 @@ def test_an_end_of_the_grid_is_marked(suite: SuiteFolder, teachers: Path, tmp_pa
 def test_the_stage_writes_every_loss_beside_the_merge(suite: SuiteFolder, teachers: Path, tmp_path: Path):
     artefact, written = saved(suite, tmp_path / "half", towards(suite, 0.5)), tmp_path / "half-rescaled"
     params = {"calibration_split": "train", "seeds": SEEDS, "rescale": GRID}
-    stage.run(Job({}, params, (suite.folder, teachers, artefact), (written,), Cells(tmp_path)))
+    stage.run(Job({}, params, (suite.folder, teachers, artefact), (written,), Resumable(tmp_path)))
     names = ["coefficients.safetensors", "draws.safetensors", "merge.json", "rescale.csv"]
     assert sorted(path.name for path in written.iterdir()) == names
     header, *rows = (line.split(",") for line in (written / "rescale.csv").read_text().splitlines())
@@ -172,7 +173,7 @@ def test_the_stage_writes_every_loss_beside_the_merge(suite: SuiteFolder, teache
         ["5", str(factor), f"{loss:.6g}", str(int(factor == 2.0)), str(int(factor in {0.5, 3.0}))]
         for factor, loss in zip(GRID.factors, found, strict=True)
     ]
-    assert merges.load(written)[0]["extras"] is None
+    assert storage.load(written)[0]["extras"] is None
 
 
 def test_labels_and_test_images_are_not_seen(suite: SuiteFolder, teachers: Path, tmp_path: Path):

@@ -8,15 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline import evaluate, merges
-from pipeline.extras import Served, routed
+from pipeline.merges import storage
+from pipeline.merges.serving import Served, routed
+from pipeline.merges.solution import Solution
 from pipeline.methods import smile
 from pipeline.methods.smile import Params, merge
-from pipeline.model import Weights
-from pipeline.solution import Solution
-from pipeline.suite import SuiteFolder
-from pipeline.tower import Tower
-from pipeline.vectors import TaskVectors
+from pipeline.models.encoder import Tower
+from pipeline.models.suite import SuiteFolder
+from pipeline.models.task_vectors import TaskVectors
+from pipeline.models.weights import Weights
+from pipeline.steps import evaluate
 from tests import toy
 
 MATRICES = ("attn.q", "attn.k", "attn.v", "attn.out_proj", "mlp.c_fc", "mlp.c_proj")
@@ -160,8 +161,8 @@ def test_the_experts_travel_with_the_weights():
 def test_smile_is_served_from_its_artefact(pristine_suite: Path, tmp_path: Path):
     suite, params = SuiteFolder(pristine_suite), Params(rank=4, gate_rank=2)
     vectors = suite.vectors()
-    merges.save(merges.data_free(smile, vectors, params, suite.suite.task_names), tmp_path)
-    (found,) = merges.models(suite, tmp_path, 0)
+    storage.save(storage.data_free(smile, vectors, params, suite.suite.task_names), tmp_path)
+    (found,) = storage.models(suite, tmp_path, 0)
     assert found.tasks == suite.suite.task_names
     counts = evaluate.answer(pristine_suite, tmp_path, 0, "test").counts(0)
     base = dict(suite.base())

@@ -11,11 +11,11 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from pipeline.errors import BenchmarkError
 from pipeline.methods import iso_c, iso_cts, opcm, tsv_m, wudi
-from pipeline.model import Weights
+from pipeline.models.task_vectors import TaskVectors
+from pipeline.models.weights import Weights
+from pipeline.runtime.errors import BenchmarkError
 from pipeline.toolbox.spectra import decorrelated, is_matrix, leading, polar, svd, thin_svd
-from pipeline.vectors import TaskVectors
 from tests import toy
 
 BLOCK = "transformer.resblocks.0."

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.errors import BenchmarkError
 from pipeline.params import ParamsError
-from pipeline.stage import ChangedWhileRunning, Job, Stage, closure
+from pipeline.runtime.errors import BenchmarkError
+from pipeline.runtime.stage import ChangedWhileRunning, Job, Stage, closure
 from stages.merge import STAGE as MERGE
 from stages.prepare import STAGE as PREPARE
 
@@ -127,13 +127,13 @@ def test_a_stage_that_fails_leaves_what_was_there(checkout: Path, error: BaseExc
 
 def edit_code() -> None:
     """Touch a file that the stage runs."""
-    path = Path("pipeline/vectors.py")
+    path = Path("pipeline/models/task_vectors.py")
     path.write_text(path.read_text() + "# edited\n")
 
 
 def delete_code() -> None:
     """Delete a file that the stage runs."""
-    Path("pipeline/vectors.py").unlink()
+    Path("pipeline/models/task_vectors.py").unlink()
 
 
 def edit_method() -> None:
@@ -164,8 +164,8 @@ def delete_input() -> None:
 
 
 DURING: dict[str, tuple[Callable[[], None], str]] = {
-    "code edited": (edit_code, "code pipeline/vectors.py"),
-    "code deleted": (delete_code, "code pipeline/vectors.py"),
+    "code edited": (edit_code, "code pipeline/models/task_vectors.py"),
+    "code deleted": (delete_code, "code pipeline/models/task_vectors.py"),
     "method edited": (edit_method, "code pipeline/methods/ties.py"),
     "parameter edited": (edit_parameter, "parameter merge.{method}"),
     "input edited": (edit_input, "input data/suites/nano-3/base.txt"),
@@ -238,7 +238,7 @@ def test_a_missing_input_says_what_brings_it_back(checkout: Path):
 @pytest.fixture
 def unbound(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the tests themselves outlive who started them."""
-    monkeypatch.setattr("pipeline.stage.die_with_parent", lambda: None)
+    monkeypatch.setattr("pipeline.runtime.stage.die_with_parent", lambda: None)
 
 
 @pytest.mark.usefixtures("unbound")
@@ -342,11 +342,11 @@ def test_code_is_the_import_closure(workspace: Path):
     assert {
         "stages/merge.py",
         "pipeline/methods/ties.py",
-        "pipeline/vectors.py",
+        "pipeline/models/task_vectors.py",
         "pipeline/methods/__init__.py",
     } <= code
     assert code.isdisjoint(
-        {"pipeline/methods/average.py", "pipeline/calibrate.py", "pipeline/params.py", "pipeline/__init__.py"}
+        {"pipeline/methods/average.py", "pipeline/calibration/descent.py", "pipeline/params.py", "pipeline/__init__.py"}
     )
     every = {path.as_posix() for path in PREPARE.code({"suite": "nano-3"})}
     assert {path.as_posix() for path in Path("pipeline/suites").glob("*.py")} <= every

@@ -12,18 +12,18 @@ from torch import Tensor
 from torch.nn.functional import gelu, relu
 
 from pipeline import methods
-from pipeline.calibrate import Problem
-from pipeline.draws import generator
-from pipeline.errors import BenchmarkError
+from pipeline.calibration.problem import Problem
 from pipeline.methods import fisher, m_ties
-from pipeline.model import Weights
-from pipeline.schema import Schedule
+from pipeline.models.encoder import block_name
+from pipeline.models.sampling import generator
+from pipeline.models.task_vectors import add
+from pipeline.models.weights import Weights
+from pipeline.runtime.errors import BenchmarkError
+from pipeline.runtime.schema import Schedule
 from pipeline.toolbox import essential, mloss, regression
 from pipeline.toolbox.activations import advance, embed, expert, grams
 from pipeline.toolbox.regression import condition, solve
 from pipeline.toolbox.spectra import decorrelated
-from pipeline.tower import block_name
-from pipeline.vectors import add
 from tests import toy
 
 UNUSED = Schedule(lr=1.0, steps=1, batch_size=1)

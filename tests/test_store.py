@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import store
-from pipeline.store import StoreError
+from pipeline.runtime import store
+from pipeline.runtime.store import StoreError
 
 
 class Killed(BaseException):

@@ -7,18 +7,19 @@ import pandas as pd
 import pytest
 import torch
 
-from pipeline import calibrate, store
-from pipeline.calibrate import Problem
-from pipeline.cells import Cells
+from pipeline.calibration import descent
+from pipeline.calibration.problem import Problem
 from pipeline.methods import adamerging, adamerging_taskwise, distillation, samerging
-from pipeline.problem import Setting
 from pipeline.report.studies import Context
 from pipeline.report.studies.ablation import view
-from pipeline.schema import Schedule
+from pipeline.runtime import store
+from pipeline.runtime.resumable import Resumable
+from pipeline.runtime.schema import Schedule
+from pipeline.steps.calibrate import Setting
+from pipeline.steps.teach import teach
 from pipeline.studies import ablation
+from pipeline.studies._trials import SCORES
 from pipeline.studies.ablation import rows, solve, variants
-from pipeline.teach import teach
-from pipeline.trial import SCORES
 from tests import toy
 
 PARAMS = samerging.Params(rho=0.3, initial_coefficient=0.3)
@@ -69,13 +70,13 @@ def test_all_combinations_end_in_different_places(problem: Problem):
 def test_sharpness_without_merging_again_is_none(problem: Problem, objective: str, monkeypatch: pytest.MonkeyPatch):
     """What the view says of the released code: a second pass at the first one's weights changes nothing."""
     plain = solve(problem, SCHEDULE, 0, PLAIN, objective, "layer")
-    real = calibrate.sharp_gradient
+    real = descent.sharp_gradient
 
     def merged_once(function, point, rho, sharpness):
         first = function(point)
         return real(lambda _: first, point, rho, sharpness)
 
-    monkeypatch.setattr(calibrate, "sharp_gradient", merged_once)
+    monkeypatch.setattr(descent, "sharp_gradient", merged_once)
     assert torch.equal(solve(problem, SCHEDULE, 0, PARAMS, objective, "layer").coefficients, plain.coefficients)
 
 
@@ -136,7 +137,7 @@ def test_the_study_gives_a_row_per_combination_seed_and_task(pristine_suite: Pat
         store.write_array(tmp_path / "teachers" / f"{task}.npy", teach(pristine_suite, task, "train").numpy())
     schedule = Schedule(lr=0.05, steps=2, batch_size=2)
     setting = Setting(pristine_suite, tmp_path / "teachers", "samerging", PARAMS, schedule, "train", "float32")
-    found = pd.DataFrame(rows(setting, 4, [3], "test", Cells(tmp_path / "cells")), columns=SCORES)
+    found = pd.DataFrame(rows(setting, 4, [3], "test", Resumable(tmp_path / "cells")), columns=SCORES)
     assert len(found) == 12 * len(toy.TASKS)
     assert found.setting.nunique() == 12
     assert (found.total == toy.SIZES["test"]).all()

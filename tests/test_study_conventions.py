@@ -10,20 +10,23 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from pipeline import evaluate, merges, methods, store
-from pipeline.cells import Cells
+from pipeline import methods
+from pipeline.merges import storage
 from pipeline.methods import esm, iso_c, opcm
-from pipeline.problem import Setting
+from pipeline.models.suite import SuiteFolder
 from pipeline.report.figures import render
 from pipeline.report.studies import Context
 from pipeline.report.studies.conventions import view
-from pipeline.schema import Schedule
-from pipeline.stage import Job
+from pipeline.runtime import store
+from pipeline.runtime.resumable import Resumable
+from pipeline.runtime.schema import Schedule
+from pipeline.runtime.stage import Job
+from pipeline.steps import evaluate
+from pipeline.steps.calibrate import Setting
+from pipeline.steps.teach import teach
+from pipeline.studies._trials import score
 from pipeline.studies.conventions import COLUMNS, Params, label, measure, variants
-from pipeline.suite import SuiteFolder
-from pipeline.teach import teach
 from pipeline.toolbox.conventions import Conventions
-from pipeline.trial import score
 from stages.studies import conventions as stage
 from tests import toy
 
@@ -57,7 +60,7 @@ def setting(pristine_suite: Path, tmp_path: Path) -> Setting:
 def measured(setting: Setting, folder: Path, *chosen: str) -> pd.DataFrame:
     """The rows of these methods with two seeds of each that draws."""
     free = {"iso_c": iso_c.Params(scale=1.1), "opcm": opcm.Params(seeds=[3, 5])}
-    rows = measure(free, setting, Params(methods=[*chosen]), 6, [1, 2], "test", Cells(folder / "cells"))
+    rows = measure(free, setting, Params(methods=[*chosen]), 6, [1, 2], "test", Resumable(folder / "cells"))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -81,7 +84,7 @@ def test_a_merge_is_that_of_its_stage_with_these_parameters(setting: Setting, tm
     rows = measured(setting, tmp_path, "iso_c", "opcm", "esm")
     suite = SuiteFolder(setting.suite)
     for params in variants(opcm.Params(seeds=[3, 5])):
-        merges.save(merges.data_free(opcm, suite.vectors(), params, suite.suite.task_names), tmp_path / label(params))
+        storage.save(storage.data_free(opcm, suite.vectors(), params, suite.suite.task_names), tmp_path / label(params))
         answers = evaluate.ask(setting.suite, tmp_path / label(params), "test", "x")
         part = rows[(rows.method == "opcm") & (rows.setting == label(params))]
         for index, seed in enumerate((3, 5)):
@@ -110,7 +113,7 @@ def test_the_stage_writes_the_rows_of_its_grid(setting: Setting, tmp_path: Path)
     given |= {"precision": "float32", "study.conventions": Params(methods=["tsv_m", "esm"])}
     given |= {"samples_per_task": 6, "seeds": [1], "evaluation_split": "test"}
     output = tmp_path / "conventions.csv"
-    stage.run(Job({}, given, (setting.suite, setting.teachers), (output,), Cells(tmp_path / "cells")))
+    stage.run(Job({}, given, (setting.suite, setting.teachers), (output,), Resumable(tmp_path / "cells")))
     rows = pd.read_csv(output)
     assert tuple(rows) == COLUMNS
     assert len(rows) == 2 * 4 * len(toy.TASKS)

@@ -8,7 +8,7 @@ import pytest
 from pipeline.report.studies import Context
 from pipeline.report.studies.efficiency import view
 from pipeline.statistics.accuracy import ScoresError
-from pipeline.trial import SCORES
+from pipeline.studies._trials import SCORES
 from tests import toy
 
 LOSS = {"distillation": {1: 200, 4: 15, 16: 5, 64: 0}, "samerging": {1: 200, 4: 5, 16: 0, 64: 0}}

@@ -9,19 +9,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline import calibrate, store
-from pipeline.calibrate import Problem
-from pipeline.cells import Cells
+from pipeline.calibration import descent
+from pipeline.calibration.objectives import distillation
+from pipeline.calibration.problem import Problem
 from pipeline.methods import samerging
-from pipeline.objectives import distillation
-from pipeline.problem import Setting
+from pipeline.models.suite import SuiteFolder
 from pipeline.report.studies import Context
 from pipeline.report.studies.flatness import view
-from pipeline.schema import Schedule
+from pipeline.runtime import store
+from pipeline.runtime.resumable import Resumable
+from pipeline.runtime.schema import Schedule
+from pipeline.steps.calibrate import Setting
+from pipeline.steps.teach import teach
 from pipeline.studies import flatness
 from pipeline.studies.flatness import Batch, Moment, Params, TooFew, descend, rise, rows, tail, task_losses, variants
-from pipeline.suite import SuiteFolder
-from pipeline.teach import teach
 from tests import toy
 
 RHO = 0.3
@@ -103,7 +104,7 @@ def test_the_rise_is_sought_inside_the_radius_too():
 
 def test_task_losses_sum_to_the_loss_that_is_descended(problem: Problem):
     point = torch.full((3, len(toy.GROUPS)), 0.3, dtype=torch.float64)
-    loss, _ = calibrate.gradient(problem, OBJECTIVE, point, toy.whole(problem))
+    loss, _ = descent.gradient(problem, OBJECTIVE, point, toy.whole(problem))
     torch.testing.assert_close(task_losses(problem, OBJECTIVE, point).sum(), loss)
 
 
@@ -152,7 +153,7 @@ def setting(pristine_suite: Path, tmp_path: Path) -> Setting:
 
 def test_the_study_gives_a_row_per_variant_seed_and_task(setting: Setting, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("SAMERGING_WORKERS", "1")
-    found = pd.DataFrame(rows(setting, STUDY, [0, 1], "test", Cells(tmp_path / "cells")), columns=flatness.COLUMNS)
+    found = pd.DataFrame(rows(setting, STUDY, [0, 1], "test", Resumable(tmp_path / "cells")), columns=flatness.COLUMNS)
     found = found.astype({"loss": float, "rise": float})
     assert len(found) == len(variants(STUDY)) * 2 * len(toy.TASKS)
     assert (found.samples == STUDY.samples).all()
@@ -178,7 +179,7 @@ def test_a_small_pool_is_shared_in_proportion(drawn: int, expected: int):
 def test_too_few_images_are_named_before_anything_runs(setting: Setting, tmp_path: Path):
     message = r"cats has 12 images in its train split, too few to share between samples = 6 and held_out = 90"
     with pytest.raises(TooFew, match=message):
-        rows(setting, STUDY.model_copy(update={"held_out": 90}), [0], "test", Cells(tmp_path / "cells"))
+        rows(setting, STUDY.model_copy(update={"held_out": 90}), [0], "test", Resumable(tmp_path / "cells"))
 
 
 def test_held_out_images_are_none_of_those_calibrated_on(setting: Setting, monkeypatch: pytest.MonkeyPatch):

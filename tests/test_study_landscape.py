@@ -10,21 +10,22 @@ import torch
 from scipy.special import log_softmax
 from torch import Tensor
 
-from pipeline import merges, store
-from pipeline.cells import Cells
-from pipeline.draws import draw
-from pipeline.errors import BenchmarkError
-from pipeline.merges import Merges
-from pipeline.objectives import distillation
+from pipeline.calibration.objectives import distillation
+from pipeline.merges import storage
+from pipeline.merges.solution import Solution
+from pipeline.merges.storage import Merges
+from pipeline.models.sampling import draw
+from pipeline.models.suite import SuiteFolder
+from pipeline.models.task_vectors import merge
 from pipeline.report.figures import render
 from pipeline.report.studies import Context
 from pipeline.report.studies.landscape import rise, view
-from pipeline.solution import Solution
-from pipeline.stage import Job
+from pipeline.runtime import store
+from pipeline.runtime.errors import BenchmarkError
+from pipeline.runtime.resumable import Resumable
+from pipeline.runtime.stage import Job
 from pipeline.studies._landscape import Degenerate, End, Place, axes, coordinates, look, shares, spectrum
 from pipeline.studies.landscape import METHODS, Params, landscape
-from pipeline.suite import SuiteFolder
-from pipeline.vectors import merge
 from stages.studies import landscape as stage
 from tests import toy
 from tests.precision import roundings, tolerance
@@ -56,7 +57,7 @@ def artefacts(pristine_suite: Path, tmp_path_factory: pytest.TempPathFactory) ->
     for name in METHODS:
         seeds = (None,) if name == "task_arithmetic" else tuple(SEEDS)
         answers = [Solution(solved((3, len(suite.groups)), name, seed or 0)) for seed in seeds]
-        merges.save(Merges(seeds, dict.fromkeys(suite.task_names, 4), suite.groups, answers), folder / name)
+        storage.save(Merges(seeds, dict.fromkeys(suite.task_names, 4), suite.groups, answers), folder / name)
     return {name: folder / name for name in METHODS}
 
 
@@ -66,7 +67,7 @@ def job(pristine_suite: Path, artefacts: dict[str, Path], tmp_path_factory: pyte
     folder = tmp_path_factory.mktemp("job")
     params = dict(zip(stage.SCOPE, (SEEDS, "train", 2.0, PARAMS), strict=True))
     inputs = (pristine_suite, *artefacts.values())
-    found = Job({"suite": "tiny"}, params, inputs, (folder / "landscape",), Cells(folder / "cells"))
+    found = Job({"suite": "tiny"}, params, inputs, (folder / "landscape",), Resumable(folder / "cells"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SAMERGING_WORKERS", "1")
         stage.run(found)
@@ -87,7 +88,7 @@ def held_out(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 def expected(suite: SuiteFolder, artefact: Path, index: int, seed: int, split: str) -> dict[str, tuple[float, int]]:
     """{task: (divergence, correct)} on four images, with NumPy and the models that evaluation serves."""
-    (model,), found = merges.models(suite, artefact, index), {}
+    (model,), found = storage.models(suite, artefact, index), {}
     for task in suite.suite.task_names:
         chosen = draw(len(suite.images(split, task)), 4, seed, task).numpy()
         images = torch.from_numpy(suite.images(split, task)[chosen])
@@ -149,7 +150,7 @@ def test_planes_are_whole_and_their_points_keep_distances(
     assert len(planes) == 5 * 5 * 3 and planes.groupby(["x", "y"]).ngroups == 25
     points = tables["points"].set_index(["plane", "point"]).loc["distillation-samerging"]
     moving = with_gradient(pristine_suite)
-    one, other = (merges.load(artefacts[name])[1][0, 0][:, moving] for name in ("distillation", "samerging"))
+    one, other = (storage.load(artefacts[name])[1][0, 0][:, moving] for name in ("distillation", "samerging"))
     between, away = (
         np.hypot(*(points.loc["samerging"] - points.loc["distillation"])),
         np.hypot(*points.loc["samerging"]),
@@ -184,7 +185,7 @@ def test_tasks_that_do_not_exist_are_refused_before_any_work(
 ):
     params = PARAMS.model_copy(update={"tasks": [pair]})
     with pytest.raises(BenchmarkError, match=r"study\.landscape\.tasks.*from 0 to 2"):
-        landscape(pristine_suite, artefacts, SEEDS, "train", 2.0, params, Cells(tmp_path))
+        landscape(pristine_suite, artefacts, SEEDS, "train", 2.0, params, Resumable(tmp_path))
     assert not any(tmp_path.iterdir())
 
 
@@ -253,9 +254,9 @@ def test_the_view_says_which_solution_is_flatter_with_an_interval(
 
 def test_a_second_run_writes_the_same_bytes_from_its_cells(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SAMERGING_WORKERS", "1")
-    again = Job(job.names, job.params, job.inputs, (tmp_path / "landscape",), job.cells)
-    cells = {path: path.stat().st_mtime_ns for path in job.cells.folder.iterdir()}
+    again = Job(job.names, job.params, job.inputs, (tmp_path / "landscape",), job.work)
+    cells = {path: path.stat().st_mtime_ns for path in job.work.folder.iterdir()}
     stage.run(again)
-    assert {path: path.stat().st_mtime_ns for path in job.cells.folder.iterdir()} == cells
+    assert {path: path.stat().st_mtime_ns for path in job.work.folder.iterdir()} == cells
     for path in job.outputs[0].iterdir():
         assert store.read_text(tmp_path / "landscape" / path.name) == store.read_text(path)

@@ -7,18 +7,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline import store
-from pipeline.cells import Cells
 from pipeline.methods import adamerging, distillation, samerging
-from pipeline.problem import indices, problem
+from pipeline.models.suite import SuiteFolder
 from pipeline.report.studies import Context
 from pipeline.report.studies import protocol as shown
-from pipeline.schema import Schedule
+from pipeline.runtime import store
+from pipeline.runtime.resumable import Resumable
+from pipeline.runtime.schema import Schedule
+from pipeline.steps.calibrate import indices, problem
+from pipeline.steps.teach import teach
 from pipeline.studies._teachers import teachers
+from pipeline.studies._trials import SCORES, Trial, scores
 from pipeline.studies.protocol import HELD_OUT, TRANSDUCTIVE, Params, SameSplit, splits, trials
-from pipeline.suite import SuiteFolder
-from pipeline.teach import teach
-from pipeline.trial import SCORES, Trial, scores
 from tests import toy
 
 SCHEDULE = Schedule(lr=0.02, steps=2, batch_size=2)
@@ -30,16 +30,16 @@ METHODS = {module.__name__.rsplit(".", 1)[1]: module.Params() for module in (ada
 @pytest.fixture
 def todo(pristine_suite: Path, tmp_path: Path) -> list[Trial]:
     """All runs of the study on the tiny suite."""
-    cells = Cells(tmp_path / "cells")
+    work = Resumable(tmp_path / "cells")
     taught = {
-        protocol: (split, teachers(pristine_suite, split, tmp_path, cells))
+        protocol: (split, teachers(pristine_suite, split, tmp_path, work))
         for protocol, split in splits(STUDY, "test").items()
     }
     return trials(pristine_suite, taught, METHODS, SCHEDULE, "float32", STUDY.samples, [0, 1])
 
 
 def test_teachers_are_those_of_the_split(pristine_suite: Path, tmp_path: Path):
-    folder = teachers(pristine_suite, "test", tmp_path, Cells(tmp_path / "cells"))
+    folder = teachers(pristine_suite, "test", tmp_path, Resumable(tmp_path / "cells"))
     for task in toy.TASKS:
         expected = teach(pristine_suite, task, "test").numpy()
         assert np.array_equal(store.read_array(folder / f"{task}.npy"), expected)
@@ -71,7 +71,7 @@ def test_holding_nothing_out_is_refused():
 
 def test_the_study_gives_scores_that_the_report_can_show(todo: list[Trial], tmp_path: Path, monkeypatch):
     monkeypatch.setenv("SAMERGING_WORKERS", "1")
-    rows = pd.DataFrame(scores(todo, "test", "protocol", Cells(tmp_path / "cells")), columns=SCORES)
+    rows = pd.DataFrame(scores(todo, "test", "protocol", Resumable(tmp_path / "cells")), columns=SCORES)
     assert len(rows) == len(todo) * len(toy.TASKS)
     assert (rows.total == toy.SIZES["test"]).all()
     found = shown.view(rows, context())

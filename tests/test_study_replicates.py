@@ -7,26 +7,27 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from pipeline import methods, store
-from pipeline.cells import Cells
+from pipeline import methods
 from pipeline.embedded import training
-from pipeline.errors import BenchmarkError
 from pipeline.methods import samerging
-from pipeline.problem import Setting
+from pipeline.models.suite import SuiteFolder
 from pipeline.report.figures import render
 from pipeline.report.studies import Context
 from pipeline.report.studies.replicates import pairs, view
-from pipeline.schema import Schedule
-from pipeline.stage import Job
+from pipeline.runtime import store
+from pipeline.runtime.errors import BenchmarkError
+from pipeline.runtime.resumable import Resumable
+from pipeline.runtime.schema import Schedule
+from pipeline.runtime.stage import Job
 from pipeline.statistics import bootstrap, contrasts
 from pipeline.statistics.bootstrap import StatisticsError, components
 from pipeline.statistics.contrasts import order, replicated
+from pipeline.steps.calibrate import Setting
+from pipeline.steps.teach import teach
 from pipeline.studies import replicates as study
+from pipeline.studies._trials import score
 from pipeline.studies.replicates import COLUMNS, Params, SameTraining, assemble, read_weights, replicates, write_weights
-from pipeline.suite import SuiteFolder
 from pipeline.suites import clip, mini
-from pipeline.teach import teach
-from pipeline.trial import score
 from stages.studies import replicates as stage
 
 RECIPE = mini.Recipe(
@@ -67,7 +68,7 @@ def job(embedded: Path, folder: Path, seeds: list[int], **changed: object) -> Jo
     values |= {"study.replicates": Params(seeds=seeds), **changed}
     output = folder / "scratch" / "replicates.csv"
     output.parent.mkdir(parents=True)
-    return Job({}, values, (embedded / "suite", embedded / "teachers"), (output,), Cells(folder / "cells"))
+    return Job({}, values, (embedded / "suite", embedded / "teachers"), (output,), Resumable(folder / "cells"))
 
 
 def test_a_training_with_the_suites_own_seed_is_the_suite(embedded: Path, tmp_path: Path):
@@ -81,7 +82,7 @@ def test_a_training_with_the_suites_own_seed_is_the_suite(embedded: Path, tmp_pa
 
 def test_replicates_share_images_and_no_weight(embedded: Path, tmp_path: Path):
     given = (embedded / "suite", embedded / "teachers", RECIPE, Params(seeds=[1, 2]), "train")
-    written = replicates(*given, tmp_path, Cells(tmp_path / "cells"))
+    written = replicates(*given, tmp_path, Resumable(tmp_path / "cells"))
     assert [*written] == [0, 1, 2]
     assert written[0] == given[:2]
     suites = [SuiteFolder(folder) for folder, _ in written.values()]
@@ -144,7 +145,7 @@ def test_two_replicates_of_one_training_are_refused(embedded: Path, tmp_path: Pa
     recipe = RECIPE.model_copy(update={"seed": 3})
     with pytest.raises(SameTraining, match="expected seeds that differ"):
         replicates(
-            embedded / "suite", embedded, recipe, Params(seeds=seeds), "train", tmp_path, Cells(tmp_path / "cells")
+            embedded / "suite", embedded, recipe, Params(seeds=seeds), "train", tmp_path, Resumable(tmp_path / "cells")
         )
 
 

@@ -4,16 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import methods, store
-from pipeline.errors import BenchmarkError
-from pipeline.evaluate import HEADER
+from pipeline import methods
 from pipeline.report import studies
 from pipeline.report.collect import collect_studies
 from pipeline.report.evidence import STUDIES, data
 from pipeline.report.render import studies_report
 from pipeline.report.view import Look
+from pipeline.runtime import store
+from pipeline.runtime.errors import BenchmarkError
+from pipeline.steps.evaluate import HEADER
 from pipeline.studies import names
-from pipeline.trial import SCORES
+from pipeline.studies._trials import SCORES
 from tests import toy
 from tests.html import Parsed
 

@@ -9,16 +9,18 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from pipeline import evaluate, merges, methods
-from pipeline.cells import Cells
-from pipeline.corruptions import CORRUPTIONS, corrupt
-from pipeline.draws import draw, generator
+from pipeline import methods
+from pipeline.merges import storage
+from pipeline.models.sampling import draw, generator
+from pipeline.models.suite import SuiteFolder
 from pipeline.report.figures import render
 from pipeline.report.studies import Context
 from pipeline.report.studies.robustness import TITLES, view
-from pipeline.stage import Job
+from pipeline.runtime.resumable import Resumable
+from pipeline.runtime.stage import Job
+from pipeline.steps import evaluate
+from pipeline.studies._corruptions import CORRUPTIONS, corrupt
 from pipeline.studies.robustness import COLUMNS, Params, measure
-from pipeline.suite import SuiteFolder
 from stages.studies import robustness as stage
 
 GRID = Params(corruptions=["contrast", "gaussian_noise"], severities=[1, 5], images=100, seed=0)
@@ -36,30 +38,30 @@ def artefacts(pristine_suite: Path, tmp_path: Path) -> list[Path]:
     suite, folders = SuiteFolder(pristine_suite), []
     for name in ("zeroshot", "individual", "ties"):
         method = methods.load(name)
-        found = merges.data_free(method, suite.vectors(), method.Params(), suite.suite.task_names)
+        found = storage.data_free(method, suite.vectors(), method.Params(), suite.suite.task_names)
         folders.append(tmp_path / "merges" / name)
-        merges.save(found, folders[-1])
+        storage.save(found, folders[-1])
     return folders
 
 
 @pytest.fixture
-def cells(tmp_path: Path) -> Cells:
+def cells(tmp_path: Path) -> Resumable:
     """A folder for cells."""
-    return Cells(tmp_path / "cells")
+    return Resumable(tmp_path / "cells")
 
 
-def test_clean_images_score_as_evaluation_does(pristine_suite, artefacts, cells):
+def test_clean_images_score_as_evaluation_does(pristine_suite, artefacts, work):
     grid = GRID.model_copy(update={"corruptions": ["contrast"], "severities": [1]})
-    rows = measure(pristine_suite, artefacts, "test", grid, cells)
+    rows = measure(pristine_suite, artefacts, "test", grid, work)
     found = {path: evaluate.ask(pristine_suite, path, "test", "x") for path in artefacts}
     expected = [row for path, one in found.items() for row in evaluate.count("tiny", path.name, path, one)]
     assert [row[2:] for row in rows if row[:2] == ("clean", 0)] == expected
 
 
-def test_corrupted_counts_by_hand(pristine_suite, artefacts, cells):
+def test_corrupted_counts_by_hand(pristine_suite, artefacts, work):
     suite = SuiteFolder(pristine_suite)
     params = GRID.model_copy(update={"images": 4})
-    rows = measure(pristine_suite, artefacts[:1], "test", params, cells)
+    rows = measure(pristine_suite, artefacts[:1], "test", params, work)
     found = {row[4]: row[-2:] for row in rows if row[:2] == ("gaussian_noise", 5)}
     for task in suite.suite.task_names:
         chosen = draw(7, 4, 0, task).numpy()
@@ -71,19 +73,19 @@ def test_corrupted_counts_by_hand(pristine_suite, artefacts, cells):
         assert found[task] == ((answers == suite.labels("test", task)[chosen]).sum(), 4)
 
 
-def test_a_case_does_not_depend_on_the_others(pristine_suite, artefacts, cells, tmp_path):
+def test_a_case_does_not_depend_on_the_others(pristine_suite, artefacts, work, tmp_path):
     alone = GRID.model_copy(update={"corruptions": ["gaussian_noise"], "severities": [5]})
-    rows = measure(pristine_suite, artefacts[::2], "test", GRID, cells)
-    found = measure(pristine_suite, artefacts[::2], "test", alone, Cells(tmp_path / "others"))
+    rows = measure(pristine_suite, artefacts[::2], "test", GRID, work)
+    found = measure(pristine_suite, artefacts[::2], "test", alone, Resumable(tmp_path / "others"))
     assert found == [row for row in rows if row[:2] in {("clean", 0), ("gaussian_noise", 5)}]
 
 
-def test_the_stage_writes_a_row_per_case_method_and_task(pristine_suite, artefacts, cells, tmp_path):
+def test_the_stage_writes_a_row_per_case_method_and_task(pristine_suite, artefacts, work, tmp_path):
     folders = [shutil.copytree(artefacts[0], tmp_path / "all" / name) for name in stage.METHODS]
     output = tmp_path / "robustness.csv"
     grid = GRID.model_copy(update={"corruptions": ["jpeg"], "severities": [3]})
     stage.run(
-        Job({}, {"evaluation_split": "test", "study.robustness": grid}, (pristine_suite, *folders), (output,), cells)
+        Job({}, {"evaluation_split": "test", "study.robustness": grid}, (pristine_suite, *folders), (output,), work)
     )
     frame = pd.read_csv(output)
     assert tuple(frame) == COLUMNS

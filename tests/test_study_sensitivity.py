@@ -8,21 +8,22 @@ import pandas as pd
 import pytest
 import torch
 
-from pipeline import merges, store
-from pipeline.cells import Cells
-from pipeline.evaluate import answer
-from pipeline.merges import Merges
+from pipeline.merges import storage
+from pipeline.merges.solution import Solution
+from pipeline.merges.storage import Merges
 from pipeline.methods import adamerging, distillation, samerging
-from pipeline.problem import Setting
+from pipeline.models.suite import SuiteFolder
 from pipeline.report.figures import render
 from pipeline.report.studies import Context
 from pipeline.report.studies.sensitivity import accuracies, brittleness, view
-from pipeline.schema import Schedule
-from pipeline.solution import Solution
-from pipeline.stage import Job
+from pipeline.runtime import store
+from pipeline.runtime.resumable import Resumable
+from pipeline.runtime.schema import Schedule
+from pipeline.runtime.stage import Job
+from pipeline.steps.calibrate import Setting
+from pipeline.steps.evaluate import answer
+from pipeline.studies._trials import score
 from pipeline.studies.sensitivity import COLUMNS, KNOBS, Params, calibrated, rescaled, variants
-from pipeline.suite import SuiteFolder
-from pipeline.trial import score
 from stages.studies import sensitivity as stage
 from tests import toy
 
@@ -87,7 +88,7 @@ def test_sharpness_of_radius_zero_is_distillation_and_equal_settings_run_once(
     pristine_suite: Path, teachers: Path, tmp_path: Path
 ):
     settings = [setting(pristine_suite, teachers, name) for name in ("samerging", "distillation")]
-    rows = [*calibrated(settings, 8, "test", GRID, Cells(tmp_path))]
+    rows = [*calibrated(settings, 8, "test", GRID, Resumable(tmp_path))]
     frame = pd.DataFrame(rows, columns=COLUMNS)
     # Beside its own, every knob has one more value, rho two: 1 + 6 and 1 + 3 settings, each with two seeds.
     assert len([*tmp_path.iterdir()]) == 2 * (7 + 4)
@@ -108,7 +109,7 @@ def test_a_factor_scales_the_delta(pristine_suite: Path, tmp_path: Path):
     samples = dict.fromkeys(suite.suite.task_names, 0)
     expert = Solution(2 * half(suite).coefficients)
     for name, one in (("half", half(suite)), ("whole", expert)):
-        merges.save(Merges((None,), samples, suite.suite.groups, [one]), tmp_path / name)
+        storage.save(Merges((None,), samples, suite.suite.groups, [one]), tmp_path / name)
     for factor, name in ((1.0, "half"), (2.0, "whole")):
         served = answer(pristine_suite, tmp_path / name, 0, "test").correct()
         for task, (correct, total, right) in rescaled(pristine_suite, tmp_path / "half", 0, factor, "test").items():
@@ -126,14 +127,14 @@ def job(pristine_suite: Path, teachers: Path, tmp_path: Path) -> Job:
         found = Merges(
             seeds, dict.fromkeys(suite.suite.task_names, 0), suite.suite.groups, [half(suite) for _ in seeds]
         )
-        merges.save(found, tmp_path / name)
+        storage.save(found, tmp_path / name)
     params = samerging.Params().model_dump() | {
         **{f"calibrate.{name}": METHODS[name] for name in stage.BASELINES},
         **dict(zip(stage.SHARED, (SCHEDULE, "train", "float32"), strict=True)),
         **dict(zip(stage.SCOPE, (8, "test", GRID.model_copy(update={"seeds": [0]})), strict=True)),
     }
     inputs = (pristine_suite, teachers, *(tmp_path / name for name in stage.MERGES))
-    return Job({"suite": "tiny"}, params, inputs, (tmp_path / "sensitivity.csv",), Cells(tmp_path / "cells"))
+    return Job({"suite": "tiny"}, params, inputs, (tmp_path / "sensitivity.csv",), Resumable(tmp_path / "cells"))
 
 
 def test_the_whole_study_is_written_and_shown(job: Job):

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import store
-from pipeline.teach import teach
+from pipeline.runtime import store
+from pipeline.steps.teach import teach
 from tests import toy
 
 SMALLER = {
@@ -37,7 +37,7 @@ def test_a_study_writes_what_it_declares(name: str, workspace: Path, pristine_su
     for _ in range(2):
         stage.STAGE.run(stage.run, {"suite": "nano-3"})
         written.append(Path(f"data/studies/nano-3/{name}.csv").read_bytes())
-        shutil.rmtree("data/.cells")
+        shutil.rmtree("data/.resumable")
     header, *lines = written[0].decode().splitlines()
     assert header.startswith("setting,k,suite,method,task,seed,samples,correct,total")
     assert len(lines) % len(toy.TASKS) == 0

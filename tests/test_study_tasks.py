@@ -10,19 +10,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import methods, store
-from pipeline.cells import Cells
-from pipeline.evaluate import on, replies
-from pipeline.extras import Served
+from pipeline import methods
+from pipeline.merges.serving import Served
 from pipeline.methods import samerging
-from pipeline.problem import Setting, calibrate
+from pipeline.models.suite import SuiteError, SuiteFolder
 from pipeline.report.figures import render
 from pipeline.report.studies import Context
 from pipeline.report.studies.tasks import view
-from pipeline.schema import Schedule
-from pipeline.stage import Job
+from pipeline.runtime import store
+from pipeline.runtime.resumable import Resumable
+from pipeline.runtime.schema import Schedule
+from pipeline.runtime.stage import Job
+from pipeline.steps.calibrate import Setting, calibrate
+from pipeline.steps.evaluate import on, replies
 from pipeline.studies.tasks import COLUMNS, Params, calibrated, data_free, subsets
-from pipeline.suite import SuiteError, SuiteFolder
 from stages.studies import tasks as stage
 
 GRID = Params(sizes=[2, 4, 6, 9], subsets=4, left_out=2, seed=0, seeds=[0, 1])
@@ -130,7 +131,7 @@ def test_the_stage_merges_and_scores_every_subset(pristine_suite, teachers, tmp_
     keys |= samerging.Params().model_dump()
     keys |= {"schedule.{suite}": SCHEDULE, "calibration_split": "train", "precision": "float32"}
     keys |= {"study.tasks": grid, "samples_per_task": 6, "evaluation_split": "test"}
-    stage.run(Job({}, keys, (pristine_suite, teachers), (output,), Cells(tmp_path / "cells")))
+    stage.run(Job({}, keys, (pristine_suite, teachers), (output,), Resumable(tmp_path / "cells")))
     frame = pd.read_csv(output)
     assert tuple(frame) == COLUMNS
     assert not frame.duplicated(["subset", "method", "task", "seed"]).any()

@@ -10,9 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline import suite as suites
-from pipeline.errors import BenchmarkError
-from pipeline.suite import SuiteError, SuiteFolder, device, to_device
+from pipeline.models import suite as suites
+from pipeline.models.suite import SuiteError, SuiteFolder
+from pipeline.models.weights import to_device
+from pipeline.runtime.device import device
+from pipeline.runtime.errors import BenchmarkError
 from tests import toy
 
 Fault = Callable[[Path], None]

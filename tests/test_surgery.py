@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline import merges
-from pipeline.draws import draw, generator
-from pipeline.extras.adapters import correct
-from pipeline.features import encode
-from pipeline.merges import Merges
-from pipeline.refine import NotRefinable
-from pipeline.solution import Solution
-from pipeline.suite import SuiteFolder
-from pipeline.surgery import Surgery, fit, initial, surgery
+from pipeline.merges import storage
+from pipeline.merges.serving.adapters import correct
+from pipeline.merges.solution import Solution
+from pipeline.merges.storage import Merges
+from pipeline.models.features import encode
+from pipeline.models.sampling import draw, generator
+from pipeline.models.suite import SuiteFolder
+from pipeline.steps.refinement import NotRefinable
+from pipeline.steps.surgery import Surgery, fit, initial, surgery
 from tests import toy
 
 pytestmark = pytest.mark.usefixtures("one_process")
@@ -33,7 +33,7 @@ def served(suite: SuiteFolder, folder: Path, index: int = 0) -> dict[str, Tensor
     """{task: features of its training images} as the artefact's models give them."""
     return {
         task: encode(model.encoder, model.weights, suite.images("train", task), torch.device("cpu"))
-        for model in merges.models(suite, folder, index)
+        for model in storage.models(suite, folder, index)
         for task in model.tasks
     }
 
@@ -104,11 +104,11 @@ def test_batches_are_of_the_size_asked_for():
 def test_each_task_gets_adapters_on_the_same_merge(precise: SuiteFolder, tmp_path: Path, name: str):
     start = toy.data_free(name, precise, tmp_path / "start")
     found = surgery(precise.folder, start, "train", 6, SEEDS, SHORT)
-    merges.save(found, tmp_path / "after")
-    about, _ = merges.load(tmp_path / "after")
+    storage.save(found, tmp_path / "after")
+    about, _ = storage.load(tmp_path / "after")
     assert (about["extras"], about["seeds"]) == ("adapters", SEEDS)
     assert about["samples"] == dict.fromkeys(precise.suite.task_names, 6)
-    assert about["form"] == merges.load(start)[0]["form"]
+    assert about["form"] == storage.load(start)[0]["form"]
     before = served(precise, start)
     for index, solution in enumerate(found.solutions):
         adapters = solution.extras.tensors
@@ -141,7 +141,7 @@ def test_losses_are_summed_over_tasks(precise: SuiteFolder, tmp_path: Path):
 def test_every_seed_of_a_merge_has_adapters_of_its_own(suite: SuiteFolder, tmp_path: Path):
     matrices = [torch.full((3, len(suite.suite.groups)), value) for value in (0.2, 0.4)]
     start = Merges((3, 8), dict.fromkeys(suite.suite.task_names, 7), suite.suite.groups, [*map(Solution, matrices)])
-    merges.save(start, tmp_path)
+    storage.save(start, tmp_path)
     found = surgery(suite.folder, tmp_path, "train", 5, SEEDS, SHORT)
     assert found.seeds == (3, 8)
     assert found.samples == dict.fromkeys(suite.suite.task_names, 7)
@@ -155,6 +155,6 @@ def test_every_seed_of_a_merge_has_adapters_of_its_own(suite: SuiteFolder, tmp_p
 
 def test_surgery_on_extras_is_refused(suite: SuiteFolder, tmp_path: Path):
     start = toy.data_free("task_arithmetic", suite, tmp_path / "start")
-    merges.save(surgery(suite.folder, start, "train", 6, SEEDS, SHORT), tmp_path / "after")
+    storage.save(surgery(suite.folder, start, "train", 6, SEEDS, SHORT), tmp_path / "after")
     with pytest.raises(NotRefinable, match="after: the merge needs 'adapters' at inference"):
         surgery(suite.folder, tmp_path / "after", "train", 6, SEEDS, SHORT)

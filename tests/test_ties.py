@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from pipeline.methods.ties import Params, merge
+from pipeline.models.task_vectors import TaskVectors
 from pipeline.toolbox import parts
 from pipeline.toolbox.trimming import Aggregate, lowest_of_top
-from pipeline.vectors import TaskVectors
 from tests.pretend_gpu import pretended
 
 SHAPES = {"a": (3, 5), "b": (7,), "c": (2, 2, 2)}

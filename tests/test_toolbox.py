@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline import parallel
-from pipeline.errors import BenchmarkError
+from pipeline.runtime import parallel
+from pipeline.runtime.errors import BenchmarkError
 from pipeline.toolbox import parts as cutting
 from pipeline.toolbox.dropping import drop
 from pipeline.toolbox.parts import entrywise, parts

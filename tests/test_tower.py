@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.errors import BenchmarkError
-from pipeline.model import Weights, build_clip, fuse_qkv, split_qkv
-from pipeline.tower import Tower, block_name
+from pipeline.models.encoder import Tower, block_name
+from pipeline.models.weights import Weights, build_clip, fuse_qkv, split_qkv
+from pipeline.runtime.errors import BenchmarkError
 from tests import toy
 from tests.precision import roundings, tolerance
 

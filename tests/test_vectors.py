@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from pipeline.model import Weights
-from pipeline.vectors import TaskVectors, add, contract, merge
+from pipeline.models.task_vectors import TaskVectors, add, contract, merge
+from pipeline.models.weights import Weights
 from tests import toy
 
 

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pipeline import merges, methods, store
-from pipeline.calibrate import Problem
-from pipeline.model import FROZEN, Weights, build_clip, split_qkv
-from pipeline.suite import SPLITS, Suite, SuiteFolder, Task
-from pipeline.tower import Tower
-from pipeline.vectors import TaskVectors
+from pipeline import methods
+from pipeline.calibration.problem import Problem
+from pipeline.merges import storage
+from pipeline.models.encoder import Tower
+from pipeline.models.suite import SPLITS, Suite, SuiteFolder, Task
+from pipeline.models.task_vectors import TaskVectors
+from pipeline.models.weights import FROZEN, Weights, build_clip, split_qkv
+from pipeline.runtime import store
 
 ROOT = Path(__file__).resolve().parent.parent
 CLASSES = (3, 4, 5)
@@ -148,7 +150,7 @@ def in_dtype(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Weights:
 def data_free(name: str, suite: SuiteFolder, folder: Path) -> Path:
     """The artefact of a data-free method with its defaults."""
     module = methods.load(name)
-    merges.save(merges.data_free(module, suite.vectors(), module.Params(), suite.suite.task_names), folder)
+    storage.save(storage.data_free(module, suite.vectors(), module.Params(), suite.suite.task_names), folder)
     return folder
 
 

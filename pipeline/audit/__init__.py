@@ -13,7 +13,7 @@
 
 All but `rendered` and `documents` import nothing of the project but its errors. No check needs torch, a GPU or DVC. A
 clone has the evidence and the lock: the evidence is turned back into files of data/, whose hashes the lock holds. Where
-data/ is there too (`dvc pull`, a finished run, a bundle of `python -m pipeline.bundle`) everything else is compared as
+data/ is there too (`dvc pull`, a finished run, a bundle of `python -m pipeline.audit.bundle`) everything else is compared as
 well. Every line says what was not checked.
 
     repository.py   files, their hashes, what the evidence restores

@@ -26,7 +26,7 @@ from pipeline.audit import (
 )
 from pipeline.audit.finding import Finding, guarded
 from pipeline.audit.repository import Repository, RepositoryError, gather
-from pipeline.errors import BenchmarkError
+from pipeline.runtime.errors import BenchmarkError
 
 RESULT = Path("reports/audit.json")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.audit.finding import Finding, Tally
 from pipeline.audit.repository import Repository
-from pipeline.machine import driver
+from pipeline.runtime.machine import driver
 
 BOUNDS = {">=": lambda own, bound: own >= bound, "<": lambda own, bound: own < bound}
 

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from pipeline.audit.environment import versions
 from pipeline.audit.finding import Finding, Tally
 from pipeline.audit.repository import EVIDENCE, Repository
-from pipeline.errors import BenchmarkError
+from pipeline.runtime.errors import BenchmarkError
 
 MADE = ("tables/", "figures/", "plots/", "studies/", "metrics.json", "index.html")
 """What of reports/ is rendered."""

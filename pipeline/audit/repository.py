@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from pipeline.errors import BenchmarkError
+from pipeline.runtime.errors import BenchmarkError
 
 FOLDERS = ("pipeline", "stages", "reports", "data")
 EVIDENCE = "reports/evidence"

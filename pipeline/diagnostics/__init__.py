@@ -14,7 +14,7 @@ Every measure gives a value per task of a set of tasks; measures of pairs are av
 
 from pydantic import Field
 
-from pipeline.schema import Parameters
+from pipeline.runtime.schema import Parameters
 
 MEASURES = {
     "norm": "length of the task vector",

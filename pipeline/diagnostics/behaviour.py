@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.draws import draw
-from pipeline.features import encode
-from pipeline.model import Encoder, Weights
-from pipeline.suite import SuiteFolder, device, to_device
-from pipeline.vectors import TaskVectors, merge
+from pipeline.models.features import encode
+from pipeline.models.sampling import draw
+from pipeline.models.suite import SuiteFolder
+from pipeline.models.task_vectors import TaskVectors, merge
+from pipeline.models.weights import Encoder, Weights, to_device
+from pipeline.runtime.device import device
 
 
 def chosen(suite: SuiteFolder, split: str, task: str, count: int, seed: int) -> tuple[np.ndarray, Tensor]:

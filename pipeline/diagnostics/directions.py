@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from pipeline.models.task_vectors import TaskVectors
 from pipeline.toolbox.trimming import threshold
-from pipeline.vectors import TaskVectors
 
 
 def inner_products(vectors: Mapping[str, Tensor]) -> Tensor:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from pipeline.model import Weights
+from pipeline.models.encoder import Tower, block_name
+from pipeline.models.weights import Weights
 from pipeline.toolbox import mloss
 from pipeline.toolbox.mloss import MLoss
-from pipeline.tower import Tower, block_name
 
 NUMBERS = 1 << 25
 """How many pre-activations are held at once; a layer goes through in batches of so many, at least one image each."""

@@ -11,7 +11,9 @@ from torch import Tensor
 from pipeline.diagnostics import METHODS, Settings
 from pipeline.diagnostics.behaviour import accuracy, arithmetic, chosen, predictions
 from pipeline.diagnostics.ensembles import losses
-from pipeline.suite import SuiteFolder, device, to_device
+from pipeline.models.suite import SuiteFolder
+from pipeline.models.weights import to_device
+from pipeline.runtime.device import device
 from pipeline.toolbox.mloss import MLoss
 
 Subset = tuple[int, ...]

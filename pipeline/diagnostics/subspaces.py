@@ -24,7 +24,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.suite import SuiteFolder, device
+from pipeline.models.suite import SuiteFolder
+from pipeline.runtime.device import device
 from pipeline.toolbox.spectra import svd
 
 ENERGY = 0.95

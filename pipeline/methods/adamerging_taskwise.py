@@ -8,10 +8,11 @@ coefficient that has left the interval gets no gradient any more; `clamp` projec
 
 from pydantic import Field
 
-from pipeline.calibrate import Problem, descend
-from pipeline.objectives import entropy
-from pipeline.schema import Parameters, Schedule
-from pipeline.solution import Solution
+from pipeline.calibration.descent import descend
+from pipeline.calibration.objectives import entropy
+from pipeline.calibration.problem import Problem
+from pipeline.merges.solution import Solution
+from pipeline.runtime.schema import Parameters, Schedule
 
 TITLE = "AdaMerging (task-wise)"
 PAPER = "Yang et al., 2024, arXiv 2310.02575"

@@ -12,12 +12,13 @@ from dataclasses import replace
 
 from pydantic import Field
 
-from pipeline.calibrate import Footprint, Problem, descend
-from pipeline.objectives import entropy
-from pipeline.schema import Parameters, Schedule
-from pipeline.solution import Solution
+from pipeline.calibration.descent import descend
+from pipeline.calibration.objectives import entropy
+from pipeline.calibration.problem import Footprint, Problem
+from pipeline.merges.solution import Solution
+from pipeline.models.task_vectors import combine
+from pipeline.runtime.schema import Parameters, Schedule
 from pipeline.toolbox.trimming import selected
-from pipeline.vectors import combine
 
 TITLE = "AdaMerging++ (task-wise)"
 PAPER = "Yang et al., 2024, arXiv 2310.02575"

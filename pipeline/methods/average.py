@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from pipeline.schema import Parameters
-from pipeline.vectors import TaskVectors
+from pipeline.models.task_vectors import TaskVectors
+from pipeline.runtime.schema import Parameters
 
 TITLE = "Simple average"
 PAPER = "Wortsman et al., 2022, arXiv 2203.05482"

@@ -12,11 +12,11 @@ weight with a task vector; ours is the paper's.
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.model import Weights
-from pipeline.schema import Parameters
+from pipeline.models.task_vectors import TaskVectors
+from pipeline.models.weights import Weights
+from pipeline.runtime.schema import Parameters
 from pipeline.toolbox.parts import entrywise
 from pipeline.toolbox.spread import spread
-from pipeline.vectors import TaskVectors
 
 TITLE = "Consensus TA"
 PAPER = "Wang et al., 2024, arXiv 2405.07813"

@@ -9,12 +9,12 @@ tensor instead of dividing by 1 - drop: close, not equal.
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.draws import generator
-from pipeline.model import Weights
-from pipeline.schema import Parameters
+from pipeline.models.sampling import generator
+from pipeline.models.task_vectors import TaskVectors
+from pipeline.models.weights import Weights
+from pipeline.runtime.schema import Parameters
 from pipeline.toolbox.dropping import drop
 from pipeline.toolbox.spread import spread
-from pipeline.vectors import TaskVectors
 
 TITLE = "DARE"
 PAPER = "Yu et al., 2024, arXiv 2311.03099, with task arithmetic"

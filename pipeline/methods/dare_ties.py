@@ -10,13 +10,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.draws import generator
-from pipeline.model import Weights
-from pipeline.schema import Parameters
+from pipeline.models.sampling import generator
+from pipeline.models.task_vectors import TaskVectors
+from pipeline.models.weights import Weights
+from pipeline.runtime.schema import Parameters
 from pipeline.toolbox.dropping import drop
 from pipeline.toolbox.spread import spread
 from pipeline.toolbox.trimming import Aggregate, merge_agreeing, threshold
-from pipeline.vectors import TaskVectors
 
 TITLE = "DARE-TIES"
 PAPER = "Yu et al., 2024, arXiv 2311.03099, with TIES"

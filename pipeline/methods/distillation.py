@@ -6,10 +6,11 @@ second gradient equals the first.
 
 from pydantic import Field
 
-from pipeline.calibrate import Problem, descend
-from pipeline.objectives import distillation
-from pipeline.schema import Parameters, Schedule
-from pipeline.solution import Solution
+from pipeline.calibration.descent import descend
+from pipeline.calibration.objectives import distillation
+from pipeline.calibration.problem import Problem
+from pipeline.merges.solution import Solution
+from pipeline.runtime.schema import Parameters, Schedule
 
 TITLE = "Distillation"
 PAPER = "arXiv 2512.21288 without SAM, as its released code computes"

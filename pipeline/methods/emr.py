@@ -11,12 +11,12 @@ instead. Without parameters. It needs to know the task at inference, one bit per
 import torch
 from torch import Tensor
 
-from pipeline.extras.masks import pack
-from pipeline.schema import Parameters
-from pipeline.solution import Extras, Solution
+from pipeline.merges.serving.masks import pack
+from pipeline.merges.solution import Extras, Solution
+from pipeline.models.task_vectors import TaskVectors
+from pipeline.runtime.schema import Parameters
 from pipeline.toolbox.parts import entrywise, parts
 from pipeline.toolbox.spread import spread
-from pipeline.vectors import TaskVectors
 
 TITLE = "EMR-Merging"
 PAPER = "Huang et al., 2024, arXiv 2405.17461"

@@ -26,15 +26,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.calibrate import Footprint, Problem
-from pipeline.model import Weights, fuse_qkv, split_qkv
-from pipeline.schema import Schedule
-from pipeline.solution import Solution
+from pipeline.calibration.problem import Footprint, Problem
+from pipeline.merges.solution import Solution
+from pipeline.models.encoder import block_name
+from pipeline.models.weights import Weights, fuse_qkv, split_qkv
+from pipeline.runtime.schema import Schedule
 from pipeline.toolbox.activations import advance, embed, expert, grams
 from pipeline.toolbox.conventions import POSITIONS, Conventions
 from pipeline.toolbox.essential import balance, essential, merge_essential
 from pipeline.toolbox.spectra import decorrelated
-from pipeline.tower import block_name
 
 TITLE = "ESM"
 PAPER = "Essential Subspace Merging, CVPR 2026, arXiv 2602.20208"

@@ -19,11 +19,11 @@ from torch.func import grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import log_softmax, one_hot
 
-from pipeline.calibrate import Footprint, Problem
-from pipeline.draws import generator
-from pipeline.model import Weights
-from pipeline.schema import Parameters, Schedule
-from pipeline.solution import Solution
+from pipeline.calibration.problem import Footprint, Problem
+from pipeline.merges.solution import Solution
+from pipeline.models.sampling import generator
+from pipeline.models.weights import Weights
+from pipeline.runtime.schema import Parameters, Schedule
 from pipeline.toolbox.activations import expert
 
 TITLE = "Fisher merging"

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from pipeline.schema import Parameters
-from pipeline.vectors import TaskVectors
+from pipeline.models.task_vectors import TaskVectors
+from pipeline.runtime.schema import Parameters
 
 TITLE = "Individual experts"
 PAPER = "one fine-tuned model per task"

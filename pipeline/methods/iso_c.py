@@ -14,10 +14,10 @@ of eight tasks without choosing anew; its code's own default is 1.
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.model import Weights
+from pipeline.models.task_vectors import TaskVectors
+from pipeline.models.weights import Weights
 from pipeline.toolbox.conventions import Conventions, by_matrix
 from pipeline.toolbox.spectra import thin_svd
-from pipeline.vectors import TaskVectors
 
 TITLE = "Iso-C"
 PAPER = "Marczak et al., 2025, arXiv 2502.04959"

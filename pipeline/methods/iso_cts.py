@@ -12,10 +12,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.model import Weights
+from pipeline.models.task_vectors import TaskVectors
+from pipeline.models.weights import Weights
 from pipeline.toolbox.conventions import Conventions, by_matrix
 from pipeline.toolbox.spectra import leading, polar, thin_svd
-from pipeline.vectors import TaskVectors
 
 TITLE = "Iso-CTS"
 PAPER = "Marczak et al., 2025, arXiv 2502.04959"

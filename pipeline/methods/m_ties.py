@@ -19,13 +19,13 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import linear
 
-from pipeline.calibrate import Footprint, Problem
-from pipeline.schema import Parameters, Schedule, rounded
-from pipeline.solution import Solution
+from pipeline.calibration.problem import Footprint, Problem
+from pipeline.merges.solution import Solution
+from pipeline.models.encoder import block_name
+from pipeline.models.task_vectors import add
+from pipeline.runtime.schema import Parameters, Schedule, rounded
 from pipeline.toolbox.activations import advance, embed
 from pipeline.toolbox.mloss import nodes
-from pipeline.tower import block_name
-from pipeline.vectors import add
 
 TITLE = "M-TIES"
 PAPER = "Wang et al., 2026, arXiv 2602.08564"

@@ -10,9 +10,9 @@ other one, with the norms of the fine-tuned weights.
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.schema import Parameters
+from pipeline.models.task_vectors import TaskVectors
+from pipeline.runtime.schema import Parameters
 from pipeline.toolbox.norms import Scope, inverse_norms
-from pipeline.vectors import TaskVectors
 
 TITLE = "NAN"
 PAPER = "Si et al., 2025, arXiv 2505.16148"

@@ -19,12 +19,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.draws import generator
-from pipeline.model import Weights, split_qkv
+from pipeline.models.sampling import generator
+from pipeline.models.task_vectors import TaskVectors
+from pipeline.models.weights import Weights, split_qkv
 from pipeline.toolbox.conventions import Conventions
 from pipeline.toolbox.spectra import thin_svd
 from pipeline.toolbox.spread import spread
-from pipeline.vectors import TaskVectors
 
 TITLE = "OPCM"
 PAPER = "Tang et al., 2025, arXiv 2501.09522"

@@ -18,12 +18,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.model import Weights
-from pipeline.schema import Parameters
+from pipeline.models.task_vectors import TaskVectors
+from pipeline.models.weights import Weights
+from pipeline.runtime.schema import Parameters
 from pipeline.toolbox.parts import entrywise
 from pipeline.toolbox.spread import spread
 from pipeline.toolbox.trimming import flat, lowest_of_top, over_tasks, ranked
-from pipeline.vectors import TaskVectors
 
 TITLE = "PCB-Merging"
 PAPER = "Du et al., 2024, arXiv 2410.02396, as its released code computes"

@@ -15,13 +15,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.calibrate import Footprint, Problem, require_finite
-from pipeline.draws import generator
-from pipeline.model import Weights, has_gradient
-from pipeline.schema import Parameters, Schedule, rounded
-from pipeline.solution import Solution
-from pipeline.tower import block_name
-from pipeline.vectors import add
+from pipeline.calibration.problem import Footprint, Problem, require_finite
+from pipeline.merges.solution import Solution
+from pipeline.models.encoder import block_name
+from pipeline.models.sampling import generator
+from pipeline.models.task_vectors import add
+from pipeline.models.weights import Weights, has_gradient
+from pipeline.runtime.schema import Parameters, Schedule, rounded
 
 TITLE = "ProDistill"
 PAPER = "Xu et al., 2025, arXiv 2502.12706"

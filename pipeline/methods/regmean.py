@@ -9,12 +9,12 @@ matrix would give the same. Instead of an inverse: Cholesky, with a ridge in eac
 
 from pydantic import Field
 
-from pipeline.calibrate import Footprint, Problem
-from pipeline.schema import Parameters, Schedule
-from pipeline.solution import Solution
+from pipeline.calibration.problem import Footprint, Problem
+from pipeline.merges.solution import Solution
+from pipeline.models.encoder import block_name
+from pipeline.runtime.schema import Parameters, Schedule
 from pipeline.toolbox.activations import advance, embed, expert
 from pipeline.toolbox.regression import regress_block
-from pipeline.tower import block_name
 
 TITLE = "RegMean"
 PAPER = "Jin et al., 2023, arXiv 2212.09849"

@@ -10,13 +10,13 @@ are matrices of their own; as they share their input, the fused matrix would giv
 
 from pydantic import Field
 
-from pipeline.calibrate import Footprint, Problem
-from pipeline.schema import Parameters, Schedule
-from pipeline.solution import Solution
+from pipeline.calibration.problem import Footprint, Problem
+from pipeline.merges.solution import Solution
+from pipeline.models.encoder import block_name
+from pipeline.models.task_vectors import add
+from pipeline.runtime.schema import Parameters, Schedule
 from pipeline.toolbox.activations import advance, embed, expert
 from pipeline.toolbox.regression import regress_block
-from pipeline.tower import block_name
-from pipeline.vectors import add
 
 TITLE = "RegMean++"
 PAPER = "Nguyen et al., 2025, arXiv 2508.03121"

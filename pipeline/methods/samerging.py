@@ -11,10 +11,12 @@ default. Optimiser, temperature and start are those of the released configuratio
 
 from pydantic import Field
 
-from pipeline.calibrate import Problem, Sharpness, descend
-from pipeline.objectives import distillation
-from pipeline.schema import Parameters, Schedule
-from pipeline.solution import Solution
+from pipeline.calibration.descent import descend
+from pipeline.calibration.objectives import distillation
+from pipeline.calibration.problem import Problem
+from pipeline.calibration.sharpness import Sharpness
+from pipeline.merges.solution import Solution
+from pipeline.runtime.schema import Parameters, Schedule
 
 TITLE = "SAMerging"
 PAPER = "arXiv 2512.21288, with the re-merge between the two passes"

@@ -12,13 +12,13 @@ Ranks of the documented runs on CLIP; a matrix with fewer singular values keeps 
 import torch
 from pydantic import Field
 
-from pipeline.extras.routed import GATE_RANK
-from pipeline.model import Weights
-from pipeline.schema import Parameters
-from pipeline.solution import Extras, Solution
+from pipeline.merges.serving.routed import GATE_RANK
+from pipeline.merges.solution import Extras, Solution
+from pipeline.models.task_vectors import TaskVectors
+from pipeline.models.weights import Weights
+from pipeline.runtime.schema import Parameters
 from pipeline.toolbox.spectra import svd
 from pipeline.toolbox.spread import spread
-from pipeline.vectors import TaskVectors
 
 TITLE = "SMILE"
 PAPER = "Tang et al., 2024, arXiv 2408.10174"

@@ -15,11 +15,12 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from pipeline import vectors
-from pipeline.calibrate import Problem, completed, learned, require_finite, streams
-from pipeline.draws import generator
-from pipeline.schema import Parameters, Schedule, rounded
-from pipeline.solution import Extras, Solution
+from pipeline.calibration.descent import completed, learned
+from pipeline.calibration.problem import Problem, require_finite, streams
+from pipeline.merges.solution import Extras, Solution
+from pipeline.models import task_vectors
+from pipeline.models.sampling import generator
+from pipeline.runtime.schema import Parameters, Schedule, rounded
 
 TITLE = "SyMerge (tunes heads)"
 PAPER = "Jung et al., 2024, arXiv 2412.19098"
@@ -66,7 +67,7 @@ def gradient(
     problem: Problem, coefficients: Tensor, head: Tensor, task: int, batch: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The loss on a batch of one task, its gradients by the coefficients [T, G] and by the task's head, images kept."""
-    merged, tuned = vectors.merge(problem.base, problem.vectors, coefficients), head.detach().requires_grad_()
+    merged, tuned = task_vectors.merge(problem.base, problem.vectors, coefficients), head.detach().requires_grad_()
     leaves = {name: merged[name].requires_grad_() for name in problem.vectors}
     with rounded(head.device, problem.precision):
         features = problem.encoder(merged, problem.images[task][batch]).to(head.dtype)
@@ -75,7 +76,7 @@ def gradient(
     *found, slope = torch.autograd.grad(loss, [*leaves.values(), tuned])
     return (
         loss.detach(),
-        vectors.contract(dict(zip(leaves, found, strict=True)), problem.vectors),
+        task_vectors.contract(dict(zip(leaves, found, strict=True)), problem.vectors),
         slope,
         trusted(logits, teacher).sum(),
     )

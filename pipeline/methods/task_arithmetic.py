@@ -7,8 +7,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.schema import Parameters
-from pipeline.vectors import TaskVectors
+from pipeline.models.task_vectors import TaskVectors
+from pipeline.runtime.schema import Parameters
 
 TITLE = "Task arithmetic"
 PAPER = "Ilharco et al., 2023, arXiv 2212.04089"

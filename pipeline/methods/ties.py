@@ -15,10 +15,10 @@ FusionBench). The default is the second: the line of results to which the paper 
 import torch
 from pydantic import Field
 
-from pipeline.model import Weights
-from pipeline.schema import Parameters
+from pipeline.models.task_vectors import TaskVectors
+from pipeline.models.weights import Weights
+from pipeline.runtime.schema import Parameters
 from pipeline.toolbox.trimming import Aggregate, merge_agreeing, threshold
-from pipeline.vectors import TaskVectors
 
 TITLE = "TIES"
 PAPER = "Yadav et al., 2023, arXiv 2306.01708"

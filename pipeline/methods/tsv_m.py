@@ -11,10 +11,10 @@ It picks the scale on labelled validation data; we keep 1. Singular directions o
 
 from pydantic import Field
 
-from pipeline.model import Weights
+from pipeline.models.task_vectors import TaskVectors
+from pipeline.models.weights import Weights
 from pipeline.toolbox.conventions import Conventions, by_matrix
 from pipeline.toolbox.spectra import decorrelated
-from pipeline.vectors import TaskVectors
 
 TITLE = "TSV-M"
 PAPER = "Gargiulo et al., 2025, arXiv 2412.00081"

@@ -18,10 +18,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.model import Weights, split_qkv
+from pipeline.models.task_vectors import TaskVectors
+from pipeline.models.weights import Weights, split_qkv
 from pipeline.toolbox.conventions import Conventions
 from pipeline.toolbox.spread import spread
-from pipeline.vectors import TaskVectors
 
 TITLE = "WUDI-Merging"
 PAPER = "Cheng et al., 2025, arXiv 2503.08099"

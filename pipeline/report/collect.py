@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline import answers, diagnostics, methods, store
-from pipeline.errors import BenchmarkError
-from pipeline.model import has_gradient
+from pipeline import diagnostics, methods
+from pipeline.merges import answers
+from pipeline.models.weights import has_gradient
 from pipeline.report import evidence
 from pipeline.report.evidence import ORIGIN, RESCALED, Chosen, Reference, on_top, record_names
+from pipeline.runtime import store
+from pipeline.runtime.errors import BenchmarkError
 from pipeline.statistics import accuracy
 from pipeline.statistics.accuracy import MAIN
 

@@ -25,7 +25,7 @@ from zipfile import BadZipFile
 import numpy as np
 import pandas as pd
 
-from pipeline.errors import BenchmarkError
+from pipeline.runtime.errors import BenchmarkError
 from pipeline.statistics import accuracy
 from pipeline.statistics.accuracy import CEILING, FLOOR, MAIN
 from pipeline.statistics.bootstrap import Resampled, resample
@@ -159,7 +159,7 @@ class Evidence:
     correct: Mapping[str, Mapping[str, np.ndarray]]
     """{method: {task: bool [S, n]}} for the methods of `scored`: whether each test image was answered rightly."""
     measures: pd.DataFrame
-    """What was measured before merging; columns as in `pipeline.diagnostics.collect`."""
+    """What was measured before merging; columns as in `pipeline.steps.diagnose`."""
     predictions: pd.DataFrame
     """How well those measures predict what merging costs."""
     names: Mapping[str, Mapping[str, str]]
@@ -174,7 +174,7 @@ class Evidence:
     records: tuple[Mapping[str, Any], ...]
     """Of every stage that ran, in the order of the pipeline."""
     costs: Mapping[str, Mapping[str, Any]]
-    """Per method what `pipeline.costs` counted."""
+    """Per method what `pipeline.merges.costs` counted."""
     origin: Mapping[str, Any]
     """Where the suite came from, see ORIGIN."""
 

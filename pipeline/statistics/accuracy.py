@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from pipeline.errors import BenchmarkError
+from pipeline.runtime.errors import BenchmarkError
 
 FLOOR, CEILING = "zeroshot", "individual"
 MAIN, TWIN, ENTROPY = "samerging", "distillation", "adamerging"

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.stats import bootstrap, trim_mean
 
-from pipeline.errors import BenchmarkError
+from pipeline.runtime.errors import BenchmarkError
 
 RESAMPLES = 10_000
 BATCH = 250

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from pipeline.errors import shown
+from pipeline.runtime.errors import shown
 from pipeline.statistics import bootstrap
 from pipeline.statistics.bootstrap import Drawn, Interval, Resampled, StatisticsError, interval, pigeonhole
 
@@ -123,7 +123,7 @@ def resample(
 ) -> Resampled:
     """The accuracies of every setting in the same draws, which all contrasts of a study share; keys are `Setting`s.
 
-    rows: scores with the column `right`, see `pipeline.trial.MARKED`; `columns` tell the settings apart. `seeded`: of
+    rows: scores with the column `right`, see `pipeline.studies._trials.MARKED`; `columns` tell the settings apart. `seeded`: of
     these, the columns whose values have seeds of their own, such as the method; other seeds are then drawn on their
     own. StatisticsError unless all settings of one such value ran with the same seeds and the answers are those that
     were counted.

@@ -2,7 +2,7 @@
 
 A study has `Params` (its entry `study.<name>` of params.yaml) and a function that its stage stages/studies/<name>.py
 calls; it writes tidy integer rows, `scores.csv` or a table of measures. Everything that takes long is a cell
-(`pipeline.cells`). What the report shows of it is in `pipeline.studies.views.<name>`.
+(`pipeline.runtime.resumable`). What the report shows of it is in `pipeline.studies.views.<name>`.
 """
 
 from importlib import import_module

@@ -12,17 +12,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline import memory, merges
-from pipeline.calibrate import LossAndGradient, Problem, gradient, learned
-from pipeline.curvature import ascend, directions, product, signs, top_eigenvector
-from pipeline.draws import draw
-from pipeline.errors import BenchmarkError
-from pipeline.features import encode
-from pipeline.model import Weights, has_gradient
-from pipeline.objectives import Objective, distillation
-from pipeline.refine import solution
-from pipeline.suite import SuiteFolder, device, to_device
-from pipeline.vectors import merge
+from pipeline.calibration import memory
+from pipeline.calibration.descent import gradient, learned
+from pipeline.calibration.objectives import Objective, distillation
+from pipeline.calibration.problem import Problem
+from pipeline.calibration.sharpness import LossAndGradient
+from pipeline.merges import storage
+from pipeline.models.features import encode
+from pipeline.models.sampling import draw
+from pipeline.models.suite import SuiteFolder
+from pipeline.models.task_vectors import merge
+from pipeline.models.weights import Weights, has_gradient, to_device
+from pipeline.runtime.device import device
+from pipeline.runtime.errors import BenchmarkError
+from pipeline.steps.refinement import solution
+from pipeline.studies._curvature import ascend, directions, product, signs, top_eigenvector
 
 MARGIN = 0.75
 """How far a plane reaches from its middle: this times the longer side of the box around its three points."""
@@ -87,7 +91,7 @@ def coefficients(end: End, like: Problem) -> Tensor:
 
 def solved(artefact: Path, index: int) -> Tensor:
     """The coefficients [T, G] of the `index`-th merge of an artefact."""
-    about, _ = merges.load(artefact)
+    about, _ = storage.load(artefact)
     columns = torch.tensor([has_gradient(name) for name in about["groups"]])
     return solution(artefact, index).coefficients[:, columns]
 

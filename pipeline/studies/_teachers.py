@@ -2,18 +2,18 @@
 
 from pathlib import Path
 
-from pipeline import store
-from pipeline.cells import Cells, Form
-from pipeline.suite import SuiteFolder
-from pipeline.teach import teach
+from pipeline.models.suite import SuiteFolder
+from pipeline.runtime import store
+from pipeline.runtime.resumable import Form, Resumable
+from pipeline.steps.teach import teach
 
 LOGITS = Form(".npy", lambda path, logits: store.write_array(path, logits.numpy()), store.read_array)
 
 
-def teachers(suite: Path, split: str, folder: Path, cells: Cells) -> Path:
+def teachers(suite: Path, split: str, folder: Path, work: Resumable) -> Path:
     """Write the experts' logits on a split below `folder`, as stage teach does, and return where."""
     tasks = SuiteFolder(suite).suite.task_names
-    logits = cells.run(teach, [(suite, task, split) for task in tasks], f"teachers, {split}", form=LOGITS)
+    logits = work.run(teach, [(suite, task, split) for task in tasks], f"teachers, {split}", form=LOGITS)
     for task, values in zip(tasks, logits, strict=True):
         store.write_array(folder / split / f"{task}.npy", values)
     return folder / split

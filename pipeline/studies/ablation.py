@@ -12,17 +12,19 @@ from typing import NamedTuple, get_args
 
 from pydantic import Field
 
-from pipeline import merges
-from pipeline.calibrate import Granularity, Problem, Sharpness, descend
-from pipeline.cells import Cells
-from pipeline.evaluate import on, replies
+from pipeline.calibration.descent import Granularity, descend
+from pipeline.calibration.objectives import distillation, entropy
+from pipeline.calibration.problem import Problem
+from pipeline.calibration.sharpness import Sharpness
+from pipeline.merges import storage
+from pipeline.merges.solution import Solution
 from pipeline.methods import samerging
-from pipeline.objectives import distillation, entropy
-from pipeline.problem import Setting, indices, need, problem
-from pipeline.schema import Parameters, Schedule
-from pipeline.solution import Solution
-from pipeline.suite import SuiteFolder
-from pipeline.trial import marks
+from pipeline.models.suite import SuiteFolder
+from pipeline.runtime.resumable import Resumable
+from pipeline.runtime.schema import Parameters, Schedule
+from pipeline.steps.calibrate import Setting, indices, need, problem
+from pipeline.steps.evaluate import on, replies
+from pipeline.studies._trials import marks
 
 OBJECTIVES = ("entropy", "distillation")
 
@@ -68,12 +70,12 @@ def score(
     suite = SuiteFolder(setting.suite)
     drawn = indices(suite, setting.split, samples, seed)
     solution = solve(problem(setting, drawn), setting.schedule, seed, setting.params, objective, granularity)
-    found = marks(replies(merges.serve(suite, solution.cpu()), on(suite, split), f"{objective}, {granularity}-wise"))
+    found = marks(replies(storage.serve(suite, solution.cpu()), on(suite, split), f"{objective}, {granularity}-wise"))
     return {task: [len(drawn[task]), *found[task]] for task in suite.suite.task_names}
 
 
-def rows(setting: Setting, samples: int, seeds: Sequence[int], split: str, cells: Cells) -> list[tuple]:
-    """Rows with the columns `pipeline.trial.SCORES`; `setting` tells all that the variants share.
+def rows(setting: Setting, samples: int, seeds: Sequence[int], split: str, work: Resumable) -> list[tuple]:
+    """Rows with the columns `pipeline.studies._trials.SCORES`; `setting` tells all that the variants share.
 
     Raises `memory.NoRoom` before the first one starts if not even one fits into the memory that is free.
     """
@@ -83,7 +85,7 @@ def rows(setting: Setting, samples: int, seeds: Sequence[int], split: str, cells
         (_with(setting, variant.sharpness), variant.objective, variant.granularity, samples, seed, split)
         for variant, seed in todo
     ]
-    found = cells.run(score, pieces, "ablation", need(setting, samples))
+    found = work.run(score, pieces, "ablation", need(setting, samples))
     return [
         (variant.name, samples, suite.suite.name, setting.method, task, seed, *counts[task])
         for (variant, seed), counts in zip(todo, found, strict=True)

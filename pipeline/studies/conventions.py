@@ -12,14 +12,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline import merges, methods
-from pipeline.cells import Cells
-from pipeline.evaluate import on, replies
-from pipeline.problem import Setting
-from pipeline.schema import Parameters
-from pipeline.suite import SuiteFolder, device
+from pipeline import methods
+from pipeline.merges import storage
+from pipeline.models.suite import SuiteFolder
+from pipeline.runtime.device import device
+from pipeline.runtime.resumable import Resumable
+from pipeline.runtime.schema import Parameters
+from pipeline.steps.calibrate import Setting
+from pipeline.steps.evaluate import on, replies
+from pipeline.studies._trials import SCORES, Trial, marks, scores
 from pipeline.toolbox.conventions import Conventions
-from pipeline.trial import SCORES, Trial, marks, scores
 
 COLUMNS = (*SCORES, "default")
 """`setting`: matrices/positional_embedding; `k`: 0 without data; `default`: 1 for the method's own convention."""
@@ -57,8 +59,8 @@ def data_free(folder: Path, method: str, params: Conventions, split: str) -> dic
     """{task: (correct, total, right)} of a merge without data, of one seed if it draws."""
     suite = SuiteFolder(folder)
     vectors = suite.vectors(target=device())
-    solution = merges.data_free(methods.load(method), vectors, params, suite.suite.task_names).solutions[0].cpu()
-    return marks(replies(merges.serve(suite, solution), on(suite, split), method))
+    solution = storage.data_free(methods.load(method), vectors, params, suite.suite.task_names).solutions[0].cpu()
+    return marks(replies(storage.serve(suite, solution), on(suite, split), method))
 
 
 def measure(
@@ -68,7 +70,7 @@ def measure(
     samples: int,
     seeds: Sequence[int],
     split: str,
-    cells: Cells,
+    work: Resumable,
 ) -> list[tuple]:
     """Rows, see COLUMNS: data-free methods {name: parameters} and a calibrated one, as far as `params` has them."""
     suite, published = calibrated.folder().suite, {**free, calibrated.method: calibrated.params}
@@ -80,7 +82,7 @@ def measure(
         for seed, drawn in by_seed(variant).items()
     ]
     pieces = [(calibrated.suite, method, drawn, split) for method, _, _, drawn in runs]
-    marked = cells.run(data_free, pieces, "merges by convention")
+    marked = work.run(data_free, pieces, "merges by convention")
     rows = [
         (label(variant), 0, suite.name, method, task, seed, 0, *counts[task])
         for (method, variant, seed, _), counts in zip(runs, marked, strict=True)
@@ -92,5 +94,5 @@ def measure(
             for variant in variants(calibrated.params)
             for seed in seeds
         ]
-        rows += scores(trials, split, "calibrations by convention", cells)
+        rows += scores(trials, split, "calibrations by convention", work)
     return [(*row, int(row[0] == label(published[row[3]]))) for row in rows]

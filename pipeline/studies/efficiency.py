@@ -9,9 +9,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pipeline.problem import Setting
-from pipeline.schema import Parameters
-from pipeline.trial import Trial
+from pipeline.runtime.schema import Parameters
+from pipeline.steps.calibrate import Setting
+from pipeline.studies._trials import Trial
 
 
 class Params(Parameters):

@@ -21,30 +21,22 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline import merges
-from pipeline.calibrate import (
-    LossAndGradient,
-    Problem,
-    completed,
-    gradient,
-    learned,
-    perturbation,
-    require_finite,
-    sharp_gradient,
-    streams,
-)
-from pipeline.cells import Cells
-from pipeline.draws import generator
-from pipeline.errors import BenchmarkError
-from pipeline.evaluate import on, replies
+from pipeline.calibration.descent import completed, gradient, learned
+from pipeline.calibration.objectives import Objective, distillation
+from pipeline.calibration.problem import Problem, require_finite, streams
+from pipeline.calibration.sharpness import LossAndGradient, perturbation, sharp_gradient
+from pipeline.merges import storage
+from pipeline.merges.solution import Solution
 from pipeline.methods import samerging
-from pipeline.objectives import Objective, distillation
-from pipeline.problem import Setting, indices, need, problem
-from pipeline.schema import Parameters, Schedule, rounded
-from pipeline.solution import Solution
-from pipeline.suite import SuiteFolder
-from pipeline.trial import SCORES, marks
-from pipeline.vectors import merge
+from pipeline.models.sampling import generator
+from pipeline.models.suite import SuiteFolder
+from pipeline.models.task_vectors import merge
+from pipeline.runtime.errors import BenchmarkError
+from pipeline.runtime.resumable import Resumable
+from pipeline.runtime.schema import Parameters, Schedule, rounded
+from pipeline.steps.calibrate import Setting, indices, need, problem
+from pipeline.steps.evaluate import on, replies
+from pipeline.studies._trials import SCORES, marks
 
 COLUMNS = (*SCORES, "merges", "passed", "loss", "rise")
 """Beside the scores: models merged and images sent forward and backward while calibrating; the task's loss on held-out
@@ -237,7 +229,7 @@ def measure(setting: Setting, params: Params, name: str, seed: int, split: str) 
     descent = descend(seen, objective, setting.schedule, seed, setting.params, variant.rule)
     point = tail(descent.path, variant.averaged)
     whole = completed(point.cpu(), suite.suite.groups, setting.params.initial_coefficient)
-    found = marks(replies(merges.serve(suite, Solution(whole)), on(suite, split), f"flatness, {name}"))
+    found = marks(replies(storage.serve(suite, Solution(whole)), on(suite, split), f"flatness, {name}"))
     everyone = tuple(torch.arange(len(pool), device=point.device) for pool in held.images)
     _, slope = gradient(held, objective, point, everyone)
     measured = rise(partial(task_losses, held, objective), slope, point, setting.params.rho)
@@ -263,7 +255,7 @@ def _cut(problem: Problem, parts: Sequence[slice]) -> Problem:
     return replace(problem, images=images, teachers=teachers)
 
 
-def rows(setting: Setting, params: Params, seeds: Sequence[int], split: str, cells: Cells) -> list[tuple]:
+def rows(setting: Setting, params: Params, seeds: Sequence[int], split: str, work: Resumable) -> list[tuple]:
     """Rows of all variants and seeds, see COLUMNS; TooFew or `memory.NoRoom` before the first one starts."""
     suite, wanted = SuiteFolder(setting.suite), params.samples + params.held_out
     for task in suite.suite.task_names:
@@ -275,7 +267,7 @@ def rows(setting: Setting, params: Params, seeds: Sequence[int], split: str, cel
                 f"numbers closer to each other"
             )
     todo = [(name, seed) for name in variants(params) for seed in seeds]
-    found = cells.run(measure, [(setting, params, *one, split) for one in todo], "flatness", need(setting, wanted))
+    found = work.run(measure, [(setting, params, *one, split) for one in todo], "flatness", need(setting, wanted))
     return [
         (name, params.samples, suite.suite.name, setting.method, task, seed, *_text(measured[task]))
         for (name, seed), measured in zip(todo, found, strict=True)

@@ -3,7 +3,7 @@
 The loss is the distillation objective summed over tasks, KL(expert || merged), on images that no method was fitted to
 (the validation split); every method is judged by it, whatever it minimised. A plane is spanned by two solutions and
 lambda = 0, the pre-trained model, with Euclidean distances of lambda on both axes, or by two task vectors. Sharpness is
-measured around each solution, in lambda [T, G] and in the merged weights: see `pipeline.curvature`. Biases of k, on
+measured around each solution, in lambda [T, G] and in the merged weights: see `pipeline.studies._curvature`. Biases of k, on
 which no loss depends, are left out of both and of distances. Every measure is a sum over tasks and is kept per task, so
 that differences between methods have intervals over seeds and tasks.
 """
@@ -16,12 +16,12 @@ from typing import Annotated, Literal, NamedTuple, get_args
 import torch
 from pydantic import Field
 
-from pipeline.cells import Cells
-from pipeline.errors import BenchmarkError
-from pipeline.refine import starts
-from pipeline.schema import Parameters
+from pipeline.models.suite import SuiteFolder
+from pipeline.runtime.errors import BenchmarkError
+from pipeline.runtime.resumable import Resumable
+from pipeline.runtime.schema import Parameters
+from pipeline.steps.refinement import starts
 from pipeline.studies._landscape import End, Place, axes, coordinates, mixtures, rises, shares, solved, spectrum
-from pipeline.suite import SuiteFolder
 
 HELD_OUT = "validation"
 """The split whose images are neither fitted to nor scored by default."""
@@ -75,7 +75,7 @@ class Params(Parameters):
 
 def landscape(
     folder: Path, artefacts: Mapping[str, Path], seeds: Sequence[int], split: str, temperature: float, params: Params,
-    cells: Cells,
+    work: Resumable,
 ) -> dict[str, tuple[tuple[str, ...], Rows]]:  # fmt: skip
     """{name of the table: (its columns, its rows)}; `split`: where calibration images came from."""
     tasks = SuiteFolder(folder).suite.task_names
@@ -87,14 +87,14 @@ def landscape(
         )
     runs = {name: [(End(path, at), seed) for at, seed in starts(path, seeds)] for name, path in artefacts.items()}
     place = Place(folder, HELD_OUT, params.images, seeds[0], temperature)
-    planes, points = _planes(place, runs, tasks, params, cells)
+    planes, points = _planes(place, runs, tasks, params, work)
     return {
         "planes": (PLANES, planes),
         "points": (POINTS, points),
-        "segments": (SEGMENTS, _segments(place, runs, tasks, params, cells)),
-        "solutions": (SOLUTIONS, _solutions(place, runs, split, tasks, cells)),
-        "rises": (RISES, _rises(place, runs, tasks, params, cells)),
-        "curvature": (CURVATURE, _curvature(place, runs, tasks, params, cells)),
+        "segments": (SEGMENTS, _segments(place, runs, tasks, params, work)),
+        "solutions": (SOLUTIONS, _solutions(place, runs, split, tasks, work)),
+        "rises": (RISES, _rises(place, runs, tasks, params, work)),
+        "curvature": (CURVATURE, _curvature(place, runs, tasks, params, work)),
     }
 
 
@@ -111,14 +111,14 @@ class Row(NamedTuple):
     tasks: tuple[int, ...]
 
 
-def _planes(place: Place, runs: Runs, tasks: Sequence[str], params: Params, cells: Cells) -> tuple[Rows, Rows]:
+def _planes(place: Place, runs: Runs, tasks: Sequence[str], params: Params, work: Resumable) -> tuple[Rows, Rows]:
     parts = [_of_solutions(pair, runs, len(tasks), params.points) for pair in params.pairs]
     parts += [_of_tasks(pair, tasks, params.points) for pair in params.tasks]
     todo = [row for rows, _ in parts for row in rows]
     pieces = [(place, row.ends, row.mixed, row.tasks) for row in todo]
     found = [
         (row.kind, row.plane, place.seed, _text(x), _text(row.y), tasks[task], *_measured(measured))
-        for row, answers in zip(todo, cells.run(mixtures, pieces, "landscape: planes"), strict=True)
+        for row, answers in zip(todo, work.run(mixtures, pieces, "landscape: planes"), strict=True)
         for x, each in zip(row.xs, answers, strict=True)
         for task, measured in zip(row.tasks, each, strict=True)
     ]
@@ -144,7 +144,7 @@ def _of_tasks(pair: Sequence[int], tasks: Sequence[str], points: int) -> tuple[l
     return rows, [(name, one, *at) for one, at in zip(("", *names), ((0, 0), (1, 0), (0, 1)), strict=True)]
 
 
-def _segments(place: Place, runs: Runs, tasks: Sequence[str], params: Params, cells: Cells) -> Rows:
+def _segments(place: Place, runs: Runs, tasks: Sequence[str], params: Params, work: Resumable) -> Rows:
     line, whole = torch.linspace(*REACH, params.points).tolist(), tuple(range(len(tasks)))
     todo = [
         (pair, seed, (first, second))
@@ -155,20 +155,20 @@ def _segments(place: Place, runs: Runs, tasks: Sequence[str], params: Params, ce
     pieces = [(place._replace(seed=seed), ends, mixed, whole) for _, seed, ends in todo]
     return [
         (*pair, seed, _text(share), task, *_measured(measured))
-        for (pair, seed, _), found in zip(todo, cells.run(mixtures, pieces, "landscape: segments"), strict=True)
+        for (pair, seed, _), found in zip(todo, work.run(mixtures, pieces, "landscape: segments"), strict=True)
         for share, each in zip(line, found, strict=True)
         for task, measured in zip(tasks, each, strict=True)
     ]
 
 
-def _solutions(place: Place, runs: Runs, split: str, tasks: Sequence[str], cells: Cells) -> Rows:
+def _solutions(place: Place, runs: Runs, split: str, tasks: Sequence[str], work: Resumable) -> Rows:
     whole = tuple(range(len(tasks)))
     splits = dict.fromkeys((split, HELD_OUT))
     todo = [(name, end, seed, one) for name, end, seed in _around(runs) for one in splits]
     pieces = [(place._replace(split=one, seed=seed), (end,), ((1.0,),), whole) for _, end, seed, one in todo]
     return [
         (name, seed, one, task, *_measured(measured))
-        for (name, _, seed, one), (each,) in zip(todo, cells.run(mixtures, pieces, "landscape: solutions"), strict=True)
+        for (name, _, seed, one), (each,) in zip(todo, work.run(mixtures, pieces, "landscape: solutions"), strict=True)
         for task, measured in zip(tasks, each, strict=True)
     ]
 
@@ -177,7 +177,7 @@ def _around(runs: Runs) -> Iterator[tuple[str, End, int]]:
     return ((name, end, seed) for name, found in runs.items() for end, seed in found)
 
 
-def _rises(place: Place, runs: Runs, tasks: Sequence[str], params: Params, cells: Cells) -> Rows:
+def _rises(place: Place, runs: Runs, tasks: Sequence[str], params: Params, work: Resumable) -> Rows:
     few = place._replace(images=params.sharpness_images)
     todo = [(one, space) for one, space in product(_around(runs), SPACES)]
     pieces = [
@@ -186,18 +186,18 @@ def _rises(place: Place, runs: Runs, tasks: Sequence[str], params: Params, cells
     ]
     return [
         (name, seed, space, direction, _text(radius), task, _text(loss))
-        for ((name, _, seed), space), found in zip(todo, cells.run(rises, pieces, "landscape: rises"), strict=True)
+        for ((name, _, seed), space), found in zip(todo, work.run(rises, pieces, "landscape: rises"), strict=True)
         for direction, radius, losses in found
         for task, loss in zip(tasks, losses, strict=True)
     ]
 
 
-def _curvature(place: Place, runs: Runs, tasks: Sequence[str], params: Params, cells: Cells) -> Rows:
+def _curvature(place: Place, runs: Runs, tasks: Sequence[str], params: Params, work: Resumable) -> Rows:
     few, todo = place._replace(images=params.sharpness_images), [*_around(runs)]
     pieces = [(few._replace(seed=seed), end, params.tolerance, params.signs) for _, end, seed in todo]
     return [
         (name, seed, measure, task, _text(value))
-        for (name, _, seed), found in zip(todo, cells.run(spectrum, pieces, "landscape: curvature"), strict=True)
+        for (name, _, seed), found in zip(todo, work.run(spectrum, pieces, "landscape: curvature"), strict=True)
         for measure, values in found.items()
         for task, value in zip(("",) if measure == "error" else tasks, values, strict=True)
     ]

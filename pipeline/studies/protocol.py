@@ -11,10 +11,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.errors import BenchmarkError
-from pipeline.problem import Setting
-from pipeline.schema import Parameters, Precision, Schedule
-from pipeline.trial import Trial
+from pipeline.runtime.errors import BenchmarkError
+from pipeline.runtime.schema import Parameters, Precision, Schedule
+from pipeline.steps.calibrate import Setting
+from pipeline.studies._trials import Trial
 
 HELD_OUT, TRANSDUCTIVE = "held-out", "transductive"
 

@@ -15,19 +15,22 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from pipeline import merges, methods, store, trial
-from pipeline.cells import Cells, Form
+from pipeline import methods
 from pipeline.embedded import training
-from pipeline.errors import BenchmarkError
-from pipeline.evaluate import on, replies
-from pipeline.model import Weights
-from pipeline.problem import Setting, need
-from pipeline.schema import Parameters
+from pipeline.merges import storage
+from pipeline.models.suite import SuiteFolder
+from pipeline.models.weights import Weights
+from pipeline.runtime import store
+from pipeline.runtime.errors import BenchmarkError
+from pipeline.runtime.resumable import Form, Resumable
+from pipeline.runtime.schema import Parameters
+from pipeline.steps.calibrate import Setting, need
+from pipeline.steps.evaluate import on, replies
+from pipeline.studies import _trials
 from pipeline.studies._teachers import teachers
-from pipeline.suite import SuiteFolder
 from pipeline.suites import mini
 
-COLUMNS = ("replicate", *trial.MARKED)
+COLUMNS = ("replicate", *_trials.MARKED)
 
 
 class Params(Parameters):
@@ -80,7 +83,7 @@ def assemble(suite: Path, recipe: mini.Recipe, trained: Mapping[str, Weights], f
 
 
 def replicates(
-    suite: Path, taught: Path, recipe: Parameters, params: Params, split: str, scratch: Path, cells: Cells
+    suite: Path, taught: Path, recipe: Parameters, params: Params, split: str, scratch: Path, work: Resumable
 ) -> dict[int, tuple[Path, Path]]:
     """{replicate: (its suite, its experts' logits on `split`)}; none if the suite's family does not train.
 
@@ -94,20 +97,20 @@ def replicates(
             f"study.replicates.seeds = {params.seeds}: expected seeds that differ from each other and from the suite's "
             f"own, {recipe.seed}, or two replicates are one training"
         )
-    trained = cells.run(train, [(suite, recipe, seed) for seed in params.seeds], "trainings", form=WEIGHTS)
+    trained = work.run(train, [(suite, recipe, seed) for seed in params.seeds], "trainings", form=WEIGHTS)
     written = {0: (suite, taught)}
     for seed, weights in zip(params.seeds, trained, strict=True):
         folder = scratch / f"replicate-{seed}"
         assemble(suite, recipe, weights, folder)
-        written[seed] = (folder, teachers(folder, split, scratch / f"teachers-{seed}", cells))
+        written[seed] = (folder, teachers(folder, split, scratch / f"teachers-{seed}", work))
     return written
 
 
 def data_free(folder: Path, method: str, params: Parameters, split: str) -> dict[str, list]:
     """{task: [images used, correct, total, right]} of a merge without data and without randomness."""
     suite = SuiteFolder(folder)
-    merged = merges.data_free(methods.load(method), suite.vectors(), params, suite.suite.task_names)
-    marks = trial.marks(replies(merges.serve(suite, merged.solutions[0]), on(suite, split), method))
+    merged = storage.data_free(methods.load(method), suite.vectors(), params, suite.suite.task_names)
+    marks = _trials.marks(replies(storage.serve(suite, merged.solutions[0]), on(suite, split), method))
     return {task: [0, *marks[task]] for task in suite.suite.task_names}
 
 
@@ -118,7 +121,7 @@ def measure(
     samples: int,
     seeds: Sequence[int],
     split: str,
-    cells: Cells,
+    work: Resumable,
 ) -> list[tuple]:
     """Rows, see COLUMNS, of what `replicates` wrote: data-free methods {name: parameters}, settings with all seeds."""
     merged = [(replicate, folder, method) for replicate, (folder, _) in written.items() for method in free]
@@ -129,9 +132,9 @@ def measure(
         for seed in seeds
     ]
     most = max((need(setting, samples) for _, setting, _ in calibrated), default=0)
-    marks = cells.run(data_free, [(folder, method, free[method], split) for _, folder, method in merged], "merges")
+    marks = work.run(data_free, [(folder, method, free[method], split) for _, folder, method in merged], "merges")
     pieces = [(setting, samples, seed, split) for _, setting, seed in calibrated]
-    marks += cells.run(trial.score, pieces, "calibrations", most)
+    marks += work.run(_trials.score, pieces, "calibrations", most)
     named = [(replicate, folder, method, None) for replicate, folder, method in merged]
     named += [(replicate, setting.suite, setting.method, seed) for replicate, setting, seed in calibrated]
     about = {folder: SuiteFolder(folder).suite for folder, _ in written.values()}

@@ -1,4 +1,4 @@
-"""Robustness: merges scored on test images that are blurred, noisy or compressed (`pipeline.corruptions`).
+"""Robustness: merges scored on test images that are blurred, noisy or compressed (`pipeline.studies._corruptions`).
 
 Nothing is merged or calibrated anew. A cell is one corruption at one severity: it corrupts every task's images once and
 shows all models the same ones. The clean images, severity 0, are the same draw without corruption.
@@ -11,13 +11,13 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from pipeline import merges
-from pipeline.cells import Cells
-from pipeline.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from pipeline.draws import draw, generator
-from pipeline.evaluate import HEADER, replies
-from pipeline.schema import Parameters
-from pipeline.suite import SuiteFolder
+from pipeline.merges import storage
+from pipeline.models.sampling import draw, generator
+from pipeline.models.suite import SuiteFolder
+from pipeline.runtime.resumable import Resumable
+from pipeline.runtime.schema import Parameters
+from pipeline.steps.evaluate import HEADER, replies
+from pipeline.studies._corruptions import CORRUPTIONS, SEVERITIES, corrupt
 
 CLEAN = "clean"
 COLUMNS = ("corruption", "severity", *HEADER)
@@ -29,7 +29,7 @@ class Params(Parameters):
     """What the test images go through."""
 
     corruptions: Annotated[list[Literal[tuple(CORRUPTIONS)]], Field(min_length=1)]
-    """Names of `pipeline.corruptions`."""
+    """Names of `pipeline.studies._corruptions`."""
     severities: Annotated[list[Literal[SEVERITIES]], Field(min_length=1)]
     """1 to 5, weak to strong."""
     images: int = Field(ge=1)
@@ -38,11 +38,11 @@ class Params(Parameters):
     """Of the draw of images and of every corruption."""
 
 
-def measure(folder: Path, artefacts: Sequence[Path], split: str, params: Params, cells: Cells) -> list[tuple]:
+def measure(folder: Path, artefacts: Sequence[Path], split: str, params: Params, work: Resumable) -> list[tuple]:
     """Rows, see COLUMNS, of every corruption and severity, merge and task; `artefacts`: folders of merges by method."""
     cases = [(CLEAN, 0), *((name, severity) for name in params.corruptions for severity in params.severities)]
     pieces = [(folder, tuple(artefacts), split, *case, params.images, params.seed) for case in cases]
-    found = cells.run(score, pieces, "robustness")
+    found = work.run(score, pieces, "robustness")
     return [(*case, *row) for case, rows in zip(cases, found, strict=True) for row in rows]
 
 
@@ -69,8 +69,8 @@ def _shown(
 
 
 def _rows(suite: SuiteFolder, artefact: Path, shown: dict[str, tuple[np.ndarray, np.ndarray]]) -> Iterator[list]:
-    about, method = merges.load(artefact)[0], artefact.name
+    about, method = storage.load(artefact)[0], artefact.name
     for index, seed in enumerate(about["seeds"]):
-        counts = replies(merges.models(suite, artefact, index), shown.__getitem__, method).counts(0)
+        counts = replies(storage.models(suite, artefact, index), shown.__getitem__, method).counts(0)
         for task in suite.suite.task_names:
             yield [suite.suite.name, method, task, seed, about["samples"][task], *counts[task]]

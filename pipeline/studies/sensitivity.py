@@ -13,15 +13,15 @@ from typing import Annotated, NamedTuple
 
 from pydantic import Field
 
-from pipeline import merges
-from pipeline.cells import Cells
-from pipeline.evaluate import on, replies
-from pipeline.problem import Setting
-from pipeline.refine import solution
-from pipeline.rescale import scaled
-from pipeline.schema import Parameters
-from pipeline.suite import SuiteFolder
-from pipeline.trial import MARKED, Trial, marks, scores
+from pipeline.merges import storage
+from pipeline.models.suite import SuiteFolder
+from pipeline.runtime.resumable import Resumable
+from pipeline.runtime.schema import Parameters
+from pipeline.steps.calibrate import Setting
+from pipeline.steps.evaluate import on, replies
+from pipeline.steps.refinement import solution
+from pipeline.steps.rescale import scaled
+from pipeline.studies._trials import MARKED, Trial, marks, scores
 
 KNOBS = {
     "samerging": ("rho", "temperature", "initial_coefficient", "lr", "steps"),
@@ -79,7 +79,7 @@ def _turned(setting: Setting, knob: str, value: float) -> Setting:
 
 
 def calibrated(
-    settings: Iterable[Setting], samples: int, split: str, params: Params, cells: Cells
+    settings: Iterable[Setting], samples: int, split: str, params: Params, work: Resumable
 ) -> Iterator[tuple[object, ...]]:
     """Rows of every calibrated method, knob, value and seed: see COLUMNS. Settings that are equal run once.
 
@@ -93,7 +93,7 @@ def calibrated(
         for seed in params.seeds
     ]
     trials = [Trial(str(index), variant.setting, samples, seed) for index, (variant, seed) in enumerate(turned)]
-    for index, _, *row in scores(trials, split, "sensitivity: knobs", cells):
+    for index, _, *row in scores(trials, split, "sensitivity: knobs", work):
         variant, _ = turned[int(index)]
         yield (variant.knob, _text(variant.value), int(variant.published), *row)
 
@@ -101,13 +101,13 @@ def calibrated(
 def rescaled(folder: Path, artefact: Path, index: int, factor: float, split: str) -> dict[str, list]:
     """{task: [correct, total, right]} of a merge with its delta multiplied by `factor`."""
     suite = SuiteFolder(folder)
-    models = merges.serve(suite, scaled(solution(artefact, index), factor))
+    models = storage.serve(suite, scaled(solution(artefact, index), factor))
     marked = marks(replies(models, on(suite, split), f"{factor:g} x {artefact}"))
     return {task: [*found] for task, found in marked.items()}
 
 
 def data_free(
-    folder: Path, artefacts: Sequence[Path], split: str, params: Params, cells: Cells
+    folder: Path, artefacts: Sequence[Path], split: str, params: Params, work: Resumable
 ) -> Iterator[tuple[object, ...]]:
     """Rows of every data-free merge and factor, for each of the merge's own seeds: see COLUMNS."""
     suite = SuiteFolder(folder).suite
@@ -115,11 +115,11 @@ def data_free(
         (artefact, index, seed, factor)
         for artefact in artefacts
         for factor in sorted({1.0, *params.scale})
-        for index, seed in enumerate(merges.load(artefact)[0]["seeds"])
+        for index, seed in enumerate(storage.load(artefact)[0]["seeds"])
     ]
     pieces = [(folder, artefact, index, factor, split) for artefact, index, _, factor in todo]
     for (artefact, _, seed, factor), counts in zip(
-        todo, cells.run(rescaled, pieces, "sensitivity: scales"), strict=True
+        todo, work.run(rescaled, pieces, "sensitivity: scales"), strict=True
     ):
         for task in suite.task_names:
             own = (suite.name, artefact.name, task, seed, 0, *counts[task])

@@ -14,14 +14,15 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from pipeline import merges, methods
-from pipeline.cells import Cells
-from pipeline.draws import generator
-from pipeline.evaluate import HEADER, on, replies
-from pipeline.problem import Setting, calibrate, indices, need
-from pipeline.schema import Parameters
-from pipeline.solution import Solution
-from pipeline.suite import SuiteFolder
+from pipeline import methods
+from pipeline.merges import storage
+from pipeline.merges.solution import Solution
+from pipeline.models.sampling import generator
+from pipeline.models.suite import SuiteFolder
+from pipeline.runtime.resumable import Resumable
+from pipeline.runtime.schema import Parameters
+from pipeline.steps.calibrate import Setting, calibrate, indices, need
+from pipeline.steps.evaluate import HEADER, on, replies
 
 COLUMNS = ("subset", "size", "merged", *HEADER)
 """`subset`: the names of its tasks with + between; `merged`: 1 for a task of the subset, 0 for one left out."""
@@ -66,7 +67,7 @@ def _windows(circle: Sequence[int], size: int, number: int) -> list[list[int]]:
 def data_free(folder: Path, method: str, params: Parameters, subset: Subset, split: str) -> dict[str, list[int]]:
     """{task: [images used, correct, total]} of a subset's merge without data, for every task of the suite."""
     part = SuiteFolder(folder, subset)
-    merged = merges.data_free(methods.load(method), part.vectors(), params, subset)
+    merged = storage.data_free(methods.load(method), part.vectors(), params, subset)
     return _counts(part, merged.solutions[0], split, method, merged.samples)
 
 
@@ -82,7 +83,7 @@ def _counts(
 ) -> dict[str, list[int]]:
     """A model of all merged tasks answers for the tasks left out as well, each with its own head."""
     whole, merged = SuiteFolder(part.folder), part.suite.task_names
-    models = merges.serve(part, solution)
+    models = storage.serve(part, solution)
     asked = (replace(model, tasks=whole.suite.task_names) if model.tasks == merged else model for model in models)
     found = replies(asked, on(whole, split), title).counts(0)
     return {task: [used.get(task, 0), *found[task]] for task in whole.suite.task_names}
@@ -95,18 +96,18 @@ def measure(
     params: Params,
     samples: int,
     split: str,
-    cells: Cells,
+    work: Resumable,
 ) -> list[tuple]:
     """Rows, see COLUMNS: data-free methods {name: parameters} once, settings with all seeds, on every subset."""
     suite = SuiteFolder(folder)
     tasks = suite.suite.task_names
     chosen = subsets(tasks, params)
     once = [(name, subset) for name in free for subset in (chosen[-1:] if name in REFERENCES else chosen)]
-    found = cells.run(data_free, [(folder, name, free[name], subset, split) for name, subset in once], "subsets")
+    found = work.run(data_free, [(folder, name, free[name], subset, split) for name, subset in once], "subsets")
     most = max(need(setting, samples) for setting in settings)
     runs = [(setting, subset, seed) for setting in settings for subset in chosen for seed in params.seeds]
     pieces = [(replace(setting, tasks=subset), samples, seed, split) for setting, subset, seed in runs]
-    found += cells.run(calibrated, pieces, "calibrations of subsets", most)
+    found += work.run(calibrated, pieces, "calibrations of subsets", most)
     named = [(name, subset, None) for name, subset in once]
     named += [(setting.method, subset, seed) for setting, subset, seed in runs]
     return [

@@ -2,7 +2,7 @@
 
 A definition names its `family`; the rest of it is the family's `Definition`. Every family file has Definition, Recipe
 (its parameters, `recipe.<suite>` in params.yaml), `sizes(definition, recipe)` (images per task and split, known
-beforehand) and `prepare(name, definition, recipe, checkpoints, folder)`, which writes the layout of `pipeline.suite`. A
+beforehand) and `prepare(name, definition, recipe, checkpoints, folder)`, which writes the layout of `pipeline.models.suite`. A
 family that trains its weights has `train(definition, recipe, folder)` too; what it writes is `checkpoints`.
 """
 
@@ -13,8 +13,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline import store
-from pipeline.errors import BenchmarkError, shown
+from pipeline.runtime import store
+from pipeline.runtime.errors import BenchmarkError, shown
 
 FOLDER = Path(__file__).parent
 

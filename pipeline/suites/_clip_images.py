@@ -25,9 +25,9 @@ from PIL import ExifTags, Image, ImageOps
 from pyarrow import parquet
 from tqdm import tqdm
 
-from pipeline import store
-from pipeline.errors import BenchmarkError
-from pipeline.processes import begin_worker
+from pipeline.runtime import store
+from pipeline.runtime.errors import BenchmarkError
+from pipeline.runtime.processes import begin_worker
 from pipeline.suites._clip_tasks import ClipTask
 
 SIDE = 224

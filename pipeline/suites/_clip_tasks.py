@@ -16,8 +16,8 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from pipeline import store
-from pipeline.errors import BenchmarkError
+from pipeline.runtime import store
+from pipeline.runtime.errors import BenchmarkError
 
 TABLES = Path(__file__).parent / "tables"
 BACKBONES = {

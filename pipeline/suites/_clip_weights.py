@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pipeline.errors import BenchmarkError
-from pipeline.model import FROZEN, Weights, build_clip, fuse_qkv, split_qkv
+from pipeline.models.weights import FROZEN, Weights, build_clip, fuse_qkv, split_qkv
+from pipeline.runtime.errors import BenchmarkError
 
 Names = dict[str, str]
 Tokenizer = Callable[[list[str]], Tensor]

@@ -21,14 +21,16 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from tqdm import tqdm
 
-from pipeline import hub, store
-from pipeline.errors import BenchmarkError
-from pipeline.model import FROZEN, Weights
-from pipeline.parallel import run, workers
-from pipeline.schema import Parameters
-from pipeline.suite import SPLITS, Name, Suite, SuiteFolder, Task, device
+from pipeline.models.suite import SPLITS, Name, Suite, SuiteFolder, Task
+from pipeline.models.weights import FROZEN, Weights
+from pipeline.runtime import store
+from pipeline.runtime.device import device
+from pipeline.runtime.errors import BenchmarkError
+from pipeline.runtime.parallel import run, workers
+from pipeline.runtime.schema import Parameters
 from pipeline.suites import _clip_images as images
 from pipeline.suites import _clip_weights as weights
+from pipeline.suites import _hub
 from pipeline.suites._clip_tasks import (
     BACKBONES,
     SUITES,
@@ -114,7 +116,7 @@ class Source:
     """A repository that is fetched, or a place on this machine, and the names of its files that are needed."""
 
     repo: str
-    kind: hub.Kind
+    kind: _hub.Kind
     revision: str
     names: tuple[str, ...]
 
@@ -137,12 +139,12 @@ def prepare(name: str, definition: Definition, recipe: Recipe, checkpoints: Path
     experts = [_checkpoint(expert, revision) for _, expert, revision in entries]
     data = [_dataset(about) for about, _, _ in entries]
     sources = [base, *experts, *data]
-    plans = hub.plan([hub.Wanted(s.repo, s.kind, s.revision, s.names) for s in sources if not s.local])
+    plans = _hub.plan([_hub.Wanted(s.repo, s.kind, s.revision, s.names) for s in sources if not s.local])
     kept = _kept()
-    tqdm.write(hub.announce(plans))
-    hub.check_room(plans)
+    tqdm.write(_hub.announce(plans))
+    _hub.check_room(plans)
     _check_room(kept, sum(about.test_size + 2 * recipe.pool for about, _, _ in entries) * BYTES)
-    fetched = hub.fetch(plans)
+    fetched = _hub.fetch(plans)
     commits = {plan.repo: plan.commit for plan in plans}
     overlap = {}
     for (about, _, _), source in zip(entries, data, strict=True):
@@ -163,7 +165,7 @@ def prepare(name: str, definition: Definition, recipe: Recipe, checkpoints: Path
         provenance={
             "source": "public checkpoints and data sets" if plans else "local checkpoints and data sets",
             "embedded": False,
-            "fetched": hub.record(plans),
+            "fetched": _hub.record(plans),
             "overlap": overlap,
             "anchors": _anchors(definition),
             "published": _published(definition),
@@ -193,9 +195,9 @@ def _dataset(about: ClipTask) -> Source:
     return Source(about.dataset, "dataset", about.revision, (*parts[0], *parts[1]))
 
 
-def _names(repo: str, kind: hub.Kind, revision: str) -> list[str]:
+def _names(repo: str, kind: _hub.Kind, revision: str) -> list[str]:
     if not repo.startswith((".", "/")):
-        return hub.names(repo, kind, revision)
+        return _hub.names(repo, kind, revision)
     root = Path(repo)
     if not root.exists():
         raise BenchmarkError(
@@ -288,7 +290,7 @@ def _link(source: Path, target: Path) -> None:
 
 def _kept() -> Path:
     """Where decoded images are kept, beside the cache of the hub's client."""
-    return Path(hub.constants.HF_ASSETS_CACHE) / "samerging" / "images"
+    return Path(_hub.constants.HF_ASSETS_CACHE) / "samerging" / "images"
 
 
 def _check_room(kept: Path, needed: int) -> None:
@@ -297,7 +299,7 @@ def _check_room(kept: Path, needed: int) -> None:
     free = shutil.disk_usage(existing).free
     if needed - have > free:
         raise BenchmarkError(
-            f"decoded images need up to {needed / hub.GIB:.1f} GiB in {kept}, {free / hub.GIB:.1f} GiB are free; make "
+            f"decoded images need up to {needed / _hub.GIB:.1f} GiB in {kept}, {free / _hub.GIB:.1f} GiB are free; make "
             "room, set HF_HOME to a folder on a larger disk, or lower the recipe's pool"
         )
 

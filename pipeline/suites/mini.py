@@ -19,14 +19,14 @@ import numpy as np
 from pydantic import Field
 from tqdm import tqdm
 
-from pipeline import store
 from pipeline.embedded import images, training
 from pipeline.embedded.training import Recipe
-from pipeline.errors import BenchmarkError
-from pipeline.model import FROZEN, Weights, split_qkv
-from pipeline.parallel import run
-from pipeline.schema import Parameters
-from pipeline.suite import SPLITS, Suite, SuiteFolder, Task
+from pipeline.models.suite import SPLITS, Suite, SuiteFolder, Task
+from pipeline.models.weights import FROZEN, Weights, split_qkv
+from pipeline.runtime import store
+from pipeline.runtime.errors import BenchmarkError
+from pipeline.runtime.parallel import run
+from pipeline.runtime.schema import Parameters
 
 __all__ = ["Definition", "Recipe", "assemble", "prepare", "sizes", "train"]
 Drawn = Mapping[str, Mapping[str, images.Images]]

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from pipeline.model import Weights
-from pipeline.schema import rounded
-from pipeline.tower import Tower
+from pipeline.models.encoder import Tower
+from pipeline.models.weights import Weights
+from pipeline.runtime.schema import rounded
 
 
 def expert(base: Mapping[str, Tensor], vectors: Mapping[str, Tensor], task: int, prefix: str = "") -> Weights:

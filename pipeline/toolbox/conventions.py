@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pipeline.model import PARTS, Weights, split_qkv
-from pipeline.schema import Parameters
+from pipeline.models.weights import PARTS, Weights, split_qkv
+from pipeline.runtime.schema import Parameters
 from pipeline.toolbox.spectra import is_matrix
 from pipeline.toolbox.spread import spread
 

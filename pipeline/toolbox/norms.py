@@ -6,9 +6,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pipeline.models.task_vectors import TaskVectors
 from pipeline.toolbox.parts import parts
 from pipeline.toolbox.spread import spread
-from pipeline.vectors import TaskVectors
 
 Scope = Literal["tensor", "model"]
 

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from pipeline.errors import BenchmarkError
-from pipeline.model import Weights
+from pipeline.models.encoder import Tower
+from pipeline.models.weights import Weights
+from pipeline.runtime.errors import BenchmarkError
 from pipeline.toolbox.activations import grams
-from pipeline.tower import Tower
 
 
 def condition(gram: Tensor, off_diagonal: float, ridge: float) -> Tensor:

@@ -11,8 +11,8 @@ import torch
 from scipy import linalg
 from torch import Tensor
 
-from pipeline.errors import BenchmarkError
-from pipeline.model import PARTS
+from pipeline.models.weights import PARTS
+from pipeline.runtime.errors import BenchmarkError
 
 MATRICES = (*(f".attn.{part}.weight" for part in (*PARTS, "out_proj")), ".mlp.c_fc.weight", ".mlp.c_proj.weight")
 """How the names of a block's matrices end; embeddings, norms and biases are no matrices, 2-D or not."""

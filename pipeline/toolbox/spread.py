@@ -7,8 +7,8 @@ from multiprocessing.context import ForkServerProcess
 from threading import Semaphore, Thread
 from typing import TypeVar
 
-from pipeline.parallel import workers
-from pipeline.suite import device
+from pipeline.runtime.device import device
+from pipeline.runtime.parallel import workers
 
 MOST = 4
 """Threads at most, however many cores: each holds a tensor of all tasks, and a merge takes the memory of few models."""
@@ -60,5 +60,5 @@ def spread(function: Callable[[str], Result], names: Iterable[str]) -> dict[str,
 
 
 def _count() -> int:
-    """Threads to use: a worker of `pipeline.parallel` has one core."""
+    """Threads to use: a worker of `pipeline.runtime.parallel` has one core."""
     return 1 if isinstance(multiprocessing.current_process(), ForkServerProcess) else min(workers(), MOST)

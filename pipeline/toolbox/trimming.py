@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import hardshrink
 
-from pipeline.model import Weights
+from pipeline.models.weights import Weights
 from pipeline.toolbox.parts import parts
 
 Aggregate = Literal["mean", "sum"]

@@ -1,11 +1,11 @@
 """Ablation: objective, sharpness and granularity, every combination, all else equal."""
 
-from pipeline import store
 from pipeline.methods.samerging import Params
-from pipeline.problem import Setting
-from pipeline.stage import Job, Stage
+from pipeline.runtime import store
+from pipeline.runtime.stage import Job, Stage
+from pipeline.steps.calibrate import Setting
+from pipeline.studies._trials import SCORES
 from pipeline.studies.ablation import rows
-from pipeline.trial import SCORES
 
 OWN = ("rho", "temperature", "weight_decay")
 SHARED = ("schedule.{suite}", "calibration_split", "precision")
@@ -15,8 +15,8 @@ STAGE = Stage(
     params=(*OWN, *SHARED, "evaluation_split", "samples_per_task", "seeds", "study.ablation"),
     inputs=("data/suites/{suite}", "data/teachers/{suite}"),
     outputs=("data/studies/{suite}/ablation.csv",),
-    modules=("pipeline.extras.*",),
-    keeps_cells=True,
+    modules=("pipeline.merges.serving.*",),
+    keeps_results=True,
 )
 
 
@@ -25,7 +25,7 @@ def run(job: Job) -> None:
     own = {key: job.params[key] for key in OWN} | job.params["study.ablation"].model_dump()
     setting = Setting(*job.inputs, "samerging", Params(**own), *(job.params[key] for key in SHARED))
     samples, seeds, split = (job.params[key] for key in ("samples_per_task", "seeds", "evaluation_split"))
-    store.write_csv(job.outputs[0], SCORES, rows(setting, samples, seeds, split, job.cells))
+    store.write_csv(job.outputs[0], SCORES, rows(setting, samples, seeds, split, job.work))
 
 
 if __name__ == "__main__":

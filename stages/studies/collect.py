@@ -2,7 +2,7 @@
 
 from pipeline.report.collect import collect_studies
 from pipeline.report.evidence import STUDIES, data
-from pipeline.stage import Job, Stage
+from pipeline.runtime.stage import Job, Stage
 
 FIXED = ("data/scores/{suite}/zeroshot.csv", "data/scores/{suite}/individual.csv")
 STAGE = Stage(

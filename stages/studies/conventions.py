@@ -1,8 +1,8 @@
 """Conventions: merge with q, k and v apart and fused, with positions averaged and decomposed, and score each."""
 
-from pipeline import store
-from pipeline.problem import Setting
-from pipeline.stage import Job, Stage
+from pipeline.runtime import store
+from pipeline.runtime.stage import Job, Stage
+from pipeline.steps.calibrate import Setting
 from pipeline.studies.conventions import COLUMNS, measure
 
 FREE = tuple(f"merge.{name}" for name in ("iso_c", "iso_cts", "tsv_m", "wudi", "opcm"))
@@ -15,7 +15,7 @@ STAGE = Stage(
     inputs=("data/suites/{suite}", "data/teachers/{suite}"),
     outputs=("data/studies/{suite}/conventions.csv",),
     modules=tuple(f"pipeline.methods.{key.partition('.')[2]}" for key in (*FREE, "calibrate.esm")),
-    keeps_cells=True,
+    keeps_results=True,
 )
 
 
@@ -23,7 +23,7 @@ def run(job: Job) -> None:
     """Write the scores of every method, convention and seed."""
     free = {key.partition(".")[2]: job.params[key] for key in FREE}
     esm = Setting(*job.inputs, "esm", *(job.params[key] for key in SHARED))
-    rows = measure(free, esm, *(job.params[key] for key in GRID), job.cells)
+    rows = measure(free, esm, *(job.params[key] for key in GRID), job.work)
     store.write_csv(job.outputs[0], COLUMNS, rows)
 
 

@@ -1,11 +1,11 @@
 """Data efficiency: calibrate and score with ever more unlabelled images per task."""
 
-from pipeline import store
 from pipeline.methods.samerging import Params
-from pipeline.problem import Setting
-from pipeline.stage import Job, Stage
+from pipeline.runtime import store
+from pipeline.runtime.stage import Job, Stage
+from pipeline.steps.calibrate import Setting
+from pipeline.studies._trials import SCORES, scores
 from pipeline.studies.efficiency import trials
-from pipeline.trial import SCORES, scores
 
 BASELINES = ("adamerging", "distillation")
 SHARED = ("schedule.{suite}", "calibration_split", "precision")
@@ -20,8 +20,8 @@ STAGE = Stage(
     ),
     inputs=("data/suites/{suite}", "data/teachers/{suite}"),
     outputs=("data/studies/{suite}/efficiency.csv",),
-    modules=("pipeline.methods.adamerging", "pipeline.methods.distillation", "pipeline.extras.*"),
-    keeps_cells=True,
+    modules=("pipeline.methods.adamerging", "pipeline.methods.distillation", "pipeline.merges.serving.*"),
+    keeps_results=True,
 )
 
 
@@ -32,7 +32,7 @@ def run(job: Job) -> None:
     params = {**{name: job.params[f"calibrate.{name}"] for name in BASELINES}, "samerging": own}
     settings = [Setting(*job.inputs, name, chosen, *shared) for name, chosen in params.items()]
     todo = trials(settings, job.params["study.efficiency"].samples, job.params["seeds"])
-    rows = scores(todo, job.params["evaluation_split"], "data efficiency", job.cells)
+    rows = scores(todo, job.params["evaluation_split"], "data efficiency", job.work)
     store.write_csv(job.outputs[0], SCORES, rows)
 
 

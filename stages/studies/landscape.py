@@ -1,7 +1,7 @@
 """The loss landscape of the coefficients, and how sharp each method's solution is."""
 
-from pipeline import store
-from pipeline.stage import Job, Stage
+from pipeline.runtime import store
+from pipeline.runtime.stage import Job, Stage
 from pipeline.studies.landscape import METHODS, landscape
 
 SCOPE = ("seeds", "calibration_split", "temperature", "study.landscape")
@@ -11,7 +11,7 @@ STAGE = Stage(
     params=SCOPE,
     inputs=("data/suites/{suite}", *(f"data/merges/{{suite}}/{name}" for name in METHODS)),
     outputs=("data/studies/{suite}/landscape",),
-    keeps_cells=True,
+    keeps_results=True,
 )
 
 
@@ -19,7 +19,7 @@ def run(job: Job) -> None:
     """Write planes, segments and sharpness, a table each."""
     suite, *artefacts = job.inputs
     scope = [job.params[key] for key in SCOPE]
-    tables = landscape(suite, dict(zip(METHODS, artefacts, strict=True)), *scope, job.cells)
+    tables = landscape(suite, dict(zip(METHODS, artefacts, strict=True)), *scope, job.work)
     for name, (columns, rows) in tables.items():
         store.write_csv(job.outputs[0] / f"{name}.csv", columns, rows)
 

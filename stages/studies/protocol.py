@@ -1,11 +1,11 @@
 """Protocol: calibrate on held-out images and on the scored ones, and score the same images."""
 
-from pipeline import store
 from pipeline.methods.samerging import Params
-from pipeline.stage import Job, Stage
+from pipeline.runtime import store
+from pipeline.runtime.stage import Job, Stage
 from pipeline.studies._teachers import teachers
+from pipeline.studies._trials import SCORES, scores
 from pipeline.studies.protocol import splits, trials
-from pipeline.trial import SCORES, scores
 
 BASELINES = ("adamerging", "distillation")
 SHARED = ("schedule.{suite}", "precision")
@@ -18,8 +18,8 @@ STAGE = Stage(
     ),
     inputs=("data/suites/{suite}",),
     outputs=("data/studies/{suite}/protocol.csv",),
-    modules=("pipeline.methods.adamerging", "pipeline.methods.distillation", "pipeline.extras.*"),
-    keeps_cells=True,
+    modules=("pipeline.methods.adamerging", "pipeline.methods.distillation", "pipeline.merges.serving.*"),
+    keeps_results=True,
 )
 
 
@@ -29,10 +29,10 @@ def run(job: Job) -> None:
     own = Params(**{key: job.params[key] for key in Params.model_fields})
     methods = {**{name: job.params[f"calibrate.{name}"] for name in BASELINES}, "samerging": own}
     scratch = job.outputs[0].parent  # goes when the stage ends
-    taught = {name: (one, teachers(suite, one, scratch, job.cells)) for name, one in splits(study, split).items()}
+    taught = {name: (one, teachers(suite, one, scratch, job.work)) for name, one in splits(study, split).items()}
     shared = [job.params[key] for key in SHARED]
     todo = trials(suite, taught, methods, *shared, study.samples, job.params["seeds"])
-    store.write_csv(job.outputs[0], SCORES, scores(todo, split, "protocol", job.cells))
+    store.write_csv(job.outputs[0], SCORES, scores(todo, split, "protocol", job.work))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The page of a suite's studies, with their figures and tables."""
 
 from pipeline.report.render import studies_report
-from pipeline.stage import Job, Stage
-from pipeline.store import write_bytes
+from pipeline.runtime.stage import Job, Stage
+from pipeline.runtime.store import write_bytes
 
 STAGE = Stage(
     name="studies.render",

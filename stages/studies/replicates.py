@@ -1,9 +1,9 @@
 """Replicates: train the suite again with other seeds and score the headline methods on every training."""
 
-from pipeline import store
 from pipeline.methods.samerging import Params
-from pipeline.problem import Setting
-from pipeline.stage import Job, Stage
+from pipeline.runtime import store
+from pipeline.runtime.stage import Job, Stage
+from pipeline.steps.calibrate import Setting
 from pipeline.studies.replicates import COLUMNS, measure, replicates
 
 CLASSICS = ("zeroshot", "individual", "average", "task_arithmetic", "ties", "tsv_m", "iso_c")
@@ -18,7 +18,7 @@ STAGE = Stage(
     inputs=("data/suites/{suite}", "data/teachers/{suite}"),
     outputs=("data/studies/{suite}/replicates.csv",),
     modules=tuple(f"pipeline.methods.{key.partition('.')[2]}" for key in (*FREE, *BASELINES)),
-    keeps_cells=True,
+    keeps_results=True,
 )
 
 
@@ -29,8 +29,8 @@ def run(job: Job) -> None:
     shared = [job.params[key] for key in SHARED]
     settings = [Setting(*job.inputs, name, params, *shared) for name, params in learned.items()]
     chosen = [job.params[key] for key in ("recipe.{suite}", "study.replicates", "calibration_split")]
-    written = replicates(*job.inputs, *chosen, job.outputs[0].parent, job.cells)  # goes when the stage ends
-    rows = measure(written, free, settings, *(job.params[key] for key in SCOPE), job.cells)
+    written = replicates(*job.inputs, *chosen, job.outputs[0].parent, job.work)  # goes when the stage ends
+    rows = measure(written, free, settings, *(job.params[key] for key in SCOPE), job.work)
     store.write_csv(job.outputs[0], COLUMNS, rows)
 
 

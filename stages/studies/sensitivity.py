@@ -1,9 +1,9 @@
 """Sensitivity: score methods with one knob turned at a time, and data-free merges at other scales."""
 
-from pipeline import store
 from pipeline.methods.samerging import Params
-from pipeline.problem import Setting
-from pipeline.stage import Job, Stage
+from pipeline.runtime import store
+from pipeline.runtime.stage import Job, Stage
+from pipeline.steps.calibrate import Setting
 from pipeline.studies.sensitivity import COLUMNS, calibrated, data_free
 
 BASELINES = ("distillation", "adamerging")
@@ -16,8 +16,8 @@ STAGE = Stage(
     params=(*Params.model_fields, *(f"calibrate.{name}" for name in BASELINES), *SHARED, *SCOPE),
     inputs=("data/suites/{suite}", "data/teachers/{suite}", *(f"data/merges/{{suite}}/{name}" for name in MERGES)),
     outputs=("data/studies/{suite}/sensitivity.csv",),
-    modules=("pipeline.methods.adamerging", "pipeline.methods.distillation", "pipeline.extras.*"),
-    keeps_cells=True,
+    modules=("pipeline.methods.adamerging", "pipeline.methods.distillation", "pipeline.merges.serving.*"),
+    keeps_results=True,
 )
 
 
@@ -29,8 +29,8 @@ def run(job: Job) -> None:
     own = {"samerging": Params(**{key: job.params[key] for key in Params.model_fields})}
     chosen = own | {name: job.params[f"calibrate.{name}"] for name in BASELINES}
     settings = [Setting(suite, teachers, name, values, *shared) for name, values in chosen.items()]
-    rows = [*calibrated(settings, samples, split, params, job.cells)]
-    rows += data_free(suite, artefacts, split, params, job.cells)
+    rows = [*calibrated(settings, samples, split, params, job.work)]
+    rows += data_free(suite, artefacts, split, params, job.work)
     store.write_csv(job.outputs[0], COLUMNS, rows)
 
 

@@ -1,9 +1,9 @@
 """Number of tasks: merges of subsets of the experts, on the merged tasks and on those left out."""
 
-from pipeline import store
 from pipeline.methods.samerging import Params
-from pipeline.problem import Setting
-from pipeline.stage import Job, Stage
+from pipeline.runtime import store
+from pipeline.runtime.stage import Job, Stage
+from pipeline.steps.calibrate import Setting
 from pipeline.studies.tasks import COLUMNS, measure
 
 FREE = tuple(f"merge.{name}" for name in ("zeroshot", "individual", "average", "task_arithmetic", "ties", "tsv_m"))
@@ -17,7 +17,7 @@ STAGE = Stage(
     inputs=("data/suites/{suite}", "data/teachers/{suite}"),
     outputs=("data/studies/{suite}/tasks.csv",),
     modules=tuple(f"pipeline.methods.{key.partition('.')[2]}" for key in (*FREE, *BASELINES)),
-    keeps_cells=True,
+    keeps_results=True,
 )
 
 
@@ -27,7 +27,7 @@ def run(job: Job) -> None:
     learned["samerging"] = Params(**{key: job.params[key] for key in Params.model_fields})
     shared = [job.params[key] for key in SHARED]
     settings = [Setting(*job.inputs, name, params, *shared) for name, params in learned.items()]
-    rows = measure(job.inputs[0], free, settings, *(job.params[key] for key in GRID), job.cells)
+    rows = measure(job.inputs[0], free, settings, *(job.params[key] for key in GRID), job.work)
     store.write_csv(job.outputs[0], COLUMNS, rows)
 
 

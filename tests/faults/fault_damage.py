@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import BenchmarkError
+from pipeline.runtime.errors import BenchmarkError
 from tests import small_run, toy
 from tests.faults.conftest import Tally
 from tests.test_repro import Checkout

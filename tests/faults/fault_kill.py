@@ -66,7 +66,7 @@ def test_a_stage_killed_at_random(copied: Checkout, tally: Tally, stage: str):
 
 def test_a_killed_study_keeps_its_finished_cells(copied: Checkout, tally: Tally):
     command = [sys.executable, "-B", "-m", "stages.studies.efficiency", "nano-3"]
-    cells, output = copied.root / "data/.cells", copied.root / "data/studies/nano-3/efficiency.csv"
+    cells, output = copied.root / "data/.resumable", copied.root / "data/studies/nano-3/efficiency.csv"
     assert copied.call(*command).returncode == 0
     new = content(output)
     assert new is not None
@@ -97,7 +97,7 @@ def test_a_study_killed_at_random(copied: Checkout, tally: Tally, study: str):
     assert copied.call(*command).returncode == 0
     lasts, new = time.monotonic() - began, content(output)
     assert new
-    shutil.rmtree(copied.root / "data/.cells")
+    shutil.rmtree(copied.root / "data/.resumable")
     age(output)
     with tally("study killed at random, with its workers at work"):
         process = at_work(copied, command)

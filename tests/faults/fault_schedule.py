@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from pipeline import store
+from pipeline.runtime import store
 from tests.faults.conftest import Say, Tally
 from tests.faults.stages import STAGES, content, outputs
 from tests.test_repro import Checkout, checkout

@@ -3,7 +3,7 @@
 from importlib import import_module
 from pathlib import Path
 
-from pipeline.stage import Stage
+from pipeline.runtime.stage import Stage
 
 STAGES = {
     "train": ("nano-3",),

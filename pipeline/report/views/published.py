@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.errors import BenchmarkError
 from pipeline.report.evidence import Evidence, on_top
 from pipeline.report.tables import Cell, Table, number
 from pipeline.report.view import Look, Sheet, View
+from pipeline.runtime.errors import BenchmarkError
 from pipeline.statistics.accuracy import AVERAGE, CEILING, FLOOR
 
 ORDER = 40

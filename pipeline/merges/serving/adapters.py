@@ -1,0 +1,35 @@
+"""Per task a low-rank correction of the features: z - U relu(D z), with D [r, features] and U [features, r].
+
+`tensors`: "<task>/down" and "<task>/up".
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from pipeline.merges.serving import Served
+from pipeline.models.weights import Encoder, Weights
+
+
+def serve(served: Served, base: Weights, tensors: Mapping[str, Tensor]) -> Iterator[Served]:
+    """One model per task: the same weights, its own correction."""
+    for task in served.tasks:
+        weights = {**served.weights, DOWN: tensors[f"{task}/down"], UP: tensors[f"{task}/up"]}
+        yield replace(served, encoder=_adapted(served.encoder), weights=weights, tasks=(task,))
+
+
+DOWN, UP = "adapter.down", "adapter.up"
+
+
+def correct(features: Tensor, down: Tensor, up: Tensor) -> Tensor:
+    """The corrected features [N, D]."""
+    return features - (features @ down.T).relu() @ up.T
+
+
+def _adapted(encoder: Encoder) -> Encoder:
+    def encode(weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
+        plain = {name: tensor for name, tensor in weights.items() if name not in (DOWN, UP)}
+        return correct(encoder(plain, images), weights[DOWN], weights[UP])
+
+    return encode

@@ -1,0 +1,59 @@
+"""Per matrix low-rank experts of all tasks, of which a router picks one for every token. One model for all tasks.
+
+    y = W x + b + up_t^T down_t x + bias_t,    t = argmax_j |gate_j x|_2,    gate_j the first rows of down_j
+
+`tensors`: "<matrix>/down" [T, k, in], "<matrix>/up" [T, k, out], "<matrix>/bias" [T, out], the matrix named without
+".weight", and "gate_rank", a scalar: how many rows the router looks at.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from torch import Tensor
+from torch.nn.functional import linear
+
+from pipeline.merges.serving import Served
+from pipeline.models.encoder import Tower
+from pipeline.models.weights import Encoder, Weights
+
+GATE_RANK = "gate_rank"
+PREFIX = "routed/"
+"""How the experts are named among the weights, so that they go to the device with them."""
+
+
+def serve(served: Served, base: Weights, tensors: Mapping[str, Tensor]) -> Iterator[Served]:
+    """The merged model with the experts beside every matrix; its encoder must be a `Tower`."""
+    experts = {PREFIX + name: tensor for name, tensor in tensors.items() if name != GATE_RANK}
+    encoder = _routed(served.encoder, int(tensors[GATE_RANK]))
+    yield replace(served, encoder=encoder, weights={**served.weights, **experts})
+
+
+def correction(x: Tensor, down: Tensor, up: Tensor, bias: Tensor, gate_rank: int) -> Tensor:
+    """What the chosen experts add to W x + b: [..., out] for tokens [..., in]. Only the chosen expert is computed."""
+    chosen = route(x, down[:, :gate_rank])
+    added = x.new_empty(*x.shape[:-1], bias.shape[-1])
+    for task in range(len(bias)):
+        mine = chosen == task
+        added[mine] = x[mine] @ down[task].T @ up[task] + bias[task]
+    return added
+
+
+def route(x: Tensor, gates: Tensor) -> Tensor:
+    """The expert [...] of every token [..., in]: the one whose gate [g, in], of `gates` [T, g, in], passes most."""
+    return linear(x, gates.flatten(0, 1)).unflatten(-1, gates.shape[:2]).norm(dim=-1).argmax(-1)
+
+
+def _routed(tower: Tower, gate_rank: int) -> Encoder:
+    def encode(weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
+        plain = {name: tensor for name, tensor in weights.items() if not name.startswith(PREFIX)}
+
+        def multiply(name: str, x: Tensor) -> Tensor:
+            expert = [weights[f"{PREFIX}{name}/{part}"] for part in ("down", "up", "bias")]
+            return linear(x, plain[f"{name}.weight"], plain[f"{name}.bias"]) + correction(x, *expert, gate_rank)
+
+        tokens = tower.embed(plain, images)
+        for index in range(tower.depth):
+            tokens = tower.block_by(plain, index, tokens, multiply)
+        return tower.finish(plain, tokens)
+
+    return encode

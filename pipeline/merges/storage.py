@@ -1,0 +1,169 @@
+"""The artefact of a merge: what `evaluate` knows, never the method.
+
+merge.json                  form, seeds, tasks and groups in order, images used per task
+coefficients.safetensors    form "coefficients": [S, M, T, G] for S seeds and M models (1, or T: one per task)
+delta-<i>.safetensors       form "delta": the merged delta of the i-th seed, where it is not linear in the raw tau
+extras-<i>.safetensors      what the i-th seed's model needs beside the merged weights; merge.json names the kind, and
+                            `pipeline.merges.serving` knows how each kind answers
+losses.csv, draws.safetensors    of calibrated methods: the loss before each step, the indices of the images used
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from pipeline.merges import serving
+from pipeline.merges.serving import Served
+from pipeline.merges.solution import Extras, Solution
+from pipeline.models.suite import SuiteFolder
+from pipeline.models.task_vectors import add, merge
+from pipeline.runtime import store
+from pipeline.runtime.errors import BenchmarkError
+
+
+@dataclass(frozen=True)
+class Merges:
+    """A method's merges on a suite, one per seed."""
+
+    seeds: tuple[int | None, ...]
+    """None for a method without randomness."""
+    samples: dict[str, int]
+    """Unlabelled images used per task, tasks in order; 0 for a data-free method."""
+    groups: tuple[str, ...]
+    """Names of the last axis of the coefficients."""
+    solutions: Sequence[Solution]
+    """One per seed, all of one form."""
+    draws: dict[str, Tensor] | None = None
+    """Per task [S, samples]: indices into the calibration pool."""
+
+
+def save(merges: Merges, folder: Path) -> None:
+    """Write the artefact; non-finite values are refused."""
+    first = merges.solutions[0]
+    if first.coefficients is not None:
+        stacked = torch.stack([one.coefficients for one in merges.solutions])
+        models = stacked if stacked.ndim == 4 else stacked[:, None]
+        store.write_tensors(folder / "coefficients.safetensors", {"coefficients": models})
+    for index, one in enumerate(merges.solutions):
+        if one.delta is not None:
+            store.write_tensors(folder / f"delta-{index}.safetensors", one.delta)
+        if one.extras is not None:
+            store.write_tensors(folder / f"extras-{index}.safetensors", one.extras.tensors)
+    if first.losses is not None:
+        rows = [
+            (seed, step, f"{loss:.6g}")
+            for seed, one in zip(merges.seeds, merges.solutions, strict=True)
+            for step, loss in enumerate(one.losses.tolist())
+        ]
+        store.write_csv(folder / "losses.csv", ("seed", "step", "loss"), rows)
+    if merges.draws is not None:
+        store.write_tensors(folder / "draws.safetensors", merges.draws)
+    about = {
+        "form": "delta" if first.coefficients is None else "coefficients",
+        "extras": first.extras.kind if first.extras else None,
+        "losses": first.losses is not None,
+        "seeds": merges.seeds,
+        "samples": merges.samples,
+        "tasks": [*merges.samples],
+        "groups": merges.groups,
+    }
+    store.write_json(folder / "merge.json", about)
+
+
+class _About(BaseModel):
+    """The content of merge.json."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    form: Literal["delta", "coefficients"]
+    extras: Literal["masks", "adapters", "routed", "heads"] | None
+    losses: bool
+    seeds: list[int | None] = Field(min_length=1)
+    samples: dict[str, int]
+    tasks: list[str]
+    groups: list[str]
+
+
+def load(folder: Path) -> tuple[dict[str, Any], Tensor | None]:
+    """(merge.json, coefficients [S, M, T, G] or None); BenchmarkError if they are not what `save` writes."""
+    try:
+        about = _About.model_validate(store.read_json(folder / "merge.json"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BenchmarkError(f"{folder / 'merge.json'}: {where}: {first['msg']}; {store.MEND}") from error
+    if about.form == "delta":
+        return about.model_dump(), None
+    path = folder / "coefficients.safetensors"
+    found, shape = store.TensorFile(path).shapes(), (len(about.seeds), len(about.tasks), len(about.groups))
+    given = found.get("coefficients", ())
+    if len(given) != 4 or (given[0], *given[2:]) != shape or given[1] not in (1, len(about.tasks)):
+        raise BenchmarkError(f"{path}: shape {list(given)}, expected seeds, models, tasks, groups; {store.MEND}")
+    return about.model_dump(), store.TensorFile(path)["coefficients"]
+
+
+def write_solution(path: Path, solution: Solution) -> None:
+    """Keep one seed's solution in one file."""
+    parts = {"coefficients": solution.coefficients, "losses": solution.losses}
+    tensors = {name: value for name, value in parts.items() if value is not None}
+    tensors |= {f"delta/{name}": tensor for name, tensor in (solution.delta or {}).items()}
+    if solution.extras:
+        tensors |= {f"extras/{solution.extras.kind}/{name}": value for name, value in solution.extras.tensors.items()}
+    store.write_tensors(path, tensors)
+
+
+def read_solution(path: Path) -> Solution:
+    """What `write_solution` wrote."""
+    file = store.TensorFile(path)
+    delta = {name.removeprefix("delta/"): file[name] for name in file if name.startswith("delta/")}
+    extras: dict[str, dict[str, Tensor]] = {}
+    for name in file:
+        if name.startswith("extras/"):
+            _, kind, rest = name.split("/", 2)
+            extras.setdefault(kind, {})[rest] = file[name]
+    return Solution(
+        coefficients=file.get("coefficients"),
+        delta=delta or None,
+        losses=file.get("losses"),
+        extras=next((Extras(kind, tensors) for kind, tensors in extras.items()), None),
+    )
+
+
+def models(suite: SuiteFolder, folder: Path, index: int) -> Iterator[Served]:
+    """The models of the `index`-th seed and the tasks that each serves, one at a time."""
+    about, coefficients = load(folder)
+    kind = about["extras"]
+    solution = Solution(
+        None if coefficients is None else coefficients[index],
+        store.TensorFile(folder / f"delta-{index}.safetensors") if coefficients is None else None,
+        extras=Extras(kind, store.TensorFile(folder / f"extras-{index}.safetensors")) if kind else None,
+    )
+    yield from serve(suite, solution)
+
+
+def serve(suite: SuiteFolder, solution: Solution) -> Iterator[Served]:
+    """The models of a solution and the tasks that each serves, one at a time.
+
+    Merged in float64 tensor by tensor and rounded once, so that one-hot coefficients give that expert exactly.
+    """
+    if solution.extras is None:
+        yield from _merged(suite, solution)
+        return
+    for served in _merged(suite, solution):
+        yield from serving.load(solution.extras.kind).serve(served, dict(suite.base()), solution.extras.tensors)
+
+
+def _merged(suite: SuiteFolder, solution: Solution) -> Iterator[Served]:
+    tasks, encoder, heads = suite.suite.task_names, suite.suite.encoder(), suite.heads()
+    base = suite.base()
+    if solution.coefficients is None:
+        yield Served(encoder, add(base, solution.delta), heads, tasks)
+        return
+    matrices = solution.coefficients if solution.coefficients.ndim == 3 else solution.coefficients[None]
+    served = [tasks] if len(matrices) == 1 else [(task,) for task in tasks]
+    for matrix, names in zip(matrices, served, strict=True):
+        yield Served(encoder, merge(base, suite.vectors(torch.float64), matrix), heads, names)

@@ -1,0 +1,83 @@
+"""Resumable work: pieces whose results outlive a killed stage, one file each.
+
+A file is named by everything that its piece depends on: the stage's code and inputs (the folder), the function and its
+arguments (the file). What ran the piece, and in which order, is no part of that. A stage that starts again computes
+only what is missing; results of other code or inputs are removed. Pieces run on the cores or the GPU of this machine,
+or on a Ray cluster (`pipeline.runtime.cluster`).
+"""
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipeline.runtime import cluster, parallel, store
+
+FOLDER = Path("data/.resumable")
+
+
+class Form(NamedTuple):
+    """How results are kept in files."""
+
+    suffix: str
+    write: Callable[[Path, Any], None]
+    read: Callable[[Path], Any]
+
+
+JSON = Form(".json", store.write_json, store.read_json)
+"""For numbers, texts, lists and dictionaries of them."""
+
+
+@dataclass(frozen=True)
+class Resumable:
+    """The work of a stage with certain code and inputs."""
+
+    folder: Path
+    inputs: tuple[Path, ...] = ()
+    """What the pieces read."""
+
+    def run(
+        self,
+        function: Callable[..., Any],
+        pieces: Iterable[Sequence[Any]],
+        title: str,
+        need: int = 0,
+        form: Form = JSON,
+    ) -> list[Any]:
+        """Return [function(*piece) for piece in pieces], as `form` reads it; compute only what is missing.
+
+        `function` and `need` as in `pipeline.runtime.parallel.completed`. The `repr` of an argument must identify it:
+        numbers, texts, paths, parameters, and tuples and dataclasses of them.
+        """
+        todo = [tuple(piece) for piece in pieces]
+        names = [_digest((function.__module__, function.__qualname__, *piece)) for piece in todo]
+        files = [self.folder / f"{name}{form.suffix}" for name in names]
+        pieces_of = dict(zip(files, todo, strict=True))
+        missing = [file for file in pieces_of if not file.exists()]
+        left, done = [pieces_of[file] for file in missing], len(pieces_of) - len(missing)
+        if left and cluster.chosen():
+            results = cluster.completed(function, left, title, need, done, self.inputs)
+        else:
+            results = parallel.completed(function, left, title, need, done)
+        for index, result in results:
+            form.write(missing[index], result)
+        return [form.read(file) for file in files]
+
+    def clear(self) -> None:
+        """Remove all results."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def open_work(stage: str, inputs: Sequence[Path], *basis: Any) -> Resumable:
+    """Open the work of a stage; `basis` identifies its code and inputs. Results of another basis are removed."""
+    work = Resumable(FOLDER / stage / _digest(basis), tuple(inputs))
+    for other in work.folder.parent.glob("*"):
+        if other != work.folder:
+            shutil.rmtree(other)
+    return work
+
+
+def _digest(basis: Any) -> str:
+    return hashlib.sha256(repr(basis).encode("utf-8")).hexdigest()[:32]

@@ -1,0 +1,18 @@
+"""Teacher logits: what each expert says on the images of its own task's calibration pool."""
+
+from pathlib import Path
+
+from torch import Tensor
+
+from pipeline.models.features import encode
+from pipeline.models.suite import SuiteFolder
+from pipeline.models.weights import to_device
+from pipeline.runtime.device import device
+
+
+def teach(folder: Path, task: str, split: str) -> Tensor:
+    """The logits [N, classes] of a task's expert on the images of a split."""
+    suite, target = SuiteFolder(folder), device()
+    weights = to_device({**suite.base(), **suite.expert(task)}, target)
+    features = encode(suite.suite.encoder(), weights, suite.images(split, task), target)
+    return (features @ suite.heads()[task].to(target).T).cpu()
