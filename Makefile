@@ -58,6 +58,7 @@ test: lint
 lint: $(READY)
 	ruff check
 	ruff format --check
+	pyrefly check --summary=none
 	python -m stages --check
 
 # One process more than cores: much of a fault is waiting.

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from benchmarks import measure
 from benchmarks.synthetic import SHAPES, problem
-from pipeline.calibration.descent import gradient
+from pipeline.calibration.descent import coefficient_gradient
 from pipeline.calibration.objectives import distillation
 from pipeline.calibration.problem import Problem
 from pipeline.calibration.sharpness import sharp_gradient
@@ -40,6 +40,7 @@ def through_the_graph(made: Problem, coefficients: Tensor, chosen: tuple[Tensor,
         with torch.autocast(head.device.type, torch.bfloat16, enabled=made.precision == torch.bfloat16):
             features = made.encoder(merged, images[batch]).float()
         OBJECTIVE(features @ head.T, teacher[batch]).backward(retain_graph=True)
+    assert point.grad is not None
     return point.grad
 
 
@@ -64,7 +65,7 @@ def distance(made: Problem) -> float:
     """That of `plain` and `graph` in float32, relative to their length."""
     point, chosen = start(made)
     exact = replace(made, precision=torch.float32)
-    ours, theirs = gradient(exact, OBJECTIVE, point, chosen)[1], through_the_graph(exact, point, chosen)
+    ours, theirs = coefficient_gradient(exact, OBJECTIVE, point, chosen)[1], through_the_graph(exact, point, chosen)
     return float((ours - theirs).norm() / theirs.norm())
 
 
@@ -73,7 +74,7 @@ def contestants(made: Problem) -> dict[str, Callable[[], object]]:
     point, chosen = start(made)
 
     def plain(at: Tensor = point) -> tuple[Tensor, Tensor]:
-        return gradient(made, OBJECTIVE, at, chosen)
+        return coefficient_gradient(made, OBJECTIVE, at, chosen)
 
     return {
         "floor": lambda: plain_backbone(made),

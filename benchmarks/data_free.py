@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,13 +24,13 @@ from tqdm import tqdm
 from benchmarks import measure
 from benchmarks.synthetic import SHAPES, config
 from pipeline import methods
-from pipeline.models.task_vectors import TaskVectors, add, merge
+from pipeline.models.task_vectors import TaskVectors, add_delta, merge
 from pipeline.models.weights import FROZEN, build_clip, split_qkv
 from pipeline.runtime import store
 from pipeline.runtime.device import device
-from pipeline.runtime.parallel import workers
-from pipeline.steps.merge import data_free
-from pipeline.toolbox.spread import MOST
+from pipeline.runtime.parallel import count_workers
+from pipeline.steps.merge import merge_data_free
+from pipeline.toolbox.threads import MAX_THREADS
 
 METHODS = tuple(name for name in methods.names() if hasattr(methods.load(name), "merge"))
 READ = "read"
@@ -38,13 +39,13 @@ READ = "read"
 def write(folder: Path, backbone: str, blocks: int, tasks: int) -> int:
     """Write base.safetensors and <t>.safetensors with random weights; the bytes of all experts."""
     with torch.device("meta"):
-        tower = build_clip(config(backbone, blocks)).visual
+        tower = build_clip(config(backbone, blocks)).get_submodule("visual")
     shapes = {name: tensor.shape for name, tensor in split_qkv(dict(tower.named_parameters())).items()}
     rng = torch.Generator().manual_seed(0)
     base = {name: 0.02 * torch.randn(shape, generator=rng) for name, shape in shapes.items()}
     store.write_tensors(folder / "base.safetensors", base)
+    tuned = {name: tensor for name, tensor in base.items() if name not in FROZEN}
     for task in tqdm(range(tasks), desc="experts", unit="expert"):
-        tuned = {name: tensor for name, tensor in base.items() if name not in FROZEN}
         moved = {name: tensor + 1e-3 * torch.randn(tensor.shape, generator=rng) for name, tensor in tuned.items()}
         store.write_tensors(folder / f"{task}.safetensors", moved)
     return tasks * sum(tensor.nbytes for tensor in tuned.values())
@@ -72,17 +73,18 @@ def merged(
 
     The answer is found on `target`; models are formed on the CPU.
     """
-    groups = [one for one in base if one not in FROZEN]
+    groups = [group for group in base if group not in FROZEN]
     vectors, method = TaskVectors(base, experts, groups, device=target), methods.load(name)
     params = method.Params()
     if hasattr(params, "seeds"):
         params = params.model_copy(update={"seeds": params.seeds[:1]})
-    (found,) = data_free(method, vectors, params, [str(task) for task in range(vectors.tasks)]).solutions
-    found = found.cpu()
-    if found.coefficients is None:
-        add(base, found.delta)
-        return
-    for matrix in found.coefficients if found.coefficients.ndim == 3 else found.coefficients[None]:
+    (solution,) = merge_data_free(method, vectors, params, [str(task) for task in range(vectors.tasks)]).solutions
+    solution = solution.cpu()
+    if solution.delta is not None:
+        add_delta(base, solution.delta)
+    for matrix in (
+        () if solution.coefficients is None else solution.coefficients.reshape(-1, vectors.tasks, len(groups))
+    ):
         merge(base, TaskVectors(base, experts, groups), matrix)
 
 
@@ -102,7 +104,7 @@ def main() -> None:
     blocks = whole if arguments.blocks is None else arguments.blocks
     if not 1 <= blocks <= whole:
         parser.error(f"--blocks {blocks}: expected 1 to {whole}, the blocks of {arguments.backbone}")
-    found: dict[str, dict[str, object]] = {}
+    rows: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         size = measure.apart(write, folder, arguments.backbone, blocks, arguments.tasks)[0] / 2**20
@@ -110,20 +112,20 @@ def main() -> None:
             taken: dict[str, list[float]] = {READ: [], name: []}
             peaks: dict[str, list[int]] = {READ: [], name: []}
             for _ in range(arguments.rounds):
-                for one in (READ, name):
-                    seconds, peak = measure.apart(measured, folder, arguments.tasks, one)
-                    taken[one].append(seconds)
-                    peaks[one].append(peak)
-            found[name] = {**measure.rows(taken, READ)[name], "peak_mib": max(peaks[name])}
-            found[name] |= {"reading_peak_mib": max(peaks[READ]), "rounds": arguments.rounds}
-            ratio = found[name]["ratio"]["median"]
+                for work in (READ, name):
+                    seconds, peak = measure.apart(measured, folder, arguments.tasks, work)
+                    taken[work].append(seconds)
+                    peaks[work].append(peak)
+            rows[name] = {**measure.rows(taken, READ)[name], "peak_mib": max(peaks[name])}
+            rows[name] |= {"reading_peak_mib": max(peaks[READ]), "rounds": arguments.rounds}
+            ratio = rows[name]["ratio"]["median"]
             print(f"{name:16} {taken[name][-1]:8.1f} s  {ratio:6.1f} x reading  {max(peaks[name]):7,} MiB", flush=True)
     target = device()
-    threads = min(workers(), MOST) if target.type == "cpu" else 1
+    threads = min(count_workers(), MAX_THREADS) if target.type == "cpu" else 1
     size_of_tower = arguments.backbone if blocks == whole else f"{arguments.backbone}-blocks-{blocks}"
     stem = f"data_free-{target.type}-{size_of_tower}-{arguments.tasks}"
     size_and_threads = {"experts_mib": round(size), "threads": threads}
-    rows = measure.earlier(stem, target, size_and_threads).get("rows", {}) | found
+    rows = measure.earlier(stem, target, size_and_threads).get("rows", {}) | rows
     about = {"backbone": arguments.backbone, "blocks": blocks, "of_blocks": whole, "tasks": arguments.tasks}
     measure.write(stem, about, target, {"rows": rows, **size_and_threads})
 

@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     target, size = device(), SHAPES[arguments.backbone][4]
-    clip = build_clip(config(arguments.backbone)).visual.to(target).eval()
+    clip = build_clip(config(arguments.backbone)).get_submodule("visual").to(target).eval()
     weights = split_qkv({name: tensor.detach() for name, tensor in clip.named_parameters()})
     tower = Tower(config(arguments.backbone), HALF, HALF)
     pixels = np.random.default_rng(0).integers(0, 256, (arguments.images, size, size, 3), dtype=np.uint8)

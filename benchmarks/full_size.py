@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +26,7 @@ from ruamel.yaml import YAML
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from pipeline.suites._clip_tasks import BACKBONES, TASKS
+from pipeline.suites._clip_tasks import BACKBONES, CLIP_TASKS
 
 ROOT = Path(__file__).parent.parent
 NAME = "full-size"
@@ -81,7 +82,7 @@ def images(tasks: list[str], count: int, folder: Path) -> None:
                 buffer = io.BytesIO()
                 Image.fromarray(rng.integers(0, 256, (256, 256, 3), np.uint8)).save(buffer, "JPEG")
                 rows.append({"bytes": buffer.getvalue(), "path": None})
-            labels = rng.integers(0, len(TASKS[task].classes), count)
+            labels = rng.integers(0, len(CLIP_TASKS[task].classes), count)
             place = folder / f"{task}-images" / "data"
             place.mkdir(parents=True, exist_ok=True)
             parquet.write_table(pa.table({"image": rows, "label": labels}), place / f"{split}-00000-of-00001.parquet")
@@ -98,8 +99,8 @@ def configure(work: Path, backbone: str, tasks: list[str], count: int, steps: in
             "expert": f"./{task}",
             "dataset": f"./{task}-images",
             "test_size": count,
-            "classes": [*TASKS[task].classes],
-            "templates": [TASKS[task].templates[0]],
+            "classes": [*CLIP_TASKS[task].classes],
+            "templates": [CLIP_TASKS[task].templates[0]],
         }
         for task in tasks
     ]
@@ -112,7 +113,7 @@ def configure(work: Path, backbone: str, tasks: list[str], count: int, steps: in
     yaml.dump(params, work / "params.yaml")
 
 
-def measure(work: Path) -> list[dict[str, object]]:
+def measure(work: Path) -> list[dict[str, Any]]:
     """Run every stage but the studies and the report; their run records."""
     stages = [("prepare",), ("teach",), *(("merge", method) for method in METHODS["merge"])]
     stages += [*(("calibrate", method) for method in METHODS["calibrate"]), ("samerging",)]
@@ -141,7 +142,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200, help="training and test images per task")
     parser.add_argument("--steps", type=int, default=3, help="calibration steps")
     arguments = parser.parse_args()
-    tasks = [*TASKS][: arguments.tasks]
+    tasks = [*CLIP_TASKS][: arguments.tasks]
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         configure(work, arguments.backbone, tasks, arguments.images, arguments.steps)

@@ -11,19 +11,18 @@ import torch
 
 from benchmarks import measure
 from benchmarks.synthetic import SHAPES, problem
-from pipeline.calibration.descent import descend
-from pipeline.calibration.objectives import distillation
+from pipeline.methods import samerging
 from pipeline.runtime.device import device
 from pipeline.runtime.schema import Schedule
 
 
 def steps(backbone: str, tasks: int, samples: int, batch: int, count: int) -> float:
     """Seconds per step."""
-    made, objective = problem(backbone, tasks, samples, device(), torch.float32), distillation(2.0)
-    settings = {"initial_coefficient": 0.0, "weight_decay": 5e-4, "rho": 0.07, "sharpness": "sam"}
-    descend(made, objective, Schedule(lr=1e-3, steps=1, batch_size=batch), 0, **settings)
+    made = problem(backbone, tasks, samples, device(), torch.float32)
+    settings = samerging.Params()
+    samerging.calibrate(made, Schedule(lr=1e-3, steps=1, batch_size=batch), 0, settings)
     start = time.perf_counter()
-    descend(made, objective, Schedule(lr=1e-3, steps=count, batch_size=batch), 0, **settings)
+    samerging.calibrate(made, Schedule(lr=1e-3, steps=count, batch_size=batch), 0, settings)
     return (time.perf_counter() - start) / count
 
 
@@ -37,13 +36,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2)
     arguments = parser.parse_args()
     few, most = min(arguments.samples), 8
-    cells = [(tasks, few) for tasks in arguments.tasks] + [(most, k) for k in arguments.samples if k != few]
-    found = []
-    for tasks, samples in cells:
+    sizes = [(tasks, few) for tasks in arguments.tasks] + [(most, k) for k in arguments.samples if k != few]
+    rows = []
+    for tasks, samples in sizes:
         seconds, peak = measure.apart(steps, arguments.backbone, tasks, samples, arguments.batch, arguments.steps)
-        found.append({"tasks": tasks, "samples": samples, "seconds_per_step": round(seconds, 4), "peak_mib": peak})
+        rows.append({"tasks": tasks, "samples": samples, "seconds_per_step": round(seconds, 4), "peak_mib": peak})
         print(f"T = {tasks:2}  k = {samples:4}  {seconds:8.3f} s/step  {peak:7,} MiB")
-    measure.write(f"growth-{device().type}-{arguments.backbone}", vars(arguments), device(), {"rows": found})
+    measure.write(f"growth-{device().type}-{arguments.backbone}", vars(arguments), device(), {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import torch
 from tqdm import trange
 
 from benchmarks import RESULTS
-from pipeline.runtime.machine import processor
+from pipeline.runtime.machine import read_processor_name
 
 Timed = Mapping[str, Callable[[], object]]
 
@@ -91,7 +91,7 @@ def earlier(name: str, target: torch.device, content: Mapping[str, Any]) -> dict
 def machine(target: torch.device) -> dict[str, Any]:
     """What results depend on beside the code."""
     return {
-        "device": torch.cuda.get_device_name(target) if target.type == "cuda" else processor(),
+        "device": torch.cuda.get_device_name(target) if target.type == "cuda" else read_processor_name(),
         "cores": len(os.sched_getaffinity(0)),
         "torch": torch.__version__,
         "python": platform.python_version(),

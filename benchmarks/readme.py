@@ -103,8 +103,13 @@ def _does(tree: ast.Module, title: str) -> str:
 
 def _constants(tree: ast.Module, *names: str) -> dict[str, str]:
     """{name: value} of the constants that a module assigns."""
-    assigned = [node for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)]
-    return {node.targets[0].id: ast.literal_eval(node.value) for node in assigned if node.targets[0].id in names}
+    return {
+        target.id: ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name) and target.id in names
+    }
 
 
 def _linked(paper: str) -> str:

@@ -34,7 +34,7 @@ def problem(backbone: str, tasks: int, batch: int, target: torch.device, precisi
     rng = torch.Generator(target).manual_seed(0)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        tower = build_clip(made).visual.to(target)
+        tower = build_clip(made).get_submodule("visual").to(target)
     base = {name: tensor.detach() for name, tensor in split_qkv(dict(tower.named_parameters())).items()}
 
     def noise(*shape: int) -> Tensor:

@@ -1,7 +1,7 @@
 """params.yaml: its schema and its only reader.
 
-The whole file is checked before any stage does work; a stage is then given exactly the values that it declares.
-Everything that changes a number is in params.yaml; where and with how many processes stages run is not
+The whole file is checked before any stage starts; a stage then gets exactly the values that it declares. All settings
+that change a number are in params.yaml; where stages run, and in how many processes, is set by environment variables
 (SAMERGING_DEVICE, SAMERGING_WORKERS).
 """
 
@@ -15,8 +15,9 @@ from pydantic import AfterValidator, Field, ValidationError
 
 from pipeline import methods, studies, suites
 from pipeline.diagnostics import Settings
+from pipeline.methods.samerging import Params as SAMergingParams
 from pipeline.runtime import store
-from pipeline.runtime.errors import BenchmarkError, shown
+from pipeline.runtime.errors import BenchmarkError, abbreviate
 from pipeline.runtime.schema import Parameters, Precision, Schedule
 from pipeline.steps.rescale import Rescale
 from pipeline.steps.surgery import Surgery
@@ -25,7 +26,7 @@ PATH = Path("params.yaml")
 
 
 class ParamsError(BenchmarkError):
-    """params.yaml is not valid; the message has a line per problem: key, value, what was expected, nearest name."""
+    """An invalid params.yaml; the message has a line per problem: key, value, expectation, nearest valid name."""
 
 
 def _distinct(values: list[Any]) -> list[Any]:
@@ -38,7 +39,7 @@ Names = Annotated[list[str], AfterValidator(_distinct)]
 
 
 class Methods(Parameters):
-    """Which baselines run, by what they see, and which merges are taken further."""
+    """The baselines to run, data-free (`merge`) or with images (`calibrate`), and the merges to refine."""
 
     merge: Names
     calibrate: Names
@@ -47,14 +48,14 @@ class Methods(Parameters):
 
 
 class Report(Parameters):
-    """How tables and figures look: no number depends on it."""
+    """The look of tables and figures; no number depends on it."""
 
     dpi: int = Field(ge=50, le=1200)
     width: float = Field(gt=1, le=20)
     decimals: int = Field(ge=0, le=4)
 
 
-class Params(methods.load("samerging").Params):
+class Params(SAMergingParams):
     """Every key of params.yaml; SAMerging's own parameters are top-level."""
 
     suites: Annotated[Names, Field(min_length=1)]
@@ -76,14 +77,14 @@ class Params(methods.load("samerging").Params):
     report: Report
 
 
-def load(wanted: Iterable[str] = (), path: Path = PATH) -> dict[str, Any]:
-    """The values of the dotted keys in `wanted`, after checking the whole file.
+def load(keys: Iterable[str] = (), path: Path = PATH) -> dict[str, Any]:
+    """Check the whole file and return the values of the dotted `keys`.
 
     "merge.ties" gives that method's `Params`, "recipe.<suite>" its family's `Recipe`, "schedule.<suite>" a `Schedule`.
     Raises ParamsError with a line per problem.
     """
-    checked = check(_read(path))
-    return {key: _at(checked, key) for key in wanted}
+    params = check(_read(path))
+    return {key: _value(params, key) for key in keys}
 
 
 def _read(path: Path) -> Any:
@@ -95,7 +96,7 @@ def _read(path: Path) -> Any:
         raise ParamsError(str(error)) from error
 
 
-def _at(params: Params, key: str) -> Any:
+def _value(params: Params, key: str) -> Any:
     value: Any = params
     for part in key.split(".", 1):
         entries = dict(value)
@@ -106,7 +107,7 @@ def _at(params: Params, key: str) -> Any:
 
 
 def check(content: Any) -> Params:
-    """The validated parameters, or ParamsError."""
+    """Return the validated parameters; ParamsError with a line per problem if there is one."""
     if not isinstance(content, dict):
         raise ParamsError(f"params.yaml: expected a mapping of parameters, found {type(content).__name__}")
     defaults = [key for key, field in Params.model_fields.items() if not field.is_required()]
@@ -114,24 +115,25 @@ def check(content: Any) -> Params:
     params = _model(Params, content, "", problems)
     if params is None:
         raise ParamsError(_lines(problems))
-    known = {name: methods.load(name) for name in methods.names()}
+    modules = {name: methods.load(name) for name in methods.names()}
     defined = {name: suites.load(name) for name in suites.names()}
-    merge = _sections("merge", params.merge, {n: m.Params for n, m in known.items() if hasattr(m, "merge")}, problems)
-    learned = {n: m.Params for n, m in known.items() if hasattr(m, "calibrate") and n != "samerging"}
-    calibrate = _sections("calibrate", params.calibrate, learned, problems)
-    recipes = _sections(
-        "recipe", params.recipe, {name: family.Recipe for name, (family, _) in defined.items()}, problems
-    )
+    data_free = {name: module.Params for name, module in modules.items() if hasattr(module, "merge")}
+    calibrated = {name: module.Params for name, module in modules.items() if hasattr(module, "calibrate")}
+    calibrated.pop("samerging", None)  # its parameters are top-level
+    families = {name: family.Recipe for name, (family, _) in defined.items()}
+    merge = _sections("merge", params.merge, data_free, problems)
+    calibrate = _sections("calibrate", params.calibrate, calibrated, problems)
+    recipes = _sections("recipe", params.recipe, families, problems)
     study = _sections("study", params.study, {name: studies.load(name).Params for name in studies.names()}, problems)
     for where in ("methods", "every_method"):
-        for key, found in (("merge", merge), ("calibrate", calibrate)):
+        for key, sections in (("merge", merge), ("calibrate", calibrate)):
             problems += [
                 f"{where}.{key}: {name!r} has no parameters; expected an entry {key}.{name} ({{}} if it has none)"
-                f"{_nearest(name, found)}"
+                f"{_nearest(name, sections)}"
                 for name in getattr(getattr(params, where), key)
                 if name not in getattr(params, key)
             ]
-        _runs(where, getattr(params, where), problems)
+        _check_refined(where, getattr(params, where), problems)
     for name in params.schedule.keys() - defined.keys():
         problems.append(f"schedule.{name}: no such suite{_nearest(name, defined)}; expected one of {_list(defined)}")
     for name in params.suites:
@@ -143,23 +145,25 @@ def check(content: Any) -> Params:
             problems.append(f"suites: {name!r} needs the entries recipe.{name} and schedule.{name}")
         elif name in recipes:
             family, definition = defined[name]
-            _fits(params, name, family.sizes(definition, recipes[name]), problems)
+            _check_batch(params, name, family.sizes(definition, recipes[name]), problems)
     if problems:
         raise ParamsError(_lines(problems))
     return params.model_copy(update={"merge": merge, "calibrate": calibrate, "recipe": recipes, "study": study})
 
 
-def _runs(where: str, chosen: Methods, problems: list[str]) -> None:
-    running = ("samerging", *chosen.merge, *chosen.calibrate)
+def _check_refined(where: str, lists: Methods, problems: list[str]) -> None:
+    """Add a problem for every merge to refine that does not run."""
+    running = ("samerging", *lists.merge, *lists.calibrate)
     for key in ("rescale", "surgery"):
         problems += [
             f"{where}.{key}: {name!r} does not run{_nearest(name, running)}; expected one of {_list(running)}"
-            for name in getattr(chosen, key)
+            for name in getattr(lists, key)
             if name not in running
         ]
 
 
-def _fits(params: Params, suite: str, sizes: Mapping[str, Mapping[str, int]], problems: list[str]) -> None:
+def _check_batch(params: Params, suite: str, sizes: Mapping[str, Mapping[str, int]], problems: list[str]) -> None:
+    """Add a problem for every task whose calibration pool is smaller than a batch; `sizes`: {task: {split: images}}."""
     batch = params.schedule[suite].batch_size
     for task, splits in sizes.items():
         pool = splits[params.calibration_split]
@@ -173,21 +177,23 @@ def _fits(params: Params, suite: str, sizes: Mapping[str, Mapping[str, int]], pr
 def _sections(
     key: str, entries: Mapping[str, Any], models: Mapping[str, type[Parameters]], problems: list[str]
 ) -> dict[str, Parameters]:
-    found = {}
+    """Return the validated entries of a section, by name; add a problem for every other entry."""
+    sections = {}
     for name, content in entries.items():
         if name not in models:
             nearest = _nearest(name, models)
             problems.append(f"{key}.{name}: no such entry{nearest}; expected one of {_list(models)}")
         elif not isinstance(content, dict):
             problems.append(
-                f"{key}.{name} = {shown(content)}: expected a mapping of parameters ({{}} for the defaults)"
+                f"{key}.{name} = {abbreviate(content)}: expected a mapping of parameters ({{}} for the defaults)"
             )
         elif (model := _model(models[name], content, f"{key}.{name}.", problems)) is not None:
-            found[name] = model
-    return found
+            sections[name] = model
+    return sections
 
 
 def _model(model: type[Parameters], content: Mapping[str, Any], prefix: str, problems: list[str]) -> Any:
+    """Return `content` as a `model`, or None after adding its problems, with keys that start with `prefix`."""
     try:
         return model.model_validate(content)
     except ValidationError as error:
@@ -196,6 +202,7 @@ def _model(model: type[Parameters], content: Mapping[str, Any], prefix: str, pro
 
 
 def _line(problem: Mapping[str, Any], model: type[Parameters], prefix: str) -> str:
+    """Return one of pydantic's errors as a line of ParamsError."""
     where = prefix + ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         fields = model.model_fields
@@ -203,19 +210,16 @@ def _line(problem: Mapping[str, Any], model: type[Parameters], prefix: str) -> s
             inner = fields[part].annotation if part in fields else None
             fields = getattr(inner, "model_fields", Schedule.model_fields)
         known = _list(fields) or "none at all"
-        name = str(problem["loc"][-1])
-        return (
-            f"{where} = {shown(problem['input'])}: no such parameter{_nearest(name, fields)}; expected one of {known}"
-        )
+        nearest = _nearest(str(problem["loc"][-1]), fields)
+        return f"{where} = {abbreviate(problem['input'])}: no such parameter{nearest}; expected one of {known}"
     if problem["type"] == "missing":
         return f"{where}: missing; add it to params.yaml"
     message = problem["msg"].removeprefix("Value error, ")
-    near = ""
+    nearest = ""
     if problem["type"] == "literal_error":
-        near = _nearest(
-            problem["input"], [option.strip("' ") for option in re.split(",| or ", problem["ctx"]["expected"])]
-        )
-    return f"{where} = {shown(problem['input'])}: {message[0].lower()}{message[1:]}{near}"
+        options = [option.strip("' ") for option in re.split(",| or ", problem["ctx"]["expected"])]
+        nearest = _nearest(problem["input"], options)
+    return f"{where} = {abbreviate(problem['input'])}: {message[0].lower()}{message[1:]}{nearest}"
 
 
 def _nearest(name: Any, known: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Merge by a baseline that sees unlabelled calibration images, once for every seed."""
+"""Merge by a baseline that uses unlabelled calibration images, once for every seed."""
 
 from pipeline.merges import storage
 from pipeline.runtime.stage import Job, Stage
@@ -22,9 +22,11 @@ STAGE = Stage(
 
 def run(job: Job) -> None:
     """Write the artefact of `pipeline.merges.storage`."""
-    setting = Setting(*job.inputs, job.names["method"], *(job.params[key] for key in SETTING))
-    found = calibrate_seeds(setting, job.params["samples_per_task"], job.params["seeds"], job.work)
-    storage.save(found, job.outputs[0])
+    suite, teachers = job.inputs
+    params, schedule, split, precision = (job.params[key] for key in SETTING)
+    setting = Setting(suite, teachers, job.names["method"], params, schedule, split, precision)
+    merges = calibrate_seeds(setting, job.params["samples_per_task"], job.params["seeds"], job.work)
+    storage.save(merges, job.outputs[0])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Everything that the report needs, from data/ into files that Git keeps."""
+"""Collect everything that the report needs, from data/ into files that Git keeps."""
 
 from pipeline.report.collect import collect
-from pipeline.report.evidence import choose
+from pipeline.report.evidence import choose_methods
 from pipeline.runtime.stage import Job, Stage
 
 STAGE = Stage(
@@ -19,8 +19,8 @@ STAGE = Stage(
 
 
 def run(job: Job) -> None:
-    """Write the files that `pipeline.report.evidence` explains."""
-    collect(job.inputs, job.names["suite"], choose(dict(job.params["methods"])), job.outputs[0])
+    """Write the files that `pipeline.report.evidence` describes."""
+    collect(job.inputs, job.names["suite"], choose_methods(dict(job.params["methods"])), job.outputs[0])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Print experiments: changed parameters, and the numbers of metrics.json. No stage of the pipeline: `make compare`."""
+"""Print experiments: changed parameters, and the numbers of metrics.json. Not a stage; run by `make compare`."""
 
 from pathlib import Path
 
@@ -15,11 +15,11 @@ NAMES = {
     "best_data_free": "data-free",
     "experts": "experts",
 }
-"""The numbers of metrics.json and what their columns are called."""
+"""The numbers of metrics.json and the names of their columns."""
 
 
 def main() -> None:
-    """Print a row per experiment; a parameter has a column where its values differ."""
+    """Print a row per experiment; a parameter has a column if its values differ."""
     rows = pd.DataFrame(exp_show())
     suites = store.read_json(Path("reports/metrics.json"))
     metrics = {

@@ -1,4 +1,4 @@
-"""Measure what is known of a suite's experts before they are merged, and whether it predicts what merging costs."""
+"""Measure a suite's experts before they are merged, and whether that predicts what merging costs."""
 
 from pipeline.runtime.stage import Job, Stage
 from pipeline.steps.diagnose import diagnose

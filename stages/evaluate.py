@@ -1,10 +1,10 @@
-"""Ask a merge, whatever method made it, about every image of every task; count, and say what it needs at inference."""
+"""Run a merge, by any method, on every image of every task: count correct answers, and its costs at inference."""
 
 from pipeline.merges import answers
-from pipeline.merges.costs import costs
+from pipeline.merges.costs import count_costs
 from pipeline.runtime import store
 from pipeline.runtime.stage import Job, Stage
-from pipeline.steps.evaluate import HEADER, ask, count
+from pipeline.steps.evaluate import SCORE_COLUMNS, count_correct, predict_seeds
 
 STAGE = Stage(
     name="evaluate",
@@ -23,11 +23,12 @@ STAGE = Stage(
 def run(job: Job) -> None:
     """Write a row per task and seed, the costs of the first seed, and every answer."""
     folder, artefact = job.inputs
+    scores, costs, predictions = job.outputs
     suite, method = job.names["suite"], job.names["method"]
-    found = ask(folder, artefact, job.params["evaluation_split"], f"evaluate {method}")
-    store.write_csv(job.outputs[0], HEADER, count(suite, method, artefact, found))
-    store.write_json(job.outputs[1], costs(folder, artefact))
-    answers.save(found, job.outputs[2])
+    predicted = predict_seeds(folder, artefact, job.params["evaluation_split"], f"evaluate {method}")
+    store.write_csv(scores, SCORE_COLUMNS, count_correct(suite, method, artefact, predicted))
+    store.write_json(costs, count_costs(folder, artefact))
+    answers.save_answers(predicted, predictions)
 
 
 if __name__ == "__main__":

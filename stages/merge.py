@@ -5,7 +5,7 @@ from pipeline.merges import storage
 from pipeline.models.suite import SuiteFolder
 from pipeline.runtime.device import device
 from pipeline.runtime.stage import Job, Stage
-from pipeline.steps.merge import check_memory, data_free
+from pipeline.steps.merge import check_memory, merge_data_free
 
 STAGE = Stage(
     name="merge",
@@ -24,12 +24,11 @@ STAGE = Stage(
 
 def run(job: Job) -> None:
     """Write the artefact of `pipeline.merges.storage`."""
-    suite = SuiteFolder(job.inputs[0])
+    suite, target = SuiteFolder(job.inputs[0]), device()
     method, params = methods.load(job.names["method"]), job.params["merge.{method}"]
-    target = device()
     check_memory(suite, target)
     vectors = suite.vectors(target=target)
-    storage.save(data_free(method, vectors, params, suite.suite.task_names), job.outputs[0])
+    storage.save(merge_data_free(method, vectors, params, suite.suite.task_names), job.outputs[0])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Get a suite: base, experts, heads, images and labels in one layout for all; a preview and where it came from."""
+"""Prepare a suite: base, experts, heads, images and labels in one layout for all; a preview and the provenance."""
 
 from pipeline.runtime.stage import Job, Stage
-from pipeline.steps.prepare import preview
+from pipeline.steps.prepare import write_preview
 from pipeline.suites import load
 
 STAGE = Stage(
@@ -15,11 +15,12 @@ STAGE = Stage(
 
 
 def run(job: Job) -> None:
-    """Prepare the suite by its family and keep for the report what it shows of it."""
-    suite, checkpoints = job.names["suite"], job.inputs[-1]
-    family, definition = load(suite)
-    family.prepare(suite, definition, job.params["recipe.{suite}"], checkpoints, job.outputs[0])
-    preview(*job.outputs)
+    """Prepare the suite with its family; write what the report shows of it."""
+    name, checkpoints = job.names["suite"], job.inputs[-1]
+    folder, preview, origin = job.outputs
+    family, definition = load(name)
+    family.prepare(name, definition, job.params["recipe.{suite}"], checkpoints, folder)
+    write_preview(folder, preview, origin)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Tables, figures and one page from the evidence; no number is computed by hand afterwards."""
+"""Render tables, figures and the page from the evidence; no number is computed by hand afterwards."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ STAGE = Stage(
 
 
 def run(job: Job) -> None:
-    """Write the outputs that reports/README.md explains."""
+    """Write the outputs that reports/README.md describes."""
     suites, look = (job.params[key] for key in STAGE.params)
     places = {Path(path).name: place for path, place in zip(STAGE.outputs, job.outputs, strict=True)}
     for name, content in report([job.inputs[0] / suite for suite in suites], look).items():

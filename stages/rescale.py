@@ -1,9 +1,9 @@
-"""The scale of a merge, chosen without labels: the whole delta times the factor at which the experts agree most."""
+"""Rescale a merge without labels: multiply its delta by the factor at which it agrees most with the experts."""
 
 from pipeline.merges import storage
 from pipeline.runtime import store
 from pipeline.runtime.stage import Job, Stage
-from pipeline.steps.rescale import HEADER, rescale
+from pipeline.steps.rescale import FACTOR_COLUMNS, rescale
 
 SCOPE = ("calibration_split", "seeds", "rescale")
 STAGE = Stage(
@@ -17,9 +17,11 @@ STAGE = Stage(
 
 def run(job: Job) -> None:
     """Write the artefact of `pipeline.merges.storage`, with the losses of all factors."""
-    found, losses = rescale(*job.inputs, *(job.params[key] for key in SCOPE))
-    storage.save(found, job.outputs[0])
-    store.write_csv(job.outputs[0] / "rescale.csv", HEADER, losses)
+    suite, teachers, artefact = job.inputs
+    split, seeds, params = (job.params[key] for key in SCOPE)
+    merges, losses = rescale(suite, teachers, artefact, split, seeds, params)
+    storage.save(merges, job.outputs[0])
+    store.write_csv(job.outputs[0] / "rescale.csv", FACTOR_COLUMNS, losses)
 
 
 if __name__ == "__main__":

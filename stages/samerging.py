@@ -1,4 +1,4 @@
-"""The method under study, once for every seed. Its parameters are top-level keys of params.yaml."""
+"""Merge by SAMerging, the method under study, once for every seed. Its parameters are top-level keys of params.yaml."""
 
 from pipeline.merges import storage
 from pipeline.methods.samerging import Params
@@ -18,10 +18,12 @@ STAGE = Stage(
 
 def run(job: Job) -> None:
     """Write the artefact of `pipeline.merges.storage`."""
+    suite, teachers = job.inputs
     params = Params(**{key: job.params[key] for key in Params.model_fields})
-    setting = Setting(*job.inputs, "samerging", params, *(job.params[key] for key in SETTING))
-    found = calibrate_seeds(setting, job.params["samples_per_task"], job.params["seeds"], job.work)
-    storage.save(found, job.outputs[0])
+    schedule, split, precision = (job.params[key] for key in SETTING)
+    setting = Setting(suite, teachers, "samerging", params, schedule, split, precision)
+    merges = calibrate_seeds(setting, job.params["samples_per_task"], job.params["seeds"], job.work)
+    storage.save(merges, job.outputs[0])
 
 
 if __name__ == "__main__":

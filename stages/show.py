@@ -1,7 +1,7 @@
-"""Print the headline table of every suite that ran, and where the report lies. No stage of the pipeline: the end of
-`make repro`."""
+"""Print the headline table of every suite that ran, and the path of the report. Not a stage; ends `make repro`."""
 
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 
 from pipeline.params import load
@@ -9,8 +9,9 @@ from pipeline.runtime import store
 
 
 def main() -> None:
-    """Print reports/tables/<suite>.md for the suites of params.yaml; letters that the terminal lacks as escapes."""
-    sys.stdout.reconfigure(errors="backslashreplace")
+    """Print reports/tables/<suite>.md for the suites of params.yaml; characters that the terminal lacks as escapes."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     for suite in load(["suites"])["suites"]:
         print(store.read_text(Path("reports/tables") / f"{suite}.md"))
     print(f"The whole report: {Path('reports/index.html').resolve()}")

@@ -1,8 +1,8 @@
-"""Representation Surgery on top of a merge: per task a low-rank correction of its features, learned without labels."""
+"""Apply Representation Surgery to a merge: per task a low-rank correction of its features, learned without labels."""
 
 from pipeline.merges import storage
 from pipeline.runtime.stage import Job, Stage
-from pipeline.steps.surgery import surgery
+from pipeline.steps.surgery import apply_surgery
 
 SCOPE = ("calibration_split", "samples_per_task", "seeds", "surgery")
 STAGE = Stage(
@@ -16,7 +16,9 @@ STAGE = Stage(
 
 def run(job: Job) -> None:
     """Write the artefact of `pipeline.merges.storage`."""
-    storage.save(surgery(*job.inputs, *(job.params[key] for key in SCOPE)), job.outputs[0])
+    suite, artefact = job.inputs
+    split, samples, seeds, params = (job.params[key] for key in SCOPE)
+    storage.save(apply_surgery(suite, artefact, split, samples, seeds, params), job.outputs[0])
 
 
 if __name__ == "__main__":

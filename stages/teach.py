@@ -1,10 +1,10 @@
-"""Cache every expert's logits on the calibration pool of its own task: the teachers of distillation."""
+"""Compute every expert's logits on the calibration pool of its own task: the teachers of distillation."""
 
 from pipeline.models.suite import SuiteFolder
 from pipeline.runtime import store
-from pipeline.runtime.parallel import run as run_all
+from pipeline.runtime.parallel import run_all
 from pipeline.runtime.stage import Job, Stage
-from pipeline.steps.teach import teach
+from pipeline.steps.teach import compute_teacher_logits
 
 STAGE = Stage(
     name="teach",
@@ -17,9 +17,9 @@ STAGE = Stage(
 
 def run(job: Job) -> None:
     """Write <task>.npy, float32 [pool, classes], for every task."""
-    folder = job.inputs[0]
+    folder, split = job.inputs[0], job.params["calibration_split"]
     tasks = SuiteFolder(folder).suite.task_names
-    logits = run_all(teach, [(folder, task, job.params["calibration_split"]) for task in tasks], "teachers")
+    logits = run_all(compute_teacher_logits, [(folder, task, split) for task in tasks], "teachers")
     for task, values in zip(tasks, logits, strict=True):
         store.write_array(job.outputs[0] / f"{task}.npy", values.numpy())
 

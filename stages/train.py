@@ -15,7 +15,7 @@ STAGE = Stage(
 
 
 def run(job: Job) -> None:
-    """Write what the family trains; weights that are fetched are the matter of `prepare`."""
+    """Write what the family trains; weights that are fetched are left to stage `prepare`."""
     family, definition = load(job.names["suite"])
     if hasattr(family, "train"):
         family.train(definition, job.params["recipe.{suite}"], job.outputs[0])

@@ -16,7 +16,7 @@ from PIL import Image
 from pyarrow import parquet
 from safetensors.torch import save
 
-from pipeline.suites._clip_tasks import BACKBONES, TASKS, ClipTask
+from pipeline.suites._clip_tasks import BACKBONES, CLIP_TASKS, ClipTask
 
 Repositories = dict[str, dict[str, bytes]]
 GROUP = 4
@@ -57,7 +57,7 @@ UNLABELLED_COLUMNS = ("pcam", "fer2013")
 def datasets(rows_train: int = 12, rows_test: int = 6) -> Repositories:
     """{repository: {file name: bytes}} of every dataset; splits that are not used get one row."""
     repositories: Repositories = {}
-    for name, task in TASKS.items():
+    for name, task in CLIP_TASKS.items():
         sizes = {task.train_split: rows_train, task.test_split: rows_test}
         files: dict[str, bytes] = {"README.md": b"", ".gitattributes": b""}
         for split in SPLITS.get(name, ("train", "test")):
@@ -94,7 +94,7 @@ def encoded(task: ClipTask, split: str, row: int, label: int) -> bytes:
     return buffer.getvalue()
 
 
-def checkpoints(backbone: str, tasks: Sequence[str] = tuple(TASKS)) -> Repositories:
+def checkpoints(backbone: str, tasks: Sequence[str] = tuple(CLIP_TASKS)) -> Repositories:
     """{repository: {file name: bytes}}: the pre-trained CLIP of a backbone, and an expert per task.
 
     As in the real files, the base holds position_ids beside its weights, the experts the vision tower alone.
@@ -124,7 +124,7 @@ def checkpoints(backbone: str, tasks: Sequence[str] = tuple(TASKS)) -> Repositor
             for key, value in weights.items()
             if key.startswith("vision_model.")
         }
-        repositories[TASKS[name].anchors[backbone].checkpoint] = _model(expert, described)
+        repositories[CLIP_TASKS[name].anchors[backbone].checkpoint] = _model(expert, described)
     return repositories
 
 

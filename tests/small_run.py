@@ -14,7 +14,7 @@ from dvc.utils.hydra import apply_overrides
 
 from benchmarks import readme
 from pipeline.audit.repository import gather
-from pipeline.audit.stages import expand
+from pipeline.audit.stages import expand_stages
 from tests import toy
 from tests.test_repro import SMALL
 
@@ -64,7 +64,7 @@ def _contents(folder: str, names: list[str]) -> list[str]:
 def ordered(root: Path) -> Iterator[str]:
     """The commands of dvc.yaml, each once what it needs is there."""
     evidence = gather(root)
-    waiting = [*expand(evidence.yaml("dvc.yaml"), evidence.yaml("params.yaml")).values()]
+    waiting = [*expand_stages(evidence.yaml("dvc.yaml"), evidence.yaml("params.yaml")).values()]
     while waiting:
         made = {out for stage in waiting for out in stage.outs}
         ready = [stage for stage in waiting if not any(_inside(out, dep) for out in made for dep in stage.deps)]

@@ -4,14 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline.report.evidence import format_csv
 from pipeline.report.tables import markdown
 from pipeline.report.views.published import (
     anchor_csv,
     anchor_table,
-    compare,
-    ours,
-    published,
-    published_csv,
+    compare_anchors,
+    our_rows,
+    published_rows,
     published_table,
     sentence,
 )
@@ -32,7 +32,7 @@ TOLD = {"m_1": {"method": "M_1", "hyperparameters": "rho 1", "protocol": "all"}}
 
 
 def test_a_tenth_of_a_point_is_reproduced_and_more_is_not():
-    found = compare(RUNS, TASKS, ANCHORS)
+    found = compare_anchors(RUNS, TASKS, ANCHORS)
     assert found[["task", "row"]].to_numpy().tolist() == [
         ["b", "zero-shot"],
         ["a", "zero-shot"],
@@ -45,7 +45,7 @@ def test_a_tenth_of_a_point_is_reproduced_and_more_is_not():
 
 
 def test_the_sentence_counts_and_names():
-    found = compare(RUNS, TASKS, ANCHORS)
+    found = compare_anchors(RUNS, TASKS, ANCHORS)
     said = "published accuracies of these checkpoints reproduced within 0.1 points"
     assert sentence(found, "test") == f"Anchors: 3 of 4 {said}; NOT reproduced: a expert (−0.100)."
     assert sentence(found[:3], "test") == f"Anchors: 3 of 3 {said}."
@@ -54,7 +54,7 @@ def test_the_sentence_counts_and_names():
 
 
 def test_a_method_that_was_not_run_is_neither_reproduced_nor_not():
-    found = compare(RUNS.drop("individual", level="method"), TASKS, ANCHORS)
+    found = compare_anchors(RUNS.drop("individual", level="method"), TASKS, ANCHORS)
     assert sentence(found, "test").startswith("Anchors: 2 of 4 published")
     assert sentence(found, "test").endswith("within 0.1 points; not run: expert.")
     assert anchor_csv(found).splitlines()[-1] == "a,expert,,90.600100,,"
@@ -62,14 +62,14 @@ def test_a_method_that_was_not_run_is_neither_reproduced_nor_not():
 
 
 def test_a_suite_without_anchors_has_none():
-    found = compare(RUNS, TASKS, {})
+    found = compare_anchors(RUNS, TASKS, {})
     assert found.empty
     assert sentence(found, "test") == sentence(found, "validation") == ""
-    assert len(compare(RUNS, TASKS, {"a": ANCHORS["a"]})) == 2, "those of some tasks alone"
+    assert len(compare_anchors(RUNS, TASKS, {"a": ANCHORS["a"]})) == 2, "those of some tasks alone"
 
 
 def test_golden_anchors():
-    found = compare(RUNS, TASKS, ANCHORS)
+    found = compare_anchors(RUNS, TASKS, ANCHORS)
     assert anchor_csv(found) == (
         "task,row,ours,published,difference,reproduced\n"
         "b,zero-shot,63.280000,63.180000,0.100000,yes\n"
@@ -91,22 +91,22 @@ def test_golden_anchors():
 
 
 def test_published_rows_are_one_line_each_and_never_average_over_missing_tasks():
-    found = published(ROWS, TASKS)
+    found = published_rows(ROWS, TASKS)
     assert found.source.tolist() == ["p_2", "p_1"], "as listed"
     assert found.Average.tolist()[0] == 52
     assert np.isnan(found.Average.tolist()[1])
     assert found.note.tolist() == ["a: few", ""]
-    assert published(ROWS[1:2], TASKS).b.isna().all(), "a task that no row has"
+    assert published_rows(ROWS[1:2], TASKS).b.isna().all(), "a task that no row has"
 
 
 def test_a_published_task_that_occurs_twice_is_refused():
     with pytest.raises(BenchmarkError, match=r"X\|<1> of p_1 has a twice"):
-        published([*ROWS, ROWS[1]], TASKS)
+        published_rows([*ROWS, ROWS[1]], TASKS)
 
 
 def test_golden_published():
-    own, others = ours(RUNS, TASKS, TOLD, "test"), published(ROWS, TASKS)
-    assert published_csv(own, others) == (
+    own, others = our_rows(RUNS, TASKS, TOLD, "test"), published_rows(ROWS, TASKS)
+    assert format_csv(pd.concat([own, others]), "%.6f") == (
         "method,hyperparameters,b,a,Average,protocol,source,note\n"
         "M_1,rho 1,51.000000,62.000000,56.500000,all,this run,\n"
         "X|<1>,k 1,52.750000,51.250000,52.000000,data-free,p_2,a: few\n"
@@ -125,6 +125,6 @@ def test_golden_published():
 
 
 def test_another_split_is_named():
-    own = ours(RUNS, TASKS, TOLD, "validation")
+    own = our_rows(RUNS, TASKS, TOLD, "validation")
     assert own.source.tolist() == ["this run, validation split"]
     assert "this run scored the validation split" in published_table(own, own, TASKS, 1, "validation").caption

@@ -17,7 +17,7 @@ from pipeline.merges.storage import Merges
 from pipeline.models.features import encode
 from pipeline.models.suite import SuiteFolder
 from pipeline.runtime import store
-from pipeline.steps.evaluate import HEADER, ask, count
+from pipeline.steps.evaluate import SCORE_COLUMNS, count_correct, predict_seeds
 from tests import toy
 
 CPU = torch.device("cpu")
@@ -37,7 +37,7 @@ def artefact(pristine_suite: Path, tmp_path: Path) -> Path:
 
 def test_every_seed_answers_every_image_as_its_own_model_does(pristine_suite: Path, artefact: Path):
     suite = SuiteFolder(pristine_suite)
-    found = ask(pristine_suite, artefact, "test", "")
+    found = predict_seeds(pristine_suite, artefact, "test", "")
     for index, expert in enumerate((*toy.TASKS,)[:2]):
         weights = {**suite.base(), **suite.expert(expert)}
         for task in toy.TASKS:
@@ -49,8 +49,8 @@ def test_every_seed_answers_every_image_as_its_own_model_does(pristine_suite: Pa
 
 
 def test_rows_are_counted_from_the_answers(pristine_suite: Path, artefact: Path):
-    found = ask(pristine_suite, artefact, "test", "")
-    scored = [dict(zip(HEADER, row, strict=True)) for row in count("tiny", "m", artefact, found)]
+    found = predict_seeds(pristine_suite, artefact, "test", "")
+    scored = [dict(zip(SCORE_COLUMNS, row, strict=True)) for row in count_correct("tiny", "m", artefact, found)]
     assert [(row["seed"], row["task"]) for row in scored] == [(seed, task) for seed in (7, 3) for task in toy.TASKS]
     for row in scored:
         predicted = found.predicted[row["task"]][(7, 3).index(row["seed"])]
@@ -61,9 +61,9 @@ def test_rows_are_counted_from_the_answers(pristine_suite: Path, artefact: Path)
 def test_the_file_gives_the_answers_back_and_is_the_same_every_time(tmp_path: Path):
     found = Answers({"a": np.array([[1, 2, 3], [1, 0, 3]], np.int16)}, {"a": np.array([1, 2, 0], np.int16)})
     for name in ("one.npz", "two.npz"):
-        answers.save(found, tmp_path / name)
+        answers.save_answers(found, tmp_path / name)
     assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
-    back = answers.load(tmp_path / "one.npz", ["a"])
+    back = answers.load_answers(tmp_path / "one.npz", ["a"])
     assert back.correct()["a"].tolist() == [[True, True, False], [True, False, False]]
     assert (back.counts(0), back.counts(1)) == ({"a": (2, 3)}, {"a": (1, 3)})
 
@@ -79,11 +79,11 @@ def test_the_file_gives_the_answers_back_and_is_the_same_every_time(tmp_path: Pa
 def test_answers_that_are_not_whole_are_refused(tmp_path: Path, arrays: dict[str, np.ndarray], message: str):
     store.write_arrays(tmp_path / "m.npz", arrays)
     with pytest.raises(AnswersError, match=re.escape(message)):
-        answers.load(tmp_path / "m.npz", ["a"])
+        answers.load_answers(tmp_path / "m.npz", ["a"])
 
 
 @given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=20), elements=st.booleans()))
 def test_packed_bits_unpack_to_the_same(right: np.ndarray):
-    packed = answers.pack({"m": {"a": right}})
+    packed = answers.pack_correct({"m": {"a": right}})
     assert list(packed) == ["m/a"]
     assert np.array_equal(np.unpackbits(packed["m/a"], axis=1, count=right.shape[1]), right)

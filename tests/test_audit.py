@@ -20,10 +20,11 @@ from dvc.utils.hydra import apply_overrides
 from pipeline.audit import arithmetic, draws, images, lock, rendered, rerun
 from pipeline.audit.__main__ import audit, main
 from pipeline.audit.finding import Finding
-from pipeline.audit.repository import RepositoryError, gather, integers, stamp
-from pipeline.models.sampling import draw
+from pipeline.audit.repository import RepositoryError, gather, hash_directory, stamp_bytes
+from pipeline.audit.suite import AuditedSuite
+from pipeline.models.sampling import sample_indices
 from pipeline.runtime import store
-from pipeline.statistics.accuracy import runs
+from pipeline.statistics.accuracy import tabulate_runs
 from tests import small_run
 
 SUITE = "nano-3"
@@ -51,7 +52,7 @@ def test_a_finished_run_is_true(small: Path):
     nothing = {name for name, one in found.items() if one.verdict == "none"}
     assert nothing <= {f"{SUITE}: {name}" for name in ("anchors", "answers", "comparisons", "studies")}
     assert found["lock: stages"].compared == len(gather(small).yaml("dvc.lock")["stages"])
-    assert found["lock: data"].absent == ()
+    assert found["lock: data"].absent == []
 
 
 def test_a_clone_without_data_is_audited_as_far_as_it_goes(repository: Path):
@@ -70,7 +71,7 @@ def test_a_clone_without_data_is_audited_as_far_as_it_goes(repository: Path):
     assert found["lock: evidence"].compared > 20
     assert (found["lock: data"].compared, found["lock: data"].verdict) == (1, "ok")
     assert "not checked: " in found["lock: data"].line()
-    assert found[f"{SUITE}: draws"].absent == ("merge artefacts",)
+    assert found[f"{SUITE}: draws"].absent == ["merge artefacts"]
 
 
 def lock_findings(root: Path) -> dict[str, Finding]:
@@ -90,12 +91,7 @@ def rehashed(root: Path) -> None:
     evidence, text = gather(root), (root / "dvc.lock").read_text()
     for _, entry in lock.entries(evidence.yaml("dvc.lock")["stages"]):
         path, old = entry["path"], entry["md5"]
-        if path in evidence.stamps:
-            new = evidence.stamps[path].md5
-        else:
-            inside = {name: one for name, one in evidence.stamps.items() if name.startswith(f"{path}/")}
-            own = lock.directory({name.removeprefix(f"{path}/"): one for name, one in inside.items()})
-            new = f"{stamp(own).md5}.dir"
+        new = evidence.stamps[path].md5 if path in evidence.stamps else hash_directory(evidence.members(path))
         text = text.replace(old, new)
     (root / "dvc.lock").write_text(text)
     shutil.rmtree(root / ".dvc")
@@ -377,7 +373,7 @@ def test_a_fraud_fails_on_the_line_that_says_why(repository: Path, name: str):
 def test_without_the_packages_that_render_the_audit_says_so(repository: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "pipeline.report.render", None)
     found = findings(repository)["rendered again"]
-    assert (found.verdict, found.wrong) == ("none", ())
+    assert (found.verdict, found.wrong) == ("none", [])
     assert "rendering needs pipeline.report.render" in found.line()
 
 
@@ -385,7 +381,7 @@ def test_with_other_packages_figures_are_compared_by_their_data(repository: Path
     monkeypatch.setattr(rendered, "version", lambda _: "0.0.1")
     figure(repository)
     found = findings(repository)["rendered again"]
-    assert (found.verdict, found.wrong) == ("ok", ())
+    assert (found.verdict, found.wrong) == ("ok", [])
     assert "figures but for their data" in found.line()
     replaced(repository, f"reports/figures/{SUITE}-accuracy.csv", r"(ties,textures,\d+\.?\d?)(\d)", one_more)
     assert "accuracy.csv, line " in findings(repository)["rendered again"].wrong[0]
@@ -433,13 +429,13 @@ def test_two_pipelines_that_dvc_ran_are_held_against_their_locks(tmp_path: Path)
     }
     (tmp_path / "data/0.txt").write_text("else")
     wrong = lock_findings(tmp_path)["lock: data"].wrong
-    assert wrong == ("data/0.txt is not the file of stage stages/studies:second: changed after the run",)
+    assert wrong == ["data/0.txt is not the file of stage stages/studies:second: changed after the run"]
 
 
 def test_one_split_for_both_must_be_said(repository: Path):
     replaced(repository, "params.yaml", "calibration_split: train", "calibration_split: test")
     wrong = findings(repository)[f"{SUITE}: overlap"].wrong
-    assert wrong == ("calibrated on the test split that is scored, and the table does not say TRANSDUCTIVE",)
+    assert wrong == ["calibrated on the test split that is scored, and the table does not say TRANSDUCTIVE"]
     replaced(repository, f"reports/tables/{SUITE}.md", "of the train split", "of the test split, TRANSDUCTIVE")
     assert not findings(repository)[f"{SUITE}: overlap"].wrong
 
@@ -541,7 +537,7 @@ def test_a_stage_computed_again_is_held_against_the_lock(repository: Path, tmp_p
         (found,) = rerun.check(gather(repository), 1, chosen, tmp_path / "again")
     assert f"seed {chosen} chose {name}" in capsys.readouterr().out
     assert "to the same bytes, on the same kind of device (cpu" in found.what
-    assert found.wrong == (f"data/merges/{SUITE}/average came out with other bytes ({own}, dvc.lock has {wrong})",)
+    assert found.wrong == [f"data/merges/{SUITE}/average came out with other bytes ({own}, dvc.lock has {wrong})"]
 
 
 def test_nothing_is_computed_again_without_its_inputs(repository: Path, tmp_path: Path):
@@ -560,8 +556,8 @@ def test_the_audit_needs_neither_torch_nor_dvc():
 @pytest.mark.parametrize(("pool", "samples"), [(1, 1), (2, 5), (48, 8), (2000, 1600)])
 def test_draws_are_those_of_the_library(pool: int, samples: int):
     for seed_, task in ((0, "mnist"), (7, "a_1"), (2**31, "ü")):
-        own = draws.shuffled(pool, seed_, task)
-        assert own[:samples].tolist() == draw(pool, samples, seed_, task).tolist()
+        own = draws.shuffle_pool(pool, seed_, task)
+        assert own[:samples].tolist() == sample_indices(pool, samples, seed_, task).tolist()
 
 
 def test_recomputed_values_are_those_of_the_tables():
@@ -574,22 +570,22 @@ def test_recomputed_values_are_those_of_the_tables():
         for task in rng.permutation(tasks)
     ]
     frame = pd.DataFrame(rows, columns=["suite", "method", "task", "seed", "samples", "correct", "total"])
-    theirs = runs(frame.astype({"seed": "Int64"}), tasks)
-    known = arithmetic.know(frame.fillna({"seed": -1}).astype({"seed": int}), tasks)
+    theirs = tabulate_runs(frame.astype({"seed": "Int64"}), tasks)
+    known = arithmetic.derive_accuracies(frame.fillna({"seed": -1}).astype({"seed": int}), tasks)
     for method in seeds:
-        for name, values in arithmetic.values(known, method).items():
+        for name, values in arithmetic.derive_values(known, method).items():
             assert values == pytest.approx(theirs.loc[method, name].to_numpy(), abs=1e-12)
 
 
 def test_values_without_floor_and_ceiling_are_undefined():
     flat = np.array([[50.0, 70.0]])
-    alone = arithmetic.Known(("a", "b"), {"samerging": flat}, {}, {})
-    values = arithmetic.values(alone, "samerging")
+    alone = arithmetic.Accuracies(("a", "b"), {"samerging": flat}, {}, {})
+    values = arithmetic.derive_values(alone, "samerging")
     assert values["Average"].tolist() == [60.0]
     assert values["Worst task"].tolist() == [50.0]
     assert np.isnan([values["Gap closed"], values["Normalised"]]).all()
-    same = arithmetic.Known(("a", "b"), dict.fromkeys(("zeroshot", "individual", "samerging"), flat), {}, {})
-    assert np.isnan(arithmetic.values(same, "samerging")["Gap closed"]).all()
+    same = arithmetic.Accuracies(("a", "b"), dict.fromkeys(("zeroshot", "individual", "samerging"), flat), {}, {})
+    assert np.isnan(arithmetic.derive_values(same, "samerging")["Gap closed"]).all()
 
 
 @pytest.mark.parametrize(
@@ -617,9 +613,9 @@ def test_images_in_common_are_counted_by_content():
         rng.integers(256, size=(6, 4, 4, 3), dtype=np.uint8),
         rng.integers(256, size=(5, 4, 4, 3), dtype=np.uint8),
     )
-    assert images.common(pool, scored) == 0
+    assert images.count_common(pool, scored) == 0
     pool[1], pool[4] = scored[2], scored[2]
-    assert images.common(pool, scored) == 2
+    assert images.count_common(pool, scored) == 2
 
 
 def test_tensors_are_read_without_their_library(tmp_path: Path):
@@ -637,14 +633,14 @@ def test_scores_that_are_no_counts_are_refused(tmp_path: Path):
     header = "suite,method,task,seed,samples,correct,total\n"
     store.write_text(tmp_path / "reports/evidence/suites/s/scores.csv", f"{header}s,ties,a,,0,1.5,3\n")
     with pytest.raises(RepositoryError, match=r"reports/evidence/suites/s/scores\.csv: counts must be whole numbers"):
-        integers(gather(tmp_path), "s")
+        _ = AuditedSuite(gather(tmp_path), "s").scores
 
 
 def test_stamps_are_md5_and_size_and_leave_out_what_dvc_ignores(tmp_path: Path):
     for name in ("pipeline/a.py", "pipeline/__pycache__/a.pyc", "pipeline/b.pyc", "data/.partial/x", "elsewhere/c.py"):
         store.write_text(tmp_path / name, "text")
     (only,) = gather(tmp_path).stamps.items()
-    assert only == ("pipeline/a.py", stamp(b"text"))
+    assert only == ("pipeline/a.py", stamp_bytes(b"text"))
     assert only[1].md5 == hashlib.md5(b"text").hexdigest()
     assert only[1].size == 4
 

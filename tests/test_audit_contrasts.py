@@ -13,8 +13,10 @@ import pytest
 from pipeline.audit import contrasts
 from pipeline.audit.finding import Finding
 from pipeline.audit.repository import gather
-from pipeline.report import tables
-from pipeline.report.render import contrasts as stated
+from pipeline.audit.resampling import resample_runs
+from pipeline.audit.suite import AuditedSuite
+from pipeline.report.evidence import format_csv
+from pipeline.report.render import contrast_rows
 from pipeline.report.studies import ablation, conventions, efficiency, replicates
 from pipeline.report.view import View
 from pipeline.runtime import store
@@ -43,19 +45,19 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         store.write_text(root / "pipeline/suites/s.yaml", f"tasks: [{', '.join(tasks)}]\n")
         whole = rows.assign(seed=rows.seed.astype("Int64").replace(-1, pd.NA))
         store.write_text(root / f"{EVIDENCE}/{study}.csv", whole.to_csv(index=False, lineterminator="\n"))
-        store.write_text(root / f"{SHOWN}/{study}-contrasts.csv", tables.csv(stated(view), 10))
+        store.write_text(root / f"{SHOWN}/{study}-contrasts.csv", format_csv(contrast_rows(view), "%.10g"))
     return roots
 
 
 def checked(root: Path) -> Finding:
-    (finding,) = contrasts.check(gather(root), "s")
+    (finding,) = contrasts.check(AuditedSuite(gather(root), "s"))
     return finding
 
 
 @pytest.mark.parametrize("study", ["ablation", "efficiency", "replicates", "conventions"])
 def test_what_views_state_follows_from_the_rows(made: dict[str, Path], study: str):
     finding = checked(made[study])
-    assert (finding.wrong, finding.absent) == ((), ())
+    assert (finding.wrong, finding.absent) == ([], [])
     rows = len(pd.read_csv(made[study] / f"{EVIDENCE}/{study}.csv"))
     stated_rows = pd.read_csv(made[study] / f"{SHOWN}/{study}-contrasts.csv")
     assert finding.compared > rows + 3 * len(stated_rows)
@@ -70,7 +72,7 @@ def test_no_other_number_would_do(made: dict[str, Path], tmp_path: Path, study: 
     columns = [name for name in ("mean", "low", "high", "like low", "like high") if name in frame]
     for column in columns:
         changed = frame.assign(**{column: frame[column] + 0.01 + frame[column].abs() / 1000})
-        path.write_text(tables.csv(changed, 10))
+        path.write_text(format_csv(changed, "%.10g"))
         named = {text for text in checked(root).wrong if f", {column} is " in text}
         assert len(named) == len(frame[frame[column].notna()].drop_duplicates(["name", "replicates"]))
 
@@ -110,7 +112,7 @@ def test_rows_without_answers_are_said_to_have_none(made: dict[str, Path], tmp_p
     root = shutil.copytree(made["efficiency"], tmp_path / "root")
     path = root / f"{EVIDENCE}/efficiency.csv"
     path.write_text(pd.read_csv(path).drop(columns="right").to_csv(index=False))
-    assert checked(root).absent == ("answers to single images (`right`)",)
+    assert checked(root).absent == ["answers to single images (`right`)"]
 
 
 def test_a_repository_without_studies_has_nothing_to_check(tmp_path: Path):
@@ -125,7 +127,8 @@ def test_a_contrast_of_one_run_is_its_difference():
         columns=["method", "task", "seed", "correct", "total", "answers"],
     )
     rows.answers = rows.answers.map(np.array)
-    values = contrasts.computed(rows, ("method",), {("m",): 1.0}, ("a", "b", "c"))
+    runs = {("m",): contrasts.read_runs(rows, ("a", "b", "c"))}
+    values = contrasts.compute_contrast(runs, resample_runs(runs, contrasts.DRAWS), {("m",): 1.0})
     assert values["mean"] == pytest.approx(200 / 3)
     assert (values["low"], values["high"]) == pytest.approx((200 / 3, 200 / 3))
     assert (values["like low"], values["like high"]) == (0.0, 100.0)

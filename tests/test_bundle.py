@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.audit import bundle
 from pipeline.audit.__main__ import audit, main
-from pipeline.audit.archive import METADATA, unpack
+from pipeline.audit.archive import METADATA, unpack_bundle
 from pipeline.audit.repository import RepositoryError, gather
 from tests import small_run
 
@@ -23,18 +23,18 @@ pytestmark = pytest.mark.usefixtures("rendered_once")
 def files(small: Path) -> dict[str, bytes]:
     """What a bundle of the finished run holds."""
     evidence = gather(small)
-    found = bundle.contents(evidence)
-    return {METADATA: bundle.metadata(evidence, found, DAY), **found}
+    found = bundle.read_contents(evidence)
+    return {METADATA: bundle.describe_contents(evidence, found, DAY), **found}
 
 
 def packed(files: dict[str, bytes], path: Path) -> Path:
-    path.write_bytes(bundle.archive(files))
+    path.write_bytes(bundle.pack_bundle(files))
     return path
 
 
 def test_a_bundle_is_audited_like_the_repository(small: Path, files, tmp_path: Path):
     whole = {one.name: one for one in audit(gather(small))}
-    described = unpack(packed(files, tmp_path / "b.tar.gz"), tmp_path / "unpacked")
+    described = unpack_bundle(packed(files, tmp_path / "b.tar.gz"), tmp_path / "unpacked")
     assert (described.verdict, described.compared) == ("ok", len(files) - 1)
     found = {one.name: one for one in audit(gather(tmp_path / "unpacked"))}
     assert not [one.line() for one in found.values() if one.wrong]
@@ -49,8 +49,10 @@ def test_a_bundle_is_audited_like_the_repository(small: Path, files, tmp_path: P
 def test_a_bundle_is_the_same_bytes_wherever_it_is_made(small: Path, files, tmp_path: Path):
     copy = small_run.copy(small, tmp_path / "elsewhere")
     evidence = gather(copy)
-    again = bundle.contents(evidence)
-    assert bundle.archive({METADATA: bundle.metadata(evidence, again, DAY), **again}) == bundle.archive(files)
+    again = bundle.read_contents(evidence)
+    assert bundle.pack_bundle(
+        {METADATA: bundle.describe_contents(evidence, again, DAY), **again}
+    ) == bundle.pack_bundle(files)
 
 
 def test_a_bundle_has_no_images_and_no_weights_but_coefficients(files):
@@ -85,7 +87,7 @@ def test_a_public_suite_names_repositories_and_revisions(small: Path, tmp_path: 
     copy = small_run.copy(small, tmp_path / "copy")
     text = (copy / "params.yaml").read_text()
     (copy / "params.yaml").write_text(text.replace("- nano-3", "- ta8-vit-b-32", 1))
-    found = {one["identifier"]: one for one in bundle.sources(gather(copy))}
+    found = {one["identifier"]: one for one in bundle.cite_sources(gather(copy))}
     images = found["https://huggingface.co/datasets/tanganke/sun397"]
     assert (images["kind"], images["version"]) == ("Dataset", "9c4afd6174afa3974f209a0ef099dbbe244dfd27")
     assert "https://huggingface.co/tanganke/clip-vit-base-patch32_sun397" in found
@@ -104,7 +106,7 @@ def test_a_public_suite_names_repositories_and_revisions(small: Path, tmp_path: 
 def test_a_bundle_that_is_not_as_described_is_named(files, tmp_path: Path, name: str, content: bytes | None, why: str):
     changed = {**files, name: content}
     kept = {path: text for path, text in changed.items() if text is not None}
-    assert why in unpack(packed(kept, tmp_path / "b.tar.gz"), tmp_path / "unpacked").wrong
+    assert why in unpack_bundle(packed(kept, tmp_path / "b.tar.gz"), tmp_path / "unpacked").wrong
 
 
 def test_a_forged_score_in_a_bundle_described_anew_is_not_that_of_the_lock(small: Path, files, tmp_path: Path):
@@ -114,8 +116,8 @@ def test_a_forged_score_in_a_bundle_described_anew_is_not_that_of_the_lock(small
         path: files[path].replace(b",0,0,", b",0,1,", 1).replace(b"ties,textures,,0,", b"ties,textures,,0,1"),
     }
     described = {name: content for name, content in forged.items() if name != METADATA}
-    forged[METADATA] = bundle.metadata(gather(small), described, DAY)
-    assert unpack(packed(forged, tmp_path / "b.tar.gz"), tmp_path / "unpacked").verdict == "ok"
+    forged[METADATA] = bundle.describe_contents(gather(small), described, DAY)
+    assert unpack_bundle(packed(forged, tmp_path / "b.tar.gz"), tmp_path / "unpacked").verdict == "ok"
     found = {one.name: one for one in audit(gather(tmp_path / "unpacked"))}
     assert f"{path} is not the file of stage evaluate@{SUITE}-ties" in "; ".join(found["lock: data"].wrong)
 
@@ -150,7 +152,7 @@ def test_an_archive_that_holds_more_than_files_of_its_folder_is_refused(tmp_path
         tar.addfile(member, io.BytesIO(b"x"))
     (tmp_path / "evil.tar.gz").write_bytes(gzip.compress(buffer.getvalue()))
     with pytest.raises(RepositoryError, match=r"evil\.tar\.gz: not a bundle.*is no file of its folder"):
-        unpack(tmp_path / "evil.tar.gz", tmp_path / "unpacked")
+        unpack_bundle(tmp_path / "evil.tar.gz", tmp_path / "unpacked")
     assert not [*tmp_path.rglob("escaped.txt"), *tmp_path.rglob("link"), *tmp_path.rglob("pipe")]
 
 
@@ -158,16 +160,16 @@ def test_no_bundle_is_made_of_data_that_is_not_the_locks(small: Path, tmp_path: 
     copy = small_run.copy(small, tmp_path / "copy")
     (copy / f"data/merges/{SUITE}/ties/merge.json").write_text("{}")
     with pytest.raises(bundle.BundleError, match=rf"data/merges/{SUITE}/ties is not the directory of stage "):
-        bundle.contents(gather(copy))
+        bundle.read_contents(gather(copy))
     (copy / "dvc.lock").unlink()
     with pytest.raises(bundle.BundleError, match=r"no dvc\.lock in "):
-        bundle.contents(gather(copy))
+        bundle.read_contents(gather(copy))
 
 
 def test_the_date_is_that_of_the_commit_or_of_the_environment(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
-    assert bundle.published(tmp_path) == "1970-01-01"
+    assert bundle.read_date(tmp_path) == "1970-01-01"
     monkeypatch.delenv("SOURCE_DATE_EPOCH")
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     with pytest.raises(bundle.BundleError, match="no commit to take the date from"):
-        bundle.published(tmp_path)
+        bundle.read_date(tmp_path)

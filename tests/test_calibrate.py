@@ -11,11 +11,11 @@ from torch.nn.functional import kl_div
 
 from pipeline import methods
 from pipeline.calibration import descent
-from pipeline.calibration.descent import descend, gradient
+from pipeline.calibration.descent import coefficient_gradient, descend
 from pipeline.calibration.objectives import Objective, distillation, entropy
 from pipeline.calibration.problem import Diverged, Problem
 from pipeline.calibration.sharpness import LossAndGradient, Sharpness, perturbation, sharp_gradient
-from pipeline.models.sampling import batches, draw, generator
+from pipeline.models.sampling import batches, generator, sample_indices
 from pipeline.models.task_vectors import merge
 from pipeline.models.weights import has_gradient
 from pipeline.runtime.schema import Schedule
@@ -72,7 +72,7 @@ def by_hand(
 @pytest.mark.parametrize(("objective", "other_way"), [(OBJECTIVE, divergence), (entropy, uncertainty)])
 def test_gradient_equals_autograd_through_the_merge(problem: Problem, objective: Objective, other_way: Objective):
     chosen = (torch.tensor([0, 3]), torch.tensor([5, 1, 2]), torch.tensor([8]))
-    loss, slope = gradient(problem, objective, point(), chosen)
+    loss, slope = coefficient_gradient(problem, objective, point(), chosen)
     expected_loss, expected = by_hand(problem, point(), chosen, other_way)
     torch.testing.assert_close(loss, expected_loss, rtol=0, atol=1e-12)
     torch.testing.assert_close(slope, expected, rtol=0, atol=1e-10)
@@ -82,7 +82,7 @@ def test_gradient_equals_autograd_through_the_merge(problem: Problem, objective:
 def test_gradient_leaves_its_inputs_alone(problem: Problem):
     kept = toy.cloned(problem.base), toy.cloned(problem.vectors)
     at = point()
-    gradient(problem, OBJECTIVE, at, toy.whole(problem))
+    coefficient_gradient(problem, OBJECTIVE, at, toy.whole(problem))
     assert toy.same(problem.base, kept[0])
     assert toy.same(problem.vectors, kept[1])
     assert torch.equal(at, point())
@@ -134,7 +134,7 @@ def test_asam_at_zero_coefficients_gives_no_perturbation():
 @pytest.mark.parametrize("sharpness", ["sam", "asam"])
 def test_second_gradient_is_taken_at_the_perturbed_point(problem: Problem, sharpness: Sharpness):
     chosen, at = toy.whole(problem), point()
-    loss, sharp = sharp_gradient(lambda x: gradient(problem, OBJECTIVE, x, chosen), at, 0.3, sharpness)
+    loss, sharp = sharp_gradient(lambda x: coefficient_gradient(problem, OBJECTIVE, x, chosen), at, 0.3, sharpness)
     first_loss, first = by_hand(problem, at, chosen)
     _, expected = by_hand(problem, at + perturbation(at, first, 0.3, sharpness), chosen)
     torch.testing.assert_close(loss, first_loss, rtol=0, atol=1e-12)
@@ -281,8 +281,8 @@ def test_coefficients_with_a_gradient_are_those_of_learning_all():
     at = torch.full((3, len(problem.vectors)), 0.2, dtype=torch.float64)
     optimiser, losses = torch.optim.Adam([at], lr=0.05, weight_decay=5e-4), []
     for _ in range(4):
-        loss, first = gradient(problem, OBJECTIVE, at, toy.whole(problem))
-        _, at.grad = gradient(problem, OBJECTIVE, at + 0.2 * first / first.norm(), toy.whole(problem))
+        loss, first = coefficient_gradient(problem, OBJECTIVE, at, toy.whole(problem))
+        _, at.grad = coefficient_gradient(problem, OBJECTIVE, at + 0.2 * first / first.norm(), toy.whole(problem))
         optimiser.step()
         losses.append(loss)
     still = without_gradient(problem.vectors)
@@ -316,10 +316,10 @@ def test_clamp_keeps_coefficients_between_zero_and_one(problem: Problem):
 def test_one_task_at_its_own_expert_has_nothing_to_learn():
     alone = toy.problem(tasks=1)
     one = torch.ones(1, len(toy.GROUPS), dtype=torch.float64)
-    loss, slope = gradient(alone, OBJECTIVE, one, toy.whole(alone))
+    loss, slope = coefficient_gradient(alone, OBJECTIVE, one, toy.whole(alone))
     assert abs(float(loss)) < 1e-12
     assert slope.abs().max() < 1e-12
-    assert float(gradient(alone, OBJECTIVE, 0 * one, toy.whole(alone))[0]) > 1e-3
+    assert float(coefficient_gradient(alone, OBJECTIVE, 0 * one, toy.whole(alone))[0]) > 1e-3
 
 
 @pytest.mark.parametrize("settings", [{"rho": 0.0}, {"sharpness": "none"}])
@@ -368,12 +368,12 @@ def test_generators_do_not_touch_the_global_one():
 
 
 def test_draws_are_nested_seeded_distinct_and_capped():
-    largest = draw(50, 50, 0, "cats")
+    largest = sample_indices(50, 50, 0, "cats")
     assert sorted(largest.tolist()) == [*range(50)]
-    assert all(torch.equal(draw(50, k, 0, "cats"), largest[:k]) for k in (1, 4, 16))
-    assert torch.equal(draw(50, 1600, 0, "cats"), largest)
-    assert not torch.equal(draw(50, 50, 1, "cats"), largest)
-    assert not torch.equal(draw(50, 50, 0, "dogs"), largest)
+    assert all(torch.equal(sample_indices(50, k, 0, "cats"), largest[:k]) for k in (1, 4, 16))
+    assert torch.equal(sample_indices(50, 1600, 0, "cats"), largest)
+    assert not torch.equal(sample_indices(50, 50, 1, "cats"), largest)
+    assert not torch.equal(sample_indices(50, 50, 0, "dogs"), largest)
 
 
 def test_nan_in_a_head_is_reported_with_its_step(problem: Problem):
@@ -390,13 +390,13 @@ def test_a_huge_learning_rate_is_reported_at_the_step_it_diverges(problem: Probl
 def test_the_gradient_does_not_depend_on_the_number_of_passes():
     problem = toy.problem()
     chosen = toy.whole(problem)
-    whole = gradient(problem, OBJECTIVE, point(), chosen)
+    whole = coefficient_gradient(problem, OBJECTIVE, point(), chosen)
     seen: list[int] = []
     counted = replace(problem, encoder=lambda at, images: seen.append(len(images)) or problem.encoder(at, images))
-    gradient(counted, OBJECTIVE, point(), chosen)
+    coefficient_gradient(counted, OBJECTIVE, point(), chosen)
     assert seen == [sum(len(batch) for batch in chosen)]
     seen.clear()
-    parts = gradient(replace(counted, images_per_pass=1), OBJECTIVE, point(), chosen)
+    parts = coefficient_gradient(replace(counted, images_per_pass=1), OBJECTIVE, point(), chosen)
     assert seen == [len(batch) for batch in chosen]
     for one, other in zip(whole, parts, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)

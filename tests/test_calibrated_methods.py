@@ -13,10 +13,10 @@ from pipeline.calibration.problem import Diverged, Problem
 from pipeline.merges.serving import Served, heads
 from pipeline.merges.solution import Solution
 from pipeline.methods import symerge, ties
-from pipeline.models.task_vectors import combine, merge
+from pipeline.models.task_vectors import merge, merge_delta
 from pipeline.models.weights import Weights
 from pipeline.runtime.schema import Schedule
-from pipeline.toolbox.trimming import selected
+from pipeline.toolbox.trimming import select_entries
 from tests import toy
 
 SCHEDULE = Schedule(lr=0.05, steps=6, batch_size=4)
@@ -67,7 +67,7 @@ def taken(flat: Tensor, keep: int) -> Tensor:
 @pytest.mark.parametrize("keep", [1.0, 0.5, 0.2])
 def test_selected_entries_are_those_that_sorting_finds(keep: float, problem: Problem):
     flat = torch.cat([stacked.flatten(1) for stacked in problem.vectors.values()], dim=1)
-    found = torch.cat([stacked.flatten(1) for stacked in selected(problem.vectors, keep).values()], dim=1)
+    found = torch.cat([stacked.flatten(1) for stacked in select_entries(problem.vectors, keep).values()], dim=1)
     expected = taken(flat, -(-int(100 * keep) * flat.shape[1] // 100))
     assert torch.equal(found, expected)
     assert 0 < int((found != 0).sum()) < flat.numel() * keep
@@ -76,7 +76,7 @@ def test_selected_entries_are_those_that_sorting_finds(keep: float, problem: Pro
 def test_where_signs_cancel_the_majority_decides():
     up, down = [3.0, 1.0, 1.0, -2.0], [-3.0, 1.0, -2.0, -2.0]
     for sign in (1.0, -1.0):  # one sum is positive, two are negative, and the first is zero
-        found = selected({"weight": sign * torch.tensor([up, down])}, keep=1.0)["weight"]
+        found = select_entries({"weight": sign * torch.tensor([up, down])}, keep=1.0)["weight"]
         expected = sign * torch.tensor([[0, 1.0, 0, -2.0], [-3.0, 1.0, -2.0, -2.0]])
         assert torch.equal(found, expected)
 
@@ -84,7 +84,7 @@ def test_where_signs_cancel_the_majority_decides():
 def test_the_sum_of_selected_entries_is_ties():
     vectors = toy.task_vectors()
     expected = ties.merge(vectors, ties.Params(keep=0.2, scale=1.0, aggregate="sum"))
-    close({name: stacked.sum(0) for name, stacked in selected(vectors, 0.2).items()}, expected, 1e-14)
+    close({name: stacked.sum(0) for name, stacked in select_entries(vectors, 0.2).items()}, expected, 1e-14)
 
 
 @pytest.mark.parametrize("name", ["adamerging_pp", "adamerging_taskwise_pp"])
@@ -96,10 +96,10 @@ def test_plus_plus_starts_at_ties(name: str, problem: Problem):
 @pytest.mark.parametrize("name", ["adamerging", "adamerging_taskwise"])
 def test_plus_plus_is_adamerging_of_the_selected_entries(name: str, problem: Problem):
     found = calibrated(f"{name}_pp", problem, keep=0.4)
-    chosen = replace(problem, vectors=selected(problem.vectors, 0.4))
+    chosen = replace(problem, vectors=select_entries(problem.vectors, 0.4))
     expected = calibrated(name, chosen)
     assert torch.equal(found.losses, expected.losses)
-    assert toy.same(found.delta, combine(chosen.vectors, expected.coefficients))
+    assert toy.same(found.delta, merge_delta(chosen.vectors, expected.coefficients))
     assert not torch.equal(found.losses, calibrated(name, problem).losses)
 
 
@@ -107,12 +107,15 @@ def test_plus_plus_is_adamerging_of_the_selected_entries(name: str, problem: Pro
 def test_of_one_task_kept_whole_plus_plus_is_adamerging(name: str):
     alone = toy.problem(tasks=1)
     found, plain = calibrated(f"{name}_pp", alone, keep=1.0), calibrated(name, alone)
-    assert toy.same(found.delta, combine(alone.vectors, plain.coefficients))
+    assert toy.same(found.delta, merge_delta(alone.vectors, plain.coefficients))
 
 
 def test_combined_task_vectors_are_what_merge_adds(problem: Problem):
     coefficients = torch.randn(3, len(toy.GROUPS), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    delta, zero = combine(problem.vectors, coefficients), {name: 0 * tensor for name, tensor in problem.base.items()}
+    delta, zero = (
+        merge_delta(problem.vectors, coefficients),
+        {name: 0 * tensor for name, tensor in problem.base.items()},
+    )
     assert toy.same(delta, merge(zero, problem.vectors, coefficients))
 
 
@@ -278,7 +281,7 @@ def test_symerge_gradients_equal_autograd_through_the_merge(task: int, problem: 
     student = toy.encoder(weights, problem.images[task][batch]) @ head.T
     expected = symerge.trusted_cross_entropy(student, problem.teachers[task][batch])
     slopes = torch.autograd.grad(expected, (at, head))
-    *found, kept = symerge.gradient(problem, at.detach(), head.detach(), task, batch)
+    *found, kept = symerge.trusted_gradient(problem, at.detach(), head.detach(), task, batch)
     assert int(kept) == int(symerge.trusted(student, problem.teachers[task][batch]).sum())
     for one, other in zip(found, (expected.detach(), *slopes), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-10)

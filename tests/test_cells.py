@@ -139,18 +139,18 @@ def test_a_solution_comes_back_as_it_was(tmp_path: Path):
 
 def test_pieces_that_do_not_fit_beside_each_other_run_in_this_process(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SAMERGING_WORKERS", "2")
-    assert set(parallel.run(worker, [(1,), (2,)], "large", need=1 << 60)) == {os.getpid()}
-    assert os.getpid() not in parallel.run(worker, [(1,), (2,)], "small", need=1)
+    assert set(parallel.run_all(worker, [(1,), (2,)], "large", need=1 << 60)) == {os.getpid()}
+    assert os.getpid() not in parallel.run_all(worker, [(1,), (2,)], "small", need=1)
 
 
 def test_a_killed_worker_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SAMERGING_WORKERS", "2")
     with pytest.raises(BenchmarkError, match=r"^dying: a worker process was killed.*SAMERGING_WORKERS below 2$"):
-        parallel.run(die, [(0,), (1,), (2,)], "dying")
+        parallel.run_all(die, [(0,), (1,), (2,)], "dying")
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "two", "1.5"])
 def test_a_wrong_number_of_workers_is_refused(monkeypatch: pytest.MonkeyPatch, value: str):
     monkeypatch.setenv("SAMERGING_WORKERS", value)
     with pytest.raises(BenchmarkError, match="SAMERGING_WORKERS"):
-        parallel.run(worker, [(1,)], "none")
+        parallel.run_all(worker, [(1,)], "none")

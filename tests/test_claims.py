@@ -7,8 +7,8 @@ import pytest
 
 from pipeline.report import tables
 from pipeline.report.views import comparisons, profiles
-from pipeline.statistics.accuracy import GAP, parse, runs
-from pipeline.statistics.bootstrap import Difference, Interval, resample
+from pipeline.statistics.accuracy import GAP, parse_scores, tabulate_runs
+from pipeline.statistics.bootstrap import Comparison, Interval, resample_accuracies
 
 TITLES = {"zeroshot": "Zero-shot", "individual": "Experts", "ties": "TIES", "adamerging": "AdaMerging"}
 TITLES |= {"distillation": "Distillation", "samerging": "SAMerging"}
@@ -38,16 +38,20 @@ def made():
         for task, found in tasks.items()
         for seed, hits in zip(seeds[name], found, strict=True)
     ]
-    scored = parse("\n".join(["suite,method,task,seed,samples,correct,total", *lines]), "test")
-    resampled = resample(correct, seeds, 2000)
-    return SimpleNamespace(found=resampled, compared=comparisons.compare(resampled), runs=runs(scored, TASKS))
+    scored = parse_scores("\n".join(["suite,method,task,seed,samples,correct,total", *lines]), "test")
+    resampled = resample_accuracies(correct, seeds, 2000)
+    evidence = SimpleNamespace(
+        suite="s", tasks=TASKS, titles=TITLES, sections=GROUPS, resampled=resampled, runs=tabulate_runs(scored, TASKS)
+    )
+    compared, scores = comparisons.compare_main(resampled), comparisons.interquartile_means(resampled)
+    return SimpleNamespace(evidence=evidence, compared=compared, scores=scores)
 
 
 def difference(value, p, like):
     interval = Interval(np.array(value), np.array(value - 0.1), np.array(value + 0.1))
     edges = Interval(interval.value, np.array(like[0]), np.array(like[1]))
     tasks = Interval(*np.array([[0.1, 0.2, -0.3], [0.05, -0.1, -0.4], [0.2, 0.3, -0.2]]))
-    return Difference(interval, edges, tasks, p, (3, 1), 1000)
+    return Comparison(interval, edges, tasks, p, (3, 1), 1000)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +74,7 @@ def test_tasks_are_won_and_lost_where_their_interval_excludes_zero():
 
 
 def test_sentences_compare_with_those_that_matter_and_with_all(made):
-    said = comparisons.sentences(made.runs, made.compared, ["ties"], TITLES, 1)
+    said = comparisons.claims(made.evidence, made.compared, 1)
     gap, free, entropy, twin, every, basis = said
     assert gap.startswith("SAMerging closes 71.6 ± 0.3 % of the gap between zero-shot (15.0 %)")
     assert gap.endswith("(n = 2 seeds).")
@@ -88,14 +92,17 @@ def test_sentences_compare_with_those_that_matter_and_with_all(made):
 
 def test_what_did_not_run_is_not_spoken_of(made):
     few = {"individual": made.compared["individual"]}
-    said = comparisons.sentences(made.runs.assign(**{GAP: np.nan}), few, [], TITLES, 1)
+    sections = {**GROUPS, "Data-free": []}
+    runs = made.evidence.runs.assign(**{GAP: np.nan})
+    evidence = SimpleNamespace(titles=TITLES, sections=sections, runs=runs)
+    said = comparisons.claims(evidence, few, 1)
     assert len(said) == 2
     assert "worse than 1 (Experts); no difference is shown to 0." in said[0]
-    assert comparisons.sentences(made.runs, {}, [], TITLES, 1)[1:] == []
+    assert comparisons.claims(made.evidence, {}, 1)[1:] == []
 
 
 def test_the_table_has_a_row_per_method_and_nothing_for_samerging_itself(made):
-    table = comparisons.table(made.found, made.compared, comparisons.means(made.found), GROUPS, TITLES, 1, "s")
+    table = comparisons.comparison_table(made.evidence, made.compared, made.scores, 1)
     rows = {name: [cell.mean for cell in cells] for _, lines in table.sections for name, cells in lines}
     assert [title for title, _ in table.sections] == ["Floor", "Data-free", "Calibrated"]
     assert list(rows) == [TITLES[name] for names in GROUPS.values() for name in names]
@@ -110,7 +117,7 @@ def test_the_table_has_a_row_per_method_and_nothing_for_samerging_itself(made):
 
 
 def test_the_csv_has_every_task(made):
-    text = comparisons.csv(made.compared, comparisons.means(made.found), TASKS, GROUPS, TITLES).splitlines()
+    text = comparisons.comparison_csv(made.evidence, made.compared, made.scores).splitlines()
     rows = {line.split(",")[0]: dict(zip(text[0].split(","), line.split(","), strict=True)) for line in text[1:]}
     assert float(rows["adamerging"]["a"]) == pytest.approx(5)
     assert float(rows["ties"]["difference"]) == pytest.approx(20.125)
@@ -123,4 +130,10 @@ def test_the_csv_has_every_task(made):
 def test_profiles_show_the_usual_methods_and_the_best_of_their_sections():
     means = {"average": 1, "ties": 3, "tsv_m": 2, "distillation": 4, "fisher": 5, "regmean": 2, "samerging": 3}
     free, learned = ["average", "tsv_m", "ties"], ["fisher", "regmean", "distillation", "samerging"]
-    assert profiles.choose(means, [free, learned, []]) == ["average", "ties", "fisher", "distillation", "samerging"]
+    assert profiles.select_methods(means, [free, learned, []]) == [
+        "average",
+        "ties",
+        "fisher",
+        "distillation",
+        "samerging",
+    ]

@@ -18,9 +18,10 @@ from pipeline.runtime import store
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.runtime.resumable import Resumable
 from pipeline.runtime.schema import Schedule
+from pipeline.steps import merge as merge_step
 from pipeline.steps.calibrate import Setting, calibrate_seeds
-from pipeline.steps.evaluate import answer
-from pipeline.steps.teach import teach
+from pipeline.steps.evaluate import predict_seed
+from pipeline.steps.teach import compute_teacher_logits
 from pipeline.suites import _clip_tasks, clip
 from tests import hub_server, replicas
 
@@ -51,7 +52,7 @@ def filled(hub: hub_server.Hub, repositories: dict[str, dict], monkeypatch: pyte
             hub.push(kind, repo, files)
     tiny = {
         name: about.model_copy(update={"test_size": TEST, "revision": "main"})
-        for name, about in _clip_tasks.TASKS.items()
+        for name, about in _clip_tasks.CLIP_TASKS.items()
     }
     monkeypatch.setattr(_clip_tasks, "TASKS", tiny)
     monkeypatch.setenv("SAMERGING_WORKERS", "1")
@@ -97,14 +98,14 @@ def accepts_every_method(found: SuiteFolder, root: Path) -> None:
     """Every method merges the suite, and one artefact of every form is scored on every task."""
     folder, tasks, teachers = found.folder, found.suite.task_names, root / "teachers"
     for task in tasks:
-        store.write_array(teachers / f"{task}.npy", teach(folder, task, "train").numpy())
+        store.write_array(teachers / f"{task}.npy", compute_teacher_logits(folder, task, "train").numpy())
     scored: set[tuple[str | None, int | None]] = set()
     quick = {"prodistill": {"epochs": 1}, "wudi": {"steps": 2}, "opcm": {"seeds": [0]}, "dare": {"seeds": [0]}}
     for name in methods.names():
         module, artefact = methods.load(name), root / "merges" / name
         params = module.Params(**quick.get(name, {}))
         if hasattr(module, "merge"):
-            made = storage.data_free(module, found.vectors(), params, tasks)
+            made = merge_step.merge_data_free(module, found.vectors(), params, tasks)
         else:
             schedule = Schedule(lr=0.01, steps=1, batch_size=2)
             asked = Setting(folder, teachers, name, params, schedule, "train", "float32")
@@ -115,7 +116,7 @@ def accepts_every_method(found: SuiteFolder, root: Path) -> None:
         if form in scored:
             continue
         scored.add(form)
-        counts = answer(folder, artefact, 0, "test").counts(0)
+        counts = predict_seed(folder, artefact, 0, "test").counts(0)
         assert {task: total for task, (_, total) in counts.items()} == dict.fromkeys(tasks, TEST), name
 
 
@@ -156,14 +157,14 @@ def own(tmp_path: Path, repositories: dict[str, dict], **changes: object) -> cli
     """A suite of local files: a base, an expert and a data set of one task."""
     for place, kind, repo in (
         ("base", "model", _clip_tasks.BACKBONES["vit-b-32"]),
-        ("expert", "model", _clip_tasks.TASKS["dtd"].anchors["vit-b-32"].checkpoint),
-        ("images", "dataset", _clip_tasks.TASKS["cifar10"].dataset),
+        ("expert", "model", _clip_tasks.CLIP_TASKS["dtd"].anchors["vit-b-32"].checkpoint),
+        ("images", "dataset", _clip_tasks.CLIP_TASKS["cifar10"].dataset),
     ):
         for name, content in repositories[kind][repo].items():
             path = tmp_path / place / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-    about = _clip_tasks.TASKS["cifar10"]
+    about = _clip_tasks.CLIP_TASKS["cifar10"]
     mine = {
         "name": "mine",
         "expert": str(tmp_path / "expert"),

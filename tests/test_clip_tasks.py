@@ -11,7 +11,7 @@ from pipeline.runtime.errors import BenchmarkError
 from pipeline.suites import _clip_tasks as clip
 from tests import replicas
 
-TEMPLATES = dict(zip(clip.TASKS, (2, 8, 18, 3, 1, 3, 1, 8, 1, 1, 6, 1, 2, 18, 18, 1, 2, 1, 1, 1), strict=True))
+TEMPLATES = dict(zip(clip.CLIP_TASKS, (2, 8, 18, 3, 1, 3, 1, 8, 1, 1, 6, 1, 2, 18, 18, 1, 2, 1, 1, 1), strict=True))
 ZEROSHOT = {"vit-b-32": (48.08, 56.94, 55.65), "vit-b-16": (55.36, 61.97, 59.85), "vit-l-14": (64.93, 69.10, 65.61)}
 EXPERT = {"vit-b-32": (90.38, 89.25, 89.77), "vit-b-16": (92.38, 91.33, 91.62), "vit-l-14": (94.30, 93.37, 93.52)}
 """Published averages over ta-8, tall-14, tall-20."""
@@ -20,7 +20,7 @@ EXPERT = {"vit-b-32": (90.38, 89.25, 89.77), "vit-b-16": (92.38, 91.33, 91.62), 
 @pytest.fixture
 def tables(tmp_path: Path) -> Path:
     """A copy of the tables."""
-    return Path(shutil.copytree(clip.TABLES, tmp_path / "tables"))
+    return Path(shutil.copytree(clip.TABLE_FOLDER, tmp_path / "tables"))
 
 
 def test_suites_are_the_papers():
@@ -29,17 +29,17 @@ def test_suites_are_the_papers():
         ("tall-14", 14),
         ("tall-20", 20),
     ]
-    assert clip.SUITES["tall-20"] == tuple(clip.TASKS)
-    assert clip.SUITES["tall-14"] == tuple(clip.TASKS)[:14]
+    assert clip.SUITES["tall-20"] == tuple(clip.CLIP_TASKS)
+    assert clip.SUITES["tall-14"] == tuple(clip.CLIP_TASKS)[:14]
     assert clip.SUITES["ta-8"] == (
         "sun397", "stanford-cars", "resisc45", "eurosat", "svhn", "gtsrb", "mnist", "dtd"
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", clip.TASKS)
+@pytest.mark.parametrize("name", clip.CLIP_TASKS)
 def test_a_task_is_complete(name: str):
-    task = clip.task(name)
-    with (clip.TABLES / "tasks.csv").open(encoding="utf-8") as file:
+    task = clip.find_task(name)
+    with (clip.TABLE_FOLDER / "tasks.csv").open(encoding="utf-8") as file:
         (row,) = (row for row in csv.DictReader(file) if row["task"] == name)
     assert task.name == name
     assert len(task.classes) == len({*task.classes}) == int(row["classes"])
@@ -53,7 +53,7 @@ def test_a_task_is_complete(name: str):
 
 
 def test_test_sizes_are_the_published_ones():
-    sizes = [task.test_size for task in clip.TASKS.values()]
+    sizes = [task.test_size for task in clip.CLIP_TASKS.values()]
     assert sizes[:8] == [19850, 8041, 6300, 2700, 26032, 12630, 10000, 1880]
     assert sizes[8:14] == [6149, 32768, 7178, 3669, 8000, 10000]
     assert sizes[14:] == [10000, 25250, 10000, 20800, 10000, 1821]
@@ -62,7 +62,7 @@ def test_test_sizes_are_the_published_ones():
 @pytest.mark.parametrize("backbone", clip.BACKBONES)
 def test_anchors_average_to_the_published_averages(backbone: str):
     for suite, zeroshot, expert in zip(clip.SUITES, ZEROSHOT[backbone], EXPERT[backbone], strict=True):
-        anchors = [clip.task(name).anchors[backbone] for name in clip.SUITES[suite]]
+        anchors = [clip.find_task(name).anchors[backbone] for name in clip.SUITES[suite]]
         assert sum(anchor.zeroshot for anchor in anchors) / len(anchors) == pytest.approx(zeroshot, abs=0.01)
         assert sum(anchor.expert for anchor in anchors) / len(anchors) == pytest.approx(expert, abs=0.01)
 
@@ -79,7 +79,7 @@ def test_published_results_cover_every_task_once():
     for backbone in clip.BACKBONES:
         for method, field in (("zero-shot", "zeroshot"), ("individual", "expert")):
             found = tables["tall-20", backbone, method, ""]
-            for name, task in clip.TASKS.items():
+            for name, task in clip.CLIP_TASKS.items():
                 assert found[name] == pytest.approx(getattr(task.anchors[backbone], field), abs=0.0051)
     merged = tables["ta-8", "vit-b-32", "AdaMerging (layer-wise)", "init 0.3"]
     assert sum(merged.values()) / 8 == pytest.approx(82.6, abs=0.05)
@@ -87,7 +87,7 @@ def test_published_results_cover_every_task_once():
 
 def test_an_unknown_task_is_named_with_its_nearest():
     with pytest.raises(BenchmarkError, match=r"unknown task 'standford_cars'; did you mean 'stanford-cars'\?"):
-        clip.task("standford_cars")
+        clip.find_task("standford_cars")
 
 
 @pytest.mark.parametrize(
@@ -129,9 +129,9 @@ def test_wrong_prompts_are_refused(tables: Path, prompts: dict[str, list[str]], 
 
 
 def test_the_test_size_is_asserted():
-    clip.check_test_size(clip.task("sun397"), 19850)
+    clip.check_test_size(clip.find_task("sun397"), 19850)
     with pytest.raises(BenchmarkError, match=r"sun397: the test split \(test of tanganke/sun397\) has 19887 .* 19850"):
-        clip.check_test_size(clip.task("sun397"), 19887)
+        clip.check_test_size(clip.find_task("sun397"), 19887)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_the_test_size_is_asserted():
     ],
 )
 def test_parquet_files_of_every_layout(names: list[str], config: str | None, expected: list[int]):
-    assert clip.parquet_files(names, config, "test") == [names[index] for index in expected]
+    assert clip.find_parquet_files(names, config, "test") == [names[index] for index in expected]
 
 
 @pytest.mark.parametrize(
@@ -167,19 +167,19 @@ def test_parquet_files_of_every_layout(names: list[str], config: str | None, exp
 )
 def test_missing_parquet_files_are_named(names: list[str], config: str | None, message: str):
     with pytest.raises(BenchmarkError, match=message):
-        clip.parquet_files(names, config, "test")
+        clip.find_parquet_files(names, config, "test")
 
 
 def test_every_repository_has_its_splits():
     repositories = replicas.datasets(2, 1)
-    assert {*repositories} == {task.dataset for task in clip.TASKS.values()}
-    for name, task in clip.TASKS.items():
+    assert {*repositories} == {task.dataset for task in clip.CLIP_TASKS.values()}
+    for name, task in clip.CLIP_TASKS.items():
         for split in (task.train_split, task.test_split):
-            found = clip.parquet_files(list(repositories[task.dataset]), task.config, split)
+            found = clip.find_parquet_files(list(repositories[task.dataset]), task.config, split)
             assert len(found) == replicas.SHARDS.get(name, 1)
             assert all(file.startswith(f"{replicas.FOLDERS.get(name, 'data')}/{split}") for file in found)
     with pytest.raises(BenchmarkError, match="several folders"):
-        clip.parquet_files(list(repositories["ufldl-stanford/svhn"]), None, "test")
+        clip.find_parquet_files(list(repositories["ufldl-stanford/svhn"]), None, "test")
 
 
 @pytest.mark.parametrize("backbone", clip.BACKBONES)
@@ -195,7 +195,7 @@ def test_checkpoint_replicas_are_deterministic_and_loadable(backbone: str):
     outcome = CLIPModel(CLIPConfig(**json.loads(base["config.json"]))).load_state_dict(weights, strict=False)
     assert not outcome.missing_keys
     assert all(key.endswith("position_ids") for key in outcome.unexpected_keys)
-    assert [*repositories] == [clip.task(name).anchors[backbone].checkpoint for name in tasks]
+    assert [*repositories] == [clip.find_task(name).anchors[backbone].checkpoint for name in tasks]
     for files in repositories.values():
         expert = load(files["model.safetensors"])
         assert {*expert} == {key for key in weights if key.startswith("vision_model.")} - {

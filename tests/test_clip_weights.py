@@ -117,13 +117,13 @@ def expected_head(text_embeds: Tensor, logit_scale: Tensor) -> Tensor:
 
 def check_against_transformers(model: torch.nn.Module, config: Mapping[str, Any]) -> None:
     """Image features, text features and heads of the conversion are those of `model`."""
-    ours, state = clip_weights.open_clip_config(config), model.state_dict()
+    ours, state = clip_weights.convert_config(config), model.state_dict()
     pixels, normalised = images()
     theirs = model(input_ids=captions(), pixel_values=normalised)
-    found = Tower(ours, MEAN, STD)(clip_weights.base_tensors(state), pixels)
-    clip = clip_weights.load_text(ours, state)
+    found = Tower(ours, MEAN, STD)(clip_weights.convert_base(state), pixels)
+    clip = clip_weights.load_text_tower(ours, state)
     text = clip.encode_text(captions(), normalize=True)
-    head = clip_weights.zero_shot_head(clip, tokenizer(), CLASSES, TEMPLATES, batch=4)
+    head = clip_weights.build_zero_shot_head(clip, tokenizer(), CLASSES, TEMPLATES, batch=4)
     wanted = expected_head(model.text_projection(model.text_model(captions()).pooler_output), model.logit_scale)
     differences = {
         "image features": (found - theirs.image_embeds).abs().max().item(),
@@ -151,7 +151,7 @@ def test_captions_end_where_transformers_ends_them(eos: int, pad: int):
     config, tokens = small(16, eos), captions(pad)
     model = transformers_clip(config)
     model.load_state_dict(model_of(16).state_dict())
-    clip = clip_weights.load_text(clip_weights.open_clip_config(config), model.state_dict())
+    clip = clip_weights.load_text_tower(clip_weights.convert_config(config), model.state_dict())
     theirs = normalize(model.text_projection(model.text_model(tokens).pooler_output), dim=-1)
     assert (clip.encode_text(tokens, normalize=True) - theirs).abs().max() < CLOSE
     assert (clip.encode_text(captions(), normalize=True) - theirs).abs().max() < CLOSE, "padding matters"
@@ -164,7 +164,7 @@ def test_experts_keep_the_projection_of_the_base(prefix: str):
     base, tuned = model_of(16), model_of(16, seed=1)
     checkpoint = {prefix + name: tensor for name, tensor in tuned.vision_model.state_dict().items()}
     checkpoint[f"{prefix}embeddings.position_ids"] = torch.arange(197)
-    weights = clip_weights.vision_tensors(checkpoint)
+    weights = clip_weights.convert_expert(checkpoint)
     assert FROZEN[0] not in weights
     with torch.random.fork_rng(devices=[]):
         whole = transformers.CLIPVisionModelWithProjection(base.config.vision_config)
@@ -172,32 +172,32 @@ def test_experts_keep_the_projection_of_the_base(prefix: str):
     whole.vision_model = tuned.vision_model
     pixels, normalised = images()
     theirs = normalize(whole.eval()(normalised).image_embeds, dim=-1)
-    encode = Tower(clip_weights.open_clip_config(small(16)), MEAN, STD)
-    proj = clip_weights.base_tensors(base.state_dict())["proj"]
+    encode = Tower(clip_weights.convert_config(small(16)), MEAN, STD)
+    proj = clip_weights.convert_base(base.state_dict())["proj"]
     assert (encode({**weights, "proj": proj}, pixels) - theirs).abs().max() < CLOSE
 
 
 @pytest.mark.parametrize(("name", "groups"), [("ViT-B-32", 199), ("ViT-B-16", 199), ("ViT-L-14", 391)])
 def test_real_sizes_have_the_tensors_of_open_clip(name: str, groups: int):
-    base = clip_weights.base_tensors(names_of(name))
+    base = clip_weights.convert_base(names_of(name))
     with torch.device("meta"):
-        clip = build_clip(clip_weights.open_clip_config(HUB[name]))
+        clip = build_clip(clip_weights.convert_config(HUB[name]))
     ours = split_qkv(dict(clip.visual.named_parameters()))
     assert [*base] == [*ours], "order"
     assert {key: tensor.shape for key, tensor in base.items()} == {key: tensor.shape for key, tensor in ours.items()}
     merged = [key for key in base if key not in FROZEN]
     assert len(merged) == groups
     vision = {key: tensor for key, tensor in names_of(name).items() if key.startswith("vision_model.")}
-    assert [*clip_weights.vision_tensors(vision)] == merged
+    assert [*clip_weights.convert_expert(vision)] == merged
     text = {key: tensor.shape for key, tensor in clip.state_dict().items() if not key.startswith("visual.")}
-    assert {key: tensor.shape for key, tensor in clip_weights.text_state(names_of(name)).items()} == text
+    assert {key: tensor.shape for key, tensor in clip_weights.convert_text(names_of(name)).items()} == text
 
 
 @pytest.mark.parametrize("name", HUB)
 def test_sparse_config_is_open_clips_own(name: str):
     from open_clip import get_model_config
 
-    found, own = clip_weights.open_clip_config(HUB[name]), get_model_config(f"{name}-quickgelu")
+    found, own = clip_weights.convert_config(HUB[name]), get_model_config(f"{name}-quickgelu")
     defaults = {"vision_cfg": {"head_width": 64, "mlp_ratio": 4.0}, "text_cfg": {"mlp_ratio": 4.0}}
     assert found == {**own, **{part: defaults[part] | own[part] for part in defaults}}
 
@@ -216,14 +216,14 @@ def test_sparse_config_is_open_clips_own(name: str):
 )
 def test_what_open_clip_cannot_express_is_refused(config: dict[str, Any], message: str):
     with pytest.raises(BenchmarkError, match=message):
-        clip_weights.open_clip_config(config)
+        clip_weights.convert_config(config)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_widened(dtype: torch.dtype):
     state = {name: tensor.to(dtype) for name, tensor in model_of(16).state_dict().items()}
     wide = {name: tensor.float() for name, tensor in state.items()}
-    for convert in (clip_weights.base_tensors, clip_weights.text_state):
+    for convert in (clip_weights.convert_base, clip_weights.convert_text):
         found = convert(state)
         assert {tensor.dtype for tensor in found.values()} == {torch.float32}
         assert toy.same(found, convert(wide))
@@ -233,43 +233,45 @@ def test_corrected_spelling_is_accepted():
     state = model_of(16).vision_model.state_dict()
     corrected = {name.replace("layrnorm", "layernorm"): tensor for name, tensor in state.items()}
     assert corrected.keys() != state.keys()
-    assert toy.same(clip_weights.vision_tensors(corrected), clip_weights.vision_tensors(state))
+    assert toy.same(clip_weights.convert_expert(corrected), clip_weights.convert_expert(state))
 
 
 def test_wrong_tensors_are_named():
     state = dict(model_of(16).state_dict())
     with pytest.raises(BenchmarkError, match=r"^vision_model: unknown tensors \(39\): logit_scale, text_model"):
-        clip_weights.vision_tensors(state)
+        clip_weights.convert_expert(state)
     state["vision_model.encoder.layers.0.lora_A.weight"] = state["logit_scale"]
     with pytest.raises(
         BenchmarkError, match=r"unknown tensors \(1\): vision_model.encoder.layers.0.lora_A.weight; expected"
     ):
-        clip_weights.base_tensors(state)
+        clip_weights.convert_base(state)
     lost = [name for name in state if "layers.0.self_attn.q_proj" in name]
     kept = {name: tensor for name, tensor in state.items() if name not in lost}
     missing = (
         r"missing tensors \(2\): encoder.layers.0.self_attn.q_proj.weight, encoder.layers.0.self_attn.q_proj.bias;"
     )
     with pytest.raises(BenchmarkError, match=f"vision_model: {missing}"):
-        clip_weights.base_tensors(kept)
+        clip_weights.convert_base(kept)
     with pytest.raises(BenchmarkError, match=f"text_model: {missing}"):
-        clip_weights.text_state(kept)
+        clip_weights.convert_text(kept)
     with pytest.raises(BenchmarkError, match=r"missing tensors \(23\): embeddings.class_embedding, .*, \.\.\.;"):
-        clip_weights.vision_tensors({})
+        clip_weights.convert_expert({})
 
 
 def test_text_tower_has_to_fit_its_config():
-    config = clip_weights.open_clip_config(small(16))
+    config = clip_weights.convert_config(small(16))
     for key, value in (("layers", 3), ("layers", 1), ("context_length", 5)):
         with pytest.raises(BenchmarkError, match=r"not that of its config\.json"):
-            clip_weights.load_text({**config, "text_cfg": config["text_cfg"] | {key: value}}, model_of(16).state_dict())
+            clip_weights.load_text_tower(
+                {**config, "text_cfg": config["text_cfg"] | {key: value}}, model_of(16).state_dict()
+            )
 
 
 @pytest.mark.parametrize("templates", [(), ("a photo of a cat",)])
 def test_templates_need_a_place_for_the_class(templates: tuple[str, ...]):
-    clip = clip_weights.load_text(clip_weights.open_clip_config(small(16)), model_of(16).state_dict())
+    clip = clip_weights.load_text_tower(clip_weights.convert_config(small(16)), model_of(16).state_dict())
     with pytest.raises(BenchmarkError, match=r"expected some, each with \{\}"):
-        clip_weights.zero_shot_head(clip, tokenizer(), CLASSES, templates)
+        clip_weights.build_zero_shot_head(clip, tokenizer(), CLASSES, templates)
 
 
 @pytest.mark.parametrize("prefix", ["visual.", "model.visual.", "image_encoder.model.visual.", "module.visual."])
@@ -278,13 +280,13 @@ def test_state_of_the_older_line_is_read(tmp_path: Path, prefix: str):
     state = {prefix + name: tensor.half() for name, tensor in clip.visual.state_dict().items()}
     outside = {"model.logit_scale": clip.logit_scale.data, "classification_head.weight": torch.zeros(3, 4)}
     torch.save({**state, **outside}, tmp_path / "expert.pt")
-    found = clip_weights.from_pickle(tmp_path / "expert.pt")
+    found = clip_weights.read_older_expert(tmp_path / "expert.pt")
     assert [*found] == [name for name in base if name not in FROZEN]
     assert toy.same(found, {name: base[name].half().float() for name in found})
     del state[f"{prefix}ln_post.bias"]
     torch.save(state, tmp_path / "expert.pt")
     with pytest.raises(BenchmarkError, match=r"expert.pt: visual: missing tensors \(1\): ln_post.bias;"):
-        clip_weights.from_pickle(tmp_path / "expert.pt")
+        clip_weights.read_older_expert(tmp_path / "expert.pt")
 
 
 class Code:
@@ -302,10 +304,10 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, legacy: bool):
     file, folder = tmp_path / "expert.pt", tmp_path / "made by the checkpoint"
     torch.save({"visual.proj": Code(folder)}, file, _use_new_zipfile_serialization=not legacy)
     with pytest.raises(BenchmarkError, match=r"refused, .* runs the code .* torch.save\(module.state_dict"):
-        clip_weights.from_pickle(file)
+        clip_weights.read_older_expert(file)
     file.write_bytes(pickle.dumps(Code(folder), protocol=2))
     with pytest.raises(BenchmarkError, match="refused"):
-        clip_weights.from_pickle(file)
+        clip_weights.read_older_expert(file)
     assert not folder.exists()
     pickle.loads(file.read_bytes())
     assert folder.exists(), "the checkpoint was harmless to begin with"
@@ -314,22 +316,22 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, legacy: bool):
 def test_whole_modules_are_refused(tmp_path: Path):
     torch.save(toy.clip_weights()[0].visual, tmp_path / "expert.pt")
     with pytest.raises(BenchmarkError, match="refused, it is no file of tensors alone"):
-        clip_weights.from_pickle(tmp_path / "expert.pt")
+        clip_weights.read_older_expert(tmp_path / "expert.pt")
 
 
 def test_other_files_are_refused(tmp_path: Path):
     file = tmp_path / "expert.pt"
     with pytest.raises(BenchmarkError, match="cannot be read"):
-        clip_weights.from_pickle(file)
+        clip_weights.read_older_expert(file)
     torch.save([torch.zeros(2)], file)
     with pytest.raises(BenchmarkError, match="expected a state dict"):
-        clip_weights.from_pickle(file)
+        clip_weights.read_older_expert(file)
     torch.save({"visual.proj": torch.zeros(2)}, file)
     with pytest.raises(BenchmarkError, match="missing tensors"):
-        clip_weights.from_pickle(file)
+        clip_weights.read_older_expert(file)
     file.write_bytes(file.read_bytes()[:200])
     with pytest.raises(BenchmarkError, match="cannot be read"):
-        clip_weights.from_pickle(file)
+        clip_weights.read_older_expert(file)
     file.write_bytes(b"<html>not found</html>")
     with pytest.raises(BenchmarkError, match="no file of tensors alone"):
-        clip_weights.from_pickle(file)
+        clip_weights.read_older_expert(file)

@@ -19,8 +19,8 @@ from pipeline.runtime.errors import BenchmarkError
 from pipeline.runtime.resumable import Resumable
 from pipeline.runtime.schema import Schedule
 from pipeline.steps.calibrate import Setting
-from pipeline.steps.teach import teach
-from pipeline.studies._trials import score
+from pipeline.steps.teach import compute_teacher_logits
+from pipeline.studies._trials import score_trial
 from tests import toy
 
 pytestmark = pytest.mark.long
@@ -48,7 +48,7 @@ def taught(workspace: Path, pristine_suite: Path) -> Path:
     """A checkout with a suite and its teachers."""
     shutil.copytree(pristine_suite, workspace / INPUTS[0])
     for task in toy.TASKS:
-        store.write_array(INPUTS[1] / f"{task}.npy", teach(INPUTS[0], task, "train").numpy())
+        store.write_array(INPUTS[1] / f"{task}.npy", compute_teacher_logits(INPUTS[0], task, "train").numpy())
     return workspace
 
 
@@ -77,7 +77,7 @@ def alone(taught: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("SAMERGING_WORKERS", "1")
     kept = Resumable(Path("alone"), INPUTS)
-    kept.run(score, pieces(30), "alone")
+    kept.run(score_trial, pieces(30), "alone")
     return contents(kept)
 
 
@@ -92,7 +92,7 @@ def test_a_node_dies_and_nothing_is_lost(alone: dict[str, bytes], nodes: Cluster
 
     killer = threading.Thread(target=kill)
     killer.start()
-    kept.run(score, pieces(30), "shared")
+    kept.run(score_trial, pieces(30), "shared")
     killer.join()
     assert len(nodes.list_all_nodes()) == 1
     assert contents(kept) == alone
@@ -115,19 +115,19 @@ def test_inputs_are_shipped_to_nodes_that_do_not_see_them(
 def test_an_error_of_a_cell_is_raised_as_it_is(taught: Path, nodes: Cluster):
     broken = [(piece[0], piece[1], piece[2], "nowhere") for piece in pieces(1)[:1]]
     with pytest.raises(BenchmarkError, match="nowhere"):
-        Resumable(Path("broken"), INPUTS).run(score, broken, "broken")
-    with pytest.raises(BenchmarkError, match=r"one cell needs .*'memory'.*the most that nodes of the cluster have"):
-        Resumable(Path("large"), INPUTS).run(score, pieces(1), "large", need=1 << 60)
+        Resumable(Path("broken"), INPUTS).run(score_trial, broken, "broken")
+    with pytest.raises(BenchmarkError, match=r"one piece needs .*'memory'.*the most that nodes of the cluster have"):
+        Resumable(Path("large"), INPUTS).run(score_trial, pieces(1), "large", need=1 << 60)
 
 
 def test_no_cluster_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     with pytest.raises(BenchmarkError, match=r"RAY_ADDRESS='127\.0\.0\.1:1': no cluster answers there"):
-        Resumable(tmp_path, ()).run(score, pieces(1), "none")
+        Resumable(tmp_path, ()).run(score_trial, pieces(1), "none")
 
 
 @pytest.mark.parametrize("value", ["-1", "1.5", "half", "inf", "nan"])
 def test_a_wrong_share_of_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch, value: str):
     monkeypatch.setenv("SAMERGING_GPUS", value)
     with pytest.raises(BenchmarkError, match="SAMERGING_GPUS"):
-        cluster.gpus()
+        cluster.gpus_per_piece()

@@ -86,7 +86,7 @@ def test_the_parameters_of_the_guide_are_those_of_its_method(method: ModuleType)
 def test_the_suite_of_the_guide_is_a_definition():
     content, entries = map(parsed, blocks("add-a-suite.md", "yaml"))
     assert content.pop("family") == "clip"
-    assert [about.name for about, _, _ in clip.Definition.model_validate(content).described()] == ["dtd", "flowers-5"]
+    assert [about.name for about, _, _ in clip.Definition.model_validate(content).describe()] == ["dtd", "flowers-5"]
     (suite,) = entries["suites"]
     known = parsed((toy.ROOT / "params.yaml").read_text("utf-8"))
     for section in ("schedule", "recipe"):

@@ -13,19 +13,19 @@ from pipeline.models.encoder import block_name
 from pipeline.models.task_vectors import TaskVectors
 from pipeline.models.weights import PARTS, Weights, fuse_qkv
 from pipeline.runtime.schema import Schedule
-from pipeline.toolbox.conventions import FUSED, POSITIONS, Conventions, Fused
-from pipeline.toolbox.essential import balance
-from pipeline.toolbox.spectra import decorrelated, is_matrix
-from pipeline.toolbox.spread import spread
+from pipeline.toolbox.conventions import FUSED, POSITIONS, Conventions, FusedView
+from pipeline.toolbox.essential import balance_layers
+from pipeline.toolbox.spectra import decorrelate, is_matrix
+from pipeline.toolbox.threads import map_tensors
 from tests import toy
 from tests.test_statistics_methods import entering, esm_matrix, own
 
 DATA_FREE = ("iso_c", "iso_cts", "tsv_m", "wudi", "opcm")
 MATRIX: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "iso_c": lambda stacked: 1.5 * iso_c.isotropic(stacked),
-    "iso_cts": lambda stacked: 1.5 * iso_cts.isotropic(stacked, 0.8),
-    "tsv_m": decorrelated,
-    "wudi": lambda stacked: wudi.descended(stacked, 1e-5, 300),
+    "iso_c": lambda stacked: 1.5 * iso_c.flatten_spectrum(stacked),
+    "iso_cts": lambda stacked: 1.5 * iso_cts.merge_subspaces(stacked, 0.8),
+    "tsv_m": decorrelate,
+    "wudi": lambda stacked: wudi.descend_interference(stacked, 1e-5, 300),
 }
 """One matrix's merge with the published parameters."""
 REST: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -66,7 +66,7 @@ def merged(name: str, vectors: TaskVectors, **settings: str) -> Weights:
     """The merged delta of a data-free method; that of one order of the tasks if it draws one."""
     module = methods.load(name)
     params = module.Params(**settings)
-    return opcm.merged_in([1, 2, 0], vectors, params) if name == "opcm" else module.merge(vectors, params)
+    return opcm.merge_in_order([1, 2, 0], vectors, params) if name == "opcm" else module.merge(vectors, params)
 
 
 def opcm_sums(vectors: Mapping[str, Tensor], matrices: Callable[[str], bool]) -> Weights:
@@ -75,7 +75,7 @@ def opcm_sums(vectors: Mapping[str, Tensor], matrices: Callable[[str], bool]) ->
     for name, stacked in vectors.items():
         totals[name] = stacked[1]
         for task in (2, 0):
-            added = opcm.cleaned(stacked[task], totals[name], 0.5) if matrices(name) else stacked[task]
+            added = opcm.orthogonalise(stacked[task], totals[name], 0.5) if matrices(name) else stacked[task]
             totals[name] = totals[name] + added
     return totals
 
@@ -105,7 +105,7 @@ def test_every_method_that_decomposes_has_the_conventions():
 
 
 def test_fused_vectors_are_those_of_open_clip_in_its_order(vectors: TaskVectors):
-    view = Fused(vectors)
+    view = FusedView(vectors)
     assert len(view) == len([*view]) == len(vectors) - 2 * 2
     tasks = [fuse_qkv(vectors.task(task)) for task in range(3)]
     assert [name for name in view if name in tasks[0]] == [name for name in tasks[0] if "in_proj_bias" not in name]
@@ -144,7 +144,7 @@ def test_the_default_has_the_bytes_of_the_method_matrix_by_matrix(name: str, vec
     def by_hand(group: str) -> Tensor:
         return (MATRIX if is_matrix(group) else REST)[name](vectors[group])
 
-    expected = spread(by_hand, vectors)
+    expected = map_tensors(by_hand, vectors)
     assert toy.same(merged(name, vectors), expected)
     assert toy.same(merged(name, vectors, **SPLIT, positional_embedding="average"), expected)
 
@@ -172,7 +172,7 @@ def test_a_decomposed_positional_embedding_is_one_more_matrix(name: str, vectors
 @pytest.mark.parametrize("positions", ["average", "decompose"])
 def test_opcm_follows_the_conventions_before_it_scales_the_whole(vectors: TaskVectors, matrices: str, positions: str):
     delta = merged("opcm", vectors, matrices=matrices, positional_embedding=positions)
-    shown = Fused(vectors) if matrices == "fused" else vectors
+    shown = FusedView(vectors) if matrices == "fused" else vectors
     decomposed = {POSITIONS} if positions == "decompose" else set()
     totals = opcm_sums(shown, lambda name: name in decomposed or name.endswith(FUSED) or is_matrix(name))
     expected = scaled(totals, shown)
@@ -233,7 +233,7 @@ def test_esm_split_gives_each_of_the_three_a_subspace(problem: Problem):
             name = f"{block_name(index)}attn.{part}.weight"
             rows = [entering(problem, task, own(problem), index)[name].numpy() for task in range(3)]
             layers.append(torch.as_tensor(esm_matrix([*problem.vectors[name].numpy()], rows)))
-        for index, expected in enumerate(balance(layers)):
+        for index, expected in enumerate(balance_layers(layers)):
             merge = delta[f"{block_name(index)}attn.{part}.weight"]
             torch.testing.assert_close(merge, expected, rtol=0, atol=1e-7)
     assert {name for name in delta if not torch.equal(delta[name], fused[name])} == FUSABLE
@@ -241,5 +241,5 @@ def test_esm_split_gives_each_of_the_three_a_subspace(problem: Problem):
 
 def test_esm_gives_a_decomposed_positional_embedding_to_the_singular_merge(problem: Problem):
     delta, averaged = solved(problem, **DECOMPOSE), solved(problem)
-    assert torch.equal(delta[POSITIONS], 1.0 * decorrelated(problem.vectors[POSITIONS]))
+    assert torch.equal(delta[POSITIONS], 1.0 * decorrelate(problem.vectors[POSITIONS]))
     assert [name for name in delta if not torch.equal(delta[name], averaged[name])] == [POSITIONS]

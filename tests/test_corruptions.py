@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from pipeline.studies._corruptions import BROWN, CORRUPTIONS, TURQUOISE, blurred, corrupt
+from pipeline.studies._corruptions import BROWN, CORRUPTIONS, TURQUOISE, blur_along, corrupt
 
 GREY = np.full((28, 28, 3), 0.5)
 DRAWN = ("motion_blur", "impulse_noise", "gaussian_noise", "spatter")
@@ -84,7 +84,7 @@ def test_motion_blur_draws_a_point_into_half_a_gaussian(angle, step):
     radius, sigma = 3, 2.0
     image = np.zeros((21, 21, 1))
     image[10, 10] = 1
-    found = blurred(image, radius, sigma, angle)
+    found = blur_along(image, radius, sigma, angle)
     expected = np.zeros_like(image)
     weights = np.exp(-0.5 * (np.arange(2 * radius + 1) / sigma) ** 2)
     length = np.cos(np.deg2rad(45)) if angle == -45 else 1
@@ -96,7 +96,7 @@ def test_motion_blur_draws_a_point_into_half_a_gaussian(angle, step):
 
 @pytest.mark.parametrize("angle", [-45, -20, 13, 45])
 def test_motion_blur_keeps_what_is_uniform(angle):
-    assert np.allclose(blurred(GREY, 9, 2.5, angle), GREY)
+    assert np.allclose(blur_along(GREY, 9, 2.5, angle), GREY)
 
 
 def test_pixelate_by_half_gives_means_of_two_by_two():

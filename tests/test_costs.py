@@ -10,13 +10,14 @@ from torch.nn.functional import linear
 
 from pipeline import methods
 from pipeline.merges import storage
-from pipeline.merges.costs import costs, flops
-from pipeline.merges.serving.masks import pack
+from pipeline.merges.costs import count_costs, count_flops
+from pipeline.merges.serving.masks import pack_mask
 from pipeline.merges.solution import Extras, Solution
 from pipeline.merges.storage import Merges
 from pipeline.models.suite import SuiteFolder
 from pipeline.models.weights import Encoder
 from pipeline.runtime import store
+from pipeline.steps import merge as merge_step
 from tests import toy
 
 RANK = 3
@@ -51,7 +52,7 @@ def image(count: int = 1) -> Tensor:
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_operations_of_the_plain_encoder(suite: SuiteFolder, count: int):
-    assert flops(suite.suite.encoder(), dict(suite.base()), image(count)) == by_hand(count)
+    assert count_flops(suite.suite.encoder(), dict(suite.base()), image(count)) == by_hand(count)
 
 
 def test_operations_block_by_block_are_those_of_the_whole(suite: SuiteFolder):
@@ -65,15 +66,15 @@ def test_operations_block_by_block_are_those_of_the_whole(suite: SuiteFolder):
         return tower.finish(weights, tokens)
 
     encoder: Encoder = opened
-    assert flops(encoder, base, image()) == by_hand()
+    assert count_flops(encoder, base, image()) == by_hand()
 
 
 @pytest.mark.parametrize(("name", "encoders"), [("zeroshot", 1), ("individual", 3), ("average", 1), ("ties", 1)])
 def test_a_merge_without_extras_costs_its_encoders(suite: SuiteFolder, tmp_path: Path, name: str, encoders: int):
     module = methods.load(name)
-    found = storage.data_free(module, suite.vectors(), module.Params(), suite.suite.task_names)
+    found = merge_step.merge_data_free(module, suite.vectors(), module.Params(), suite.suite.task_names)
     storage.save(found, tmp_path)
-    assert costs(suite.folder, tmp_path) == {
+    assert count_costs(suite.folder, tmp_path) == {
         "encoder_bytes": 4 * sum(tensor.numel() for tensor in suite.base().values()),
         "encoders": encoders,
         "extra_bytes": 0,
@@ -86,7 +87,7 @@ def test_a_merge_without_extras_costs_its_encoders(suite: SuiteFolder, tmp_path:
 def test_adapters_cost_two_small_products(suite: SuiteFolder, tmp_path: Path):
     tensors = {f"{task}/down": torch.ones(RANK, 16) for task in suite.suite.task_names}
     tensors |= {f"{task}/up": torch.ones(16, RANK) for task in suite.suite.task_names}
-    found = costs(suite.folder, artefact(suite, tmp_path, Extras("adapters", tensors)))
+    found = count_costs(suite.folder, artefact(suite, tmp_path, Extras("adapters", tensors)))
     assert found["encoders"] == 1
     assert found["extra_bytes"] == 3 * 2 * RANK * 16 * 4
     assert found["extra_file_bytes"] == (tmp_path / "extras-0.safetensors").stat().st_size > found["extra_bytes"]
@@ -96,16 +97,18 @@ def test_adapters_cost_two_small_products(suite: SuiteFolder, tmp_path: Path):
 
 def test_masks_cost_a_bit_per_weight_and_task_and_a_model_per_task(suite: SuiteFolder, tmp_path: Path):
     base, tasks, groups = suite.base(), suite.suite.task_names, suite.suite.groups
-    bits = {f"{task}/{name}": pack(torch.ones(base[name].shape, dtype=torch.bool)) for task in tasks for name in groups}
+    bits = {
+        f"{task}/{name}": pack_mask(torch.ones(base[name].shape, dtype=torch.bool)) for task in tasks for name in groups
+    }
     scales = {f"{task}/scale": torch.tensor(1.0) for task in tasks}
-    found = costs(suite.folder, artefact(suite, tmp_path, Extras("masks", bits | scales)))
+    found = count_costs(suite.folder, artefact(suite, tmp_path, Extras("masks", bits | scales)))
     assert found["encoders"] == 3
     assert found["extra_bytes"] == 3 * (4 + sum((base[name].numel() + 7) // 8 for name in groups))
     assert found["flops"] == dict.fromkeys(tasks, by_hand())
 
 
 def test_heads_cost_their_bytes(suite: SuiteFolder, tmp_path: Path):
-    found = costs(suite.folder, artefact(suite, tmp_path, Extras("heads", dict(suite.heads()))))
+    found = count_costs(suite.folder, artefact(suite, tmp_path, Extras("heads", dict(suite.heads()))))
     assert found["encoders"] == 1
     assert found["extra_bytes"] == 4 * 16 * sum(len(classes) for classes in toy.TASKS.values())
     assert found["flops"] == dict.fromkeys(suite.suite.task_names, by_hand())
@@ -114,5 +117,5 @@ def test_heads_cost_their_bytes(suite: SuiteFolder, tmp_path: Path):
 def test_the_same_artefact_gives_the_same_bytes(suite: SuiteFolder, tmp_path: Path):
     made = artefact(suite, tmp_path / "merge")
     for name in ("one", "two"):
-        store.write_json(tmp_path / f"{name}.json", costs(suite.folder, made))
+        store.write_json(tmp_path / f"{name}.json", count_costs(suite.folder, made))
     assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()

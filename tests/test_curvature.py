@@ -7,12 +7,12 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
-from pipeline.calibration.descent import gradient
+from pipeline.calibration.descent import coefficient_gradient
 from pipeline.calibration.objectives import distillation
 from pipeline.calibration.problem import Problem
 from pipeline.calibration.sharpness import perturbation
 from pipeline.models.task_vectors import merge
-from pipeline.studies._curvature import ascend, directions, product, signs, top_eigenvector
+from pipeline.studies._curvature import ascend, hessian_product, sample_directions, sample_signs, top_eigenvector
 from tests import toy
 
 SHAPE = (2, 3)
@@ -44,7 +44,7 @@ def vector(seed: int = 3, shape: tuple[int, ...] = SHAPE) -> Tensor:
 
 def test_products_with_a_quadratic_are_products_with_its_matrix():
     matrix, point = symmetric([-2, 0, 1, 2, 3, 5]), vector(4)
-    found = product(quadratic(matrix, vector(5).flatten()), point, vector())
+    found = hessian_product(quadratic(matrix, vector(5).flatten()), point, vector())
     torch.testing.assert_close(found.flatten(), matrix @ vector().flatten())
     assert not point.requires_grad
 
@@ -54,7 +54,7 @@ def test_products_eigenvalue_and_trace_agree_with_the_dense_hessian(problem: Pro
     dense = torch.autograd.functional.hessian(lambda x: loss(problem, x), point).reshape(9, 9)
 
     def times(one: Tensor) -> Tensor:
-        return product(lambda x: loss(problem, x), point, one)
+        return hessian_product(lambda x: loss(problem, x), point, one)
 
     one = vector(7, (3, 3))
     torch.testing.assert_close(times(one).flatten(), dense @ one.flatten())
@@ -62,7 +62,7 @@ def test_products_eigenvalue_and_trace_agree_with_the_dense_hessian(problem: Pro
     assert float((top * times(top)).sum()) == pytest.approx(float(torch.linalg.eigvalsh(dense)[-1]))
     every = torch.tensor([*grid((-1.0, 1.0), repeat=9)], dtype=torch.float64)
     assert float(((every @ dense) * every).sum(1).mean()) == pytest.approx(float(dense.trace()))
-    drawn = torch.stack([(z * times(z)).sum() for z in signs(point, 100, 0)])
+    drawn = torch.stack([(z * times(z)).sum() for z in sample_signs(point, 100, 0)])
     assert abs(drawn.mean() - dense.trace()) < 4 * drawn.std() / 10
 
 
@@ -70,8 +70,11 @@ def test_products_go_through_attention():
     problem = toy.clip_problem(tasks=1)
     point, step = torch.full((1, len(problem.vectors)), 0.5, dtype=torch.float64), 1e-5
     one = vector(1, (1, len(problem.vectors)))
-    ends = [gradient(problem, distillation(2.0), point + sign * step * one, toy.whole(problem))[1] for sign in (1, -1)]
-    found = product(lambda x: loss(problem, x), point, one)
+    ends = [
+        coefficient_gradient(problem, distillation(2.0), point + sign * step * one, toy.whole(problem))[1]
+        for sign in (1, -1)
+    ]
+    found = hessian_product(lambda x: loss(problem, x), point, one)
     torch.testing.assert_close(found, (ends[0] - ends[1]) / (2 * step), rtol=1e-5, atol=1e-7)
 
 
@@ -84,15 +87,15 @@ def test_the_largest_eigenvalue_is_not_the_largest_in_size():
 
 def test_signs_give_the_trace_of_a_diagonal_exactly():
     diagonal = vector()
-    drawn = [*signs(diagonal, 5, 0)]
+    drawn = [*sample_signs(diagonal, 5, 0)]
     assert all(set(z.unique().tolist()) == {-1.0, 1.0} for z in drawn)
     assert [float((z * diagonal * z).sum()) for z in drawn] == pytest.approx([float(diagonal.sum())] * 5)
     assert not all(torch.equal(z, drawn[0]) for z in drawn)
-    assert all(torch.equal(one, other) for one, other in zip(drawn, signs(diagonal, 5, 0), strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(drawn, sample_signs(diagonal, 5, 0), strict=True))
 
 
 def test_directions_have_unit_length_and_no_preference():
-    drawn = torch.stack([*directions(vector(), 4000, 0)]).flatten(1)
+    drawn = torch.stack([*sample_directions(vector(), 4000, 0)]).flatten(1)
     torch.testing.assert_close(drawn.norm(dim=1), torch.ones(4000, dtype=torch.float64))
     torch.testing.assert_close(drawn.T @ drawn / 4000, torch.eye(6, dtype=torch.float64) / 6, rtol=0, atol=0.02)
 

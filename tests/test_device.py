@@ -24,7 +24,7 @@ from pipeline.methods import fisher
 from pipeline.models.task_vectors import TaskVectors
 from pipeline.runtime import store
 from pipeline.runtime.schema import Schedule
-from pipeline.steps.merge import data_free
+from pipeline.steps.merge import merge_data_free
 from tests import small_run, toy
 from tests.pretend_gpu import GPU, OnGpu, pretended
 
@@ -50,11 +50,11 @@ def close(one: Solution, other: Solution) -> None:
 def test_a_data_free_method_merges_on_the_device(name: str):
     method, (base, experts) = methods.load(name), transformer_experts()
     groups = [*experts[0]]
-    expected = data_free(method, TaskVectors(base, experts, groups, torch.float64), method.Params(), toy.TASKS)
+    expected = merge_data_free(method, TaskVectors(base, experts, groups, torch.float64), method.Params(), toy.TASKS)
     with pretended():
         vectors = TaskVectors(base, experts, groups, torch.float64, device="cuda")
         assert isinstance(vectors[groups[0]], OnGpu)
-        found = data_free(method, vectors, method.Params(), toy.TASKS)
+        found = merge_data_free(method, vectors, method.Params(), toy.TASKS)
         moved = [solution.cpu() for solution in found.solutions]
     for one, other in zip(moved, expected.solutions, strict=True):
         close(one, other)

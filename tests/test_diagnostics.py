@@ -14,9 +14,24 @@ from scipy import stats
 from torch import Tensor
 from torch.nn.functional import gelu
 
-from pipeline.diagnostics import MEASURES, METHODS, UNVERIFIED, Settings, directions, ensembles, prediction, subspaces
-from pipeline.diagnostics.behaviour import arithmetic, chosen, disagreement, disentanglement, transfer
-from pipeline.diagnostics.subsets import among, draw_subsets, merged
+from pipeline.diagnostics import (
+    MEASURES,
+    PREDICTED_MERGES,
+    UNVERIFIED,
+    Settings,
+    directions,
+    ensembles,
+    prediction,
+    subspaces,
+)
+from pipeline.diagnostics.behaviour import (
+    add_task_vectors,
+    disagreement,
+    measure_disentanglement,
+    measure_transfer,
+    sample_images,
+)
+from pipeline.diagnostics.subsets import average_pairs, draw_task_subsets, merge_subset
 from pipeline.models.sampling import generator
 from pipeline.models.suite import SuiteFolder
 from pipeline.models.task_vectors import TaskVectors
@@ -55,26 +70,26 @@ def test_mloss_equals_its_definition_entry_by_entry():
         gap[place] = sum(math.tanh(value) for value in values) / T - averaged[place]
     lengths = [math.sqrt((gap[n] ** 2).sum()) for n in range(N)]
     shares = [lengths[n] / math.sqrt((averaged[n] ** 2).sum()) for n in range(N)]
-    assert mloss.losses(answers, torch.tanh).layer.tolist() == pytest.approx(lengths, rel=1e-12)
-    assert mloss.losses(answers, torch.tanh).normalised.tolist() == pytest.approx(shares, rel=1e-12)
-    assert mloss.nodes(answers, torch.tanh).tolist() == pytest.approx((gap**2).mean((0, 1)), rel=1e-12)
-    assert float(mloss.losses(answers, torch.tanh).power) == pytest.approx((averaged**2).mean(), rel=1e-12)
+    assert mloss.layer_mloss(answers, torch.tanh).layer.tolist() == pytest.approx(lengths, rel=1e-12)
+    assert mloss.layer_mloss(answers, torch.tanh).normalised.tolist() == pytest.approx(shares, rel=1e-12)
+    assert mloss.node_mloss(answers, torch.tanh).tolist() == pytest.approx((gap**2).mean((0, 1)), rel=1e-12)
+    assert float(mloss.layer_mloss(answers, torch.tanh).power) == pytest.approx((averaged**2).mean(), rel=1e-12)
 
 
 def test_mloss_is_zero_for_a_linear_activation_and_for_models_that_agree():
     answers = drawn(T, N, L, D)
-    assert mloss.losses(answers, lambda y: 3 * y).layer.max() < 1e-12
+    assert mloss.layer_mloss(answers, lambda y: 3 * y).layer.max() < 1e-12
     same = answers[:1].expand(T, -1, -1, -1)
-    assert mloss.losses(same, gelu).layer.max() < 1e-12
-    assert mloss.nodes(same, gelu).max() < 1e-24
-    assert mloss.losses(answers, gelu).layer.min() > 0.1
+    assert mloss.layer_mloss(same, gelu).layer.max() < 1e-12
+    assert mloss.node_mloss(same, gelu).max() < 1e-24
+    assert mloss.layer_mloss(answers, gelu).layer.min() > 0.1
 
 
 def test_a_convex_activation_loses_in_one_direction_only():
     answers = drawn(T, N, L, D)
     ensembled, averaged = answers.relu().mean(0), answers.mean(0).relu()
     assert (ensembled - averaged).min() >= -1e-15  # Jensen
-    assert mloss.nodes(answers, torch.relu).tolist() == pytest.approx((ensembled - averaged).square().mean((0, 1)))
+    assert mloss.node_mloss(answers, torch.relu).tolist() == pytest.approx((ensembled - averaged).square().mean((0, 1)))
 
 
 def test_small_disagreements_cost_half_the_curvature_times_the_variance():
@@ -83,12 +98,12 @@ def test_small_disagreements_cost_half_the_curvature_times_the_variance():
     curvature = torch.func.vmap(torch.func.grad(torch.func.grad(gelu)))(centre.flatten()).view_as(centre[0])
     for scale in (1e-2, 1e-3):
         expected = (curvature / 2 * (scale * spread).square().mean(0)).flatten(1).norm(dim=1)
-        found = mloss.losses(centre + scale * spread, gelu).layer
+        found = mloss.layer_mloss(centre + scale * spread, gelu).layer
         assert found.tolist() == pytest.approx(expected.tolist(), rel=3 * scale)
 
 
 def test_nodes_and_layers_are_the_same_squares_summed_differently():
-    found = mloss.losses(drawn(T, 1, L, D), gelu)
+    found = mloss.layer_mloss(drawn(T, 1, L, D), gelu)
     assert float(found.layer.square()) == pytest.approx(L * D * float(found.node.mean()), rel=1e-12)
     assert float(found.normalised.square()) == pytest.approx(float(found.node.mean() / found.power), rel=1e-12)
 
@@ -102,7 +117,7 @@ def test_mloss_of_a_tower_is_that_of_its_layers_inputs():
     average = {name: torch.stack([one[name] for one in experts]).mean(0) for name in problem.vectors}
     average = {**problem.base, **average}
     images = problem.images[0]
-    found = ensembles.losses(problem.encoder, average, experts, images)
+    found = ensembles.measure_mloss(problem.encoder, average, experts, images)
     tokens = problem.encoder.embed(average, images)
     for index in range(problem.encoder.depth):
         name = ensembles.layer_name(index)
@@ -119,10 +134,10 @@ def test_mloss_of_a_tower_is_that_of_its_layers_inputs():
 def test_mloss_of_a_tower_does_not_depend_on_the_batches(monkeypatch: pytest.MonkeyPatch):
     problem = toy.clip_problem()
     experts = experts_of(problem)
-    whole = ensembles.losses(problem.encoder, problem.base, experts, problem.images[0])
+    whole = ensembles.measure_mloss(problem.encoder, problem.base, experts, problem.images[0])
     monkeypatch.setattr(ensembles, "NUMBERS", 3 * 3 * 5 * 128)  # three images of five tokens
     for one, other in zip(
-        whole, ensembles.losses(problem.encoder, problem.base, experts, problem.images[0]), strict=True
+        whole, ensembles.measure_mloss(problem.encoder, problem.base, experts, problem.images[0]), strict=True
     ):
         assert all(torch.allclose(a, b, rtol=1e-10) for a, b in zip(one, other, strict=True))
 
@@ -130,7 +145,7 @@ def test_mloss_of_a_tower_does_not_depend_on_the_batches(monkeypatch: pytest.Mon
 def test_mloss_of_one_expert_repeated_is_zero():
     problem = toy.clip_problem()
     expert = experts_of(problem)[0]
-    found = ensembles.losses(problem.encoder, {**problem.base, **expert}, [expert] * 3, problem.images[0])
+    found = ensembles.measure_mloss(problem.encoder, {**problem.base, **expert}, [expert] * 3, problem.images[0])
     assert max(float(block.normalised.max()) for block in found) < 1e-14
 
 
@@ -151,17 +166,17 @@ def test_cosines_and_norms_are_those_of_flat_task_vectors():
     flat = torch.stack([torch.cat([part.flatten() for part in vectors.task(t).values()]) for t in range(3)])
     for i, j in itertools.product(range(3), repeat=2):
         expected = flat[i] @ flat[j] / flat[i].norm() / flat[j].norm()
-        assert float(directions.cosines(products.sum(0))[i, j]) == pytest.approx(float(expected), abs=1e-12)
+        assert float(directions.cosine_similarities(products.sum(0))[i, j]) == pytest.approx(float(expected), abs=1e-12)
     assert directions.norms(products.sum(0)).tolist() == pytest.approx(flat.norm(dim=1).tolist(), rel=1e-12)
     first = vectors["first.weight"].flatten(1)
-    assert float(directions.cosines(products)[0, 0, 1]) == pytest.approx(
+    assert float(directions.cosine_similarities(products)[0, 0, 1]) == pytest.approx(
         float(torch.cosine_similarity(first[0], first[1], dim=0)), abs=1e-12
     )
 
 
 def test_a_zero_task_vector_has_cosine_zero():
     products = directions.inner_products({"a": torch.tensor([[1.0, 2.0], [0.0, 0.0]])})
-    assert directions.cosines(products)[0].tolist() == [[pytest.approx(1.0), 0.0], [0.0, 0.0]]
+    assert directions.cosine_similarities(products)[0].tolist() == [[pytest.approx(1.0), 0.0], [0.0, 0.0]]
 
 
 def flat_vectors(rows: list[list[float]]) -> TaskVectors:
@@ -206,7 +221,7 @@ def test_sign_conflicts_of_equal_and_of_opposite_task_vectors():
 
 
 def test_matrices_are_the_weights_of_attention_and_mlp():
-    found = subspaces.matrices([*toy.clip_weights()[1]])
+    found = subspaces.select_matrices([*toy.clip_weights()[1]])
     assert found == [
         f"transformer.resblocks.0.{name}.weight"
         for name in ("attn.q", "attn.k", "attn.v", "attn.out_proj", "mlp.c_fc", "mlp.c_proj")
@@ -222,26 +237,28 @@ def test_alignment_equals_the_projection_written_out(shape: tuple[int, int]):
     assert rank < min(shape)
     projector = left[:, :rank] @ left[:, :rank].T
     expected = [np.linalg.norm(projector @ one.numpy()) / np.linalg.norm(one.numpy()) for one in stacked]
-    assert subspaces.alignment(stacked).tolist() == pytest.approx(expected, rel=1e-12)
+    assert subspaces.subspace_alignment(stacked).tolist() == pytest.approx(expected, rel=1e-12)
 
 
 def test_alignment_in_its_limits():
     matrix = drawn(1, 6, 4)
-    assert subspaces.alignment(matrix).item() >= 0.95  # what 95 % of the energy means
+    assert subspaces.subspace_alignment(matrix).item() >= 0.95  # what 95 % of the energy means
     left = orthonormal(8, 4)
     hidden = torch.stack([100 * left[:, :2] @ drawn(2, 5), left[:, 2:] @ drawn(2, 5, seed=1)])
-    aligned = subspaces.alignment(hidden)
+    aligned = subspaces.subspace_alignment(hidden)
     assert aligned[0] >= 0.95
     assert aligned[1] < 1e-2  # the small task lies where the merge has nothing
-    assert torch.allclose(subspaces.alignment(7 * hidden), aligned, rtol=1e-10)  # the scale of a merge does not matter
+    assert torch.allclose(
+        subspaces.subspace_alignment(7 * hidden), aligned, rtol=1e-10
+    )  # the scale of a merge does not matter
 
 
 def test_interference_equals_the_product_written_out():
-    parts = subspaces.triplets(drawn(T, 7, 5), 2)
+    parts = subspaces.task_triplets(drawn(T, 7, 5), 2)
     left, right = (np.concatenate([*part.numpy()], axis=1) for part in (parts[0], parts[2]))
     values = np.diag(parts[1].numpy().ravel())
     full = np.abs((left.T @ left - np.eye(6)) @ values @ (right.T @ right - np.eye(6)))
-    found = subspaces.interference(*parts)
+    found = subspaces.task_interference(*parts)
     assert float(found.sum()) == pytest.approx(full.sum(), rel=1e-12)
     for i, j in itertools.product(range(T), repeat=2):
         assert float(found[i, j]) == pytest.approx(full[2 * i : 2 * i + 2, 2 * j : 2 * j + 2].sum(), abs=1e-12)
@@ -249,7 +266,7 @@ def test_interference_equals_the_product_written_out():
 
 def test_triplets_rebuild_matrices_of_that_rank():
     matrices = drawn(T, 7, 2) @ drawn(T, 2, 5, seed=1)
-    left, values, right = subspaces.triplets(matrices, 2)
+    left, values, right = subspaces.task_triplets(matrices, 2)
     assert torch.allclose(left * values[:, None] @ right.mT, matrices, atol=1e-12)
 
 
@@ -257,10 +274,10 @@ def test_orthogonal_tasks_and_one_task_do_not_interfere():
     left, right = orthonormal(9, 6), orthonormal(8, 6, seed=1)
     values = drawn(3, 2, seed=2).abs()
     apart = [side.T.reshape(3, 2, -1).mT for side in (left, right)]
-    assert subspaces.interference(apart[0], values, apart[1]).max() < 1e-12
-    assert subspaces.interference(*subspaces.triplets(drawn(1, 7, 5), 5)).max() < 1e-12
-    twice = subspaces.triplets(drawn(1, 7, 5).expand(2, -1, -1), 3)
-    found = subspaces.interference(*twice)
+    assert subspaces.task_interference(apart[0], values, apart[1]).max() < 1e-12
+    assert subspaces.task_interference(*subspaces.task_triplets(drawn(1, 7, 5), 5)).max() < 1e-12
+    twice = subspaces.task_triplets(drawn(1, 7, 5).expand(2, -1, -1), 3)
+    found = subspaces.task_interference(*twice)
     assert found.diagonal().tolist() == pytest.approx(
         [float(one.sum()) for one in twice[1]]
     )  # U'U V'V is a permutation
@@ -269,13 +286,13 @@ def test_orthogonal_tasks_and_one_task_do_not_interfere():
 
 def test_a_matrix_measured_for_subsets_is_measured_on_each_alone(pristine_suite: Path):
     name, subsets = "transformer.resblocks.0.mlp.c_fc.weight", [(0, 1, 2), (0, 2), (1, 2)]
-    aligned, shares = subspaces.measure(pristine_suite, name, subsets)
+    aligned, shares = subspaces.measure_subspaces(pristine_suite, name, subsets)
     stacked = SuiteFolder(pristine_suite).vectors()[name]
     rank = 32 // 3
     for row, subset in enumerate(subsets):
         chosen_tasks = stacked[[*subset]]
-        assert torch.equal(aligned[row, [*subset]], subspaces.alignment(chosen_tasks))
-        whole = subspaces.interference(*subspaces.triplets(chosen_tasks, rank)).sum()
+        assert torch.equal(aligned[row, [*subset]], subspaces.subspace_alignment(chosen_tasks))
+        whole = subspaces.task_interference(*subspaces.task_triplets(chosen_tasks, rank)).sum()
         assert float(shares[row].nansum()) == pytest.approx(float(whole), rel=1e-4)
     assert (
         aligned.isnan().tolist() == shares.isnan().tolist() == [[False] * 3, [False, True, False], [True, False, False]]
@@ -293,17 +310,17 @@ def test_experts_are_scored_on_every_task_with_its_head(pristine_suite: Path):
         images = torch.from_numpy(np.array(suite.images("validation", task)))
         found = (suite.suite.encoder()(weights, images) @ suite.heads()[task].T).argmax(1)
         expected.append(100 * float((found.numpy() == suite.labels("validation", task)).mean()))
-    assert transfer(pristine_suite, "dogs", 50, 0) == pytest.approx(expected)
+    assert measure_transfer(pristine_suite, "dogs", 50, 0) == pytest.approx(expected)
 
 
 def test_chosen_images_keep_their_labels_and_depend_on_the_seed(pristine_suite: Path):
     suite = SuiteFolder(pristine_suite)
-    images, labels = chosen(suite, "train", "cats", 5, 0)
+    images, labels = sample_images(suite, "train", "cats", 5, 0)
     pool, known = suite.images("train", "cats"), suite.labels("train", "cats")
     for image, label in zip(images, labels, strict=True):
         (place,) = (index for index in range(len(pool)) if (pool[index] == image).all())
         assert known[place] == label
-    assert not np.array_equal(images, chosen(suite, "train", "cats", 5, 1)[0])
+    assert not np.array_equal(images, sample_images(suite, "train", "cats", 5, 1)[0])
 
 
 def test_disagreement_counts_differing_classes():
@@ -312,7 +329,7 @@ def test_disagreement_counts_differing_classes():
 
 def test_arithmetic_is_the_scaled_sum(pristine_suite: Path):
     suite = SuiteFolder(pristine_suite)
-    vectors, found = suite.vectors(torch.float64), arithmetic(suite, [0, 2], 0.3)
+    vectors, found = suite.vectors(torch.float64), add_task_vectors(suite, [0, 2], 0.3)
     for name in suite.suite.groups:
         expected = suite.base()[name].double() + 0.3 * (vectors[name][0] + vectors[name][2])
         assert torch.allclose(found[name].double(), expected, atol=1e-6)
@@ -325,7 +342,7 @@ def test_disentanglement_is_zero_alone_and_with_a_task_vector_that_does_nothing(
     store.write_tensors(tmp_path / "experts" / "dogs.safetensors", still)
     moved = {name: tensor + 0.5 * drawn(*tensor.shape, seed=3).float() for name, tensor in still.items()}
     store.write_tensors(tmp_path / "experts" / "fish.safetensors", moved)
-    errors = disentanglement(tmp_path, 0, "train", 12, 1.0, 0)
+    errors = measure_disentanglement(tmp_path, 0, "train", 12, 1.0, 0)
     assert errors[:2] == [0, 0]
     assert errors[2] > 0
     assert errors[3] == errors[2]  # all of them together: cats and fish, for dogs adds nothing
@@ -336,30 +353,30 @@ def test_disentanglement_is_zero_alone_and_with_a_task_vector_that_does_nothing(
 
 @pytest.mark.parametrize(("tasks", "count"), [(3, 200), (5, 7), (8, 200), (8, 1000), (2, 5), (20, 40)])
 def test_subsets_are_different_and_of_every_size_in_turn(tasks: int, count: int):
-    found = draw_subsets(tasks, count, generator(0))
+    found = draw_task_subsets(tasks, count, generator(0))
     assert len({*found}) == len(found) == min(count, 2**tasks - tasks - 2)
     assert all(subset == tuple(sorted({*subset})) and 2 <= len(subset) < tasks for subset in found)
     assert all(0 <= task < tasks for subset in found for task in subset)
     sizes = [sum(len(subset) == size for subset in found) for size in range(2, tasks)]
     most = max(sizes, default=0)
     assert all(n in (most, most - 1) or n == math.comb(tasks, size) for size, n in enumerate(sizes, start=2))
-    assert found == draw_subsets(tasks, count, generator(0))
+    assert found == draw_task_subsets(tasks, count, generator(0))
 
 
 def test_among_is_the_mean_over_the_other_tasks_of_the_subset():
     pairs = torch.tensor([[9.0, 1, 2], [3, 9, 4], [5, 6, 9]], dtype=torch.float64)
-    found = among(pairs, [(0, 1, 2), (0, 2)])
+    found = average_pairs(pairs, [(0, 1, 2), (0, 2)])
     assert found[0].tolist() == [1.5, 3.5, 5.5]
     assert found[1, [0, 2]].tolist() == [2, 5]
     assert bool(found[1, 1].isnan())
 
 
 def test_merges_of_a_subset_are_scored_on_its_tasks(pristine_suite: Path):
-    found = merged(pristine_suite, (0, 2), "train", Settings(scale=1.0, images=5, samples=12))
+    found = merge_subset(pristine_suite, (0, 2), "train", Settings(scale=1.0, images=5, samples=12))
     suite = SuiteFolder(pristine_suite)
-    assert [*found.accuracies] == [*METHODS]
+    assert [*found.accuracies] == [*PREDICTED_MERGES]
     for scale, reached in zip((0.5, 1.0), found.accuracies.values(), strict=True):
-        weights = arithmetic(suite, [0, 2], scale)
+        weights = add_task_vectors(suite, [0, 2], scale)
         for task, accuracy in zip(("cats", "fish"), reached, strict=True):
             images = torch.from_numpy(np.array(suite.images("validation", task)))
             right = (suite.suite.encoder()(weights, images) @ suite.heads()[task].T).argmax(1).numpy()
@@ -375,7 +392,7 @@ def test_merges_of_a_subset_are_scored_on_its_tasks(pristine_suite: Path):
 @settings(max_examples=60, deadline=None)
 def test_the_correlation_is_spearmans_with_ties(points: list[tuple[int, int]]):
     one, other = (np.array(side, dtype=float) for side in zip(*points, strict=True))
-    (found,) = prediction.correlation(one[None], other[None], np.zeros(len(points)))
+    (found,) = prediction.rank_correlation(one[None], other[None], np.zeros(len(points)))
     if len({*one}) == 1 or len({*other}) == 1:
         assert np.isnan(found)
     else:
@@ -387,34 +404,34 @@ def test_strata_take_away_what_they_explain():
     strata = np.repeat([0, 1, 2], 40)
     one, other = rng.normal(size=(2, 120)) + 10 * strata
     zeros = np.zeros(120)
-    assert prediction.correlation(one[None], other[None], zeros)[0] > 0.85
-    assert abs(prediction.correlation(one[None], other[None], strata)[0]) < 0.25
+    assert prediction.rank_correlation(one[None], other[None], zeros)[0] > 0.85
+    assert abs(prediction.rank_correlation(one[None], other[None], strata)[0]) < 0.25
     related = one + 20 * np.array([2, 0, 1])[strata]  # the same order within strata, another between them
-    assert prediction.correlation(one[None], related[None], strata)[0] == pytest.approx(1)
+    assert prediction.rank_correlation(one[None], related[None], strata)[0] == pytest.approx(1)
 
 
 def test_the_interval_is_that_of_a_plain_bootstrap():
     rng = np.random.default_rng(1)
     one = rng.normal(size=30)
     other = one + rng.normal(size=30)
-    low, high = prediction.interval(one, other, np.zeros(30), seed=0)
+    low, high = prediction.bootstrap_interval(one, other, np.zeros(30), seed=0)
     draws = rng.integers(30, size=(3000, 30))
     ranks = (stats.rankdata(values[draws], axis=1) for values in (one, other))
     edges = np.quantile([np.corrcoef(pair)[0, 1] for pair in zip(*ranks, strict=True)], (0.025, 0.975))
     assert (low, high) == pytest.approx(tuple(edges), abs=0.03)
     assert low < stats.spearmanr(one, other).statistic < high
-    assert prediction.interval(one, other, np.zeros(30), seed=0) == (low, high)
+    assert prediction.bootstrap_interval(one, other, np.zeros(30), seed=0) == (low, high)
 
 
 def test_the_interval_resamples_within_strata():
     strata = np.array([0, 0, 0, 1])
     one, other = np.array([1.0, 2, 3, 9]), np.array([3.0, 2, 1, 9])
-    assert prediction.interval(one, other, strata, seed=0) == (pytest.approx(-1), pytest.approx(-1))
+    assert prediction.bootstrap_interval(one, other, strata, seed=0) == (pytest.approx(-1), pytest.approx(-1))
 
 
 def test_what_is_constant_predicts_nothing():
     flat, other = np.ones(5), np.arange(5.0)
-    (row,) = prediction.predict("s", {"m": flat}, {"a": other}, [0] * 5, [(t,) for t in range(5)], 0)
+    (row,) = prediction.correlate_measures("s", {"m": flat}, {"a": other}, [0] * 5, [(t,) for t in range(5)], 0)
     assert row[:4] == ("s", "m", "a", 5)
     assert np.isnan(row[4:]).all()
 
@@ -429,7 +446,7 @@ def test_the_jackknife_leaves_out_each_task_with_all_its_points():
         without.append(stats.spearmanr(one[kept], other[kept]).statistic)
     error = math.sqrt(5 / 6 * sum((rho - np.mean(without)) ** 2 for rho in without))
     centre, reach = stats.spearmanr(one, other).statistic, 2.5705818 * error  # t(0.975, 5)
-    found = prediction.jackknife(one, other, np.zeros(len(members)), members)
+    found = prediction.jackknife_interval(one, other, np.zeros(len(members)), members)
     assert found == pytest.approx((max(centre - reach, -1), min(centre + reach, 1)), abs=1e-6)
 
 
@@ -443,7 +460,10 @@ def test_subsets_of_few_tasks_fool_the_bootstrap_but_less_the_jackknife():
         one, other = rng.normal(size=(2, 8)) @ membership.T
         strata = np.zeros(len(members))
         for kind, (low, high) in enumerate(
-            (prediction.interval(one, other, strata, seed), prediction.jackknife(one, other, strata, members))
+            (
+                prediction.bootstrap_interval(one, other, strata, seed),
+                prediction.jackknife_interval(one, other, strata, members),
+            )
         ):
             fooled[kind] += low > 0 or high < 0
     assert fooled[0] > 8
@@ -474,9 +494,9 @@ def test_the_tables_hold_every_measure_for_every_task(diagnosis: Path):
 
 def test_a_loss_is_the_experts_accuracy_minus_that_of_the_merge(diagnosis: Path, pristine_suite: Path):
     tasks = pd.read_csv(diagnosis / "tasks.csv").set_index("task")
-    own = [transfer(pristine_suite, task, 5, 0)[index] for index, task in enumerate(toy.TASKS)]
+    own = [measure_transfer(pristine_suite, task, 5, 0)[index] for index, task in enumerate(toy.TASKS)]
     assert [*tasks.expert] == pytest.approx(own)
-    reached = merged(pristine_suite, (0, 1, 2), "train", Settings(samples=6, images=5)).accuracies
+    reached = merge_subset(pristine_suite, (0, 1, 2), "train", Settings(samples=6, images=5)).accuracies
     for method, accuracies in reached.items():
         assert [*tasks[f"loss_{method}"]] == pytest.approx(np.subtract(own, accuracies))
 
@@ -563,17 +583,17 @@ def test_the_paragraph_leaves_out_what_is_undefined():
 def test_the_heat_maps_show_the_measured_values(diagnosis: Path):
     measures = pd.read_csv(diagnosis / "measures.csv", keep_default_na=False)
     tasks = tuple(toy.TASKS)
-    panels = shown_diagnosis.mloss(measures, tasks, 6.5).axes[:2]
+    panels = shown_diagnosis.draw_mloss(measures, tasks, 6.5).axes[:2]
     for axes, measure in zip(panels, ("mloss", "mloss_normalised"), strict=True):
         rows = measures[measures.measure == measure].set_index("task").value
         assert axes.images[0].get_array()[:, 0].tolist() == rows[[*tasks]].tolist()
     crossed = measures[measures.measure == "transfer"].set_index(["task", "other"]).value
-    shown = shown_diagnosis.transfer(measures, tasks, 6.5).axes[0].images[0].get_array()
+    shown = shown_diagnosis.draw_transfer(measures, tasks, 6.5).axes[0].images[0].get_array()
     assert shown.tolist() == [[crossed[task, other] for other in tasks] for task in tasks]
-    figure = shown_diagnosis.cosines(measures, tasks, 6.5)
+    figure = shown_diagnosis.draw_cosines(measures, tasks, 6.5)
     grid = figure.axes[0].images[0].get_array()
     pairs = measures[(measures.measure == "cosine") & (measures.layer == "")].set_index(["task", "other"]).value
     assert grid[0, 1] == grid[1, 0] == pairs["cats", "dogs"]
     assert np.ma.getmaskarray(grid).diagonal().all()
-    again = shown_diagnosis.cosines(measures, tasks, 6.5)
-    assert figures.render(figure, "svg", "x", 100) == figures.render(again, "svg", "x", 100)
+    again = shown_diagnosis.draw_cosines(measures, tasks, 6.5)
+    assert figures.render_figure(figure, "svg", "x", 100) == figures.render_figure(again, "svg", "x", 100)

@@ -23,7 +23,8 @@ from pipeline.models.suite import SuiteFolder
 from pipeline.models.task_vectors import TaskVectors
 from pipeline.models.weights import Weights
 from pipeline.steps import evaluate
-from pipeline.toolbox.dropping import drop
+from pipeline.steps import merge as merge_step
+from pipeline.toolbox.dropping import drop_entries
 from pipeline.toolbox.trimming import lowest_of_top
 from tests import toy
 
@@ -59,7 +60,7 @@ def flat(delta: Mapping[str, torch.Tensor]) -> np.ndarray:
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
 def test_drop_keeps_the_right_number_and_rescales_it(share: float):
     tensor = 1 + torch.rand(200, 100, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    found = drop(tensor, share, torch.Generator().manual_seed(2))
+    found = drop_entries(tensor, share, torch.Generator().manual_seed(2))
     kept = found != 0
     torch.testing.assert_close(found[kept], tensor[kept] / (1 - share), rtol=1e-15, atol=0)
     deviation = math.sqrt(share * (1 - share) * tensor.numel())
@@ -68,7 +69,7 @@ def test_drop_keeps_the_right_number_and_rescales_it(share: float):
 
 def test_drop_is_unbiased():
     tensor, rng, draws = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64), torch.Generator().manual_seed(3), 20_000
-    mean = drop(tensor.expand(draws, 3), 0.9, rng).mean(0)
+    mean = drop_entries(tensor.expand(draws, 3), 0.9, rng).mean(0)
     assert ((mean - tensor).abs() <= 4 * tensor.abs() * math.sqrt(0.9 / 0.1 / draws)).all()
 
 
@@ -116,7 +117,7 @@ def test_dare_ties_is_ties_of_what_dare_keeps():
     rows, seed = drawn(), 3
     vectors = vectors_of(rows)
     kept = [
-        {name: drop(tensor, 0.5, generator(seed, "drop", t, name)) for name, tensor in vectors.task(t).items()}
+        {name: drop_entries(tensor, 0.5, generator(seed, "drop", t, name)) for name, tensor in vectors.task(t).items()}
         for t in range(vectors.tasks)
     ]
     zero = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in SHAPES.items()}
@@ -307,7 +308,7 @@ def emr_parts(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, Sol
     assert found.extras.kind == "masks"
     tensors = found.extras.tensors
     unpacked = [
-        flat({name: masks.unpack(tensors[f"{task}/{name}"], torch.Size(shape)) for name, shape in SHAPES.items()})
+        flat({name: masks.unpack_mask(tensors[f"{task}/{name}"], torch.Size(shape)) for name, shape in SHAPES.items()})
         for task in range(len(rows))
     ]
     scales = np.array([float(tensors[f"{task}/scale"]) for task in range(len(rows))])
@@ -350,11 +351,11 @@ def test_emr_is_positively_homogeneous():
 
 def test_emr_serves_every_task_its_own_model(pristine_suite: Path, tmp_path: Path):
     suite = SuiteFolder(pristine_suite)
-    storage.save(storage.data_free(emr, suite.vectors(), emr.Params(), suite.suite.task_names), tmp_path)
+    storage.save(merge_step.merge_data_free(emr, suite.vectors(), emr.Params(), suite.suite.task_names), tmp_path)
     vectors = suite.vectors(torch.float64)
     unified = emr.merge(vectors, emr.Params()).delta
     total = sum(float(vectors[name].abs().sum()) for name in vectors)
-    found = [*storage.models(suite, tmp_path, 0)]
+    found = [*storage.load_models(suite, tmp_path, 0)]
     assert [served.tasks for served in found] == [(task,) for task in suite.suite.task_names]
     reached = 0.0
     for index, served in enumerate(found):
@@ -367,7 +368,7 @@ def test_emr_serves_every_task_its_own_model(pristine_suite: Path, tmp_path: Pat
             torch.testing.assert_close(served.weights[name].double(), expected, rtol=0, atol=2e-6)
             reached += float((served.weights[name].double() - vectors.base(name)).abs().sum())
     assert reached == pytest.approx(total, rel=1e-5)
-    counts = evaluate.answer(pristine_suite, tmp_path, 0, "test").counts(0)
+    counts = evaluate.predict_seed(pristine_suite, tmp_path, 0, "test").counts(0)
     assert {task: total for task, (_, total) in counts.items()} == dict.fromkeys(toy.TASKS, toy.SIZES["test"])
 
 

@@ -253,7 +253,7 @@ def test_any_merge_file(pristine_suite: Path, folder: Path, data: st.DataObject)
         shutil.copy(artefact / "merge.json", folder / "merge.json")
     content = changed(json.loads((folder / "merge.json").read_text()), data, VALUES)
     (artefact / "merge.json").write_text(json.dumps(content, default=str, skipkeys=True))
-    survives(lambda: [*storage.models(suite, artefact, 0)], "merge")
+    survives(lambda: [*storage.load_models(suite, artefact, 0)], "merge")
 
 
 ROWS = [("tiny", "ties", "cats", 0, 8, 3, 7), ("tiny", "ties", "dogs", 0, 8, 2, 7)]
@@ -268,13 +268,13 @@ def test_any_scores(edits: list[tuple[int, int, str]], lines: int):
     for row, column, text in edits:
         table[row][column] = text
     text = "\n".join(",".join(row) for row in table[:lines]) + "\n"
-    survives(lambda: scores.check(scores.parse(text, "ties.csv"), ("cats", "dogs")))
+    survives(lambda: scores.check_scores(scores.parse_scores(text, "ties.csv"), ("cats", "dogs")))
 
 
 @fuzzed
 @given(st.binary(max_size=80))
 def test_any_bytes_of_scores(content: bytes):
-    survives(lambda: scores.parse(content.decode("latin-1"), "ties.csv"), "ties.csv")
+    survives(lambda: scores.parse_scores(content.decode("latin-1"), "ties.csv"), "ties.csv")
 
 
 def test_a_suite_comes_back(pristine_suite: Path):

@@ -24,14 +24,14 @@ def test_the_least_is_just_below_the_cheapest_merge_that_was_measured(path: Path
     with torch.device("meta"):
         tower = build_clip(config(given["backbone"], given["blocks"])).visual
     shapes = {name: tensor.shape for name, tensor in split_qkv(dict(tower.named_parameters())).items()}
-    least = merge.least({name: shapes[name] for name in shapes if name not in FROZEN}, given["tasks"]) / 2**20
+    least = merge.minimum_memory({name: shapes[name] for name in shapes if name not in FROZEN}, given["tasks"]) / 2**20
     assert 0.8 * min(row["peak_mib"] for row in content["rows"].values()) < least
     assert all(least < row["peak_mib"] for row in content["rows"].values())
 
 
 def test_a_merge_that_does_not_fit_is_refused_before_it_starts(pristine_suite: Path, monkeypatch):
     folder, cpu = SuiteFolder(pristine_suite), torch.device("cpu")
-    merge.check(folder, cpu)
+    merge.check_memory(folder, cpu)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1 << 28))
     with pytest.raises(merge.TooLarge, match=r"merging 3 experts of .* takes at least 0\.5 GiB .* on cpu, 0\.2"):
-        merge.check(folder, cpu)
+        merge.check_memory(folder, cpu)

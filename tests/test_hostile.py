@@ -153,7 +153,7 @@ def test_an_image_that_unfolds_to_a_bomb_is_refused_before_it_is_decoded():
         "head = struct.pack('>IIBBBBB', 100_000, 100_000, 8, 2, 0, 0, 0)\n"
         "bomb = b'\\x89PNG\\r\\n\\x1a\\n' + chunk(b'IHDR', head) + chunk(b'IDAT', zlib.compress(bytes(99)))\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "try:\n    images.decode(bomb + chunk(b'IEND', b''))\n"
+        "try:\n    images.decode_image(bomb + chunk(b'IEND', b''))\n"
         "except images.BROKEN as error:\n    print(type(error).__name__)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000)\n"
     )
@@ -171,11 +171,11 @@ def test_the_page_shows_names_as_text():
         page.Prose((EVIL,), (EVIL,), EVIL, "prose", (page.Link(EVIL, "x.csv"),)),
         page.Grid("grid", EVIL, TABLE),
         page.Figure("figure", EVIL, "<svg></svg>", EVIL),
-        page.Entries((page.Entry("entry", EVIL, EVIL, EVIL, EVIL),)),
+        page.Entries((page.MethodEntry("entry", EVIL, EVIL, EVIL, EVIL),)),
         page.Fold("fold", EVIL, (page.Prose((EVIL,)),)),
     )
     found = page.Page(EVIL, (page.Prose((EVIL,)),), (page.Section("section", EVIL, blocks),))
-    shown = page.render(found)
+    shown = page.render_page(found)
     assert shown.count("<script") == 1, "the page's own"
     assert shown.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 20
     assert 'href="javascript' not in shown

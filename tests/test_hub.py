@@ -12,7 +12,15 @@ import pytest
 from huggingface_hub import constants, file_download
 
 from pipeline.suites import _hub as downloads
-from pipeline.suites._hub import HubError, Wanted, announce, check_room, fetch, plan, record
+from pipeline.suites._hub import (
+    HubError,
+    Request,
+    check_room,
+    describe_downloads,
+    fetch_files,
+    plan_downloads,
+    record_downloads,
+)
 from tests import hub_server
 from tests.hub_server import MEMBER, STRANGER, Hub, blob, sha256
 from tests.toy import ROOT
@@ -24,8 +32,8 @@ hub = hub_server.hub
 WEIGHTS, CONFIG = bytes(range(256)) * 40, b'{"model_type": "clip"}\n'
 MODEL = {"model.safetensors": WEIGHTS, "config.json": CONFIG, "README.md": b"# Model\n", "old/model.safetensors": b"x"}
 DATASET = {"data/train-00000.parquet": b"train 0" * 99, "data/train-00001.parquet": b"train 1" * 99, "README.md": b"D"}
-VIT = Wanted("someone/vit", "model", "main", ("*.safetensors", "config.json"))
-DIGITS = Wanted("someone/digits", "dataset", "main", ("data/train-*.parquet",))
+VIT = Request("someone/vit", "model", "main", ("*.safetensors", "config.json"))
+DIGITS = Request("someone/digits", "dataset", "main", ("data/train-*.parquet",))
 CDN = f"/cdn/{sha256(WEIGHTS)}"
 
 
@@ -60,16 +68,16 @@ def leftovers(hub_home: Path) -> list[str]:
     return [path.name for path in hub_home.rglob("*") if path.name.endswith((".incomplete", ".tmp"))]
 
 
-def fails(*wanted: Wanted) -> str:
+def fails(*wanted: Request) -> str:
     """The message that planning and fetching end with; nothing half-done may be left."""
     with pytest.raises(HubError) as caught:
-        fetch(plan(wanted))
+        fetch_files(plan_downloads(wanted))
     assert not leftovers(Path(constants.HF_HOME))
     return str(caught.value)
 
 
 def test_a_plan_lists_what_matches_and_downloads_nothing(vit: Hub):
-    model, dataset = plan([VIT, DIGITS])
+    model, dataset = plan_downloads([VIT, DIGITS])
     assert (model.id, model.commit) == (VIT.repo, vit.commit("model", VIT.repo))
     assert [file.name for file in model.files] == ["config.json", "model.safetensors"]
     config, weights = model.files
@@ -80,56 +88,58 @@ def test_a_plan_lists_what_matches_and_downloads_nothing(vit: Hub):
 
 
 def test_files_arrive_whole_and_only_once(vit: Hub):
-    plans = plan([VIT, DIGITS])
-    paths = fetch(plans)
+    plans = plan_downloads([VIT, DIGITS])
+    paths = fetch_files(plans)
     assert {key: path.read_bytes() for key, path in paths.items()} == {
         (VIT.repo, "config.json"): CONFIG,
         (VIT.repo, "model.safetensors"): WEIGHTS,
         **{(DIGITS.repo, name): DATASET[name] for name in DATASET if name.endswith(".parquet")},
     }
     asked = len(vit.requests)
-    assert fetch(plans) == paths
+    assert fetch_files(plans) == paths
     assert len(vit.requests) == asked
 
 
 def test_suites_share_what_they_share(vit: Hub):
-    fetch(plan([VIT]))
-    other = Wanted(VIT.repo, "model", "main", ("model.safetensors", "README.md"))
-    both = plan([other, VIT, other])
+    fetch_files(plan_downloads([VIT]))
+    other = Request(VIT.repo, "model", "main", ("model.safetensors", "README.md"))
+    both = plan_downloads([other, VIT, other])
     assert [[file.name for file in remote.files] for remote in both] == [
         ["README.md", "config.json", "model.safetensors"]
     ]
-    fetch(both)
+    fetch_files(both)
     assert vit.count("GET", CDN) == 1
     assert vit.count("GET", "/config.json") == 1
 
 
 def test_one_name_stands_for_one_repository(vit: Hub):
-    with pytest.raises(HubError, match="someone/vit is wanted at 'v2' and as something else; name it once"):
-        plan([VIT, Wanted(VIT.repo, "model", "v2", ("config.json",))])
+    with pytest.raises(
+        HubError, match="someone/vit is requested as a model at 'main' and as a model at 'v2'; name one of them"
+    ):
+        plan_downloads([VIT, Request(VIT.repo, "model", "v2", ("config.json",))])
 
 
 def test_a_commit_is_listed_once_and_a_branch_every_time(vit: Hub):
     commit = vit.commit("model", VIT.repo)
-    pinned = Wanted(VIT.repo, "model", commit, ("config.json",))
-    assert plan([pinned]) == plan([pinned])
+    pinned = Request(VIT.repo, "model", commit, ("config.json",))
+    assert plan_downloads([pinned]) == plan_downloads([pinned])
     assert vit.count("GET", f"/revision/{commit}") == 1
-    plan([VIT])
+    plan_downloads([VIT])
     newer = vit.push("model", VIT.repo, {**MODEL, "config.json": b"{}"})
-    assert plan([VIT])[0].commit == newer
-    assert plan([pinned])[0].commit == commit
+    assert plan_downloads([VIT])[0].commit == newer
+    assert plan_downloads([pinned])[0].commit == commit
 
 
 def test_the_announcement_and_the_record(vit: Hub, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(downloads, "GIB", 1000)
     monkeypatch.setattr(downloads.shutil, "disk_usage", lambda _: Room(10**7))
-    plans = plan([VIT, DIGITS])
+    plans = plan_downloads([VIT, DIGITS])
     expected = "2 repositories, 4 files: 11.65 GiB to fetch, 0.00 GiB cached, 10000.00 GiB free in "
-    assert announce(plans) == f"{expected}{constants.HF_HUB_CACHE}"
-    fetch(plans)
-    assert "0.00 GiB to fetch, 11.65 GiB cached" in announce(plans)
-    recorded = record(plans)
-    assert recorded == record(plan([DIGITS, VIT])) == json.loads(json.dumps(recorded))
+    assert describe_downloads(plans) == f"{expected}{constants.HF_HUB_CACHE}"
+    fetch_files(plans)
+    assert "0.00 GiB to fetch, 11.65 GiB cached" in describe_downloads(plans)
+    recorded = record_downloads(plans)
+    assert recorded == record_downloads(plan_downloads([DIGITS, VIT])) == json.loads(json.dumps(recorded))
     assert [one["repo"] for one in recorded] == ["someone/digits", "someone/vit"]
     assert recorded[1] == {
         "repo": VIT.repo,
@@ -150,7 +160,7 @@ def test_the_announcement_and_the_record(vit: Hub, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_disk_without_room_is_named_before_anything_is_fetched(vit: Hub, monkeypatch: pytest.MonkeyPatch):
-    plans, size = plan([VIT]), len(WEIGHTS) + len(CONFIG)
+    plans, size = plan_downloads([VIT]), len(WEIGHTS) + len(CONFIG)
     monkeypatch.setattr(downloads, "GIB", 1000)
     monkeypatch.setattr(downloads.shutil, "disk_usage", lambda _: Room(round(size * 1.06)))
     check_room(plans)
@@ -175,38 +185,38 @@ def test_a_disk_that_fills_up_is_named(vit: Hub, monkeypatch: pytest.MonkeyPatch
 def test_a_cut_off_download_goes_on_where_it_was(vit: Hub, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 500)  # what the client holds back: 10 MiB
     vit.fail(CDN, cut=1100)
-    assert fetch(plan([VIT]))[VIT.repo, "model.safetensors"].read_bytes() == WEIGHTS
+    assert fetch_files(plan_downloads([VIT]))[VIT.repo, "model.safetensors"].read_bytes() == WEIGHTS
     assert [one.range for one in vit.requests if one.path == CDN] == ["", "bytes=1000-"]
 
 
 def test_a_killed_run_leaves_nothing_that_stays(vit: Hub):
-    plans = plan([VIT])
-    blobs = fetch(plans)[VIT.repo, "config.json"].resolve().parent
+    plans = plan_downloads([VIT])
+    blobs = fetch_files(plans)[VIT.repo, "config.json"].resolve().parent
     old, recent = blobs / "a.1.incomplete", blobs / "b.2.incomplete"
     old.touch()
     recent.touch()
     os.utime(old, (0, 0))
-    fetch(plans)
+    fetch_files(plans)
     assert leftovers(blobs) == ["b.2.incomplete"]
 
 
 @pytest.mark.parametrize("path", ["/api/models/", "/config.json", CDN])
 def test_after_429_it_waits_as_long_as_the_hub_says(vit: Hub, pauses: list[float], path: str):
     vit.fail(path, status=429, headers={"Retry-After": "17"})
-    fetch(plan([VIT]))
+    fetch_files(plan_downloads([VIT]))
     assert pauses in ([17], [18])  # the client adds a second
 
 
 def test_after_429_it_waits_for_the_window_of_the_rate_limit(vit: Hub, pauses: list[float]):
     vit.fail("/api/models/", status=429, headers={"RateLimit": '"api";r=0;t=55'})
-    plan([VIT])
+    plan_downloads([VIT])
     assert pauses == [55]
 
 
 @pytest.mark.parametrize("method,path", [("GET", "/api/models/"), ("GET", "/config.json"), ("HEAD", ""), ("GET", CDN)])
 def test_a_hub_that_is_busy_for_a_moment_is_asked_again(vit: Hub, method: str, path: str):
     vit.fail(path, method=method, status=503, times=3)
-    assert len(fetch(plan([VIT]))) == 2
+    assert len(fetch_files(plan_downloads([VIT]))) == 2
 
 
 @pytest.mark.parametrize("method,path,what", [
@@ -216,7 +226,7 @@ def test_a_hub_that_is_busy_for_a_moment_is_asked_again(vit: Hub, method: str, p
 ])  # fmt: skip
 def test_a_hub_that_stays_busy_is_given_up(vit: Hub, pauses: list[float], method: str, path: str, what: str):
     vit.fail(path, method=method, status=503, times=99)
-    message = f"{vit.url}/someone/vit: HTTP 503 for {what}; the hub is busy: try later; what is done is kept"
+    message = f"{vit.url}/someone/vit: HTTP 503 for {what}; the hub is busy: try later; finished downloads are kept"
     assert fails(VIT) == message
     assert pauses[:3] == [1, 2, 4]
     assert vit.count(method, path) <= 7
@@ -227,7 +237,7 @@ def test_a_hub_that_does_not_answer_is_asked_again(vit: Hub, monkeypatch: pytest
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
     monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.3)
     vit.fail(path, method=method, delay=2)
-    assert len(fetch(plan([VIT]))) == 2
+    assert len(fetch_files(plan_downloads([VIT]))) == 2
 
 
 def test_no_network(vit: Hub, pauses: list[float]):
@@ -250,7 +260,7 @@ def other_byte(body: bytes) -> bytes:
 @pytest.mark.parametrize("path", ["/config.json", CDN])
 def test_altered_bytes_are_fetched_again(vit: Hub, path: str):
     vit.fail(path, change=other_byte)
-    assert [path.read_bytes() for path in fetch(plan([VIT])).values()] == [CONFIG, WEIGHTS]
+    assert [path.read_bytes() for path in fetch_files(plan_downloads([VIT])).values()] == [CONFIG, WEIGHTS]
     assert vit.count("GET", path) == 2
 
 
@@ -263,13 +273,13 @@ def test_bytes_that_stay_altered_are_refused_and_deleted(vit: Hub, path: str, na
     assert fails(VIT).startswith(f"{vit.url}/someone/vit: {name} {fault}, twice; the copy was deleted. ")
     assert not [*Path(constants.HF_HUB_CACHE).rglob(name)]
     vit.faults.clear()
-    assert len(fetch(plan([VIT]))) == 2
+    assert len(fetch_files(plan_downloads([VIT]))) == 2
 
 
 @pytest.mark.parametrize("change", [lambda body: body[:99], lambda body: body + b"more"], ids=["shorter", "longer"])
 def test_a_body_of_another_length_is_fetched_again(vit: Hub, change):
     vit.fail(CDN, change=change)
-    assert fetch(plan([VIT]))[VIT.repo, "model.safetensors"].read_bytes() == WEIGHTS
+    assert fetch_files(plan_downloads([VIT]))[VIT.repo, "model.safetensors"].read_bytes() == WEIGHTS
     vit.push("model", VIT.repo, MODEL | {"model.safetensors": b"other" * 99})
     vit.fail("/cdn/", change=change, times=99)
     assert "Consistency check failed: file should be of size 495 but has size" in fails(VIT)
@@ -277,19 +287,19 @@ def test_a_body_of_another_length_is_fetched_again(vit: Hub, change):
 
 @pytest.mark.parametrize("damage", [b"", WEIGHTS[:99], other_byte(WEIGHTS)], ids=["empty", "truncated", "altered"])
 def test_a_damaged_cache_is_mended(vit: Hub, damage: bytes):
-    path = fetch(plan([VIT]))[VIT.repo, "model.safetensors"]
+    path = fetch_files(plan_downloads([VIT]))[VIT.repo, "model.safetensors"]
     path.resolve().write_bytes(damage)
-    assert fetch(plan([VIT]))[VIT.repo, "model.safetensors"].read_bytes() == WEIGHTS
+    assert fetch_files(plan_downloads([VIT]))[VIT.repo, "model.safetensors"].read_bytes() == WEIGHTS
     assert vit.count("GET", CDN) == 2
 
 
 def test_a_copy_that_repositories_share_is_deleted_with_the_links_to_it(vit: Hub):
-    path = fetch(plan([VIT]))[VIT.repo, "model.safetensors"]
+    path = fetch_files(plan_downloads([VIT]))[VIT.repo, "model.safetensors"]
     shared = Path(constants.HF_HUB_CACHE, "shared")
     path.resolve().rename(shared)
     (path.parent / path.readlink()).symlink_to(os.path.relpath(shared, (path.parent / path.readlink()).parent))
     shared.write_bytes(b"damaged")
-    assert fetch(plan([VIT]))[VIT.repo, "model.safetensors"].read_bytes() == WEIGHTS
+    assert fetch_files(plan_downloads([VIT]))[VIT.repo, "model.safetensors"].read_bytes() == WEIGHTS
     assert not shared.exists()
 
 
@@ -301,20 +311,20 @@ def test_a_gated_repository_needs_a_token(
     hub: Hub, monkeypatch: pytest.MonkeyPatch, kind, page: str, token: str | None, status: str
 ):
     hub.push(kind, VIT.repo, MODEL, gated=True)
-    wanted = Wanted(VIT.repo, kind, "main", VIT.patterns)
+    wanted = Request(VIT.repo, kind, "main", VIT.patterns)
     if token:
         monkeypatch.setenv("HF_TOKEN", token)
     with pytest.raises(HubError) as caught:
-        plan([wanted])
+        plan_downloads([wanted])
     advice = "accept the licence on that page and set HF_TOKEN to that account's token"
     assert str(caught.value) == f"{hub.url}/{page}: gated, and {status}: {advice}"
     monkeypatch.setenv("HF_TOKEN", MEMBER)
-    assert len(fetch(plan([wanted]))) == 2
+    assert len(fetch_files(plan_downloads([wanted]))) == 2
     assert not any(one.token for one in hub.requests if one.path.startswith("/cdn/"))
 
 
 def test_a_repository_that_is_not_there(vit: Hub, monkeypatch: pytest.MonkeyPatch):
-    wanted = Wanted("someone/gone", "dataset", "main", ("*",))
+    wanted = Request("someone/gone", "dataset", "main", ("*",))
     message = "no such dataset, or a private one, and {}; check its name, it may have moved"
     page = f"{vit.url}/datasets/someone/gone: "
     assert fails(wanted) == page + message.format("HF_TOKEN is not set")
@@ -330,70 +340,70 @@ def test_a_token_that_is_not_valid(vit: Hub, monkeypatch: pytest.MonkeyPatch):
 
 def test_a_name_that_cannot_be(vit: Hub):
     assert "someone/vit/main: revision 'main': HFValidationError: " in fails(
-        Wanted("someone/vit/main", "model", "main", ("*",))
+        Request("someone/vit/main", "model", "main", ("*",))
     )
 
 
 def test_a_revision_that_is_not_there(vit: Hub):
     message = "someone/vit: no revision 'v9'; name a branch, a tag, or a commit of "
-    assert message in fails(Wanted(VIT.repo, "model", "v9", ("*.safetensors",)))
+    assert message in fails(Request(VIT.repo, "model", "v9", ("*.safetensors",)))
 
 
 @pytest.mark.parametrize("pattern", ["*.bin", "*.parquet", "train-*.safetensors", "old/*/*"])
 def test_a_pattern_without_a_file(vit: Hub, pattern: str):
     vit.push("model", VIT.repo, MODEL | {"data/train-0.parquet": b"0"})
-    assert fails(Wanted(VIT.repo, "model", "main", ("config.json", pattern))) == (
+    assert fails(Request(VIT.repo, "model", "main", ("config.json", pattern))) == (
         f"{vit.url}/someone/vit: no file matches {pattern!r} at 'main'; there are: README.md, config.json, "
         f"data/train-0.parquet, model.safetensors, old/model.safetensors"
     )
 
 
 def test_a_file_that_went_away_after_the_plan(vit: Hub):
-    plans = plan([VIT])
+    plans = plan_downloads([VIT])
     vit.fail("/config.json", method="HEAD", status=404, headers={"X-Error-Code": "EntryNotFound"})
     with pytest.raises(HubError, match=r"/someone/vit: HTTP 404 for config\.json; see .*/someone/vit and HF_TOKEN"):
-        fetch(plans)
+        fetch_files(plans)
 
 
 def test_a_repository_that_moved_is_followed_and_named(vit: Hub):
     vit.move("dataset", DIGITS.repo, "ylecun/digits")
-    plans = plan([DIGITS])
+    plans = plan_downloads([DIGITS])
     assert (plans[0].repo, plans[0].id) == (DIGITS.repo, "ylecun/digits")
-    assert announce(plans).endswith("\nsomeone/digits has moved to ylecun/digits")
-    assert record(plans)[0]["id"] == "ylecun/digits"
-    path = fetch(plans)[DIGITS.repo, "data/train-00000.parquet"]
+    assert describe_downloads(plans).endswith("\nsomeone/digits has moved to ylecun/digits")
+    assert record_downloads(plans)[0]["id"] == "ylecun/digits"
+    path = fetch_files(plans)[DIGITS.repo, "data/train-00000.parquet"]
     assert path.read_bytes() == DATASET["data/train-00000.parquet"]
-    fetch(plan([Wanted("ylecun/digits", "dataset", "main", DIGITS.patterns)]))
+    fetch_files(plan_downloads([Request("ylecun/digits", "dataset", "main", DIGITS.patterns)]))
     assert vit.count("GET", "/cdn/") == 2
 
 
 def test_offline_a_full_cache_is_enough(vit: Hub, monkeypatch: pytest.MonkeyPatch):
     commit = vit.commit("model", VIT.repo)
-    online = fetch(plan([VIT]))
+    online = fetch_files(plan_downloads([VIT]))
     asked = len(vit.requests)
     offline(monkeypatch)
-    assert plan([VIT])[0].commit == commit
-    assert fetch(plan([VIT])) == online
+    assert plan_downloads([VIT])[0].commit == commit
+    assert fetch_files(plan_downloads([VIT])) == online
     assert len(vit.requests) == asked
 
 
 def test_offline_what_is_missing_is_named(vit: Hub, monkeypatch: pytest.MonkeyPatch):
-    path = fetch(plan([VIT]))[VIT.repo, "model.safetensors"]
+    path = fetch_files(plan_downloads([VIT]))[VIT.repo, "model.safetensors"]
     offline(monkeypatch)
     cache = f"is not in the cache {constants.HF_HUB_CACHE} and HF_HUB_OFFLINE is set; unset it to download"
     assert fails(DIGITS) == f"{vit.url}/datasets/someone/digits: revision 'main' {cache}"
-    plans = plan([VIT])
+    plans = plan_downloads([VIT])
     path.unlink()
     assert fails(VIT) == f"{vit.url}/someone/vit: model.safetensors {cache}"
     with pytest.raises(HubError, match=r"model\.safetensors is not in the cache"):
-        fetch(plans)
+        fetch_files(plans)
 
 
 def test_the_variables_reach_a_process_of_its_own(hub: Hub, monkeypatch: pytest.MonkeyPatch):
     hub.push("model", VIT.repo, MODEL, gated=True)
     code = (
         "from pipeline.suites._hub import *\n"
-        f"print(fetch(plan([{VIT!r}]))[{VIT.repo!r}, 'model.safetensors'])"
+        f"print(fetch_files(plan_downloads([{VIT!r}]))[{VIT.repo!r}, 'model.safetensors'])"
     )  # fmt: skip
     environment = {**os.environ, "HF_TOKEN": MEMBER, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     run = subprocess.run(
@@ -402,4 +412,4 @@ def test_the_variables_reach_a_process_of_its_own(hub: Hub, monkeypatch: pytest.
     assert run.returncode == 0, run.stderr
     assert run.stdout.startswith(constants.HF_HUB_CACHE)
     offline(monkeypatch)
-    assert [*fetch(plan([VIT])).values()][1] == Path(run.stdout.strip())
+    assert [*fetch_files(plan_downloads([VIT])).values()][1] == Path(run.stdout.strip())

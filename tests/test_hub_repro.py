@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.suites._clip_tasks import SUITES, TASKS
+from pipeline.suites._clip_tasks import CLIP_TASKS, SUITES
 from tests import hub_server, replicas, toy
 from tests.test_repro import checkout
 
@@ -56,7 +56,7 @@ def test_ta8_goes_from_nothing_to_the_table(hub: hub_server.Hub, tmp_path: Path)
     assert {row["task"] for row in anchors} == {*SUITES["ta-8"]}
     assert (made.root / f"reports/tables/{NAME}-published.md").exists()
     page = (made.root / "reports/index.html").read_text()
-    assert TASKS["dtd"].dataset in page
+    assert CLIP_TASKS["dtd"].dataset in page
     seen = len(hub.requests)
     assert made.ran("repro") == set()
     assert len(hub.requests) == seen

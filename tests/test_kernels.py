@@ -19,8 +19,8 @@ from pipeline.methods import samerging
 from pipeline.models.suite import SuiteFolder
 from pipeline.runtime import store
 from pipeline.steps.calibrate import Setting
-from pipeline.steps.teach import teach
-from pipeline.studies.tasks import calibrated, data_free
+from pipeline.steps.teach import compute_teacher_logits
+from pipeline.studies.tasks import score_subset, score_subset_calibration
 from tests import toy
 
 pytestmark = pytest.mark.long
@@ -62,13 +62,16 @@ def report(suite: str, teachers: str, threads: str) -> None:
     tasks = SuiteFolder(folder).suite.task_names
     digest = hashlib.sha256()
     for task in tasks:
-        logits = teach(folder, task, "train").numpy()
+        logits = compute_teacher_logits(folder, task, "train").numpy()
         store.write_array(Path(teachers) / f"{task}.npy", logits)
         digest.update(logits.tobytes())
     settings = {name: settings_of(name, folder, Path(teachers)) for name in (*CALIBRATED, "samerging")}
     chosen = params.load([*(f"merge.{name}" for name in DATA_FREE), "samples_per_task"])
-    counts = {name: data_free(folder, name, chosen[f"merge.{name}"], tasks, split) for name in DATA_FREE}
-    counts |= {name: calibrated(setting, chosen["samples_per_task"], SEED, split) for name, setting in settings.items()}
+    counts = {name: score_subset(folder, name, chosen[f"merge.{name}"], tasks, split) for name in DATA_FREE}
+    counts |= {
+        name: score_subset_calibration(setting, chosen["samples_per_task"], SEED, split)
+        for name, setting in settings.items()
+    }
     correct = {name: {task: found[1:] for task, found in by_task.items()} for name, by_task in counts.items()}
     kernels = torch.backends.cpu.get_cpu_capability()
     print(json.dumps({"kernels": kernels, "bits": digest.hexdigest(), "counts": correct}))

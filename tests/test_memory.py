@@ -55,7 +55,7 @@ def kept(found: Suite, count: int) -> int:
 def test_activations_are_estimated_within_15_percent(shape: tuple[int, int, int, int]):
     found = suite(*shape)
     measured = (kept(found, 12) - kept(found, 4)) / 8
-    assert 0.85 * measured <= memory.activations(found) <= 1.15 * measured
+    assert 0.85 * measured <= memory.activation_bytes(found) <= 1.15 * measured
 
 
 def test_a_pass_holds_at_least_one_image_and_no_more_than_fit():
@@ -63,7 +63,7 @@ def test_a_pass_holds_at_least_one_image_and_no_more_than_fit():
     for found in (small, large):
         count = memory.images_per_pass(found, CPU)
         assert count >= 1
-        assert count == 1 or count * memory.activations(found) <= memory.ACTIVATIONS["cpu"]
+        assert count == 1 or count * memory.activation_bytes(found) <= memory.ACTIVATIONS["cpu"]
     assert memory.images_per_pass(large, CPU) == 1
     assert memory.images_per_pass(small, torch.device("cuda")) > memory.images_per_pass(small, CPU)
 
@@ -76,22 +76,22 @@ def test_need_is_the_sum_of_its_parts(pristine_suite: Path):
     folder = SuiteFolder(pristine_suite)
     model = 4 * sum(folder.base()[name].numel() for name in folder.suite.groups)
     images = 3 * 5 * 14 * 14 * 3
-    through = 3 * 2 * memory.activations(folder.suite)  # a batch of two images of every task
+    through = 3 * 2 * memory.activation_bytes(folder.suite)  # a batch of two images of every task
     expected = (3 + 4) * model + through + images + memory.RUNTIME
-    assert memory.calibration(folder, "train", 5, 2, CPU, Footprint()) == expected
+    assert memory.estimate_memory(folder, "train", 5, 2, CPU, Footprint()) == expected
     whole = sum(int(np.prod(folder.images("train", task).shape)) for task in folder.suite.task_names)
-    assert memory.calibration(folder, "train", 10**6, 2, CPU, Footprint()) == expected - images + whole
+    assert memory.estimate_memory(folder, "train", 10**6, 2, CPU, Footprint()) == expected - images + whole
 
 
 def test_a_pass_is_no_larger_than_the_batches_of_a_step_and_no_smaller_than_one():
     large, one = suite(4096, 100, 4, 224), Footprint()
     assert memory.images_per_pass(large, CPU) == 1
-    assert memory.passing(large, 50, 16, CPU, one) == 16 * memory.activations(large)
+    assert memory.pass_bytes(large, 50, 16, CPU, one) == 16 * memory.activation_bytes(large)
     small = suite(96, 4, 7, 28)
     limit = memory.images_per_pass(small, CPU)
     for batch in (1, limit - 1, limit, 2 * limit):  # of the one task
-        assert memory.passing(small, 10**6, batch, CPU, one) == batch * memory.activations(small)
-    assert memory.passing(small, 10**6, 1, CPU, Footprint(images=4)) == 4 * memory.activations(small)
+        assert memory.pass_bytes(small, 10**6, batch, CPU, one) == batch * memory.activation_bytes(small)
+    assert memory.pass_bytes(small, 10**6, 1, CPU, Footprint(images=4)) == 4 * memory.activation_bytes(small)
 
 
 class Live(TorchDispatchMode):
@@ -145,19 +145,19 @@ def test_what_every_method_holds_is_estimated(name: str):
         with Live([*problem.base.values(), *problem.vectors.values()]) as live:
             method.calibrate(problem, Schedule(lr=0.01, steps=2, batch_size=1), 0, params)
         shapes = {key: tuple(value.shape) for key, value in problem.base.items()}
-        estimated = sum(memory.weights(found, shapes, footprint))
-        estimated += memory.passing(found, 4 * tasks, batch, CPU, footprint)
+        estimated = sum(memory.weight_bytes(found, shapes, footprint))
+        estimated += memory.pass_bytes(found, 4 * tasks, batch, CPU, footprint)
         assert live.peak <= estimated <= 1.3 * live.peak
 
 
 def test_what_does_not_fit_is_refused_with_what_to_do(pristine_suite: Path, monkeypatch: pytest.MonkeyPatch):
     folder, asked = SuiteFolder(pristine_suite), ("train", 5, 2, CPU, Footprint())
-    need = memory.calibration(folder, *asked)
+    need = memory.estimate_memory(folder, *asked)
     with_free(monkeypatch, need)
-    assert memory.calibration(folder, *asked) == need
+    assert memory.estimate_memory(folder, *asked) == need
     with_free(monkeypatch, need - 1)
     with pytest.raises(
-        memory.NoRoom, match=r"calibrating tiny takes about .* GiB .* on cpu .*samples_per_task"
+        memory.NotEnoughMemory, match=r"calibrating tiny takes about .* GiB .* on cpu .*samples_per_task"
     ) as error:
-        memory.calibration(folder, *asked)
+        memory.estimate_memory(folder, *asked)
     assert "3 task vectors" in str(error.value)

@@ -34,14 +34,14 @@ def calibrated(suite: SuiteFolder) -> Merges:
 
 
 def test_zeroshot_stands_for_the_base(suite: SuiteFolder, tmp_path: Path):
-    (found,) = storage.models(suite, toy.data_free("zeroshot", suite, tmp_path), 0)
+    (found,) = storage.load_models(suite, toy.data_free("zeroshot", suite, tmp_path), 0)
     assert found.tasks == suite.suite.task_names
     assert toy.same(found.weights, dict(suite.base()))
     assert toy.same(dict(found.heads), dict(suite.heads()))
 
 
 def test_individual_stands_for_every_expert_on_its_own_task(suite: SuiteFolder, tmp_path: Path):
-    found = [*storage.models(suite, toy.data_free("individual", suite, tmp_path), 0)]
+    found = [*storage.load_models(suite, toy.data_free("individual", suite, tmp_path), 0)]
     assert [served.tasks for served in found] == [(task,) for task in suite.suite.task_names]
     for served in found:
         expert = suite.expert(served.tasks[0])
@@ -54,7 +54,7 @@ def test_a_delta_is_added_to_the_base(suite: SuiteFolder, tmp_path: Path):
     assert sorted(path.name for path in folder.iterdir()) == ["delta-0.safetensors", "merge.json"]
     module = methods.load("ties")
     delta, base = module.merge(suite.vectors(), module.Params()), suite.base()
-    (found,) = storage.models(suite, folder, 0)
+    (found,) = storage.load_models(suite, folder, 0)
     weights = found.weights
     assert found.tasks == suite.suite.task_names
     assert {*weights} == {*base}
@@ -83,7 +83,7 @@ def test_every_seed_has_its_own_model(suite: SuiteFolder, tmp_path: Path):
     given = calibrated(suite)
     storage.save(given, tmp_path)
     for index in range(2):
-        (found,) = storage.models(suite, tmp_path, index)
+        (found,) = storage.load_models(suite, tmp_path, index)
         weights = found.weights
         for group, name in enumerate(suite.suite.groups):
             base = suite.base()[name].double()
@@ -119,8 +119,8 @@ def test_extras_come_back(suite: SuiteFolder, tmp_path: Path):
     assert storage.load(tmp_path)[0]["extras"] == "heads"
     storage.save(given, tmp_path / "plain")
     for index, own in enumerate(heads):
-        (found,) = storage.models(suite, tmp_path, index)
-        (plain,) = storage.models(suite, tmp_path / "plain", index)
+        (found,) = storage.load_models(suite, tmp_path, index)
+        (plain,) = storage.load_models(suite, tmp_path / "plain", index)
         assert toy.same(dict(found.heads), own)
         assert toy.same(found.weights, plain.weights)
 
@@ -152,7 +152,7 @@ def test_masks_keep_what_they_mark(suite: SuiteFolder):
         for name in groups
     }
     scales = {f"{task}/scale": torch.tensor(0.5 + index) for index, task in enumerate(served.tasks)}
-    tensors = {name: masks.pack(mask) for name, mask in kept.items()} | scales
+    tensors = {name: masks.pack_mask(mask) for name, mask in kept.items()} | scales
     found = [*masks.serve(served, base, tensors)]
     assert [one.tasks for one in found] == [(task,) for task in served.tasks]
     for one in found:
@@ -166,5 +166,5 @@ def test_masks_keep_what_they_mark(suite: SuiteFolder):
 @pytest.mark.parametrize("shape", [(), (1,), (7,), (8,), (3, 5), (2, 3, 4)])
 def test_packed_masks_come_back(shape: tuple[int, ...]):
     mask = torch.rand(shape, generator=torch.Generator().manual_seed(4)) < 0.5
-    assert torch.equal(masks.unpack(masks.pack(mask), mask.shape), mask)
-    assert len(masks.pack(mask)) == (mask.numel() + 7) // 8
+    assert torch.equal(masks.unpack_mask(masks.pack_mask(mask), mask.shape), mask)
+    assert len(masks.pack_mask(mask)) == (mask.numel() + 7) // 8

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from pipeline import methods
 from pipeline.merges.solution import Solution
-from pipeline.models.task_vectors import TaskVectors, add, merge
+from pipeline.models.task_vectors import TaskVectors, add_delta, merge
 from pipeline.models.weights import FROZEN, Weights
 from pipeline.runtime.schema import Parameters, Schedule
-from pipeline.steps.merge import data_free
+from pipeline.steps.merge import merge_data_free
 from tests import toy
 
 ALL = methods.names()
@@ -38,7 +38,7 @@ def result_of(name: str, vectors: TaskVectors) -> Tensor | Weights | Solution:
 def solutions_of(name: str, vectors: TaskVectors) -> Sequence[Solution]:
     """What a data-free method answers with its defaults, for each of its seeds."""
     module = methods.load(name)
-    return data_free(module, vectors, module.Params(), [str(task) for task in range(vectors.tasks)]).solutions
+    return merge_data_free(module, vectors, module.Params(), [str(task) for task in range(vectors.tasks)]).solutions
 
 
 def calibration_of(name: str, problem: toy.Problem, seed: int = 0) -> Solution:
@@ -61,7 +61,7 @@ def merged_by(found: Tensor | Weights | Solution, base: Weights, vectors: Mappin
     if isinstance(found, Solution):
         found = found.delta if found.coefficients is None else found.coefficients
     if not isinstance(found, Tensor):
-        return [add(base, found)]
+        return [add_delta(base, found)]
     return [merge(base, vectors, matrix) for matrix in (found if found.ndim == 3 else found[None])]
 
 
@@ -191,7 +191,7 @@ def test_a_merge_grows_with_its_task_vectors(name: str):
 def test_one_task_is_its_expert(name: str, settings: dict[str, float]):
     vectors, base, experts = clip_vectors(torch.float64)
     only, module = TaskVectors(base, experts[:1], [*vectors], torch.float64), methods.load(name)
-    for found in data_free(module, only, module.Params(**settings), ["one"]).solutions:
+    for found in merge_data_free(module, only, module.Params(**settings), ["one"]).solutions:
         (model,) = merged_by(found, base, only)
         for group in vectors:
             torch.testing.assert_close(model[group], experts[0][group], rtol=0, atol=1e-12)

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure as Canvas
 
 from pipeline.report import figures
-from pipeline.report.page import Entries, Entry, Figure, Fold, Grid, Link, Page, Prose, Section, cite, render
+from pipeline.report.page import Entries, Figure, Fold, Grid, Link, MethodEntry, Page, Prose, Section, cite, render_page
 from pipeline.report.tables import Cell, Table
 from pipeline.report.views import diagnosis
 from tests.html import Parsed
@@ -33,18 +33,18 @@ def whole(text):
         Prose((text,), (text,), text, "prose", links),
         Grid("grid", text, table, links, {text: "#entry"}),
         Figure("figure", text, "<svg></svg>", text, links),
-        Entries((Entry("entry", text, text, text, text),)),
+        Entries((MethodEntry("entry", text, text, text, text),)),
         Fold("fold", text, (Prose((text,)), Grid("inner", text, table))),
     )
     return Page(text, (Prose((text,)),), (Section("section", text, blocks),), (Link(text, "studies.html"),))
 
 
 def grid(table, **more):
-    return render(Page("P", (), (Section("s", "S", (Grid("g", "G", table, **more),)),)))
+    return render_page(Page("P", (), (Section("s", "S", (Grid("g", "G", table, **more),)),)))
 
 
 def test_text_stays_text_wherever_it_stands():
-    html, plain = (render(whole(text)) for text in (HOSTILE, "plain"))
+    html, plain = (render_page(whole(text)) for text in (HOSTILE, "plain"))
     assert html.count("<script") == html.count("</script>") == 1
     assert re.findall(r"<(\w+)", html) == re.findall(r"<(\w+)", plain), "no element came from a text"
     places = plain.split("<body>")[1].count("plain")
@@ -57,7 +57,7 @@ def test_text_stays_text_wherever_it_stands():
 
 
 def test_contents_lead_to_every_titled_block_and_sister_page():
-    found = Parsed(render(whole("t")))
+    found = Parsed(render_page(whole("t")))
     assert len(found.ids) == len(set(found.ids))
     anchors = {link[1:] for link in found.links if link.startswith("#")}
     assert {"section", "prose", "grid", "figure", "fold", "entry", "inner"} <= anchors <= set(found.ids)
@@ -66,12 +66,12 @@ def test_contents_lead_to_every_titled_block_and_sister_page():
 
 
 def test_without_sister_pages_nothing_leads_away():
-    links = Parsed(render(Page("P", (), (Section("s", "S", ()),)))).links
+    links = Parsed(render_page(Page("P", (), (Section("s", "S", ()),)))).links
     assert set(links) == {"#s"}
 
 
 def test_the_policy_allows_the_pages_own_script_and_no_request():
-    html = render(whole("t"))
+    html = render_page(whole("t"))
     script = re.search(r"(?s)<script>(.*?)</script>", html)[1]
     assert script == (TEMPLATES / "page.js").read_text()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -113,7 +113,7 @@ def drawn():
 
 
 def test_an_inline_figure_takes_the_colours_of_the_page(drawn):
-    svg, file = figures.inline(drawn, "n", 50), figures.render(drawn, "svg", "n", 50).decode()
+    svg, file = figures.inline(drawn, "n", 50), figures.render_figure(drawn, "svg", "n", 50).decode()
     assert svg.startswith("<svg ")
     assert 'fill="currentColor"' in svg[: svg.index(">")]
     assert "#000000" in file

@@ -10,8 +10,15 @@ from scipy.stats import norm
 from pipeline.merges.answers import Answers
 from pipeline.statistics import bootstrap
 from pipeline.statistics.bootstrap import StatisticsError
-from pipeline.statistics.contrasts import Contrast, Difference, combined, contrast, difference, resample
-from pipeline.studies._trials import MARKED, marks
+from pipeline.statistics.contrasts import (
+    Contrast,
+    PairedDifference,
+    combine_settings,
+    contrast_settings,
+    paired_difference,
+    resample_settings,
+)
+from pipeline.studies._trials import MARK_COLUMNS, mark_answers
 
 TASKS = ("a", "b", "c", "d")
 Rights = dict[str, dict[str, np.ndarray]]
@@ -26,14 +33,14 @@ def table(seeds: int, **offsets: np.ndarray) -> pd.DataFrame:
 
 
 def test_a_constant_difference_has_no_width():
-    found = difference(table(3, one=np.array(2.0), other=np.array(0.0)), TASKS, "one", "other")
+    found = paired_difference(table(3, one=np.array(2.0), other=np.array(0.0)), TASKS, "one", "other")
     assert (found.mean, found.low, found.high) == pytest.approx((2, 2, 2))
     assert (found.seeds, found.tasks) == (3, 4)
 
 
 def test_the_interval_turns_with_the_sign():
     noise = np.random.default_rng(1).normal(1, 3, (3, 4))
-    there, back = (difference(table(3, one=noise, other=np.array(0.0)), TASKS, *pair) for pair in
+    there, back = (paired_difference(table(3, one=noise, other=np.array(0.0)), TASKS, *pair) for pair in
                    (("one", "other"), ("other", "one")))  # fmt: skip
     assert (there.mean, there.low, there.high) == pytest.approx((-back.mean, -back.high, -back.low))
     assert there.low < there.mean < there.high
@@ -41,7 +48,7 @@ def test_the_interval_turns_with_the_sign():
 
 def test_the_width_is_that_of_the_mean_over_tasks():
     offsets = np.broadcast_to(np.array([-3.0, -1.0, 1.0, 3.0]), (2, 4))
-    found = difference(table(2, one=offsets, other=np.array(0.0)), TASKS, "one", "other")
+    found = paired_difference(table(2, one=offsets, other=np.array(0.0)), TASKS, "one", "other")
     expected = 1.96 * np.std(offsets[0]) / np.sqrt(4)
     assert found.mean == pytest.approx(0, abs=1e-12)
     assert found.high == pytest.approx(expected, rel=0.15)
@@ -50,11 +57,11 @@ def test_the_width_is_that_of_the_mean_over_tasks():
 
 def test_runs_that_do_not_pair_are_refused():
     with pytest.raises(StatisticsError, match="one and other ran with different seeds"):
-        difference(table(3, one=np.array(2.0), other=np.array(0.0)).drop(("other", 1)), TASKS, "one", "other")
+        paired_difference(table(3, one=np.array(2.0), other=np.array(0.0)).drop(("other", 1)), TASKS, "one", "other")
 
 
 def test_one_run_of_one_task_has_no_interval():
-    found = difference(table(1, one=np.array(2.0), other=np.array(0.0)), TASKS[:1], "one", "other")
+    found = paired_difference(table(1, one=np.array(2.0), other=np.array(0.0)), TASKS[:1], "one", "other")
     assert found.mean == pytest.approx(2)
     assert np.isnan(found.low)
     assert np.isnan(found.high)
@@ -76,26 +83,28 @@ def scores(rights: Rights, name: str = "setting") -> pd.DataFrame:
     for setting, tasks in rights.items():
         for seed in range(len(next(iter(tasks.values())))):
             own = {task: right[[seed]].astype(np.int16) for task, right in tasks.items()}
-            marked = marks(Answers(own, dict.fromkeys(tasks, 1)))
+            marked = mark_answers(Answers(own, dict.fromkeys(tasks, 1)))
             found += [(setting, "tiny", "method", task, seed, 8, *counts) for task, counts in marked.items()]
-    return pd.DataFrame(found, columns=(name, *MARKED))
+    return pd.DataFrame(found, columns=(name, *MARK_COLUMNS))
 
 
 def compared(rights: Rights, ones: str, others: str, resamples: int = 2000) -> Contrast:
     """The contrast of settings of one letter each."""
     tasks = [*next(iter(rights.values()))]
-    found = resample(scores(rights), ("setting",), tasks, resamples)
-    return contrast(found, [(one,) for one in ones], [(other,) for other in others])
+    found = resample_settings(scores(rights), ("setting",), tasks, resamples)
+    return contrast_settings(found, [(one,) for one in ones], [(other,) for other in others])
 
 
-def edges(found: Difference) -> tuple[float, float, float]:
+def edges(found: PairedDifference) -> tuple[float, float, float]:
     return found.mean, found.low, found.high
 
 
 def test_a_contrast_of_two_settings_is_the_difference_of_two_methods():
     rights = answered({"x": 0.7, "y": 0.6, "z": 0.5}, seeds=3)
     found = compared(rights, "x", "y", 500)
-    expected = bootstrap.difference(bootstrap.resample(rights, dict.fromkeys(rights, (0, 1, 2)), 500), "x", "y")
+    expected = bootstrap.compare_methods(
+        bootstrap.resample_accuracies(rights, dict.fromkeys(rights, (0, 1, 2)), 500), "x", "y"
+    )
     for one, other in ((found.these, expected.average), (found.like, expected.like)):
         assert edges(one) == pytest.approx((100 * other.value, 100 * other.low, 100 * other.high))
         assert (one.seeds, one.tasks) == (3, 2)
@@ -106,7 +115,7 @@ def test_tasks_like_these_are_drawn_as_from_the_counts():
     rights = answered({"x": 0.7, "y": 0.6}, seeds=3, images=(60, 45, 8))
     counts = scores(rights).assign(accuracy=lambda rows: 100 * rows.correct / rows.total)
     wide = counts.pivot(index=["setting", "seed"], columns="task", values="accuracy")
-    expected = difference(wide, TASKS[:3], "x", "y")
+    expected = paired_difference(wide, TASKS[:3], "x", "y")
     assert edges(compared(rights, "x", "y", bootstrap.RESAMPLES).like) == pytest.approx(edges(expected))
 
 
@@ -171,12 +180,12 @@ def test_settings_of_several_columns_and_rows_in_any_order():
     rows = scores(rights)
     split = rows.assign(setting=rows.setting.str[0], k=rows.setting.str[1].astype(int))
     found, again = (
-        resample(one, ("setting", "k"), ("a", "b")) for one in (split, split.sample(frac=1, random_state=1))
+        resample_settings(one, ("setting", "k"), ("a", "b")) for one in (split, split.sample(frac=1, random_state=1))
     )
     for pair in ([("p", 2)], [("q", 1)]), ([("p", 1), ("q", 1)], [("p", 2), ("q", 2)]):
-        assert contrast(found, *pair) == contrast(again, *pair)
+        assert contrast_settings(found, *pair) == contrast_settings(again, *pair)
     expected = 100 * np.mean([rights["p2"][task].mean() - rights["q1"][task].mean() for task in ("a", "b")])
-    assert contrast(found, [("p", 2)], [("q", 1)]).these.mean == pytest.approx(expected)
+    assert contrast_settings(found, [("p", 2)], [("q", 1)]).these.mean == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -200,30 +209,30 @@ def test_answers_that_are_not_those_counted_are_refused(changed: dict[str, objec
         rows[column] = rows[column].astype(object)
         rows.loc[place, column] = value
     with pytest.raises(StatisticsError, match=message):
-        resample(rows.infer_objects(), ("setting",), ("a", "b"))
+        resample_settings(rows.infer_objects(), ("setting",), ("a", "b"))
 
 
 def test_scores_without_answers_are_refused():
     rows = scores(answered({"x": 0.7}, seeds=1)).drop(columns="right")
     with pytest.raises(StatisticsError, match=r"without the column `right`.*run the study again"):
-        resample(rows, ("setting",), ("a", "b"))
+        resample_settings(rows, ("setting",), ("a", "b"))
 
 
 def test_a_run_without_a_task_is_refused():
     rows = scores(answered({"x": 0.7, "y": 0.6}, seeds=1))
     with pytest.raises(StatisticsError, match="y, b: seeds none, images none; expected seeds 0"):
-        resample(rows[(rows.setting != "y") | (rows.task != "b")], ("setting",), ("a", "b"))
+        resample_settings(rows[(rows.setting != "y") | (rows.task != "b")], ("setting",), ("a", "b"))
 
 
 def test_methods_with_seeds_of_their_own_are_drawn_as_by_the_statistics():
     rights = {**answered({"x": 0.7}, seeds=3), **answered({"y": 0.6}, seeds=2), **answered({"z": 0.5}, seeds=1)}
     with pytest.raises(StatisticsError, match="expected seeds 0 1 2"):
-        resample(scores(rights), ("setting",), TASKS[:2])
-    drawn = resample(scores(rights), ("setting",), TASKS[:2], 500, seeded=("setting",))
+        resample_settings(scores(rights), ("setting",), TASKS[:2])
+    drawn = resample_settings(scores(rights), ("setting",), TASKS[:2], 500, seeded=("setting",))
     owners = {"x": (0, 1, 2), "y": (0, 1), "z": (0,)}
-    expected = bootstrap.resample(rights, owners, 500)
+    expected = bootstrap.resample_accuracies(rights, owners, 500)
     for weights, ones, others in (({("x",): 1, ("y",): -1}, "x", "y"), ({("y",): 1, ("z",): -1}, "y", "z")):
-        made, by_hand = combined(drawn, weights), bootstrap.difference(expected, ones, others)
+        made, by_hand = combine_settings(drawn, weights), bootstrap.compare_methods(expected, ones, others)
         for part, interval in ((made.these, by_hand.average), (made.like, by_hand.like)):
             assert edges(part) == pytest.approx((100 * interval.value, 100 * interval.low, 100 * interval.high))
             assert part.seeds == len(owners[ones])
@@ -232,8 +241,8 @@ def test_methods_with_seeds_of_their_own_are_drawn_as_by_the_statistics():
 
 def test_a_combination_of_settings_is_the_contrast_of_their_means():
     rights = answered({"x": 0.8, "y": 0.7, "u": 0.6, "v": 0.7}, seeds=2)
-    drawn = resample(scores(rights), ("setting",), TASKS[:2], 500)
-    twice = combined(drawn, {("x",): 1, ("y",): 1, ("u",): -1, ("v",): -1})
-    half = contrast(drawn, [("x",), ("y",)], [("u",), ("v",)])
+    drawn = resample_settings(scores(rights), ("setting",), TASKS[:2], 500)
+    twice = combine_settings(drawn, {("x",): 1, ("y",): 1, ("u",): -1, ("v",): -1})
+    half = contrast_settings(drawn, [("x",), ("y",)], [("u",), ("v",)])
     assert edges(twice.these) == pytest.approx([2 * edge for edge in edges(half.these)])
     assert edges(twice.like) == pytest.approx([2 * edge for edge in edges(half.like)])

@@ -293,8 +293,10 @@ SOURCES: dict[str, frozenset[str]] = {
     "pipeline/methods/ties.py": main("ties") | comparing("ties"),
     "pipeline/methods/adamerging.py": main("adamerging") | comparing("adamerging"),
     "pipeline/methods/samerging.py": SAMERGING | STUDIES - {"studies.conventions@mini-8"},
-    "pipeline/calibration/descent.py": CALIBRATED | STUDIES,
-    "pipeline/calibration/objectives.py": CALIBRATED | RESCALES | STUDIES,
+    "pipeline/calibration/descent.py": CALIBRATED | STUDIES - {"studies.conventions@mini-8"},
+    "pipeline/calibration/objectives.py": CALIBRATED | RESCALES | STUDIES - {"studies.conventions@mini-8"},
+    "pipeline/calibration/sharpness.py": CALIBRATED | STUDIES - {"studies.conventions@mini-8"},
+    "pipeline/calibration/problem.py": CALIBRATED | STUDIES,
     "pipeline/models/sampling.py": UNTRAINED - {"prepare@mini-8", "teach@mini-8"},
     "pipeline/toolbox/spectra.py": DIAGNOSIS | MERGED | BASELINES | comparing(*DATA_FREE),
     "pipeline/merges/serving/masks.py": MERGED | CALIBRATED | STUDIES - WITHOUT_EXTRAS,
@@ -560,11 +562,27 @@ def script(one: Declared) -> tuple[Stage, dict[str, str]]:
     return stage, dict(zip(stage.arguments, found[2].split(), strict=True))
 
 
+SHARED: dict[str, set[str]] = {}
+"""What `shared_code` has found, by the name of the stage."""
+
+
+def shared_code(pipeline: Pipeline, stage: Stage) -> set[str]:
+    """What any method of a stage imports: dvc.yaml has one list for all of them. Their own files are apart."""
+    if stage.name not in SHARED:
+        arguments = [names for other, names in map(script, pipeline.stages.values()) if other is stage]
+        files = ({path.as_posix() for path in stage.code(names)} for names in arguments)
+        methods = (f"pipeline/methods/{names['method']}.py" for names in arguments)
+        SHARED[stage.name] = set().union(*(used - {method} for used, method in zip(files, methods, strict=True)))
+    return SHARED[stage.name]
+
+
 @pytest.mark.parametrize("name", sorted(EVERYTHING))
 def test_a_stage_declares_what_its_script_uses(pipeline: Pipeline, at_root: Path, name: str):
     one = pipeline.stages[name]
     stage, names = script(one)
     code = {path.as_posix() for path in stage.code(names)}
+    if any("{method}" in module for module in stage.modules):
+        code |= shared_code(pipeline, stage)
     assert one.params == {key.format(**names) for key in stage.params}
     assert one.files() == code | {path.format(**names) for path in stage.inputs}
     outputs = [path.format(**names) for path in stage.outputs]
@@ -602,8 +620,8 @@ def test_new_code_is_a_dependency_once_both_files_are_made_anew(workspace: Path,
         "pipeline/helping.py": {
             name for name in EVERYTHING if name.startswith(("merge@", "collect@", "studies.collect@"))
         },
-        "pipeline/methods/new.py": {"studies.collect@mini-8"},
     }
+    assert "pipeline/methods" in after["studies.collect@mini-8"].deps
     assert {"pipeline/methods/new.py", "pipeline/helping.py"} <= after["merge@mini-8-new"].deps
     monkeypatch.setattr("sys.argv", ["stages", "--check"])
     generate()

@@ -20,7 +20,7 @@ from pipeline.runtime.resumable import Resumable
 from pipeline.runtime.schema import Parameters, Schedule
 from pipeline.runtime.store import StoreError
 from pipeline.steps import calibrate as module
-from pipeline.steps.calibrate import Setting, calibrate_seeds, indices
+from pipeline.steps.calibrate import Setting, calibrate_seeds, draw_indices
 from tests import toy
 
 pytestmark = pytest.mark.usefixtures("one_process")
@@ -59,7 +59,7 @@ def short(method: str, samples: int) -> Parameters:
 
 def test_a_smaller_draw_is_the_beginning_of_a_larger_one(pristine_suite: Path):
     suite = SuiteFolder(pristine_suite)
-    few, many, whole = (indices(suite, "train", count, 5) for count in (3, 7, 100))
+    few, many, whole = (draw_indices(suite, "train", count, 5) for count in (3, 7, 100))
     for task in suite.suite.task_names:
         assert few[task].tolist() == many[task].tolist()[:3] == whole[task].tolist()[:3]
         assert sorted(whole[task].tolist()) == list(range(12))
@@ -73,9 +73,9 @@ def test_images_that_a_method_does_not_look_at_are_neither_counted_nor_needed(se
     suite = SuiteFolder(asked.suite)
     assert found.samples == dict.fromkeys(suite.suite.task_names, 5)
     for task, drawn in found.draws.items():
-        assert torch.equal(drawn, torch.stack([indices(suite, "train", 11, seed)[task][:5] for seed in SEEDS]))
+        assert torch.equal(drawn, torch.stack([draw_indices(suite, "train", 11, seed)[task][:5] for seed in SEEDS]))
     for seed, solution in zip(SEEDS, found.solutions, strict=True):
-        more = module.problem(asked, indices(suite, "train", 11, seed))
+        more = module.load_problem(asked, draw_indices(suite, "train", 11, seed))
         expected = methods.load(method).calibrate(more, SCHEDULE, seed, asked.params)
         assert toy.same(dict(sorted(solution.delta.items())), dict(sorted(expected.delta.items())))
         assert len(more.images[0]) == 11
@@ -106,7 +106,7 @@ def test_what_does_not_fit_is_refused_before_any_calibration(setting, kept: Resu
 
     monkeypatch.setattr(methods.load("distillation"), "calibrate", started)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=0))
-    with pytest.raises(memory.NoRoom, match="calibrating tiny takes about"):
+    with pytest.raises(memory.NotEnoughMemory, match="calibrating tiny takes about"):
         calibrate_seeds(setting("distillation", Distillation()), 4, SEEDS, kept)
 
 

@@ -25,11 +25,11 @@ BOUND = "from pipeline.runtime.processes import die_with_parent; die_with_parent
 CHILD = "import time; print('ready', flush=True); time.sleep(600)"
 POOL = """
 import signal, sys
-from pipeline.parallel import run
+from pipeline.runtime.parallel import run_all
 from tests.test_processes import leave_a_mark
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that run in the background ignore it, and so would we
-run(leave_a_mark, [(sys.argv[1], number) for number in range(2)], "marks")
+run_all(leave_a_mark, [(sys.argv[1], number) for number in range(2)], "marks")
 """
 
 

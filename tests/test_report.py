@@ -15,13 +15,13 @@ from pipeline import methods
 from pipeline.diagnostics import prediction
 from pipeline.merges import answers
 from pipeline.report.collect import collect
-from pipeline.report.evidence import choose, load, parameters
+from pipeline.report.evidence import choose_methods, load, merge_parameters
 from pipeline.report.render import report as rendered
 from pipeline.report.view import Look
-from pipeline.report.views.coefficients import blocks
+from pipeline.report.views.coefficients import find_blocks
 from pipeline.runtime import store
 from pipeline.runtime.errors import BenchmarkError
-from pipeline.statistics.accuracy import parse
+from pipeline.statistics.accuracy import parse_scores
 from tests.html import Parsed
 
 pytestmark = pytest.mark.long
@@ -35,7 +35,7 @@ METHODS = {
     "rescale": ["average", "distillation"],
     "surgery": ["samerging"],
 }
-CHOSEN = choose(METHODS)
+CHOSEN = choose_methods(METHODS)
 LOOK = Look(dpi=50, width=6.5, decimals=1)
 INPUTS = (
     *(f"{name}/mini-x" for name in ("scores", "answers", "costs", "diagnostics", "merges")),
@@ -135,7 +135,7 @@ def measured(folder):
     measures = [("mini-x", name, layer, *rest) for layer, name, *rest in (*layers, *cosines, *crossed)]
     store.write_csv(folder / "diagnostics/mini-x/measures.csv", MEASURES, measures)
     found = [("mini-x", "tasks", measure, "average", 2, 0.5, 0.25, 0.75, 0.125, 0.875) for measure in ("mloss", "sar")]
-    store.write_csv(folder / "diagnostics/mini-x/prediction.csv", ("suite", *prediction.HEADER), found)
+    store.write_csv(folder / "diagnostics/mini-x/prediction.csv", ("suite", *prediction.CORRELATION_COLUMNS), found)
     for stage in ("train", "prepare", "teach", "diagnose"):
         record(folder, stage, calibration_split="train")
     return folder
@@ -145,7 +145,7 @@ def scored(folder, name, counts):
     store.write_csv(folder / f"scores/mini-x/{name}.csv", HEADER, counts)
     labels = dict.fromkeys(TASKS, np.zeros(50, np.int16))
     found = {task: np.array([np.arange(50) >= row[5] for row in counts if row[2] == task], np.int16) for task in TASKS}
-    answers.save(answers.Answers(found, labels), folder / f"answers/mini-x/{name}.npz")
+    answers.save_answers(answers.Answers(found, labels), folder / f"answers/mini-x/{name}.npz")
     record(folder, "evaluate", name, evaluation_split="test")
 
 
@@ -383,11 +383,11 @@ def test_what_is_left_of_other_methods_is_ignored(data, tmp_path):
 
 def test_stages_that_ran_with_different_parameters_are_refused():
     with pytest.raises(BenchmarkError, match=r"seeds = \[0\] and \[1\]; run dvc repro"):
-        parameters("s", [{"params": {"seeds": [0]}}, {"params": {"seeds": [1]}}])
+        merge_parameters("s", [{"params": {"seeds": [0]}}, {"params": {"seeds": [1]}}])
 
 
 def test_blocks_of_the_image_tower():
-    assert blocks(GROUPS) == [("in", 0, 1), ("0", 1, 2), ("1", 2, 3), ("out", 3, 4)]
+    assert find_blocks(GROUPS) == [("in", 0, 1), ("0", 1, 2), ("1", 2, 3), ("out", 3, 4)]
 
 
 @pytest.mark.parametrize("path", sorted(Path("reports/templates").glob("*.json")), ids=lambda path: path.stem)
@@ -422,7 +422,7 @@ def split(line):
 def test_everything_can_be_recomputed_from_the_scores_kept(data, tmp_path):
     report(data, tmp_path)
     folder = tmp_path / "evidence/mini-x"
-    scored = parse((folder / "scores.csv").read_text(), "scores")
+    scored = parse_scores((folder / "scores.csv").read_text(), "scores")
     order = ["zeroshot", "individual", "average", "distillation", "samerging", "surgery-samerging"]
     order += ["average-rescaled", "distillation-rescaled"]
     assert scored.method.unique().tolist() == order
@@ -435,13 +435,13 @@ def test_everything_can_be_recomputed_from_the_scores_kept(data, tmp_path):
 
 
 def test_answers_that_are_not_those_counted_are_refused(data, tmp_path):
-    answers.save(answered(right=19), data / "answers/mini-x/average.npz")
+    answers.save_answers(answered(right=19), data / "answers/mini-x/average.npz")
     with pytest.raises(BenchmarkError, match=r"answers\.npz: right answers of average/.* are not those counted"):
         report(data, tmp_path)
 
 
 def test_answers_about_other_images_are_refused(data, tmp_path):
-    answers.save(answered(right=20, label=1), data / "answers/mini-x/average.npz")
+    answers.save_answers(answered(right=20, label=1), data / "answers/mini-x/average.npz")
     with pytest.raises(BenchmarkError, match=r"average\.npz: methods were asked about different images"):
         report(data, tmp_path)
 
@@ -453,7 +453,7 @@ def answered(right, label=0):
 
 
 def test_without_experts_nothing_is_normalised(data, tmp_path):
-    chosen = choose({**METHODS, "merge": ["zeroshot", "average"]})
+    chosen = choose_methods({**METHODS, "merge": ["zeroshot", "average"]})
     report(data, tmp_path, chosen)
     assert not (tmp_path / "figures/mini-x-profiles.svg").exists()
     assert "iqm" not in (tmp_path / "tables/mini-x-comparisons.csv").read_text()
@@ -475,6 +475,6 @@ def test_evidence_that_is_missing_or_cut_is_named(plain_folder, tmp_path, name, 
 
 
 def test_rendering_needs_no_torch():
-    script = "import sys; from pipeline.report import render, views; views.every(); print('torch' in sys.modules)"
+    script = "import sys; from pipeline.report import render, views; views.load_views(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -12,7 +12,7 @@ from scipy.special import log_softmax
 from pipeline.merges import storage
 from pipeline.merges.solution import Extras, Solution
 from pipeline.merges.storage import Merges
-from pipeline.models.sampling import draw
+from pipeline.models.sampling import sample_indices
 from pipeline.models.suite import SuiteFolder
 from pipeline.models.weights import Weights
 from pipeline.runtime import store
@@ -20,7 +20,7 @@ from pipeline.runtime.errors import BenchmarkError
 from pipeline.runtime.resumable import Resumable
 from pipeline.runtime.stage import Job
 from pipeline.steps.refinement import NotRefinable
-from pipeline.steps.rescale import Rescale, losses, rescale
+from pipeline.steps.rescale import Rescale, measure_losses, rescale
 from stages import rescale as stage
 
 pytestmark = pytest.mark.usefixtures("one_process")
@@ -78,7 +78,7 @@ def saved(suite: SuiteFolder, folder: Path, *solutions: Solution, seeds: tuple[i
 
 def weights_of(suite: SuiteFolder, artefact: Path, index: int = 0) -> Weights:
     """The one model of an artefact."""
-    (found,) = storage.models(suite, artefact, index)
+    (found,) = storage.load_models(suite, artefact, index)
     return dict(found.weights)
 
 
@@ -102,13 +102,13 @@ def test_the_loss_is_the_divergence_from_the_experts_summed_over_tasks(
 ):
     artefact = saved(precise, tmp_path / "half", towards(precise, 0.5))
     params = GRID.model_copy(update={"temperature": temperature})
-    found = losses(precise.folder, precise_teachers, artefact, 0, 5, "train", params)
+    found = measure_losses(precise.folder, precise_teachers, artefact, 0, 5, "train", params)
     base, full = dict(precise.base()), target(precise)
     for factor, loss in zip(GRID.factors, found, strict=True):
         expected = 0.0
         model = {name: base[name] + factor * 0.5 * (full[name] - base[name]) for name in base}
         for task in precise.suite.task_names:
-            chosen = draw(12, 4, 5, task)
+            chosen = sample_indices(12, 4, 5, task)
             images = torch.from_numpy(np.array(precise.images("train", task)))[chosen]
             merged = (precise.suite.encoder()(model, images) @ precise.heads()[task].T).numpy()
             teacher = store.read_array(precise_teachers / f"{task}.npy")[chosen.numpy()]
@@ -151,7 +151,7 @@ def test_the_images_of_both_are_counted(suite: SuiteFolder, teachers: Path, tmp_
         found, _ = rescale(suite.folder, teachers, artefact, "train", SEEDS, GRID)
         assert found.samples == dict.fromkeys(suite.suite.task_names, used)
         for task, indices in found.draws.items():
-            assert torch.equal(indices, torch.stack([draw(12, used, seed, task) for seed in SEEDS]))
+            assert torch.equal(indices, torch.stack([sample_indices(12, used, seed, task) for seed in SEEDS]))
 
 
 def test_an_end_of_the_grid_is_marked(suite: SuiteFolder, teachers: Path, tmp_path: Path):
@@ -168,7 +168,7 @@ def test_the_stage_writes_every_loss_beside_the_merge(suite: SuiteFolder, teache
     assert sorted(path.name for path in written.iterdir()) == names
     header, *rows = (line.split(",") for line in (written / "rescale.csv").read_text().splitlines())
     assert header == ["seed", "factor", "loss", "chosen", "edge"]
-    found = losses(suite.folder, teachers, artefact, 0, 5, "train", GRID)
+    found = measure_losses(suite.folder, teachers, artefact, 0, 5, "train", GRID)
     assert rows[4:] == [
         ["5", str(factor), f"{loss:.6g}", str(int(factor == 2.0)), str(int(factor in {0.5, 3.0}))]
         for factor, loss in zip(GRID.factors, found, strict=True)
@@ -178,14 +178,14 @@ def test_the_stage_writes_every_loss_beside_the_merge(suite: SuiteFolder, teache
 
 def test_labels_and_test_images_are_not_seen(suite: SuiteFolder, teachers: Path, tmp_path: Path):
     artefact = saved(suite, tmp_path / "half", towards(suite, 0.5))
-    expected = losses(suite.folder, teachers, artefact, 0, 0, "train", GRID)
+    expected = measure_losses(suite.folder, teachers, artefact, 0, 0, "train", GRID)
     other = shutil.copytree(suite.folder, tmp_path / "other")
     for task in suite.suite.task_names:
         store.write_array(other / "images" / "test" / f"{task}.npy", 255 - suite.images("test", task))
         for split in ("train", "validation", "test"):
             store.write_array(other / "labels" / split / f"{task}.npy", np.zeros_like(suite.labels(split, task)))
-    assert losses(other, teachers, artefact, 0, 0, "train", GRID) == expected
-    assert losses(other, teachers, artefact, 0, 1, "train", GRID) != expected
+    assert measure_losses(other, teachers, artefact, 0, 0, "train", GRID) == expected
+    assert measure_losses(other, teachers, artefact, 0, 1, "train", GRID) != expected
 
 
 def test_one_model_per_task_is_refused(suite: SuiteFolder, teachers: Path, tmp_path: Path):
@@ -204,7 +204,7 @@ def test_a_merge_with_extras_is_refused(suite: SuiteFolder, teachers: Path, tmp_
 def test_a_loss_that_is_not_finite_is_refused(suite: SuiteFolder, teachers: Path, tmp_path: Path):
     artefact = saved(suite, tmp_path / "half", towards(suite, 0.5))
     with pytest.raises(BenchmarkError, match=r"half: the loss at rescale\.factors = 1e\+38 is nan"):
-        losses(suite.folder, teachers, artefact, 0, 0, "train", Rescale(samples=4, factors=[1.0, 1e38]))
+        measure_losses(suite.folder, teachers, artefact, 0, 0, "train", Rescale(samples=4, factors=[1.0, 1e38]))
 
 
 def test_factors_are_positive_and_differ():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.statistics.accuracy import AVERAGE, GAP, NORMALISED, WORST, ScoresError, parse, runs
+from pipeline.statistics.accuracy import AVERAGE, GAP, NORMALISED, WORST, ScoresError, parse_scores, tabulate_runs
 
 HEADER = "suite,method,task,seed,samples,correct,total\n"
 ROWS = {
@@ -18,11 +18,11 @@ TASKS = ("a", "b")
 
 
 def frame(*names, **replaced):
-    return parse(HEADER + "".join((ROWS | replaced)[name] for name in names or ROWS), "test")
+    return parse_scores(HEADER + "".join((ROWS | replaced)[name] for name in names or ROWS), "test")
 
 
 def test_derived_values_by_hand():
-    table = runs(frame(), TASKS)
+    table = tabulate_runs(frame(), TASKS)
     found = table.loc[("samerging", 0)]
     assert found["a"] == pytest.approx(60)
     assert found["b"] == pytest.approx(35)
@@ -35,23 +35,23 @@ def test_derived_values_by_hand():
 
 
 def test_tasks_are_in_the_order_asked_for():
-    assert list(runs(frame(), ("b", "a")))[:2] == ["b", "a"]
+    assert list(tabulate_runs(frame(), ("b", "a")))[:2] == ["b", "a"]
 
 
 @pytest.mark.parametrize("name", ["zeroshot", "individual"])
 def test_gap_is_undefined_without_floor_or_ceiling(name):
-    table = runs(frame(*(other for other in ROWS if other != name)), TASKS)
+    table = tabulate_runs(frame(*(other for other in ROWS if other != name)), TASKS)
     assert table[GAP].isna().all()
     assert table[AVERAGE].notna().all()
 
 
 def test_gap_is_undefined_where_experts_are_no_better():
-    same = runs(frame(individual=ROWS["zeroshot"].replace("zeroshot", "individual")), TASKS)
+    same = tabulate_runs(frame(individual=ROWS["zeroshot"].replace("zeroshot", "individual")), TASKS)
     assert same[GAP].isna().all()
 
 
 def test_normalised_never_skips_a_task_whose_expert_knows_nothing():
-    table = runs(frame(individual="s,individual,a,,0,80,100\ns,individual,b,,0,0,200\n"), TASKS)
+    table = tabulate_runs(frame(individual="s,individual,a,,0,80,100\ns,individual,b,,0,0,200\n"), TASKS)
     assert table[NORMALISED].isna().all()
 
 
@@ -67,7 +67,7 @@ def test_normalised_never_skips_a_task_whose_expert_knows_nothing():
 )
 def test_scores_that_do_not_fit_are_refused(rows, message):
     with pytest.raises(ScoresError, match=message):
-        runs(frame(ties=rows), TASKS)
+        tabulate_runs(frame(ties=rows), TASKS)
 
 
 @pytest.mark.parametrize(
@@ -75,10 +75,10 @@ def test_scores_that_do_not_fit_are_refused(rows, message):
 )
 def test_files_that_are_no_scores_are_named(text):
     with pytest.raises(ScoresError, match=r"here\.csv"):
-        parse(text, "here.csv")
+        parse_scores(text, "here.csv")
 
 
 def test_a_study_is_measured_against_the_main_floor_and_ceiling():
-    study = parse("k," + HEADER + "4,s,samerging,a,0,4,60,100\n4,s,samerging,b,0,4,70,200\n", "study", ("k",))
-    found = runs(study, TASKS, runs(frame(), TASKS))
+    study = parse_scores("k," + HEADER + "4,s,samerging,a,0,4,60,100\n4,s,samerging,b,0,4,70,200\n", "study", ("k",))
+    found = tabulate_runs(study, TASKS, tabulate_runs(frame(), TASKS))
     assert found.loc[(4, "samerging", 0), GAP] == pytest.approx(68.75)

@@ -6,8 +6,8 @@ import pandas as pd
 from pipeline.report.collect import NAMES
 from pipeline.report.evidence import Reference
 from pipeline.report.page import Entries
-from pipeline.report.render import _methods
-from pipeline.report.views.diagnosis import predictions
+from pipeline.report.render import methods_section
+from pipeline.report.views.diagnosis import prediction_table
 
 REFERENCES = {
     "ties": Reference("TIES", "arXiv 2306.01708", "", ()),
@@ -16,7 +16,7 @@ REFERENCES = {
 
 
 def test_methods_are_cited_and_our_reading_is_named():
-    (entries,) = _methods(REFERENCES).blocks
+    (entries,) = methods_section(REFERENCES).blocks
     assert isinstance(entries, Entries)
     assert [(one.id, one.title, one.name, one.source) for one in entries.entries] == [
         ("method-ties", "TIES", "ties", "arXiv 2306.01708"),
@@ -29,7 +29,7 @@ def test_predictions_have_a_section_per_scope_and_name_their_measures():
     rows = [("tasks", "mloss", 0.5, -0.25), ("tasks", "size", np.nan, np.nan), ("subsets", "sar", -1.0, -1.0)]
     found = pd.DataFrame(rows, columns=["scope", "measure", "rho", "low"])
     found = found.assign(method="average", high=0.75, task_low=0.125, task_high=1.0)
-    table = predictions(found, NAMES)
+    table = prediction_table(found, NAMES)
     shown = [(scope, name, *(cell.mean for cell in cells)) for scope, rows in table.sections for name, cells in rows]
     assert shown == [
         ("tasks", "M-Loss", "simple average", "+0.50", "−0.25", "+0.75", "+0.12", "+1.00"),

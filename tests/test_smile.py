@@ -18,6 +18,7 @@ from pipeline.models.suite import SuiteFolder
 from pipeline.models.task_vectors import TaskVectors
 from pipeline.models.weights import Weights
 from pipeline.steps import evaluate
+from pipeline.steps import merge as merge_step
 from tests import toy
 
 MATRICES = ("attn.q", "attn.k", "attn.v", "attn.out_proj", "mlp.c_fc", "mlp.c_proj")
@@ -161,10 +162,10 @@ def test_the_experts_travel_with_the_weights():
 def test_smile_is_served_from_its_artefact(pristine_suite: Path, tmp_path: Path):
     suite, params = SuiteFolder(pristine_suite), Params(rank=4, gate_rank=2)
     vectors = suite.vectors()
-    storage.save(storage.data_free(smile, vectors, params, suite.suite.task_names), tmp_path)
-    (found,) = storage.models(suite, tmp_path, 0)
+    storage.save(merge_step.merge_data_free(smile, vectors, params, suite.suite.task_names), tmp_path)
+    (found,) = storage.load_models(suite, tmp_path, 0)
     assert found.tasks == suite.suite.task_names
-    counts = evaluate.answer(pristine_suite, tmp_path, 0, "test").counts(0)
+    counts = evaluate.predict_seed(pristine_suite, tmp_path, 0, "test").counts(0)
     base = dict(suite.base())
     for task in suite.suite.task_names:
         images = torch.from_numpy(np.array(suite.images("test", task)))

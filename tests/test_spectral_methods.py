@@ -15,7 +15,7 @@ from pipeline.methods import iso_c, iso_cts, opcm, tsv_m, wudi
 from pipeline.models.task_vectors import TaskVectors
 from pipeline.models.weights import Weights
 from pipeline.runtime.errors import BenchmarkError
-from pipeline.toolbox.spectra import decorrelated, is_matrix, leading, polar, svd, thin_svd
+from pipeline.toolbox.spectra import decorrelate, is_matrix, leading_triplets, polar_factor, svd, thin_svd
 from tests import toy
 
 BLOCK = "transformer.resblocks.0."
@@ -126,12 +126,12 @@ def test_rounding_is_relative_to_the_size_given():
 def test_polar_is_that_of_scipy(shape: tuple):
     matrix = drawn(*shape)
     side = "right" if shape[0] >= shape[1] else "left"
-    close(polar(matrix), scipy.linalg.polar(matrix.numpy(), side=side)[0])
+    close(polar_factor(matrix), scipy.linalg.polar(matrix.numpy(), side=side)[0])
 
 
 def test_polar_of_a_rank_deficient_matrix_is_its_partial_isometry():
     matrix = low_rank(9, 6, 3)
-    found = polar(matrix)
+    found = polar_factor(matrix)
     gram = (matrix.mT @ matrix).numpy()
     values, basis = np.linalg.eigh(gram)
     roots = np.where(values > 1e-9, np.abs(values), np.inf) ** -0.5
@@ -141,7 +141,7 @@ def test_polar_of_a_rank_deficient_matrix_is_its_partial_isometry():
 
 def test_leading_triplets_stand_side_by_side_in_the_order_of_tasks():
     stacked = drawn(3, 8, 6)
-    u, s, v = leading(stacked, 2)
+    u, s, v = leading_triplets(stacked, 2)
     assert (u.shape, s.shape, v.shape) == ((8, 6), (6,), (6, 6))
     for task, matrix in enumerate(stacked.numpy()):
         own = slice(2 * task, 2 * task + 2)
@@ -221,7 +221,7 @@ def tsv_oracle(stacked: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("shape", [(3, 9, 9), (3, 10, 7), (4, 7, 10), (2, 13, 6)])
 def test_tsv_m_is_the_zero_padded_one(shape: tuple):
     stacked = drawn(*shape)
-    close(decorrelated(stacked), tsv_oracle(stacked.numpy()))
+    close(decorrelate(stacked), tsv_oracle(stacked.numpy()))
 
 
 def test_tsv_m_of_orthogonal_tasks_is_the_sum_of_their_leading_parts():
@@ -230,25 +230,25 @@ def test_tsv_m_of_orthogonal_tasks_is_the_sum_of_their_leading_parts():
     halves = [
         (left[:, part] * values) @ right[:, part].mT for part in (slice(0, 6), slice(6, 12))
     ]  # two tasks, so six directions each stay: all that they have
-    close(decorrelated(torch.stack(halves)), halves[0] + halves[1])
+    close(decorrelate(torch.stack(halves)), halves[0] + halves[1])
     thirds = torch.stack([*halves, torch.zeros(12, 12, dtype=torch.float64)])  # four each
     kept = sum((left[:, part] * values[:4]) @ right[:, part].mT for part in (slice(0, 4), slice(6, 10)))
-    close(decorrelated(thirds), kept)
+    close(decorrelate(thirds), kept)
 
 
 def test_tsv_m_of_equal_experts_is_one_of_them_truncated():
     matrix = drawn(9, 8)
     left, values, right = np.linalg.svd(matrix.numpy(), full_matrices=False)
-    close(decorrelated(torch.stack([matrix] * 4)), (left[:, :2] * values[:2]) @ right[:2])
+    close(decorrelate(torch.stack([matrix] * 4)), (left[:, :2] * values[:2]) @ right[:2])
 
 
 def test_tsv_m_of_one_rank_deficient_task_is_its_expert():
-    close(decorrelated(low_rank(9, 7, 3)[None]), low_rank(9, 7, 3))
+    close(decorrelate(low_rank(9, 7, 3)[None]), low_rank(9, 7, 3))
 
 
 def test_tsv_m_refuses_more_tasks_than_directions():
     with pytest.raises(BenchmarkError, match=r"T = 4 on a matrix of shape \[9, 3\]; merge at most 3 tasks"):
-        decorrelated(drawn(4, 9, 3))
+        decorrelate(drawn(4, 9, 3))
 
 
 # Iso-C and Iso-CTS
@@ -257,7 +257,7 @@ def test_tsv_m_refuses_more_tasks_than_directions():
 @pytest.mark.parametrize("shape", [(3, 8, 8), (3, 11, 6), (3, 6, 11)])
 def test_iso_c_flattens_the_spectrum_at_its_mean(shape: tuple):
     stacked = drawn(*shape)
-    found, total = iso_c.isotropic(stacked), stacked.sum(0)
+    found, total = iso_c.flatten_spectrum(stacked), stacked.sum(0)
     np.testing.assert_allclose(spectrum(found), spectrum(total).mean(), rtol=0, atol=1e-12)
     side = "right" if shape[1] >= shape[2] else "left"
     close(found, spectrum(total).mean() * scipy.linalg.polar(total.numpy(), side=side)[0])
@@ -265,7 +265,7 @@ def test_iso_c_flattens_the_spectrum_at_its_mean(shape: tuple):
 
 def test_iso_c_moves_nothing_where_no_task_moves():
     total = low_rank(8, 6, 2)
-    found = spectrum(iso_c.isotropic(torch.stack([3 * total, -2 * total])))
+    found = spectrum(iso_c.flatten_spectrum(torch.stack([3 * total, -2 * total])))
     mean = spectrum(total).mean()
     np.testing.assert_allclose(found, [mean, mean, 0, 0, 0, 0], rtol=0, atol=1e-12)
 
@@ -291,7 +291,7 @@ def iso_cts_oracle(stacked: np.ndarray, fraction: float) -> np.ndarray:
 @pytest.mark.parametrize("common", [0.8, 0.5, 0.3])
 def test_iso_cts_is_the_one_of_single_triplets_and_flat(shape: tuple, common: float):
     stacked = drawn(*shape)
-    found = iso_cts.isotropic(stacked, common)
+    found = iso_cts.merge_subspaces(stacked, common)
     close(found, iso_cts_oracle(stacked.numpy(), common))
     values = spectrum(found)
     assert values.std() < 1e-12
@@ -300,20 +300,20 @@ def test_iso_cts_is_the_one_of_single_triplets_and_flat(shape: tuple, common: fl
 
 def test_iso_cts_with_all_in_common_or_one_task_is_iso_c():
     stacked = drawn(3, 9, 7)
-    close(iso_cts.isotropic(stacked, 1.0), iso_c.isotropic(stacked), 1e-12)
-    close(iso_cts.isotropic(stacked[:1], 0.4), iso_c.isotropic(stacked[:1]))
+    close(iso_cts.merge_subspaces(stacked, 1.0), iso_c.flatten_spectrum(stacked), 1e-12)
+    close(iso_cts.merge_subspaces(stacked[:1], 0.4), iso_c.flatten_spectrum(stacked[:1]))
 
 
 @pytest.mark.parametrize(("tasks", "smaller"), [(2, 3), (2, 7), (3, 5), (5, 3)])
 def test_iso_cts_never_has_more_directions_than_the_matrix(tasks: int, smaller: int):
-    found = iso_cts.isotropic(drawn(tasks, smaller + 2, smaller), 0.0)
+    found = iso_cts.merge_subspaces(drawn(tasks, smaller + 2, smaller), 0.0)
     assert found.shape == (smaller + 2, smaller)
     assert spectrum(found).std() < 1e-12
 
 
 def test_iso_cts_takes_no_direction_from_rounding():
     matrix = low_rank(12, 10, 3)  # all of it in the common part: nothing but rounding remains
-    found = spectrum(iso_cts.isotropic(torch.stack([matrix, 2 * matrix]), 0.6))
+    found = spectrum(iso_cts.merge_subspaces(torch.stack([matrix, 2 * matrix]), 0.6))
     np.testing.assert_allclose(found[:3], found[0], rtol=1e-12)
     np.testing.assert_allclose(found[3:], 0, rtol=0, atol=1e-12)
     assert found[0] > 0.1
@@ -337,13 +337,13 @@ def test_wudi_descends_the_loss_as_written(shape: tuple):
         optimiser.zero_grad()
         wudi_loss(merged, stacked).backward()
         optimiser.step()
-    close(wudi.descended(stacked, 1e-2, 25), merged.detach())
+    close(wudi.descend_interference(stacked, 1e-2, 25), merged.detach())
 
 
 @pytest.mark.parametrize("shape", [(3, 6, 6), (3, 9, 4), (3, 4, 9), (2, 3, 9)])
 def test_wudi_in_closed_form_is_the_least_squares_solution(shape: tuple):
     stacked = drawn(*shape)
-    found = wudi.closed(stacked).requires_grad_()
+    found = wudi.minimise_interference(stacked).requires_grad_()
     (slope,) = torch.autograd.grad(wudi_loss(found, stacked), found)
     close(slope, torch.zeros_like(slope))
     rows = [vector / np.linalg.norm(vector) for vector in stacked.numpy()]
@@ -355,7 +355,7 @@ def test_wudi_in_closed_form_is_the_least_squares_solution(shape: tuple):
 def test_wudi_stops_long_before_the_minimum():
     stacked = 1e-2 * drawn(4, 12, 12)
     stopped = wudi.merge(task_vectors([{MATRICES[0]: matrix} for matrix in stacked]), wudi.Params())[MATRICES[0]]
-    total, minimum = stacked.sum(0), wudi.closed(stacked)
+    total, minimum = stacked.sum(0), wudi.minimise_interference(stacked)
     losses = [float(wudi_loss(at, stacked)) for at in (total, stopped, minimum)]
     assert losses[0] > 1.01 * losses[1] > 1.05 * losses[2]
     assert 1e-3 < float((stopped - total).abs().max()) <= 3.1e-3
@@ -364,14 +364,16 @@ def test_wudi_stops_long_before_the_minimum():
 def test_wudi_of_orthogonal_row_spaces_is_the_sum():
     parts = torch.stack([drawn(6, 3, seed=task) for task in range(3)])
     stacked = torch.stack([torch.nn.functional.pad(part, (3 * task, 6 - 3 * task)) for task, part in enumerate(parts)])
-    assert torch.equal(wudi.descended(stacked, 1e-3, 30), torch.cat([*parts], dim=1))
+    assert torch.equal(wudi.descend_interference(stacked, 1e-3, 30), torch.cat([*parts], dim=1))
     basis, _ = torch.linalg.qr(drawn(9, 9))
     rotated = stacked @ basis
     assert wudi_loss(rotated.sum(0), rotated) < 1e-26
-    close(wudi.closed(rotated), rotated.sum(0), 1e-12)
+    close(wudi.minimise_interference(rotated), rotated.sum(0), 1e-12)
 
 
-@pytest.mark.parametrize("solve", [lambda stacked: wudi.descended(stacked, 1e-3, 30), wudi.closed])
+@pytest.mark.parametrize(
+    "solve", [lambda stacked: wudi.descend_interference(stacked, 1e-3, 30), wudi.minimise_interference]
+)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_wudi_of_one_task_and_experts_equal_to_the_base_is_that_task(solve: Callable, dtype: torch.dtype):
     matrix = drawn(5, 4).to(dtype)
@@ -418,7 +420,7 @@ def opcm_oracle(order: Sequence[int], made: Sequence[Weights], alpha: float) -> 
 def test_opcm_is_the_sequential_one(alpha: float, order: list[int]):
     made = experts(4)
     found, expected = (
-        opcm.merged_in(order, task_vectors(made), opcm.Params(alpha=alpha)),
+        opcm.merge_in_order(order, task_vectors(made), opcm.Params(alpha=alpha)),
         opcm_oracle(order, made, alpha),
     )
     for key in SHAPES:
@@ -437,7 +439,7 @@ def test_opcm_depends_on_the_order_which_the_seed_draws():
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
 def test_opcm_adds_only_what_is_orthogonal_to_the_sum_so_far(alpha: float):
     vector, merged = drawn(8, 6, seed=1), drawn(8, 6, seed=2)
-    found = opcm.cleaned(vector, merged, alpha)
+    found = opcm.orthogonalise(vector, merged, alpha)
     assert abs(float((merged * found).sum())) < 1e-12
     left, values, right = np.linalg.svd(merged.numpy(), full_matrices=False)
     rank = int((np.cumsum(values) <= alpha * values.sum() + 1e-12).sum())
@@ -451,12 +453,12 @@ def test_opcm_keeps_the_leading_block_free():
     for alpha, rank in ((0.3, 0), (0.45, 1), (0.75, 2), (0.95, 3), (1.0, 4)):
         expected = torch.ones(4, 4, dtype=torch.float64) - torch.eye(4, dtype=torch.float64)
         expected[:rank, :rank] = 0
-        close(opcm.cleaned(torch.ones(4, 4, dtype=torch.float64), merged, alpha), expected, 1e-12)
+        close(opcm.orthogonalise(torch.ones(4, 4, dtype=torch.float64), merged, alpha), expected, 1e-12)
 
 
 def test_opcm_after_nothing_adds_everything():
     vector = drawn(7, 5)
-    assert torch.equal(opcm.cleaned(vector, torch.zeros_like(vector), 0.5), vector)
+    assert torch.equal(opcm.orthogonalise(vector, torch.zeros_like(vector), 0.5), vector)
 
 
 def test_opcm_has_the_mean_norm_of_the_task_vectors():

@@ -14,7 +14,8 @@ import torch
 
 from pipeline.params import ParamsError
 from pipeline.runtime.errors import BenchmarkError
-from pipeline.runtime.stage import ChangedWhileRunning, Job, Stage, closure
+from pipeline.runtime.imports import import_closure
+from pipeline.runtime.stage import ChangedWhileRunning, Job, Stage
 from stages.merge import STAGE as MERGE
 from stages.prepare import STAGE as PREPARE
 
@@ -364,7 +365,7 @@ def test_closure_follows_every_form_of_import(tmp_path: Path):
     }.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    found = {path.as_posix() for path in closure(["a.one"], tmp_path)}
+    found = {path.as_posix() for path in import_closure(["a.one"], tmp_path)}
     assert found == {"a/one.py", "a/two.py", "a/three.py", "a/deep/__init__.py", "a/deep/four.py"}
 
 

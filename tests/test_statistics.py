@@ -9,14 +9,14 @@ from scipy.stats import binomtest, norm
 from pipeline.statistics.bootstrap import (
     Resampled,
     StatisticsError,
-    against,
-    difference,
-    holm,
+    adjust_p_values,
+    compare_methods,
+    compare_with_others,
     iqm,
     multiplicities,
-    pigeonhole,
-    profile,
-    resample,
+    performance_profile,
+    pigeonhole_bootstrap,
+    resample_accuracies,
 )
 
 DRAWS = 4000
@@ -29,7 +29,9 @@ def answers(rng, share, runs, tasks=3, images=60):
 
 
 def of(rights, seeds=None, draws=DRAWS):
-    return resample(rights, seeds or {name: SEEDS[: len(tasks["t0"])] for name, tasks in rights.items()}, draws)
+    return resample_accuracies(
+        rights, seeds or {name: SEEDS[: len(tasks["t0"])] for name, tasks in rights.items()}, draws
+    )
 
 
 def test_without_seeds_the_standard_error_is_that_of_paired_proportions():
@@ -42,7 +44,7 @@ def test_without_seeds_the_standard_error_is_that_of_paired_proportions():
     draws = found.images["one"][:, 0] - found.images["two"][:, 0]
     assert draws.std(axis=0) == pytest.approx(2 * [error], rel=0.05)
     assert draws.mean(axis=1).std() == pytest.approx(error / np.sqrt(2), rel=0.05), "each task has images of its own"
-    made = difference(found, "one", "two")
+    made = compare_methods(found, "one", "two")
     assert made.tasks.value == pytest.approx(2 * [gained - lost])
     assert made.tasks.high - made.tasks.low == pytest.approx(2 * [2 * norm.ppf(0.975) * error], rel=0.1)
 
@@ -51,7 +53,7 @@ def test_p_is_near_the_exact_test_of_discordant_pairs():
     one, two = np.ones((1, 500), bool), np.ones((1, 500), bool)
     two[0, :34], one[0, 34:50] = False, False
     rights = {name: {"t0": right, "t1": np.ones((1, 500), bool)} for name, right in (("one", one), ("two", two))}
-    found = difference(of(rights, dict.fromkeys(rights, (None,))), "one", "two")
+    found = compare_methods(of(rights, dict.fromkeys(rights, (None,))), "one", "two")
     assert found.p == pytest.approx(binomtest(34, 50).pvalue, abs=0.01)
     assert (found.won, found.lost, found.images) == (1, 0, 1000)
 
@@ -73,7 +75,7 @@ def test_the_same_seeds_are_paired():
 def test_a_method_without_randomness_is_subtracted_from_every_seed():
     rng = np.random.default_rng(0)
     rights = {"one": answers(rng, 0.7, 3), "two": answers(rng, 0.5, 1)}
-    found = difference(of(rights, {"one": SEEDS, "two": (None,)}), "one", "two")
+    found = compare_methods(of(rights, {"one": SEEDS, "two": (None,)}), "one", "two")
     expected = [rights["one"][task].mean() - rights["two"][task].mean() for task in ("t0", "t1", "t2")]
     assert found.tasks.value == pytest.approx(expected)
     assert found.average.value == pytest.approx(np.mean(expected))
@@ -92,7 +94,9 @@ def test_intervals_cover_images_and_seeds():
     covered = np.zeros(2)
     for _ in range(trials):
         rights = simulated(rng, size, 0.2)
-        made = difference(resample(rights, {"one": tuple(range(size)), "two": (None,)}, 300), "one", "two").average
+        made = compare_methods(
+            resample_accuracies(rights, {"one": tuple(range(size)), "two": (None,)}, 300), "one", "two"
+        ).average
         gains = [rights["one"][task].mean(axis=0) - rights["two"][task][0] for task in ("t0", "t1")]
         error = np.sqrt(sum(gain.var() / len(gain) for gain in gains)) / 2  # of the images, as if there were no seeds
         covered += [made.low <= 0 <= made.high, abs(made.value) <= norm.ppf(0.975) * error]
@@ -114,7 +118,7 @@ def test_tasks_like_these_draw_whole_tasks_and_whole_seeds(seeds, swap):
     names = dict.fromkeys(rights, tuple(range(len(gains))))
     if gains.shape[1] == 1:
         rights = {name: {**tasks, "copy": tasks["t0"]} for name, tasks in rights.items()}
-    found = difference(resample(rights, names), "new", "old")
+    found = compare_methods(resample_accuracies(rights, names), "new", "old")
     assert (found.average.value, found.like.low, found.like.high) == (1 / 8, 0, 3 / 8)
 
 
@@ -122,7 +126,7 @@ def test_images_of_a_task_are_not_drawn_for_tasks_like_these():
     rng = np.random.default_rng(0)
     right = answers(rng, 0.5, 1, tasks=1)["t0"]
     found = of({"one": {"t0": right, "t1": right}, "two": {"t0": ~right, "t1": ~right}}, {"one": (0,), "two": (0,)})
-    made = difference(found, "one", "two")
+    made = compare_methods(found, "one", "two")
     assert made.like.low == made.like.high == made.average.value
     assert made.average.low < made.average.value < made.average.high
 
@@ -130,7 +134,7 @@ def test_images_of_a_task_are_not_drawn_for_tasks_like_these():
 def test_the_reverse_difference_is_the_negative():
     rng = np.random.default_rng(1)
     found = of({"one": answers(rng, 0.7, 3), "two": answers(rng, 0.6, 3)})
-    made, back = difference(found, "one", "two"), difference(found, "two", "one")
+    made, back = compare_methods(found, "one", "two"), compare_methods(found, "two", "one")
     for name in ("average", "like", "tasks"):
         forth, reverse = getattr(made, name), getattr(back, name)
         np.testing.assert_allclose(forth.value, -reverse.value)
@@ -141,7 +145,7 @@ def test_the_reverse_difference_is_the_negative():
 
 def test_equal_methods_differ_by_nothing():
     right = answers(np.random.default_rng(0), 0.7, 3)
-    found = difference(of({"one": right, "two": right}), "one", "two")
+    found = compare_methods(of({"one": right, "two": right}), "one", "two")
     assert (found.average.low, found.average.high, found.like.low, found.like.high) == (0, 0, 0, 0)
     assert (found.p, found.won, found.lost) == (1, 0, 0)
 
@@ -156,7 +160,7 @@ def test_the_same_answers_give_the_same_draws():
 
 def test_accuracies_in_a_draw_are_those_of_the_images_drawn():
     rights = {"one": answers(np.random.default_rng(0), 0.5, 2, 2, 30)}
-    found = resample(rights, {"one": (5, 6)}, 10)
+    found = resample_accuracies(rights, {"one": (5, 6)}, 10)
     drawn = np.random.default_rng(0)  # the order in which scipy draws: seeds, then each task's images
     seeds, *images = (drawn.integers(0, size, (10, size)) for size in (2, 30, 30))
     for draw in range(10):
@@ -173,10 +177,10 @@ def test_one_member_is_never_drawn_and_nothing_else_is_refused():
             draws[axis] += members.ravel().tolist()
         return np.zeros(len(drawn["two"]))
 
-    assert pigeonhole(statistic, {"one": 1, "two": 2}, 9).shape == (9,)
+    assert pigeonhole_bootstrap(statistic, {"one": 1, "two": 2}, 9).shape == (9,)
     assert {axis: {*members} for axis, members in draws.items()} == {"one": {0}, "two": {0, 1}}
     with pytest.raises(StatisticsError, match="nothing to draw from"):
-        pigeonhole(lambda drawn: drawn["one"], {"one": 1}, 9)
+        pigeonhole_bootstrap(lambda drawn: drawn["one"], {"one": 1}, 9)
 
 
 @given(st.lists(st.lists(st.integers(0, 4), min_size=3, max_size=3), min_size=1, max_size=5))
@@ -199,14 +203,14 @@ def test_answers_to_other_images_are_refused(two, message):
 
 
 def test_holm_by_hand():
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.6, 0.7]).tolist() == [1, 1]
-    assert holm([]).tolist() == []
+    assert adjust_p_values([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert adjust_p_values([0.6, 0.7]).tolist() == [1, 1]
+    assert adjust_p_values([]).tolist() == []
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_holm_lies_between_no_correction_and_bonferronis(p):
-    adjusted, values = holm(p), np.array(p)
+    adjusted, values = adjust_p_values(p), np.array(p)
     assert (adjusted >= values).all()
     assert (adjusted <= np.minimum(1, len(p) * values)).all()
     assert (np.diff(adjusted[np.argsort(values, kind="stable")]) >= 0).all()
@@ -216,9 +220,9 @@ def test_holm_lies_between_no_correction_and_bonferronis(p):
 def test_many_comparisons_are_corrected_for_their_number():
     rng = np.random.default_rng(0)
     found = of({name: answers(rng, share, 1) for name, share in (("a", 0.6), ("b", 0.5), ("c", 0.2))})
-    compared = against(found, "a", ["b", "c"])
-    plain = [difference(found, "a", name).p for name in ("b", "c")]
-    assert [one.p for one in compared.values()] == pytest.approx(holm(plain))
+    compared = compare_with_others(found, "a", ["b", "c"])
+    plain = [compare_methods(found, "a", name).p for name in ("b", "c")]
+    assert [one.p for one in compared.values()] == pytest.approx(adjust_p_values(plain))
     assert list(compared) == ["b", "c"]
 
 
@@ -242,7 +246,7 @@ def test_scores_are_normalised_by_the_experts_of_the_same_draw():
 
 
 def test_profile_by_hand():
-    found = profile(scored((0.2, 0.4), (0.6, 0.8)), "one", "top", np.array([0, 0.2, 0.5, 0.8, 1]))
+    found = performance_profile(scored((0.2, 0.4), (0.6, 0.8)), "one", "top", np.array([0, 0.2, 0.5, 0.8, 1]))
     assert found.value.tolist() == found.low.tolist() == found.high.tolist() == [1, 0.75, 0.5, 0, 0]
 
 
@@ -252,7 +256,7 @@ def test_a_profile_integrates_to_the_mean_and_its_band_holds_it():
         {"one": SEEDS, "top": (None,)},
     )
     thresholds = np.linspace(0, 1, 1000, endpoint=False)
-    shares = profile(found, "one", "top", thresholds)
+    shares = performance_profile(found, "one", "top", thresholds)
     assert shares.value.mean() == pytest.approx(found.observed["one"].mean(), abs=1e-3)
     assert ((shares.low <= shares.value) & (shares.value <= shares.high)).all()
     assert (shares.high - shares.low).max() > 0
@@ -266,4 +270,4 @@ def test_experts_that_are_never_right_leave_scores_undefined():
     }
     none = Resampled(zero["observed"], zero["images"], found.tasks, 1)
     assert np.isnan(iqm(none, "one", "top").value)
-    assert np.isnan(profile(none, "one", "top", np.array([0.5])).value).all()
+    assert np.isnan(performance_profile(none, "one", "top", np.array([0.5])).value).all()

@@ -16,14 +16,14 @@ from pipeline.calibration.problem import Problem
 from pipeline.methods import fisher, m_ties
 from pipeline.models.encoder import block_name
 from pipeline.models.sampling import generator
-from pipeline.models.task_vectors import add
+from pipeline.models.task_vectors import add_delta
 from pipeline.models.weights import Weights
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.runtime.schema import Schedule
 from pipeline.toolbox import essential, mloss, regression
-from pipeline.toolbox.activations import advance, embed, expert, grams
-from pipeline.toolbox.regression import condition, solve
-from pipeline.toolbox.spectra import decorrelated
+from pipeline.toolbox.activations import apply_block, embed_images, expert_weights, gram_matrices
+from pipeline.toolbox.regression import condition_gram, solve_cholesky
+from pipeline.toolbox.spectra import decorrelate
 from tests import toy
 
 UNUSED = Schedule(lr=1.0, steps=1, batch_size=1)
@@ -68,13 +68,13 @@ def entering(problem: Problem, task: int, prefix: Callable[[int], Weights], inde
     tokens = tower.embed(before, problem.images[task])
     for earlier in range(index):
         tokens = tower.block(before, earlier, tokens)
-    found = tower.inputs(expert(problem.base, problem.vectors, task), index, tokens)
+    found = tower.inputs(expert_weights(problem.base, problem.vectors, task), index, tokens)
     return {name: rows.flatten(0, -2) for name, rows in found.items()}
 
 
 def own(problem: Problem) -> Callable[[int], Weights]:
     """Every expert makes its own tokens."""
-    return lambda task: expert(problem.base, problem.vectors, task)
+    return lambda task: expert_weights(problem.base, problem.vectors, task)
 
 
 @pytest.mark.parametrize("name", STATISTICS)
@@ -118,10 +118,10 @@ def test_bfloat16_rounds_the_encoder_and_not_the_answer(name: str):
 def test_grams_are_second_moments_of_what_enters():
     problem = toy.clip_problem()
     weights = own(problem)(1)
-    tokens = embed(problem.encoder, weights, problem.images[1], 5, DOUBLE)
+    tokens = embed_images(problem.encoder, weights, problem.images[1], 5, DOUBLE)
     assert [len(batch) for batch in tokens] == [5, 5, 2]
-    tokens = advance(problem.encoder, weights, 0, tokens, DOUBLE)
-    found = grams(problem.encoder, weights, 1, tokens, DOUBLE)
+    tokens = apply_block(problem.encoder, weights, 0, tokens, DOUBLE)
+    found = gram_matrices(problem.encoder, weights, 1, tokens, DOUBLE)
     rows = entering(problem, 1, own(problem), 1)
     assert {*found} == {f"{block_name(1)}{name}.weight" for name in MATRICES}
     for name, gram in found.items():
@@ -131,7 +131,7 @@ def test_grams_are_second_moments_of_what_enters():
 
 def jacobians(problem: Problem, task: int) -> tuple[Tensor, Tensor]:
     """The expert's logits [N, C] and their derivatives by all parameters [N, C, P]."""
-    weights = expert(problem.base, problem.vectors, task)
+    weights = expert_weights(problem.base, problem.vectors, task)
     names = [*problem.vectors]
 
     def logits(*tensors: Tensor) -> Tensor:
@@ -149,7 +149,7 @@ def flat(tensors: Weights) -> Tensor:
 
 def exact(problem: Problem, task: int) -> Weights:
     """The diagonal Fisher information as the method computes it, over all classes and images."""
-    return fisher.diagonal(problem, task, *fisher.classes_of(problem.teachers[task].softmax(-1), None))
+    return fisher.fisher_diagonal(problem, task, *fisher.weigh_classes(problem.teachers[task].softmax(-1), None))
 
 
 def test_fisher_is_the_curvature_of_the_softmax_pulled_back():
@@ -187,7 +187,7 @@ def test_fisher_has_no_cross_terms():
 
 def test_sampled_classes_have_the_probabilities_of_the_model():
     p = torch.tensor([0.6, 0.3, 0.1], dtype=DOUBLE)
-    labels, shares = fisher.classes_of(p.expand(20_000, 3), generator(0, "test"))
+    labels, shares = fisher.weigh_classes(p.expand(20_000, 3), generator(0, "test"))
     assert torch.equal(shares, torch.ones(1, 20_000, dtype=DOUBLE))
     frequencies = torch.bincount(labels[0], minlength=3) / 20_000
     assert ((frequencies - p).abs() < 5 * (p * (1 - p) / 20_000).sqrt()).all()
@@ -196,12 +196,12 @@ def test_sampled_classes_have_the_probabilities_of_the_model():
 def test_sampled_fisher_is_exact_on_average():
     problem, draws = toy.problem(), 400
     p = problem.teachers[0].softmax(-1)
-    labels = torch.cat([fisher.classes_of(p, generator(seed, "mean"))[0] for seed in range(draws)])
+    labels = torch.cat([fisher.weigh_classes(p, generator(seed, "mean"))[0] for seed in range(draws)])
     counts = torch.stack([(labels == label).double().mean(0) for label in range(3)])  # linear in the shares of classes
-    classes, _ = fisher.classes_of(p, None)
-    mean, expected = flat(fisher.diagonal(problem, 0, classes, counts)), flat(exact(problem, 0))
+    classes, _ = fisher.weigh_classes(p, None)
+    mean, expected = flat(fisher.fisher_diagonal(problem, 0, classes, counts)), flat(exact(problem, 0))
     assert (mean - expected).norm() < 0.1 * expected.norm()
-    one = flat(fisher.diagonal(problem, 0, *fisher.classes_of(p, generator(0, "mean"))))
+    one = flat(fisher.fisher_diagonal(problem, 0, *fisher.weigh_classes(p, generator(0, "mean"))))
     assert (one - expected).norm() > 0.1 * expected.norm()
 
 
@@ -240,7 +240,7 @@ def test_fisher_averages_where_nothing_is_known():
 def test_fisher_averages_experts_of_equal_information(monkeypatch: pytest.MonkeyPatch):
     problem = toy.problem()
     monkeypatch.setattr(
-        fisher, "diagonal", lambda *_: {name: drawn(*shape).square() for name, shape in toy.SHAPES.items()}
+        fisher, "fisher_diagonal", lambda *_: {name: drawn(*shape).square() for name, shape in toy.SHAPES.items()}
     )
     for name, tensor in solved("fisher", problem).items():
         close(tensor, problem.vectors[name].mean(0))
@@ -250,8 +250,10 @@ def test_with_fixed_statistics_merges_grow_with_the_task_vectors(monkeypatch: py
     problem = toy.clip_problem()
     longer = replace(problem, vectors={name: 4 * stacked for name, stacked in problem.vectors.items()})
     information = {name: drawn(*stacked.shape).square() for name, stacked in problem.vectors.items()}
-    monkeypatch.setattr(fisher, "diagonal", lambda _, task, *__: {name: f[task] for name, f in information.items()})
-    monkeypatch.setattr(regression, "grams", fixed_grams)
+    monkeypatch.setattr(
+        fisher, "fisher_diagonal", lambda _, task, *__: {name: f[task] for name, f in information.items()}
+    )
+    monkeypatch.setattr(regression, "gram_matrices", fixed_grams)
     for method in ("fisher", "regmean"):
         short, long = solved(method, problem), solved(method, longer)
         for name, tensor in short.items():
@@ -293,7 +295,7 @@ def test_regmean_is_least_squares_over_the_inputs_in_the_experts(index: int):
 def test_regmean_pp_is_least_squares_over_inputs_after_the_merged_prefix(index: int):
     problem = toy.clip_problem()
     delta = solved("regmean_pp", problem, off_diagonal=1.0, ridge=0.0)
-    merged = add(problem.base, delta)
+    merged = add_delta(problem.base, delta)
     rows = [entering(problem, task, lambda _: merged, index) for task in range(3)]
     for name in rows[0]:
         close(delta[name], least_squares(problem, name, [one[name] for one in rows]), 1e-8)
@@ -353,7 +355,7 @@ def test_regmean_without_off_diagonals_is_an_average_by_column():
 def test_conditioning_scales_off_diagonals_and_lifts_the_diagonal():
     x = drawn(20, 6)
     gram = x.T @ x
-    found = condition(gram, 0.9, 0.01)
+    found = condition_gram(gram, 0.9, 0.01)
     for row in range(6):
         for column in range(6):
             expected = gram[row, row] + 0.01 * gram.trace() / 6 if row == column else 0.9 * gram[row, column]
@@ -363,7 +365,7 @@ def test_conditioning_scales_off_diagonals_and_lifts_the_diagonal():
 def test_solve_satisfies_the_normal_equations():
     x = drawn(40, 8)
     weighted = drawn(5, 8, seed=1)
-    found = solve(weighted, x.T @ x)
+    found = solve_cholesky(weighted, x.T @ x)
     assert found.shape == (5, 8)
     close(found @ (x.T @ x), weighted, 1e-11)
 
@@ -372,7 +374,7 @@ def test_solve_refuses_what_the_images_do_not_reach():
     x = drawn(3, 8)
     x[:, 0] = 0
     with pytest.raises(BenchmarkError, match=r"\[8, 8\] is not positive definite.*larger ridge"):
-        solve(drawn(5, 8), x.T @ x)
+        solve_cholesky(drawn(5, 8), x.T @ x)
 
 
 def test_ensembles_of_a_convex_activation_lie_above_the_average():
@@ -427,12 +429,12 @@ def test_m_ties_keeps_less_of_rows_with_high_mloss():
     """M-Loss from the merged model itself: what enters c_fc does not depend on c_fc."""
     problem = toy.clip_problem()
     delta = solved("m_ties", problem, keep=0.6, reach=0.4)
-    merged, images = add(problem.base, delta), torch.cat(problem.images)
+    merged, images = add_delta(problem.base, delta), torch.cat(problem.images)
     tokens = problem.encoder.embed(merged, images)
     for index in range(problem.encoder.depth):
         name = f"{block_name(index)}mlp.c_fc"
         x = problem.encoder.inputs(merged, index, tokens)[f"{name}.weight"].flatten(0, -2)
-        experts = [expert(problem.base, problem.vectors, task) for task in range(3)]
+        experts = [expert_weights(problem.base, problem.vectors, task) for task in range(3)]
         y = np.stack([x @ one[f"{name}.weight"].T + one[f"{name}.bias"] for one in experts])
         losses = ((y / (1 + np.exp(-1.702 * y))).mean(0) - y.mean(0) / (1 + np.exp(-1.702 * y.mean(0)))) ** 2
         ranks = losses.mean(0).argsort().argsort()
@@ -466,7 +468,7 @@ def moments(rows: int, width: int, seed: int) -> tuple[Tensor, Tensor]:
 def test_essential_directions_are_the_right_singular_vectors_of_the_displacement(shape: tuple[int, int]):
     change = drawn(*shape)
     x, gram = moments(40, shape[1], 3)
-    directions, energies = essential.essential(change, gram, 4)
+    directions, energies = essential.essential_subspace(change, gram, 4)
     _, values, vectors = np.linalg.svd((x @ change.T).numpy(), full_matrices=False)
     close(directions.T @ directions, torch.eye(4, dtype=DOUBLE))
     close(energies, values[:4] ** 2 / 40, 1e-9)
@@ -496,7 +498,7 @@ def second_moments(rows: Tensor) -> Tensor:
 def merged_essential(tasks: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     """ESM of one matrix from (change, inputs) of each task."""
     keep = len(tasks[0][0]) // len(tasks)
-    subspaces = [essential.essential(change, second_moments(rows), keep) for change, rows in tasks]
+    subspaces = [essential.essential_subspace(change, second_moments(rows), keep) for change, rows in tasks]
     return essential.merge_essential([change for change, _ in tasks], subspaces)
 
 
@@ -516,7 +518,7 @@ def test_steep_spectra_in_float32_lose_no_direction(shape: tuple[int, int]):
     """Measured: energies to 1.4e-12, the projector to 2e-11; float32's floor would leave 43 directions of 128."""
     change, rows = steep_task(shape, 2 * max(shape), 0)
     keep = shape[0] // 3
-    directions, energies = essential.essential(change, second_moments(rows), keep)
+    directions, energies = essential.essential_subspace(change, second_moments(rows), keep)
     _, values, vectors = np.linalg.svd(rows.double().numpy() @ change.double().numpy().T, full_matrices=False)
     np.testing.assert_allclose(energies, values[:keep] ** 2 / len(rows), rtol=1e-10)
     close(directions @ directions.T, vectors[:keep].T @ vectors[:keep], 1e-9)
@@ -535,7 +537,7 @@ def test_essential_directions_of_a_low_rank_change_are_as_many_as_its_rank():
     change, rows = steep_task((96, 96), 200, 0)
     left, values, right = torch.linalg.svd(change.double())
     low = ((left[:, :16] * values[:16]) @ right[:16]).float()
-    directions, energies = essential.essential(low, second_moments(rows), 32)
+    directions, energies = essential.essential_subspace(low, second_moments(rows), 32)
     assert int((energies > 0).sum()) == 16
     close(directions[:, :16] @ (directions[:, :16].T @ low.double()), low.double(), 1e-7)
     tasks = [(low, rows), (low.flip(0), rows), (low.flip(1), rows)]
@@ -556,7 +558,7 @@ def test_esm_depends_on_the_moments_of_the_tokens_and_not_on_their_number(tokens
 @pytest.mark.parametrize("shape", [(9, 5), (5, 9)])
 def test_all_essential_directions_give_the_change_back(shape: tuple[int, int]):
     change = drawn(*shape)
-    directions, energies = essential.essential(change, moments(40, shape[1], 3)[1], max(shape))
+    directions, energies = essential.essential_subspace(change, moments(40, shape[1], 3)[1], max(shape))
     assert directions.shape == (shape[0], min(shape))
     assert (energies.diff() <= 0).all()
     close(directions @ (directions.T @ change), change)
@@ -579,10 +581,10 @@ def test_grams_in_float64_are_those_of_the_same_inputs():
     """Measured: 1e-16 from float32 tokens, where sums in float32 are 1e-7 off."""
     problem = toy.clip_problem(dtype=torch.float32)
     weights = own(problem)(0)
-    tokens = embed(problem.encoder, weights, problem.images[0], 5, torch.float32)
+    tokens = embed_images(problem.encoder, weights, problem.images[0], 5, torch.float32)
     rows = problem.encoder.inputs(weights, 0, tokens[0])
-    given = grams(problem.encoder, weights, 0, tokens[:1], torch.float32, DOUBLE)
-    usual = grams(problem.encoder, weights, 0, tokens[:1], torch.float32)
+    given = gram_matrices(problem.encoder, weights, 0, tokens[:1], torch.float32, DOUBLE)
+    usual = gram_matrices(problem.encoder, weights, 0, tokens[:1], torch.float32)
     for name, x in rows.items():
         expected = second_moments(x.flatten(0, -2))
         assert (given[name].dtype, usual[name].dtype) == (DOUBLE, torch.float32)
@@ -639,7 +641,7 @@ def test_esm_of_one_matrix_scales_with_the_task_vectors():
 
     def merged(factor: float) -> Tensor:
         scaled = [factor * change for change in changes]
-        found = [essential.essential(change, gram, 3) for change, gram in zip(scaled, grams_, strict=True)]
+        found = [essential.essential_subspace(change, gram, 3) for change, gram in zip(scaled, grams_, strict=True)]
         return essential.merge_essential(scaled, found)
 
     close(merged(5.0), 5 * merged(1.0), 1e-10)
@@ -649,15 +651,15 @@ def test_esm_of_one_matrix_scales_with_the_task_vectors():
 def test_layers_are_balanced_by_the_squares_of_their_relative_norms():
     layers = [drawn(3, 4), 3 * drawn(3, 4, seed=1), 0.2 * drawn(3, 4, seed=2)]
     norms = torch.stack([layer.norm() for layer in layers])
-    factors = [float((new / old).mean()) for new, old in zip(essential.balance(layers), layers, strict=True)]
+    factors = [float((new / old).mean()) for new, old in zip(essential.balance_layers(layers), layers, strict=True)]
     assert factors == pytest.approx([float((norm / norms.mean()) ** 2) for norm in norms])
     assert np.mean(factors) >= 1  # Jensen
-    close(essential.balance(layers[:1])[0], layers[0])
+    close(essential.balance_layers(layers[:1])[0], layers[0])
 
 
 def test_esm_gives_the_attention_output_to_the_singular_merge():
     problem = toy.clip_problem()
     delta, names = solved("esm", problem), [f"{block_name(index)}attn.out_proj.weight" for index in (0, 1)]
-    expected = essential.balance([decorrelated(problem.vectors[name]) for name in names])
+    expected = essential.balance_layers([decorrelate(problem.vectors[name]) for name in names])
     for name, matrix in zip(names, expected, strict=True):
         close(delta[name], matrix)

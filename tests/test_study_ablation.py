@@ -16,10 +16,10 @@ from pipeline.runtime import store
 from pipeline.runtime.resumable import Resumable
 from pipeline.runtime.schema import Schedule
 from pipeline.steps.calibrate import Setting
-from pipeline.steps.teach import teach
+from pipeline.steps.teach import compute_teacher_logits
 from pipeline.studies import ablation
-from pipeline.studies._trials import SCORES
-from pipeline.studies.ablation import rows, solve, variants
+from pipeline.studies._trials import TRIAL_COLUMNS
+from pipeline.studies.ablation import list_combinations, score_combinations, solve_combination
 from tests import toy
 
 PARAMS = samerging.Params(rho=0.3, initial_coefficient=0.3)
@@ -29,7 +29,7 @@ START = {"initial_coefficient": 0.3, "weight_decay": PARAMS.weight_decay}
 
 
 def test_every_combination_comes_once():
-    found = [*variants()]
+    found = [*list_combinations()]
     assert len({*found}) == len(found) == 2 * 3 * 2
     assert found[0] == ("entropy", "none", "task")
 
@@ -45,13 +45,13 @@ def test_every_combination_comes_once():
 )
 def test_the_corners_are_the_methods_bit_for_bit(problem: Problem, method, params, own, objective, granularity):
     expected = method.calibrate(problem, SCHEDULE, 1, params)
-    found = solve(problem, SCHEDULE, 1, own, objective, granularity)
+    found = solve_combination(problem, SCHEDULE, 1, own, objective, granularity)
     assert torch.equal(found.coefficients, expected.coefficients)
 
 
 def test_all_combinations_end_in_different_places(problem: Problem):
     ends = {
-        variant.name: solve(
+        variant.name: solve_combination(
             problem,
             SCHEDULE,
             0,
@@ -59,7 +59,7 @@ def test_all_combinations_end_in_different_places(problem: Problem):
             variant.objective,
             variant.granularity,
         ).coefficients
-        for variant in variants()
+        for variant in list_combinations()
     }
     assert len({tuple(end.flatten().tolist()) for end in ends.values()}) == len(ends)
     for name, end in ends.items():
@@ -69,7 +69,7 @@ def test_all_combinations_end_in_different_places(problem: Problem):
 @pytest.mark.parametrize("objective", ablation.OBJECTIVES)
 def test_sharpness_without_merging_again_is_none(problem: Problem, objective: str, monkeypatch: pytest.MonkeyPatch):
     """What the view says of the released code: a second pass at the first one's weights changes nothing."""
-    plain = solve(problem, SCHEDULE, 0, PLAIN, objective, "layer")
+    plain = solve_combination(problem, SCHEDULE, 0, PLAIN, objective, "layer")
     real = descent.sharp_gradient
 
     def merged_once(function, point, rho, sharpness):
@@ -77,7 +77,9 @@ def test_sharpness_without_merging_again_is_none(problem: Problem, objective: st
         return real(lambda _: first, point, rho, sharpness)
 
     monkeypatch.setattr(descent, "sharp_gradient", merged_once)
-    assert torch.equal(solve(problem, SCHEDULE, 0, PARAMS, objective, "layer").coefficients, plain.coefficients)
+    assert torch.equal(
+        solve_combination(problem, SCHEDULE, 0, PARAMS, objective, "layer").coefficients, plain.coefficients
+    )
 
 
 def scores(seeds: int = 3) -> pd.DataFrame:
@@ -85,7 +87,7 @@ def scores(seeds: int = 3) -> pd.DataFrame:
     rng = np.random.default_rng(0)
     noise = {(seed, task): int(rng.integers(-20, 20)) for seed in range(seeds) for task in toy.TASKS}
     found = []
-    for variant in variants():
+    for variant in list_combinations():
         gain = 100 * (variant.objective == "distillation") + 40 * (variant.granularity == "layer")
         gain += 20 * (variant.sharpness == "sam" and variant.objective == "distillation")
         found += [
@@ -93,7 +95,7 @@ def scores(seeds: int = 3) -> pd.DataFrame:
             for seed in range(seeds)
             for task in toy.TASKS
         ]
-    return pd.DataFrame(found, columns=SCORES)
+    return pd.DataFrame(found, columns=TRIAL_COLUMNS)
 
 
 def context() -> Context:
@@ -134,10 +136,14 @@ def test_the_view_tells_the_effects_that_were_put_in():
 def test_the_study_gives_a_row_per_combination_seed_and_task(pristine_suite: Path, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("SAMERGING_WORKERS", "1")
     for task in toy.TASKS:
-        store.write_array(tmp_path / "teachers" / f"{task}.npy", teach(pristine_suite, task, "train").numpy())
+        store.write_array(
+            tmp_path / "teachers" / f"{task}.npy", compute_teacher_logits(pristine_suite, task, "train").numpy()
+        )
     schedule = Schedule(lr=0.05, steps=2, batch_size=2)
     setting = Setting(pristine_suite, tmp_path / "teachers", "samerging", PARAMS, schedule, "train", "float32")
-    found = pd.DataFrame(rows(setting, 4, [3], "test", Resumable(tmp_path / "cells")), columns=SCORES)
+    found = pd.DataFrame(
+        score_combinations(setting, 4, [3], "test", Resumable(tmp_path / "cells")), columns=TRIAL_COLUMNS
+    )
     assert len(found) == 12 * len(toy.TASKS)
     assert found.setting.nunique() == 12
     assert (found.total == toy.SIZES["test"]).all()

@@ -14,7 +14,7 @@ from pipeline import methods
 from pipeline.merges import storage
 from pipeline.methods import esm, iso_c, opcm
 from pipeline.models.suite import SuiteFolder
-from pipeline.report.figures import render
+from pipeline.report.figures import render_figure
 from pipeline.report.studies import Context
 from pipeline.report.studies.conventions import view
 from pipeline.runtime import store
@@ -22,10 +22,11 @@ from pipeline.runtime.resumable import Resumable
 from pipeline.runtime.schema import Schedule
 from pipeline.runtime.stage import Job
 from pipeline.steps import evaluate
+from pipeline.steps import merge as merge_step
 from pipeline.steps.calibrate import Setting
-from pipeline.steps.teach import teach
-from pipeline.studies._trials import score
-from pipeline.studies.conventions import COLUMNS, Params, label, measure, variants
+from pipeline.steps.teach import compute_teacher_logits
+from pipeline.studies._trials import score_trial
+from pipeline.studies.conventions import COLUMNS, Params, format_conventions, list_conventions, score_conventions
 from pipeline.toolbox.conventions import Conventions
 from stages.studies import conventions as stage
 from tests import toy
@@ -53,14 +54,16 @@ def _alone(one_process: None) -> None:
 def setting(pristine_suite: Path, tmp_path: Path) -> Setting:
     """ESM on the tiny suite."""
     for task in toy.TASKS:
-        store.write_array(tmp_path / f"teachers/{task}.npy", teach(pristine_suite, task, "train").numpy())
+        store.write_array(
+            tmp_path / f"teachers/{task}.npy", compute_teacher_logits(pristine_suite, task, "train").numpy()
+        )
     return Setting(pristine_suite, tmp_path / "teachers", "esm", esm.Params(samples=4), UNUSED, "train", "float32")
 
 
 def measured(setting: Setting, folder: Path, *chosen: str) -> pd.DataFrame:
     """The rows of these methods with two seeds of each that draws."""
     free = {"iso_c": iso_c.Params(scale=1.1), "opcm": opcm.Params(seeds=[3, 5])}
-    rows = measure(free, setting, Params(methods=[*chosen]), 6, [1, 2], "test", Resumable(folder / "cells"))
+    rows = score_conventions(free, setting, Params(methods=[*chosen]), 6, [1, 2], "test", Resumable(folder / "cells"))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -83,17 +86,20 @@ def test_every_method_runs_under_every_convention_with_its_seeds(setting: Settin
 def test_a_merge_is_that_of_its_stage_with_these_parameters(setting: Setting, tmp_path: Path):
     rows = measured(setting, tmp_path, "iso_c", "opcm", "esm")
     suite = SuiteFolder(setting.suite)
-    for params in variants(opcm.Params(seeds=[3, 5])):
-        storage.save(storage.data_free(opcm, suite.vectors(), params, suite.suite.task_names), tmp_path / label(params))
-        answers = evaluate.ask(setting.suite, tmp_path / label(params), "test", "x")
-        part = rows[(rows.method == "opcm") & (rows.setting == label(params))]
+    for params in list_conventions(opcm.Params(seeds=[3, 5])):
+        storage.save(
+            merge_step.merge_data_free(opcm, suite.vectors(), params, suite.suite.task_names),
+            tmp_path / format_conventions(params),
+        )
+        answers = evaluate.predict_seeds(setting.suite, tmp_path / format_conventions(params), "test", "x")
+        part = rows[(rows.method == "opcm") & (rows.setting == format_conventions(params))]
         for index, seed in enumerate((3, 5)):
             counts = part[part.seed == seed].set_index("task")[["correct", "total"]]
             assert {task: (*row,) for task, row in counts.iterrows()} == answers.counts(index)
-    for params in variants(esm.Params(samples=4)):
+    for params in list_conventions(esm.Params(samples=4)):
         same = Setting(setting.suite, setting.teachers, "esm", params, UNUSED, "train", "float32")
-        part = rows[(rows.method == "esm") & (rows.setting == label(params)) & (rows.seed == 2)]
-        expected = score(same, 6, 2, "test")
+        part = rows[(rows.method == "esm") & (rows.setting == format_conventions(params)) & (rows.seed == 2)]
+        expected = score_trial(same, 6, 2, "test")
         assert {row.task: [row.samples, row.correct, row.total, row.right] for row in part.itertuples()} == expected
 
 
@@ -193,4 +199,4 @@ def test_the_figure_has_a_line_per_method_and_the_same_bytes_again():
     left, _ = figures[0].axes
     assert len(left.lines) == len(SEEDS)
     assert left.lines[1].get_xydata()[:, 1] == pytest.approx([left.lines[1].get_xydata()[0, 1]] * 4)
-    assert render(figures[0], "svg", "x", 100) == render(figures[1], "svg", "x", 100)
+    assert render_figure(figures[0], "svg", "x", 100) == render_figure(figures[1], "svg", "x", 100)

@@ -8,7 +8,7 @@ import pytest
 from pipeline.report.studies import Context
 from pipeline.report.studies.efficiency import view
 from pipeline.statistics.accuracy import ScoresError
-from pipeline.studies._trials import SCORES
+from pipeline.studies._trials import TRIAL_COLUMNS
 from tests import toy
 
 LOSS = {"distillation": {1: 200, 4: 15, 16: 5, 64: 0}, "samerging": {1: 200, 4: 5, 16: 0, 64: 0}}
@@ -22,7 +22,7 @@ def rows() -> pd.DataFrame:
         ("", k, "tiny", method, task, seed, min(k, 40), *toy.marked(800 + 3 * seed - LOSS[method][k], 1000))
         for method, k, task, seed in grid
     ]
-    return pd.DataFrame(found, columns=SCORES)
+    return pd.DataFrame(found, columns=TRIAL_COLUMNS)
 
 
 def context(floor: float = 40.0) -> Context:

@@ -20,9 +20,20 @@ from pipeline.runtime import store
 from pipeline.runtime.resumable import Resumable
 from pipeline.runtime.schema import Schedule
 from pipeline.steps.calibrate import Setting
-from pipeline.steps.teach import teach
+from pipeline.steps.teach import compute_teacher_logits
 from pipeline.studies import flatness
-from pipeline.studies.flatness import Batch, Moment, Params, TooFew, descend, rise, rows, tail, task_losses, variants
+from pipeline.studies.flatness import (
+    Batch,
+    Moment,
+    Params,
+    TooFew,
+    average_tail,
+    descend_by_rule,
+    list_variants,
+    measure_rise,
+    score_variants,
+    task_losses,
+)
 from tests import toy
 
 RHO = 0.3
@@ -56,14 +67,14 @@ def sharp(matrix: Tensor, at: Tensor) -> Tensor:
 
 def test_sam_and_one_perturbation_per_task_have_their_closed_forms():
     shared = flatness.sam(BATCH, POINT, moment(), RHO).slope
-    separate = flatness.per_task(BATCH, POINT, moment(), RHO).slope
+    separate = flatness.sam_per_task(BATCH, POINT, moment(), RHO).slope
     torch.testing.assert_close(shared, sharp(TOTAL, POINT))
     torch.testing.assert_close(separate, sum(sharp(matrix, POINT) for matrix in MATRICES))
     assert not torch.allclose(shared, separate)
 
 
 def test_sam_at_every_third_step_is_plain_between():
-    slopes = [flatness.every(3, BATCH, POINT, moment(step), RHO).slope for step in range(5)]
+    slopes = [flatness.sam_every(3, BATCH, POINT, moment(step), RHO).slope for step in range(5)]
     plain = TOTAL @ POINT
     for slope, expected in zip(slopes, (sharp(TOTAL, POINT), plain, plain, sharp(TOTAL, POINT), plain), strict=True):
         torch.testing.assert_close(slope, expected)
@@ -87,7 +98,7 @@ def test_smoothing_goes_rho_far_and_is_plain_descent_on_average():
 
 def test_the_rise_on_a_quadratic_has_its_closed_form():
     slope = TOTAL @ POINT
-    here, found = rise(lambda at: torch.stack([quadratic(m, at)[0] for m in MATRICES]), slope, POINT, RHO)
+    here, found = measure_rise(lambda at: torch.stack([quadratic(m, at)[0] for m in MATRICES]), slope, POINT, RHO)
     epsilon = RHO * slope / slope.norm()
     expected = torch.stack([epsilon @ matrix @ POINT + epsilon @ matrix @ epsilon / 2 for matrix in MATRICES])
     torch.testing.assert_close(here, torch.stack([quadratic(matrix, POINT)[0] for matrix in MATRICES]))
@@ -98,13 +109,13 @@ def test_the_rise_is_sought_inside_the_radius_too():
     def bump(at: Tensor) -> Tensor:
         return -(at - 0.5).square()
 
-    _, found = rise(bump, torch.ones(1), torch.zeros(1), 1.0)
+    _, found = measure_rise(bump, torch.ones(1), torch.zeros(1), 1.0)
     torch.testing.assert_close(found, torch.tensor([0.25]))
 
 
 def test_task_losses_sum_to_the_loss_that_is_descended(problem: Problem):
     point = torch.full((3, len(toy.GROUPS)), 0.3, dtype=torch.float64)
-    loss, _ = descent.gradient(problem, OBJECTIVE, point, toy.whole(problem))
+    loss, _ = descent.coefficient_gradient(problem, OBJECTIVE, point, toy.whole(problem))
     torch.testing.assert_close(task_losses(problem, OBJECTIVE, point).sum(), loss)
 
 
@@ -112,7 +123,7 @@ def test_task_losses_sum_to_the_loss_that_is_descended(problem: Problem):
 def test_plain_and_sam_are_bit_for_bit_those_of_the_methods(problem: Problem, name: str, sharpness: str):
     params = PARAMS.model_copy(update={"sharpness": sharpness})
     expected = samerging.calibrate(problem, SCHEDULE, 5, params).coefficients
-    found = descend(problem, OBJECTIVE, SCHEDULE, 5, PARAMS, variants(STUDY)[name].rule)
+    found = descend_by_rule(problem, OBJECTIVE, SCHEDULE, 5, PARAMS, list_variants(STUDY)[name].rule)
     assert torch.equal(found.path[-1], expected)
 
 
@@ -129,15 +140,18 @@ def test_costs_are_those_counted(problem: Problem):
         "averaged": {whole: 6},
     }
     found = {
-        name: Counter(descend(problem, OBJECTIVE, SCHEDULE, 0, PARAMS, variant.rule).passes)
-        for name, variant in variants(STUDY).items()
+        name: Counter(descend_by_rule(problem, OBJECTIVE, SCHEDULE, 0, PARAMS, variant.rule).passes)
+        for name, variant in list_variants(STUDY).items()
     }
     assert found == expected
 
 
 def test_at_radius_zero_every_rule_is_plain_descent(problem: Problem):
     flat = PARAMS.model_copy(update={"rho": 0.0})
-    paths = [descend(problem, OBJECTIVE, SCHEDULE, 0, flat, one.rule).path[-1] for one in variants(STUDY).values()]
+    paths = [
+        descend_by_rule(problem, OBJECTIVE, SCHEDULE, 0, flat, one.rule).path[-1]
+        for one in list_variants(STUDY).values()
+    ]
     for path in paths[1:]:
         torch.testing.assert_close(path, paths[0])
 
@@ -146,16 +160,20 @@ def test_at_radius_zero_every_rule_is_plain_descent(problem: Problem):
 def setting(pristine_suite: Path, tmp_path: Path) -> Setting:
     """SAMerging on the tiny suite, with its teachers."""
     for task in toy.TASKS:
-        store.write_array(tmp_path / "teachers" / f"{task}.npy", teach(pristine_suite, task, "train").numpy())
+        store.write_array(
+            tmp_path / "teachers" / f"{task}.npy", compute_teacher_logits(pristine_suite, task, "train").numpy()
+        )
     schedule = Schedule(lr=0.02, steps=3, batch_size=2)
     return Setting(pristine_suite, tmp_path / "teachers", "samerging", PARAMS, schedule, "train", "float32")
 
 
 def test_the_study_gives_a_row_per_variant_seed_and_task(setting: Setting, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("SAMERGING_WORKERS", "1")
-    found = pd.DataFrame(rows(setting, STUDY, [0, 1], "test", Resumable(tmp_path / "cells")), columns=flatness.COLUMNS)
+    found = pd.DataFrame(
+        score_variants(setting, STUDY, [0, 1], "test", Resumable(tmp_path / "cells")), columns=flatness.COLUMNS
+    )
     found = found.astype({"loss": float, "rise": float})
-    assert len(found) == len(variants(STUDY)) * 2 * len(toy.TASKS)
+    assert len(found) == len(list_variants(STUDY)) * 2 * len(toy.TASKS)
     assert (found.samples == STUDY.samples).all()
     assert (found.total == toy.SIZES["test"]).all()
     assert (found.groupby(["setting", "seed"]).rise.sum() > 0).all()
@@ -168,18 +186,18 @@ def test_the_study_gives_a_row_per_variant_seed_and_task(setting: Setting, tmp_p
 
 def test_averaging_takes_the_last_iterates():
     path = torch.arange(8.0)[:, None]
-    assert [float(tail(path, share)) for share in (0.0, 0.1, 0.5, 1.0)] == [7, 7, 5.5, 3.5]
+    assert [float(average_tail(path, share)) for share in (0.0, 0.1, 0.5, 1.0)] == [7, 7, 5.5, 3.5]
 
 
 @pytest.mark.parametrize(("drawn", "expected"), [(9, 6), (6, 4), (3, 2), (2, 1), (1, 0)])
 def test_a_small_pool_is_shared_in_proportion(drawn: int, expected: int):
-    assert flatness.fitted(drawn, STUDY) == expected
+    assert flatness.count_fitted(drawn, STUDY) == expected
 
 
 def test_too_few_images_are_named_before_anything_runs(setting: Setting, tmp_path: Path):
     message = r"cats has 12 images in its train split, too few to share between samples = 6 and held_out = 90"
     with pytest.raises(TooFew, match=message):
-        rows(setting, STUDY.model_copy(update={"held_out": 90}), [0], "test", Resumable(tmp_path / "cells"))
+        score_variants(setting, STUDY.model_copy(update={"held_out": 90}), [0], "test", Resumable(tmp_path / "cells"))
 
 
 def test_held_out_images_are_none_of_those_calibrated_on(setting: Setting, monkeypatch: pytest.MonkeyPatch):
@@ -187,15 +205,15 @@ def test_held_out_images_are_none_of_those_calibrated_on(setting: Setting, monke
 
     def descended(part: Problem, *others: object) -> flatness.Descent:
         seen["fitted"] = part
-        return descend(part, *others)
+        return descend_by_rule(part, *others)
 
     def measured(part: Problem, *others: object) -> Tensor:
         seen["held"] = part
         return task_losses(part, *others)
 
-    monkeypatch.setattr(flatness, "descend", descended)
+    monkeypatch.setattr(flatness, "descend_by_rule", descended)
     monkeypatch.setattr(flatness, "task_losses", measured)
-    flatness.measure(setting, STUDY, "plain", 0, "test")
+    flatness.measure_variant(setting, STUDY, "plain", 0, "test")
     suite = SuiteFolder(setting.suite)
     for index, task in enumerate(toy.TASKS):
         pool = {image.tobytes() for image in suite.images("train", task)}

@@ -14,18 +14,27 @@ from pipeline.calibration.objectives import distillation
 from pipeline.merges import storage
 from pipeline.merges.solution import Solution
 from pipeline.merges.storage import Merges
-from pipeline.models.sampling import draw
+from pipeline.models.sampling import sample_indices
 from pipeline.models.suite import SuiteFolder
 from pipeline.models.task_vectors import merge
-from pipeline.report.figures import render
+from pipeline.report.figures import render_figure
 from pipeline.report.studies import Context
-from pipeline.report.studies.landscape import rise, view
+from pipeline.report.studies.landscape import compute_rises, view
 from pipeline.runtime import store
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.runtime.resumable import Resumable
 from pipeline.runtime.stage import Job
-from pipeline.studies._landscape import Degenerate, End, Place, axes, coordinates, look, shares, spectrum
-from pipeline.studies.landscape import METHODS, Params, landscape
+from pipeline.studies._landscape import (
+    Degenerate,
+    End,
+    Place,
+    axes,
+    coordinates,
+    estimate_spectrum,
+    load_place,
+    solve_shares,
+)
+from pipeline.studies.landscape import COEFFICIENT_METHODS, Params, map_landscape
 from stages.studies import landscape as stage
 from tests import toy
 from tests.precision import roundings, tolerance
@@ -41,7 +50,7 @@ PARAMS = Params(
 
 def solved(shape: tuple[int, int], name: str, seed: int) -> Tensor:
     """Coefficients that stand for the solution of a method."""
-    rng = torch.Generator().manual_seed(100 * METHODS.index(name) + seed)
+    rng = torch.Generator().manual_seed(100 * COEFFICIENT_METHODS.index(name) + seed)
     return 0.3 + 0.1 * torch.randn(shape, generator=rng)
 
 
@@ -54,11 +63,11 @@ def with_gradient(suite: Path) -> Tensor:
 def artefacts(pristine_suite: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A merge for every method of the study, task arithmetic without a seed."""
     folder, suite = tmp_path_factory.mktemp("merges"), SuiteFolder(pristine_suite).suite
-    for name in METHODS:
+    for name in COEFFICIENT_METHODS:
         seeds = (None,) if name == "task_arithmetic" else tuple(SEEDS)
         answers = [Solution(solved((3, len(suite.groups)), name, seed or 0)) for seed in seeds]
         storage.save(Merges(seeds, dict.fromkeys(suite.task_names, 4), suite.groups, answers), folder / name)
-    return {name: folder / name for name in METHODS}
+    return {name: folder / name for name in COEFFICIENT_METHODS}
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +97,9 @@ def held_out(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 def expected(suite: SuiteFolder, artefact: Path, index: int, seed: int, split: str) -> dict[str, tuple[float, int]]:
     """{task: (divergence, correct)} on four images, with NumPy and the models that evaluation serves."""
-    (model,), found = storage.models(suite, artefact, index), {}
+    (model,), found = storage.load_models(suite, artefact, index), {}
     for task in suite.suite.task_names:
-        chosen = draw(len(suite.images(split, task)), 4, seed, task).numpy()
+        chosen = sample_indices(len(suite.images(split, task)), 4, seed, task).numpy()
         images = torch.from_numpy(suite.images(split, task)[chosen])
         expert, head = {**suite.base(), **suite.expert(task)}, suite.heads()[task]
         with torch.no_grad():
@@ -162,9 +171,11 @@ def test_coordinates_and_shares_undo_each_other():
     first, second = torch.tensor([[3.0, 0], [4, 0]]), torch.tensor([[1.0, 2], [2, 0]])
     corners = coordinates(first, second)
     torch.testing.assert_close(corners, torch.tensor([[0, 0], [5, 0], [2.2, (9 - 2.2**2) ** 0.5]], dtype=torch.float64))
-    torch.testing.assert_close(shares(corners, corners), torch.tensor([[0.0, 0], [1, 0], [0, 1]], dtype=torch.float64))
+    torch.testing.assert_close(
+        solve_shares(corners, corners), torch.tensor([[0.0, 0], [1, 0], [0, 1]], dtype=torch.float64)
+    )
     place = torch.tensor([[1.5, -2.0]])
-    ((a, b),) = shares(corners, place).tolist()
+    ((a, b),) = solve_shares(corners, place).tolist()
     assert float((a * first + b * second).norm()) == pytest.approx(2.5)
 
 
@@ -185,7 +196,7 @@ def test_tasks_that_do_not_exist_are_refused_before_any_work(
 ):
     params = PARAMS.model_copy(update={"tasks": [pair]})
     with pytest.raises(BenchmarkError, match=r"study\.landscape\.tasks.*from 0 to 2"):
-        landscape(pristine_suite, artefacts, SEEDS, "train", 2.0, params, Resumable(tmp_path))
+        map_landscape(pristine_suite, artefacts, SEEDS, "train", 2.0, params, Resumable(tmp_path))
     assert not any(tmp_path.iterdir())
 
 
@@ -196,7 +207,7 @@ def test_rises_start_at_the_solution_and_the_worst_is_no_fall(tables: Mapping[st
         for _, each in part.groupby(["space", "direction"]):
             losses = each.set_index("task").loss.to_dict()
             assert losses == pytest.approx(solutions.loc[key].loss.to_dict(), rel=1e-4)
-    risen = rise(rises)
+    risen = compute_rises(rises)
     sums = risen.groupby(["method", "seed", "space", "direction", "radius"]).rise.sum()
     assert len(sums) == 4 * 2 * 2 * (2 + 1)
     worst, random = (sums.xs(direction, level="direction") for direction in ("worst", "random"))
@@ -208,8 +219,8 @@ def test_rises_start_at_the_solution_and_the_worst_is_no_fall(tables: Mapping[st
 
 def test_the_spectrum_is_that_of_the_dense_hessian(pristine_suite: Path, artefacts: Mapping[str, Path]):
     place = Place(pristine_suite, "validation", 3, 0, 2.0)
-    found = spectrum(place, End(artefacts["samerging"], 0), 1e-4, 20)
-    problem, _ = look(place)
+    found = estimate_spectrum(place, End(artefacts["samerging"], 0), 1e-4, 20)
+    problem, _ = load_place(place)
     moving = with_gradient(pristine_suite)
     point = solved((3, len(moving)), "samerging", 0)[:, moving].double()
     base, vectors = ({name: tensor.double() for name, tensor in one.items()} for one in (problem.base, problem.vectors))
@@ -230,7 +241,7 @@ def test_the_spectrum_is_that_of_the_dense_hessian(pristine_suite: Path, artefac
 
 def context(suite: SuiteFolder) -> Context:
     """What the report would show the study against."""
-    tasks, titles = suite.suite.task_names, {name: name.replace("_", " ").capitalize() for name in METHODS}
+    tasks, titles = suite.suite.task_names, {name: name.replace("_", " ").capitalize() for name in COEFFICIENT_METHODS}
     return Context("tiny", tasks, titles, 30.0, 90.0, dict.fromkeys(tasks, 90.0), "train", "test", {}, 6.5, 1)
 
 
@@ -239,7 +250,7 @@ def test_the_view_says_which_solution_is_flatter_with_an_interval(
 ):
     shown = view(tables, context(SuiteFolder(pristine_suite)))
     assert [*shown.figures] == ["planes", "vectors", "segments", "rises"]
-    assert all(render(drawn.figure, "svg", name, 100).startswith(b"<?xml") for name, drawn in shown.figures.items())
+    assert all(render_figure(drawn.figure, "svg", "x", 100).startswith(b"<?xml") for drawn in shown.figures.values())
     curvature = tables["curvature"]
     traces = curvature[curvature.measure == "trace"].groupby(["method", "seed"]).value.sum().groupby("method").mean()
     (said,) = [one for one in shown.sentences if one.startswith("Hessian trace")]

@@ -14,11 +14,11 @@ from pipeline.report.studies import protocol as shown
 from pipeline.runtime import store
 from pipeline.runtime.resumable import Resumable
 from pipeline.runtime.schema import Schedule
-from pipeline.steps.calibrate import indices, problem
-from pipeline.steps.teach import teach
-from pipeline.studies._teachers import teachers
-from pipeline.studies._trials import SCORES, Trial, scores
-from pipeline.studies.protocol import HELD_OUT, TRANSDUCTIVE, Params, SameSplit, splits, trials
+from pipeline.steps.calibrate import draw_indices, load_problem
+from pipeline.steps.teach import compute_teacher_logits
+from pipeline.studies._teachers import write_teachers
+from pipeline.studies._trials import TRIAL_COLUMNS, Trial, score_trials
+from pipeline.studies.protocol import HELD_OUT, TRANSDUCTIVE, Params, SameSplit, choose_splits, list_protocol_trials
 from tests import toy
 
 SCHEDULE = Schedule(lr=0.02, steps=2, batch_size=2)
@@ -32,28 +32,28 @@ def todo(pristine_suite: Path, tmp_path: Path) -> list[Trial]:
     """All runs of the study on the tiny suite."""
     work = Resumable(tmp_path / "cells")
     taught = {
-        protocol: (split, teachers(pristine_suite, split, tmp_path, work))
-        for protocol, split in splits(STUDY, "test").items()
+        protocol: (split, write_teachers(pristine_suite, split, tmp_path, work))
+        for protocol, split in choose_splits(STUDY, "test").items()
     }
-    return trials(pristine_suite, taught, METHODS, SCHEDULE, "float32", STUDY.samples, [0, 1])
+    return list_protocol_trials(pristine_suite, taught, METHODS, SCHEDULE, "float32", STUDY.samples, [0, 1])
 
 
 def test_teachers_are_those_of_the_split(pristine_suite: Path, tmp_path: Path):
-    folder = teachers(pristine_suite, "test", tmp_path, Resumable(tmp_path / "cells"))
+    folder = write_teachers(pristine_suite, "test", tmp_path, Resumable(tmp_path / "cells"))
     for task in toy.TASKS:
-        expected = teach(pristine_suite, task, "test").numpy()
+        expected = compute_teacher_logits(pristine_suite, task, "test").numpy()
         assert np.array_equal(store.read_array(folder / f"{task}.npy"), expected)
 
 
 def test_a_transductive_run_sees_scored_images_and_their_logits(todo: list[Trial]):
     trial = next(one for one in todo if one.name == TRANSDUCTIVE and one.samples == 7)
     suite = SuiteFolder(trial.setting.suite)
-    drawn = indices(suite, trial.setting.split, 7, 0)
-    seen = problem(trial.setting, drawn)
+    drawn = draw_indices(suite, trial.setting.split, 7, 0)
+    seen = load_problem(trial.setting, drawn)
     for index, task in enumerate(toy.TASKS):
         images = suite.images("test", task)
         assert {image.numpy().tobytes() for image in seen.images[index]} == {image.tobytes() for image in images}
-        expected = teach(trial.setting.suite, task, "test")[drawn[task]]
+        expected = compute_teacher_logits(trial.setting.suite, task, "test")[drawn[task]]
         assert seen.teachers[index].equal(expected)
 
 
@@ -66,12 +66,12 @@ def test_every_method_runs_under_both_protocols(todo: list[Trial]):
 def test_holding_nothing_out_is_refused():
     params = STUDY.model_copy(update={"held_out": "validation"})
     with pytest.raises(SameSplit, match=r"study.protocol.held_out = 'validation': this is the evaluation_split"):
-        splits(params, "validation")
+        choose_splits(params, "validation")
 
 
 def test_the_study_gives_scores_that_the_report_can_show(todo: list[Trial], tmp_path: Path, monkeypatch):
     monkeypatch.setenv("SAMERGING_WORKERS", "1")
-    rows = pd.DataFrame(scores(todo, "test", "protocol", Resumable(tmp_path / "cells")), columns=SCORES)
+    rows = pd.DataFrame(score_trials(todo, "test", "protocol", Resumable(tmp_path / "cells")), columns=TRIAL_COLUMNS)
     assert len(rows) == len(todo) * len(toy.TASKS)
     assert (rows.total == toy.SIZES["test"]).all()
     found = shown.view(rows, context())
@@ -86,7 +86,7 @@ def made_up() -> pd.DataFrame:
         (name, k, "tiny", method, task, seed, k, *toy.marked(700 + seed + 20 * ((name, method) == BETTER), 1000))
         for name, method, k, task, seed in grid
     ]
-    return pd.DataFrame(found, columns=SCORES)
+    return pd.DataFrame(found, columns=TRIAL_COLUMNS)
 
 
 def context() -> Context:

@@ -11,22 +11,30 @@ from pipeline import methods
 from pipeline.embedded import training
 from pipeline.methods import samerging
 from pipeline.models.suite import SuiteFolder
-from pipeline.report.figures import render
+from pipeline.report.figures import render_figure
 from pipeline.report.studies import Context
-from pipeline.report.studies.replicates import pairs, view
+from pipeline.report.studies.replicates import list_pairs, view
 from pipeline.runtime import store
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.runtime.resumable import Resumable
 from pipeline.runtime.schema import Schedule
 from pipeline.runtime.stage import Job
 from pipeline.statistics import bootstrap, contrasts
-from pipeline.statistics.bootstrap import StatisticsError, components
-from pipeline.statistics.contrasts import order, replicated
+from pipeline.statistics.bootstrap import StatisticsError, variance_components
+from pipeline.statistics.contrasts import contrast_replicates, resample_replicates
 from pipeline.steps.calibrate import Setting
-from pipeline.steps.teach import teach
+from pipeline.steps.teach import compute_teacher_logits
 from pipeline.studies import replicates as study
-from pipeline.studies._trials import score
-from pipeline.studies.replicates import COLUMNS, Params, SameTraining, assemble, read_weights, replicates, write_weights
+from pipeline.studies._trials import score_trial
+from pipeline.studies.replicates import (
+    COLUMNS,
+    Params,
+    SameTraining,
+    assemble_replicate,
+    read_weights,
+    train_replicates,
+    write_weights,
+)
 from pipeline.suites import clip, mini
 from stages.studies import replicates as stage
 
@@ -55,7 +63,9 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
         mini.train(DEFINITION, RECIPE, folder / "checkpoints")
         mini.prepare("two", DEFINITION, RECIPE, folder / "checkpoints", folder / "suite")
     for task in DEFINITION.tasks:
-        store.write_array(folder / "teachers" / f"{task}.npy", teach(folder / "suite", task, "train").numpy())
+        store.write_array(
+            folder / "teachers" / f"{task}.npy", compute_teacher_logits(folder / "suite", task, "train").numpy()
+        )
     return folder
 
 
@@ -73,7 +83,7 @@ def job(embedded: Path, folder: Path, seeds: list[int], **changed: object) -> Jo
 
 def test_a_training_with_the_suites_own_seed_is_the_suite(embedded: Path, tmp_path: Path):
     write_weights(tmp_path / "kept.safetensors", study.train(embedded / "suite", RECIPE, RECIPE.seed))
-    assemble(embedded / "suite", RECIPE, read_weights(tmp_path / "kept.safetensors"), tmp_path / "again")
+    assemble_replicate(embedded / "suite", RECIPE, read_weights(tmp_path / "kept.safetensors"), tmp_path / "again")
     files = [path.relative_to(embedded / "suite") for path in (embedded / "suite").rglob("*.*")]
     assert len(files) > 2 * 3 * 2
     for file in files:
@@ -82,7 +92,7 @@ def test_a_training_with_the_suites_own_seed_is_the_suite(embedded: Path, tmp_pa
 
 def test_replicates_share_images_and_no_weight(embedded: Path, tmp_path: Path):
     given = (embedded / "suite", embedded / "teachers", RECIPE, Params(seeds=[1, 2]), "train")
-    written = replicates(*given, tmp_path, Resumable(tmp_path / "cells"))
+    written = train_replicates(*given, tmp_path, Resumable(tmp_path / "cells"))
     assert [*written] == [0, 1, 2]
     assert written[0] == given[:2]
     suites = [SuiteFolder(folder) for folder, _ in written.values()]
@@ -91,7 +101,9 @@ def test_replicates_share_images_and_no_weight(embedded: Path, tmp_path: Path):
         weights = [next(iter(suite.expert(task).values())).numpy().tobytes() for suite in suites]
         assert len({*weights}) == len(suites)
         for folder, logits in written.values():
-            assert (store.read_array(logits / f"{task}.npy") == teach(folder, task, "train").numpy()).all()
+            assert (
+                store.read_array(logits / f"{task}.npy") == compute_teacher_logits(folder, task, "train").numpy()
+            ).all()
 
 
 def test_the_stage_scores_every_method_on_every_replicate(embedded: Path, tmp_path: Path):
@@ -106,7 +118,7 @@ def test_the_stage_scores_every_method_on_every_replicate(embedded: Path, tmp_pa
     committed = frame[(frame.replicate == 0) & (frame.method == "distillation") & (frame.seed == 1)].set_index("task")
     params = work.params["calibrate.distillation"]
     setting = Setting(*work.inputs, "distillation", params, SCHEDULE, "train", "float32")
-    expected = score(setting, 6, 1, "test")
+    expected = score_trial(setting, 6, 1, "test")
     assert committed[["samples", "correct", "total", "right"]].T.to_dict("list") == expected
     assert view(frame, context(tuple(DEFINITION.tasks))).tables["methods"].rows.shape[0] == len(free) + len(learned) + 1
 
@@ -144,7 +156,7 @@ def test_a_suite_of_public_experts_has_a_header_and_one_sentence(embedded: Path,
 def test_two_replicates_of_one_training_are_refused(embedded: Path, tmp_path: Path, seeds: list[int]):
     recipe = RECIPE.model_copy(update={"seed": 3})
     with pytest.raises(SameTraining, match="expected seeds that differ"):
-        replicates(
+        train_replicates(
             embedded / "suite", embedded, recipe, Params(seeds=seeds), "train", tmp_path, Resumable(tmp_path / "cells")
         )
 
@@ -189,7 +201,7 @@ def context(tasks: tuple[str, ...] = TASKS) -> Context:
 
 
 def test_equal_methods_differ_by_nothing():
-    compared = order(replicated(made_up(spread=0.05), TASKS), "samerging", "distillation")
+    compared = contrast_replicates(resample_replicates(made_up(spread=0.05), TASKS), "samerging", "distillation")
     for part in (compared.committed, compared.these, compared.like):
         assert (part.mean, part.low, part.high) == (0, 0, 0)
     assert compared.each == (0,) * 5
@@ -197,24 +209,24 @@ def test_equal_methods_differ_by_nothing():
 
 
 def test_without_spread_over_replicates_they_add_no_width():
-    drawn = replicated(made_up(), TASKS)
+    drawn = resample_replicates(made_up(), TASKS)
     for pair in (("samerging", "tsv_m"), ("adamerging", "individual")):
-        compared = order(drawn, *pair)
+        compared = contrast_replicates(drawn, *pair)
         assert compared.these.mean == pytest.approx(compared.committed.mean)
         widths = [part.high - part.low for part in (compared.these, compared.committed)]
         assert widths[0] == pytest.approx(widths[1], rel=0.08)
         assert compared.each == pytest.approx((compared.these.mean,) * 5)
         assert compared.same == 5
-    assert order(drawn, "samerging", "tsv_m").holds
+    assert contrast_replicates(drawn, "samerging", "tsv_m").holds
 
 
 def test_one_replicate_is_drawn_as_if_there_were_none():
     rows = made_up()
     learned = rows[(rows.replicate == 0) & rows.method.isin(("samerging", "distillation"))]
-    expected = contrasts.contrast(
-        contrasts.resample(learned, ("method",), TASKS), [("samerging",)], [("distillation",)]
+    expected = contrasts.contrast_settings(
+        contrasts.resample_settings(learned, ("method",), TASKS), [("samerging",)], [("distillation",)]
     )
-    compared = order(replicated(rows, TASKS), "samerging", "distillation")
+    compared = contrast_replicates(resample_replicates(rows, TASKS), "samerging", "distillation")
     assert (compared.committed, compared.images) == (expected.these, sum(SIZES))
 
 
@@ -223,8 +235,8 @@ def test_replicates_alone_widen_the_interval_as_a_mean_of_that_many():
     gains = np.array([0, 0, 1, 1, 1, 1, 1, 1], bool)
     right = np.repeat(gains[:, None], 30, axis=1)
     rights = {"new": dict.fromkeys(TASKS, right), "old": dict.fromkeys(TASKS, np.zeros_like(right))}
-    drawn = bootstrap.resample(rights, dict.fromkeys(rights, (None,)), 4000, len(gains))
-    compared = bootstrap.difference(drawn, "new", "old")
+    drawn = bootstrap.resample_accuracies(rights, dict.fromkeys(rights, (None,)), 4000, len(gains))
+    compared = bootstrap.compare_methods(drawn, "new", "old")
     # A draw's mean is Binomial(8, 3/4) / 8, whose quantiles are 3 / 8 and 8 / 8.
     for part in (compared.average, compared.like):
         assert (part.value, part.low, part.high) == (6 / 8, 3 / 8, 1)
@@ -235,14 +247,14 @@ def test_methods_are_paired_by_replicate_and_seed():
     shares = np.linspace(0.2, 0.9, 6)
     right = np.arange(40) < 40 * shares[:, None]
     rights = {"one": dict.fromkeys(TASKS, right), "two": dict.fromkeys(TASKS, right[:, ::-1])}
-    drawn = bootstrap.resample(rights, dict.fromkeys(rights, (0, 1)), 500, 3)
+    drawn = bootstrap.resample_accuracies(rights, dict.fromkeys(rights, (0, 1)), 500, 3)
     assert (drawn.tasks["one"].mean((1, 2)) == drawn.tasks["two"].mean((1, 2))).all()
     assert drawn.tasks["one"].mean((1, 2)).std() > 0.05
 
 
 def test_an_order_that_depends_on_the_training_does_not_hold():
     rows = made_up(adamerging=0.75, tsv_m=0.7)
-    assert order(replicated(rows, TASKS), "adamerging", "tsv_m").holds
+    assert contrast_replicates(resample_replicates(rows, TASKS), "adamerging", "tsv_m").holds
     swapped = rows.replicate.isin((3, 4)) & rows.method.isin(("adamerging", "tsv_m"))
     low, high = (rows[~swapped & (rows.method == name) & (rows.replicate == 0)] for name in ("tsv_m", "adamerging"))
     for replicate in (3, 4):
@@ -251,7 +263,7 @@ def test_an_order_that_depends_on_the_training_does_not_hold():
                 place = (rows.replicate == replicate) & (rows.method == name) & (rows.task == task)
                 source = part[part.task == task].iloc[0]
                 rows.loc[place, ["correct", "right"]] = [source.correct, source.right]
-    compared = order(replicated(rows, TASKS), "adamerging", "tsv_m")
+    compared = contrast_replicates(resample_replicates(rows, TASKS), "adamerging", "tsv_m")
     assert compared.same == 3
     assert not compared.holds
 
@@ -261,32 +273,32 @@ def test_methods_that_miss_a_run_are_refused(column: str):
     rows = made_up()
     missing = (rows.method == "samerging") & (rows[column] == 1) & (rows.replicate == 1)
     with pytest.raises(StatisticsError, match="samerging, a, replicate 1: seeds"):
-        replicated(rows[~missing], TASKS)
+        resample_replicates(rows[~missing], TASKS)
 
 
 def test_variance_components_are_recovered():
     rng, size, seeds = np.random.default_rng(0), 4000, 3
     replicate, noise = rng.normal(0, 2, (size, 1)), rng.normal(0, 1, (size, seeds))
-    parts = components(replicate + noise + np.array([0.0, 0.5, 1.0]))
+    parts = variance_components(replicate + noise + np.array([0.0, 0.5, 1.0]))
     assert parts.replicates == pytest.approx(np.sqrt(4 + 1 / 3), rel=0.03)
     assert parts.seeds == pytest.approx(np.sqrt(1 + 0.25), rel=0.03)
     assert parts.share == pytest.approx(4 / (4 + 1.25), rel=0.03)
 
 
 def test_variance_components_by_hand():
-    parts = components(np.array([[1.0, 3.0], [5.0, 7.0]]))  # no interaction
+    parts = variance_components(np.array([[1.0, 3.0], [5.0, 7.0]]))  # no interaction
     assert (parts.replicates, parts.seeds) == pytest.approx((np.sqrt(8), np.sqrt(2)))
     assert parts.share == pytest.approx(8 / 10)
-    assert components(np.array([[1.0, 3.0], [3.0, 1.0]])).share == 0
-    lone = components(np.array([[1.0], [2.0]]))
+    assert variance_components(np.array([[1.0, 3.0], [3.0, 1.0]])).share == 0
+    lone = variance_components(np.array([[1.0], [2.0]]))
     assert lone.replicates == pytest.approx(np.sqrt(0.5))
     assert np.isnan([lone.seeds, lone.share]).all()
-    assert np.isnan(components(np.full((3, 2), 70.1)).share)
+    assert np.isnan(variance_components(np.full((3, 2), 70.1)).share)
 
 
 def test_samerging_meets_its_rivals_and_neighbours_meet_once():
     ranked = ["distillation", "samerging", "adamerging", "regmean", "tsv_m"]
-    assert pairs(ranked) == [
+    assert list_pairs(ranked) == [
         *(("samerging", name) for name in ("distillation", "adamerging", "tsv_m")),
         ("adamerging", "regmean"),
         ("regmean", "tsv_m"),
@@ -327,4 +339,4 @@ def test_the_figure_has_a_dot_per_replicate_and_the_same_bytes_again():
     assert sum(len(line.get_xdata()) for line in dots) == 5 * len(axes.get_yticks())
     assert "a dot per replicate" in caption
     again = view(made_up(spread=0.03), context()).figures["replicates"].figure
-    assert render(figure, "svg", "x", 100) == render(again, "svg", "x", 100)
+    assert render_figure(figure, "svg", "x", 100) == render_figure(again, "svg", "x", 100)

@@ -7,14 +7,14 @@ import pytest
 from pipeline import methods
 from pipeline.report import studies
 from pipeline.report.collect import collect_studies
-from pipeline.report.evidence import STUDIES, data
+from pipeline.report.evidence import STUDIES, rows_path
 from pipeline.report.render import studies_report
 from pipeline.report.view import Look
 from pipeline.runtime import store
 from pipeline.runtime.errors import BenchmarkError
-from pipeline.steps.evaluate import HEADER
+from pipeline.steps.evaluate import SCORE_COLUMNS
 from pipeline.studies import names
-from pipeline.studies._trials import SCORES
+from pipeline.studies._trials import TRIAL_COLUMNS
 from tests import toy
 from tests.html import Parsed
 
@@ -39,10 +39,10 @@ def collected(root: Path, params: list[dict]) -> Path:
         for seed in SEEDS
         for task in TASKS
     ]
-    store.write_csv(root / "efficiency.csv", SCORES, rows)
+    store.write_csv(root / "efficiency.csv", TRIAL_COLUMNS, rows)
     fixed, records = [root / f"{method}.csv" for method in ("zeroshot", "individual")], []
     for path, right in zip(fixed, (30, 90), strict=True):
-        store.write_csv(path, HEADER, [("mini-x", path.stem, task, None, 0, right, 100) for task in TASKS])
+        store.write_csv(path, SCORE_COLUMNS, [("mini-x", path.stem, task, None, 0, right, 100) for task in TASKS])
     for index, values in enumerate(params):
         records.append(root / f"record-{index}.json")
         store.write_json(records[-1], {"params": values})
@@ -77,7 +77,7 @@ def test_studies_that_ran_with_other_parameters_are_not_shown_together(tmp_path:
 def test_answers_that_look_like_numbers_stay_as_they_are(tmp_path: Path):
     rights = ["0080", "1e05", "70"]
     store.write_csv(
-        tmp_path / "efficiency.csv", SCORES, [("", 1, "x", "ties", "a", 0, 1, 1, 9, right) for right in rights]
+        tmp_path / "efficiency.csv", TRIAL_COLUMNS, [("", 1, "x", "ties", "a", 0, 1, 1, 9, right) for right in rights]
     )
     assert studies._rows(tmp_path, "efficiency").right.tolist() == rights
 
@@ -87,5 +87,5 @@ def test_every_study_has_its_place_on_the_page():
     for study in STUDIES:
         assert (toy.ROOT / f"pipeline/report/studies/{study}.py").exists()
         declared = (toy.ROOT / f"stages/studies/{study}.py").read_text()
-        assert data(study, "{suite}") in declared
+        assert rows_path(study, "{suite}") in declared
     assert studies.SEVERAL == ("landscape",)

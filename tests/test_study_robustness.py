@@ -11,16 +11,17 @@ from pydantic import ValidationError
 
 from pipeline import methods
 from pipeline.merges import storage
-from pipeline.models.sampling import draw, generator
+from pipeline.models.sampling import generator, sample_indices
 from pipeline.models.suite import SuiteFolder
-from pipeline.report.figures import render
+from pipeline.report.figures import render_figure
 from pipeline.report.studies import Context
 from pipeline.report.studies.robustness import TITLES, view
 from pipeline.runtime.resumable import Resumable
 from pipeline.runtime.stage import Job
 from pipeline.steps import evaluate
+from pipeline.steps import merge as merge_step
 from pipeline.studies._corruptions import CORRUPTIONS, corrupt
-from pipeline.studies.robustness import COLUMNS, Params, measure
+from pipeline.studies.robustness import COLUMNS, Params, score_corruptions
 from stages.studies import robustness as stage
 
 GRID = Params(corruptions=["contrast", "gaussian_noise"], severities=[1, 5], images=100, seed=0)
@@ -38,33 +39,33 @@ def artefacts(pristine_suite: Path, tmp_path: Path) -> list[Path]:
     suite, folders = SuiteFolder(pristine_suite), []
     for name in ("zeroshot", "individual", "ties"):
         method = methods.load(name)
-        found = storage.data_free(method, suite.vectors(), method.Params(), suite.suite.task_names)
+        found = merge_step.merge_data_free(method, suite.vectors(), method.Params(), suite.suite.task_names)
         folders.append(tmp_path / "merges" / name)
         storage.save(found, folders[-1])
     return folders
 
 
 @pytest.fixture
-def cells(tmp_path: Path) -> Resumable:
+def work(tmp_path: Path) -> Resumable:
     """A folder for cells."""
     return Resumable(tmp_path / "cells")
 
 
 def test_clean_images_score_as_evaluation_does(pristine_suite, artefacts, work):
     grid = GRID.model_copy(update={"corruptions": ["contrast"], "severities": [1]})
-    rows = measure(pristine_suite, artefacts, "test", grid, work)
-    found = {path: evaluate.ask(pristine_suite, path, "test", "x") for path in artefacts}
-    expected = [row for path, one in found.items() for row in evaluate.count("tiny", path.name, path, one)]
+    rows = score_corruptions(pristine_suite, artefacts, "test", grid, work)
+    found = {path: evaluate.predict_seeds(pristine_suite, path, "test", "x") for path in artefacts}
+    expected = [row for path, one in found.items() for row in evaluate.count_correct("tiny", path.name, path, one)]
     assert [row[2:] for row in rows if row[:2] == ("clean", 0)] == expected
 
 
 def test_corrupted_counts_by_hand(pristine_suite, artefacts, work):
     suite = SuiteFolder(pristine_suite)
     params = GRID.model_copy(update={"images": 4})
-    rows = measure(pristine_suite, artefacts[:1], "test", params, work)
+    rows = score_corruptions(pristine_suite, artefacts[:1], "test", params, work)
     found = {row[4]: row[-2:] for row in rows if row[:2] == ("gaussian_noise", 5)}
     for task in suite.suite.task_names:
-        chosen = draw(7, 4, 0, task).numpy()
+        chosen = sample_indices(7, 4, 0, task).numpy()
         rng = np.random.default_rng(generator(0, "gaussian_noise", 5, task).initial_seed())
         images = corrupt(suite.images("test", task)[chosen], "gaussian_noise", 5, rng)
         with torch.no_grad():
@@ -75,8 +76,8 @@ def test_corrupted_counts_by_hand(pristine_suite, artefacts, work):
 
 def test_a_case_does_not_depend_on_the_others(pristine_suite, artefacts, work, tmp_path):
     alone = GRID.model_copy(update={"corruptions": ["gaussian_noise"], "severities": [5]})
-    rows = measure(pristine_suite, artefacts[::2], "test", GRID, work)
-    found = measure(pristine_suite, artefacts[::2], "test", alone, Resumable(tmp_path / "others"))
+    rows = score_corruptions(pristine_suite, artefacts[::2], "test", GRID, work)
+    found = score_corruptions(pristine_suite, artefacts[::2], "test", alone, Resumable(tmp_path / "others"))
     assert found == [row for row in rows if row[:2] in {("clean", 0), ("gaussian_noise", 5)}]
 
 
@@ -151,7 +152,7 @@ def test_the_figure_has_a_panel_per_corruption_and_the_same_bytes_again():
     line = next(line for line in panels[0].lines if line.get_label() == "SAMerging")
     assert line.get_xydata().tolist() == [[0, 80], [1, 63], [5, 63]]
     again = view(scores(3), context()).figures["robustness"].figure
-    assert render(figure, "svg", "x", 100) == render(again, "svg", "x", 100)
+    assert render_figure(figure, "svg", "x", 100) == render_figure(again, "svg", "x", 100)
 
 
 def test_every_corruption_has_a_title():

@@ -13,17 +13,17 @@ from pipeline.merges.solution import Solution
 from pipeline.merges.storage import Merges
 from pipeline.methods import adamerging, distillation, samerging
 from pipeline.models.suite import SuiteFolder
-from pipeline.report.figures import render
+from pipeline.report.figures import render_figure
 from pipeline.report.studies import Context
-from pipeline.report.studies.sensitivity import accuracies, brittleness, view
+from pipeline.report.studies.sensitivity import measure_brittleness, tabulate_knobs, view
 from pipeline.runtime import store
 from pipeline.runtime.resumable import Resumable
 from pipeline.runtime.schema import Schedule
 from pipeline.runtime.stage import Job
 from pipeline.steps.calibrate import Setting
-from pipeline.steps.evaluate import answer
-from pipeline.studies._trials import score
-from pipeline.studies.sensitivity import COLUMNS, KNOBS, Params, calibrated, rescaled, variants
+from pipeline.steps.evaluate import predict_seed
+from pipeline.studies._trials import score_trial
+from pipeline.studies.sensitivity import COLUMNS, KNOBS, Params, score_knobs, score_rescaled, vary_knob
 from stages.studies import sensitivity as stage
 from tests import toy
 
@@ -68,7 +68,7 @@ def half(suite: SuiteFolder) -> Solution:
 def test_one_knob_is_turned_and_nothing_else(tmp_path: Path, method: str):
     own = setting(tmp_path, tmp_path, method)
     for knob in KNOBS[method]:
-        found = variants(own, knob, getattr(GRID, knob))
+        found = vary_knob(own, knob, getattr(GRID, knob))
         assert [one.setting for one in found if one.published] == [own]
         assert [one.value for one in found] == sorted({one.value for one in found})
         for one in found:
@@ -80,15 +80,15 @@ def test_one_knob_is_turned_and_nothing_else(tmp_path: Path, method: str):
 
 def test_learning_rates_and_steps_are_factors_of_the_schedule(tmp_path: Path):
     own = setting(tmp_path, tmp_path, "adamerging")
-    assert [one.value for one in variants(own, "lr", [0.5, 1.0, 10.0])] == [0.005, 0.01, 0.1]
-    assert [one.value for one in variants(own, "steps", [0.01, 1.0, 1.6])] == [1, 2, 3]
+    assert [one.value for one in vary_knob(own, "lr", [0.5, 1.0, 10.0])] == [0.005, 0.01, 0.1]
+    assert [one.value for one in vary_knob(own, "steps", [0.01, 1.0, 1.6])] == [1, 2, 3]
 
 
 def test_sharpness_of_radius_zero_is_distillation_and_equal_settings_run_once(
     pristine_suite: Path, teachers: Path, tmp_path: Path
 ):
     settings = [setting(pristine_suite, teachers, name) for name in ("samerging", "distillation")]
-    rows = [*calibrated(settings, 8, "test", GRID, Resumable(tmp_path))]
+    rows = [*score_knobs(settings, 8, "test", GRID, Resumable(tmp_path))]
     frame = pd.DataFrame(rows, columns=COLUMNS)
     # Beside its own, every knob has one more value, rho two: 1 + 6 and 1 + 3 settings, each with two seeds.
     assert len([*tmp_path.iterdir()]) == 2 * (7 + 4)
@@ -99,7 +99,7 @@ def test_sharpness_of_radius_zero_is_distillation_and_equal_settings_run_once(
         plain[["task", "seed", "correct", "total", "right"]].reset_index(drop=True),
     )
     turned = replace(settings[0], params=samerging.Params(rho=0.5))
-    counts = score(turned, 8, 5, "test")
+    counts = score_trial(turned, 8, 5, "test")
     found = frame[(frame.knob == "rho") & (frame.value == "0.5") & (frame.seed == 5)].set_index("task")
     assert {task: [*found.loc[task, ["samples", "correct", "total", "right"]]] for task in found.index} == counts
 
@@ -111,8 +111,10 @@ def test_a_factor_scales_the_delta(pristine_suite: Path, tmp_path: Path):
     for name, one in (("half", half(suite)), ("whole", expert)):
         storage.save(Merges((None,), samples, suite.suite.groups, [one]), tmp_path / name)
     for factor, name in ((1.0, "half"), (2.0, "whole")):
-        served = answer(pristine_suite, tmp_path / name, 0, "test").correct()
-        for task, (correct, total, right) in rescaled(pristine_suite, tmp_path / "half", 0, factor, "test").items():
+        served = predict_seed(pristine_suite, tmp_path / name, 0, "test").correct()
+        for task, (correct, total, right) in score_rescaled(
+            pristine_suite, tmp_path / "half", 0, factor, "test"
+        ).items():
             assert (correct, total) == (served[task].sum(), served[task].size)
             bits = np.unpackbits(np.frombuffer(bytes.fromhex(right), np.uint8), count=total)
             assert np.array_equal(bits, served[task][0])
@@ -149,7 +151,7 @@ def test_the_whole_study_is_written_and_shown(job: Job):
     context = Context("tiny", tasks, titles, 30.0, 90.0, dict.fromkeys(tasks, 90.0), "train", "test", {}, 6.5, 1)
     shown = view(rows, context)
     assert [*shown.figures] == ["knobs", "scale", "brittleness"]
-    assert all(render(drawn.figure, "svg", name, 100).startswith(b"<?xml") for name, drawn in shown.figures.items())
+    assert all(render_figure(drawn.figure, "svg", "x", 100).startswith(b"<?xml") for drawn in shown.figures.values())
     assert len(shown.tables["brittleness"].rows) == 5 + 3 + 3 + 9
     assert "ρ = 0.07 minus ρ = 0" in shown.sentences[0] and "ρ = 0.5 minus ρ = 0" in shown.sentences[1]
     assert "over the 21 test images of these 3 tasks (1 seed) or" in shown.sentences[2]
@@ -167,5 +169,5 @@ def test_range_and_share_are_those_of_the_means_over_seeds():
         ],
         columns=COLUMNS,
     )
-    (found,) = brittleness(accuracies(rows, ("a", "b"))).itertuples(index=False)
+    (found,) = measure_brittleness(tabulate_knobs(rows, ("a", "b"))).itertuples(index=False)
     assert found == ("ties", "scale", 30.0, 61.0, 61.0, 31.0, 0.5, 4, 2)

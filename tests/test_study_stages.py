@@ -8,7 +8,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.runtime import store
-from pipeline.steps.teach import teach
+from pipeline.steps.teach import compute_teacher_logits
 from tests import toy
 
 SMALLER = {
@@ -31,7 +31,8 @@ def test_a_study_writes_what_it_declares(name: str, workspace: Path, pristine_su
     yaml.dump(params, workspace / "params.yaml")
     shutil.copytree(pristine_suite, "data/suites/nano-3")
     for task in toy.TASKS:
-        store.write_array(Path(f"data/teachers/nano-3/{task}.npy"), teach(pristine_suite, task, "train").numpy())
+        logits = compute_teacher_logits(pristine_suite, task, "train")
+        store.write_array(Path(f"data/teachers/nano-3/{task}.npy"), logits.numpy())
     stage = import_module(f"stages.studies.{name}")
     written = []
     for _ in range(2):

@@ -14,7 +14,7 @@ from pipeline import methods
 from pipeline.merges.serving import Served
 from pipeline.methods import samerging
 from pipeline.models.suite import SuiteError, SuiteFolder
-from pipeline.report.figures import render
+from pipeline.report.figures import render_figure
 from pipeline.report.studies import Context
 from pipeline.report.studies.tasks import view
 from pipeline.runtime import store
@@ -22,8 +22,8 @@ from pipeline.runtime.resumable import Resumable
 from pipeline.runtime.schema import Schedule
 from pipeline.runtime.stage import Job
 from pipeline.steps.calibrate import Setting, calibrate
-from pipeline.steps.evaluate import on, replies
-from pipeline.studies.tasks import COLUMNS, Params, calibrated, data_free, subsets
+from pipeline.steps.evaluate import open_split, predict_classes
+from pipeline.studies.tasks import COLUMNS, Params, draw_subsets, score_subset, score_subset_calibration
 from stages.studies import tasks as stage
 
 GRID = Params(sizes=[2, 4, 6, 9], subsets=4, left_out=2, seed=0, seeds=[0, 1])
@@ -52,7 +52,7 @@ def setting(folder: Path, teachers: Path, tasks: tuple[str, ...] | None = None) 
 
 
 def test_every_task_is_in_as_many_subsets_of_a_size_as_any_other():
-    found = subsets(TASKS, GRID)
+    found = draw_subsets(TASKS, GRID)
     assert [len(subset) for subset in found] == [2] * 4 + [4] * 4 + [6] * 4 + [8]
     assert len({*found}) == len(found)
     assert found[-1] == TASKS
@@ -63,14 +63,14 @@ def test_every_task_is_in_as_many_subsets_of_a_size_as_any_other():
 
 
 def test_subsets_depend_on_their_seed_alone():
-    assert subsets(TASKS, GRID) == subsets(TASKS, GRID)
-    assert subsets(TASKS, GRID) != subsets(TASKS, GRID.model_copy(update={"seed": 1}))
+    assert draw_subsets(TASKS, GRID) == draw_subsets(TASKS, GRID)
+    assert draw_subsets(TASKS, GRID) != draw_subsets(TASKS, GRID.model_copy(update={"seed": 1}))
 
 
 @given(st.integers(1, 4), st.integers(2, 6), st.integers(0, 5))
 def test_folds_leave_every_task_out_once(left_out, folds, seed):
     tasks = tuple(map(str, range(left_out * folds)))
-    found = subsets(tasks, Params(sizes=[], subsets=1, left_out=left_out, seed=seed, seeds=[0]))
+    found = draw_subsets(tasks, Params(sizes=[], subsets=1, left_out=left_out, seed=seed, seeds=[0]))
     out = [task for subset in found for task in tasks if task not in subset]
     assert sorted(out) == (sorted(tasks) if len(tasks) - left_out >= 2 else [])
 
@@ -78,7 +78,7 @@ def test_folds_leave_every_task_out_once(left_out, folds, seed):
 @given(st.integers(2, 20), st.integers(1, 30), st.integers(1, 5), st.lists(st.integers(2, 20), max_size=5))
 def test_subsets_are_distinct_and_leave_out_every_task(total, number, left_out, sizes):
     tasks = tuple(map(str, range(total)))
-    found = subsets(tasks, Params(sizes=sizes, subsets=number, left_out=left_out, seed=0, seeds=[0]))
+    found = draw_subsets(tasks, Params(sizes=sizes, subsets=number, left_out=left_out, seed=0, seeds=[0]))
     assert len({*found}) == len(found)
     if total - left_out >= 2:
         folds = [subset for subset in found if len(subset) == total - left_out]
@@ -103,8 +103,8 @@ def test_an_average_of_a_subset_by_hand_scores_every_task(pristine_suite):
     vectors, base = suite.vectors(torch.float64), dict(suite.base())
     middle = {name: (base[name] + vectors[name][:2].mean(0)).float() for name in vectors}
     served = Served(suite.suite.encoder(), base | middle, suite.heads(), suite.suite.task_names)
-    expected = replies([served], on(suite, "train"), "x").counts(0)
-    found = data_free(pristine_suite, "average", methods.load("average").Params(), ("cats", "dogs"), "train")
+    expected = predict_classes([served], open_split(suite, "train"), "x").counts(0)
+    found = score_subset(pristine_suite, "average", methods.load("average").Params(), ("cats", "dogs"), "train")
     assert found == {task: [0, *expected[task]] for task in ("cats", "dogs", "fish")}
 
 
@@ -120,7 +120,7 @@ def test_a_calibration_of_a_subset_is_that_of_a_suite_without_the_others(pristin
 
 
 def test_images_used_are_those_of_the_merged_tasks(pristine_suite, teachers):
-    found = calibrated(setting(pristine_suite, teachers, ("cats", "fish")), 6, 0, "test")
+    found = score_subset_calibration(setting(pristine_suite, teachers, ("cats", "fish")), 6, 0, "test")
     assert {task: counts[0] for task, counts in found.items()} == {"cats": 6, "dogs": 0, "fish": 6}
     assert {counts[2] for counts in found.values()} == {7}
 
@@ -143,7 +143,7 @@ def test_the_stage_merges_and_scores_every_subset(pristine_suite, teachers, tmp_
         frame.merged == [task in subset.split("+") for task, subset in zip(frame.task, frame.subset, strict=True)]
     ).all()
     assert (frame["size"] == frame.subset.str.count(r"\+") + 1).all()
-    whole = calibrated(setting(pristine_suite, teachers), 6, 0, "test")
+    whole = score_subset_calibration(setting(pristine_suite, teachers), 6, 0, "test")
     own = frame[(frame.method == "samerging") & (frame["size"] == 3)].set_index("task")
     assert own[["samples", "correct", "total"]].T.to_dict("list") == whole
 
@@ -211,11 +211,11 @@ def test_the_figure_shows_both_and_has_the_same_bytes_again():
     assert "subsets of each size: 2: 2, 4: 1" in caption
     assert [[*axes.get_xticks()] for axes in figure.axes] == [[2, 4], [2]]
     again = view(scores(), context()).figures["tasks"].figure
-    assert render(figure, "svg", "x", 100) == render(again, "svg", "x", 100)
+    assert render_figure(figure, "svg", "x", 100) == render_figure(again, "svg", "x", 100)
 
 
 def test_a_study_of_the_whole_suite_alone_has_a_view():
     frame = scores()
     found = view(frame[frame["size"] == 4], context())
     assert "Left out" not in found.tables["tasks"].rows
-    assert render(found.figures["tasks"].figure, "svg", "x", 100)
+    assert render_figure(found.figures["tasks"].figure, "svg", "x", 100)

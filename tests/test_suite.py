@@ -186,14 +186,14 @@ def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path):
 @pytest.mark.parametrize("chosen", ["gpu", "cuda:x"])
 def test_an_unknown_device_is_refused(monkeypatch: pytest.MonkeyPatch, chosen: str):
     monkeypatch.setenv("SAMERGING_DEVICE", chosen)
-    with pytest.raises(SuiteError, match=f"SAMERGING_DEVICE='{chosen}': expected cpu"):
+    with pytest.raises(BenchmarkError, match=f"SAMERGING_DEVICE='{chosen}': expected cpu"):
         device()
 
 
 def test_a_missing_gpu_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SAMERGING_DEVICE", "cuda:1")
     monkeypatch.setattr(suites.torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SuiteError, match="no CUDA device; unset it or use cpu"):
+    with pytest.raises(BenchmarkError, match="no CUDA device; unset it or use cpu"):
         device()
 
 

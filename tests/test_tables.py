@@ -6,15 +6,15 @@ import pandas as pd
 import pytest
 
 from pipeline.report.evidence import Protocol
-from pipeline.report.tables import Cell, Table, build, escape, latex, markdown, ranks
-from pipeline.report.views.tasks import csv
+from pipeline.report.tables import Cell, Table, build_table, escape, latex, markdown, ranks
+from pipeline.report.views.tasks import accuracy_csv
 
 PROTOCOL = Protocol("mini-8", "train", "test", 1600, {"a": 1600, "b": 1097}, (0, 1), True)
 TITLES = {"zeroshot": "Zero-shot", "x_1": "X & <Y>|_1", "y": "Y"}
 GROUPS = {"Floor": ["zeroshot"], "Data-free": [], "Merged": ["x_1", "y"]}
 INDEX = pd.MultiIndex.from_tuples([("zeroshot", -1), ("x_1", 0), ("x_1", 1), ("y", -1)], names=["method", "seed"])
 RUNS = pd.DataFrame({"a": [90.0, 50, 52, 60], "Average": [90.0, 50, 52, 51.04], "Worst task": [1.0, 2, 3, 4]}, INDEX)
-TABLE = build(RUNS, GROUPS, TITLES, 1, "A_B: 5 %")
+TABLE = build_table(RUNS, GROUPS, TITLES, 1, "A_B: 5 %")
 
 
 def test_golden_markdown():
@@ -78,7 +78,7 @@ def test_latex_of_wide_tables_spans_the_page_and_is_split(count, kind, sizes):
 
 
 def test_golden_csv():
-    assert csv(RUNS[["a", "Average"]], GROUPS, TITLES) == (
+    assert accuracy_csv(RUNS[["a", "Average"]], GROUPS, TITLES) == (
         "method,title,group,runs,a,a std,Average,Average std\n"
         "zeroshot,Zero-shot,Floor,1,90.000000,,90.000000,\n"
         "x_1,X & <Y>|_1,Merged,2,51.000000,1.414214,51.000000,1.414214\n"
@@ -87,20 +87,20 @@ def test_golden_csv():
 
 
 def test_undefined_values_are_shown_as_such():
-    table = build(RUNS.assign(a=float("nan")), GROUPS, TITLES, 1, "")
+    table = build_table(RUNS.assign(a=float("nan")), GROUPS, TITLES, 1, "")
     assert "| Y | – | **51.0** |" in markdown(table)
     assert r"Y & -- & \textbf{51.0}" in latex(table, "s")
 
 
 def test_negative_numbers_have_a_minus():
-    table = build(RUNS.assign(a=-400.0), GROUPS, TITLES, 1, "")
+    table = build_table(RUNS.assign(a=-400.0), GROUPS, TITLES, 1, "")
     assert "| Y | **−400.0** |" in markdown(table)
     assert r"Y & \textbf{$-$400.0} &" in latex(table, "s")
 
 
 def test_latex_stays_balanced_whatever_names_hold():
     hostile = dict.fromkeys(TITLES, r"}{\&%$#_~^")
-    text = re.sub(r"\\[{}&%$#_]", "", latex(build(RUNS, GROUPS, hostile, 1, hostile["y"]), "s"))
+    text = re.sub(r"\\[{}&%$#_]", "", latex(build_table(RUNS, GROUPS, hostile, 1, hostile["y"]), "s"))
     assert text.count("{") == text.count("}")
     assert text.count("$") % 2 == 0
     assert not re.search(r"[#~^_]", text)

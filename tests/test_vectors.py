@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.models.task_vectors import TaskVectors, add, contract, merge
+from pipeline.models.task_vectors import TaskVectors, add_delta, contract, merge
 from pipeline.models.weights import Weights
 from tests import toy
 
@@ -84,7 +84,7 @@ def test_inputs_are_not_modified():
     kept = toy.cloned(vectors)
     merge(base, vectors, chosen)
     contract(base, vectors)
-    add(base, {"first.bias": torch.ones(6, dtype=torch.float64)})
+    add_delta(base, {"first.bias": torch.ones(6, dtype=torch.float64)})
     assert all(toy.same(one, other) for one, other in zip((base, *experts), before, strict=True))
     assert toy.same(vectors, kept)
     assert torch.equal(chosen, coefficients())
@@ -102,7 +102,7 @@ def test_contract_is_the_inner_product_per_task_and_group():
 
 def test_add_changes_only_what_delta_names():
     base = toy.weights(0)
-    found = add(base, {"first.bias": torch.full((6,), 2.0)})
+    found = add_delta(base, {"first.bias": torch.full((6,), 2.0)})
     assert torch.equal(found["first.bias"], base["first.bias"] + 2)
     assert torch.equal(found["first.weight"], base["first.weight"])
 

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from pipeline.models.suite import SPLITS, Suite, SuiteFolder, Task
 from pipeline.models.task_vectors import TaskVectors
 from pipeline.models.weights import FROZEN, Weights, build_clip, split_qkv
 from pipeline.runtime import store
+from pipeline.steps import merge as merge_step
 
 ROOT = Path(__file__).resolve().parent.parent
 CLASSES = (3, 4, 5)
@@ -68,7 +70,8 @@ def problem(tasks: int = 3, dtype: torch.dtype = torch.float64, spread: float = 
     heads = [4 * torch.randn(count, 4, generator=rng, dtype=dtype) for count in CLASSES[:tasks]]
     teachers = [encoder(expert, pool) @ head.T for expert, pool, head in zip(experts, images, heads, strict=True)]
     vectors = dict(TaskVectors(base, experts, GROUPS, dtype))
-    return Problem(encoder, base, vectors, tuple(heads), tuple(images), tuple(teachers), tuple(TASKS)[:tasks])
+    tower = cast(Tower, encoder)  # called only
+    return Problem(tower, base, vectors, tuple(heads), tuple(images), tuple(teachers), tuple(TASKS)[:tasks])
 
 
 def clip_problem(tasks: int = 3, dtype: torch.dtype = torch.float64, spread: float = 0.05) -> Problem:
@@ -150,7 +153,7 @@ def in_dtype(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Weights:
 def data_free(name: str, suite: SuiteFolder, folder: Path) -> Path:
     """The artefact of a data-free method with its defaults."""
     module = methods.load(name)
-    storage.save(storage.data_free(module, suite.vectors(), module.Params(), suite.suite.task_names), folder)
+    storage.save(merge_step.merge_data_free(module, suite.vectors(), module.Params(), suite.suite.task_names), folder)
     return folder
 
 

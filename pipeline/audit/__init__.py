@@ -1,7 +1,7 @@
-"""Are these numbers true? `python -m pipeline.audit` answers: a line per check, exit code 0 only if all of them hold.
+"""Are these numbers true? `python -m pipeline.audit` prints a line per check; exit code 0 only if all of them hold.
 
     lock          stages, commands, code, parameters, evidence, report and data are those whose hashes dvc.lock holds;
-                  what stages import is among their code
+                  the files that stages import are among their code
     rendered      the report follows from the evidence: it is rendered again, byte by byte
     arithmetic    counts are possible and those of the answers; the numbers of a suite's tables follow from them
     contrasts     the rows of the studies are whole, and every comparison that a study states follows from them
@@ -11,14 +11,17 @@
     environment   versions are those of requirements.lock; the device is recorded
     rerun         on request, stages chosen at random are computed again and give the same bytes
 
-All but `rendered` and `documents` import nothing of the project but its errors. No check needs torch, a GPU or DVC. A
-clone has the evidence and the lock: the evidence is turned back into files of data/, whose hashes the lock holds. Where
-data/ is there too (`dvc pull`, a finished run, a bundle of `python -m pipeline.audit.bundle`) everything else is compared as
-well. Every line says what was not checked.
+All but `rendered` and `documents` import nothing of the project but its errors and `pipeline.runtime.machine`. No check
+needs torch, a GPU or DVC. A clone has the evidence and the lock: the evidence is turned back into files of data/, whose
+hashes the lock holds. Where data/ is there too (`dvc pull`, a finished run, a bundle of `pipeline.audit.bundle`)
+everything else is compared as well. Every line says what was not checked.
 
     repository.py   files, their hashes, what the evidence restores
+    suite.py        what several checks read of a suite
     finding.py      the outcome of one check
     stages.py       dvc.yaml and params.yaml -> what every stage must be locked with
+    imports.py      the files that a stage imports, for `lock`
+    resampling.py   draws of images, seeds and tasks, for `arithmetic` and `contrasts`
     archive.py      a bundle -> a folder like a repository
     methods.py      the run of every method -> a folder like a repository, which goes through the same checks
 """

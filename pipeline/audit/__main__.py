@@ -1,8 +1,8 @@
 """`python -m pipeline.audit`: audit the repository in the current folder, or a bundle; exit code 0 if all holds."""
 
 import argparse
+import io
 import json
-import os
 import secrets
 import sys
 import tempfile
@@ -24,85 +24,73 @@ from pipeline.audit import (
     rendered,
     rerun,
 )
-from pipeline.audit.finding import Finding, guarded
-from pipeline.audit.repository import Repository, RepositoryError, gather
+from pipeline.audit.finding import Finding, run_check
+from pipeline.audit.repository import Repository, gather
+from pipeline.audit.suite import AuditedSuite
 from pipeline.runtime.errors import BenchmarkError
 
 RESULT = Path("reports/audit.json")
+PER_SUITE = {"arithmetic": arithmetic, "contrasts": contrasts, "images": images, "draws": draws}
 
 
 def audit(repository: Repository) -> list[Finding]:
-    """All checks that compute nothing anew, of the default methods' run and of that of every method."""
-    suites, widest = _suites(repository), repository
-    found = _run(repository)
+    """Run all checks that compute no stage again, on the default methods' run and on that of every method."""
+    findings, widest = _audit_run(repository), repository
     with tempfile.TemporaryDirectory(prefix="audit-") as scratch:
         folder = Path(scratch) / "methods"
         if methods.unfold(repository, folder):
             widest = gather(folder)
-            same = guarded("methods", lambda: [methods.same(repository, widest)])
-            found += [replace(one, name=f"every method, {one.name}") for one in [*same, *_run(widest)]]
-        found += guarded("documents", lambda: [documents.check(repository, widest, suites)])
-        return [*found, *guarded("environment", lambda: environment.check(repository))]
+            parameters = run_check("methods", lambda: [methods.check(repository, widest)])
+            further = [*parameters, *_audit_run(widest)]
+            findings += [replace(finding, name=f"every method, {finding.name}") for finding in further]
+        findings += run_check("documents", lambda: [documents.check(repository, widest)])
+        findings += run_check("environment", lambda: [environment.check(repository)])
+    return findings
 
 
-def _run(repository: Repository) -> list[Finding]:
-    suites = _suites(repository)
-    found = [*guarded("lock", lambda: lock.check(repository))]
-    found += guarded("rendered again", lambda: rendered.check(repository, suites))
+def _audit_run(repository: Repository) -> list[Finding]:
+    suites = [AuditedSuite(repository, name) for name in repository.suites]
+    findings = [*run_check("lock", lambda: lock.check(repository))]
+    findings += run_check("rendered again", lambda: [rendered.check(repository)])
     for suite in suites:
-        for kind in (arithmetic, contrasts, images, draws):
-            name = f"{suite}: {kind.__name__.rpartition('.')[2]}"
-            found += guarded(name, partial(kind.check, repository, suite))
-    return found
+        for name, module in PER_SUITE.items():
+            findings += run_check(f"{suite.name}: {name}", partial(module.check, suite))
+    return findings
 
 
-def _suites(repository: Repository) -> list[str]:
-    """The suites that params.yaml names."""
-    given = repository.yaml("params.yaml")
-    suites = given.get("suites") if isinstance(given, dict) else None
-    if not isinstance(suites, list) or not all(isinstance(name, str) for name in suites):
-        raise RepositoryError(f"params.yaml: expected a list `suites` of names, found {suites!r}; get the file again")
-    return suites
-
-
-def main(given: Sequence[str] | None = None) -> int:
-    """Print a line per finding and write reports/audit.json; the exit code."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print a line per finding and write reports/audit.json; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.audit", description="Are these numbers true?")
     parser.add_argument("--bundle", type=Path, help="audit this archive instead of the current folder")
     parser.add_argument("--rerun", type=int, default=0, metavar="N", help="compute N stages, chosen at random, again")
     parser.add_argument("--seed", type=int, help="of the choice of stages; by default another one every time")
-    chosen = parser.parse_args(given)
+    options = parser.parse_args(arguments)
+    findings, root = [], Path()
     try:
         with tempfile.TemporaryDirectory(prefix="audit-") as scratch:
-            found = []
-            root = Path()
-            if chosen.bundle:
+            if options.bundle:
                 root = Path(scratch) / "bundle"
-                found.append(archive.unpack(chosen.bundle, root))
+                findings.append(archive.unpack_bundle(options.bundle, root))
             repository = gather(root)
-            found += audit(repository)
-            if chosen.rerun:
-                seed = secrets.randbelow(1 << 32) if chosen.seed is None else chosen.seed
-                found += guarded("rerun", lambda: rerun.check(repository, chosen.rerun, seed, Path(scratch)))
+            findings += audit(repository)
+            if options.rerun:
+                seed = secrets.randbelow(1 << 32) if options.seed is None else options.seed
+                findings += run_check("rerun", lambda: rerun.check(repository, options.rerun, seed, Path(scratch)))
     except BenchmarkError as error:
         sys.exit(f"audit: {error}")
-    sys.stdout.reconfigure(errors="backslashreplace")  # a locale without UTF-8
-    for one in found:
-        print(one.line())
-    verdicts = [one.verdict for one in found]
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a locale without UTF-8
+    for finding in findings:
+        print(finding.line())
+    verdicts = [finding.verdict for finding in findings]
     failed, blind = verdicts.count("FAIL"), verdicts.count("none")
     print(f"{verdicts.count('ok')} checks hold, {failed} FAIL, {blind} had nothing at hand to compare")
-    if not chosen.bundle:
-        _write(found)
+    if not options.bundle:
+        text = json.dumps([finding.plain() for finding in findings], indent=1, ensure_ascii=False)
+        temporary = RESULT.with_suffix(".json.new")
+        temporary.write_text(f"{text}\n", "utf-8")
+        temporary.replace(RESULT)
     return int(failed > 0)
-
-
-def _write(found: Sequence[Finding]) -> None:
-    """Write RESULT in one step."""
-    temporary = RESULT.with_suffix(".json.new")
-    text = json.dumps([one.plain() for one in found], indent=1, ensure_ascii=False)
-    temporary.write_text(f"{text}\n", "utf-8")
-    os.replace(temporary, RESULT)  # noqa: PTH105
 
 
 if __name__ == "__main__":

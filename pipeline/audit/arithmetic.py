@@ -5,75 +5,69 @@ For accuracies a [S, T] of S seeds and T tasks, floor and ceiling f, c [T], in p
     Average     mean over tasks            Normalised   mean over tasks of a / c
     Worst task  least of the tasks         Gap closed   (mean a - mean f) / (mean c - mean f)
 
-Intervals and p are compared to the digit. The report draws with `scipy.stats.bootstrap`, whose draws follow from the
-definition of the generator: NumPy's default one with seed 0 gives BATCH draws at a time, of the members of every axis
-in turn, as many as it has, with replacement; an axis of one member is not drawn. Axes are the sets of seeds in the
-order of the table, then the images of every task, or the tasks. Here members are weighted by how often they are drawn.
+Intervals and p are compared to the digit; for the draws see `pipeline.audit.resampling`.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pipeline.audit.finding import Finding, Tally
-from pipeline.audit.images import tasks_of
-from pipeline.audit.repository import EVIDENCE, Repository, integers
+from pipeline.audit.finding import Finding
+from pipeline.audit.repository import Repository
+from pipeline.audit.resampling import DECIMALS, Runs, central_interval, resample_runs
+from pipeline.audit.suite import AuditedSuite
 
 FLOOR, CEILING, MAIN = "zeroshot", "individual", "samerging"
 RIVALS = ("distillation", "adamerging")
-DRAWS, BATCH = 10_000, 250
-TAIL, SURE = 0.025, 0.05
-DECIMALS = 10
-"""Of a point; beyond them a difference is rounding of floating-point numbers."""
+DRAWS = 10_000
+SURE = 0.05
 DIGITS = re.compile(r"-?\d+(\.\d+)?")
-
-Right = Mapping[str, Mapping[str, np.ndarray]]
-"""{method: {task: [S, n]}}, 1 for images that were answered rightly."""
 
 
 @dataclass(frozen=True)
-class Known:
+class Accuracies:
     """What the scores of a suite say."""
 
     tasks: tuple[str, ...]
-    accuracies: Mapping[str, np.ndarray]
-    """{method: [S, T]}, in per cent, seeds ascending."""
+    per_cent: Mapping[str, np.ndarray]
+    """{method: [S, T]}, seeds ascending."""
     seeds: Mapping[str, tuple[int, ...]]
     totals: Mapping[str, int]
     """{task: images that were scored}."""
 
 
-def check(repository: Repository, suite: str) -> list[Finding]:
-    """All findings of a suite; the first alone where there are no scores, or impossible ones."""
-    scores, tasks = integers(repository, suite), tuple(tasks_of(repository, suite))
-    whole = Tally(f"{suite}: scores", "integer scores are whole and possible")
-    if scores is None:
-        whole.absent.append(f"{EVIDENCE}/suites/{suite}/scores.csv, data/scores")
-        return [whole.finding()]
-    whole.compared = len(scores)
-    whole.wrong += odd(scores, tasks)
+def check(suite: AuditedSuite) -> list[Finding]:
+    """Check scores, answers, copies, table, metrics and comparisons; the scores alone if they are missing or wrong."""
+    whole = Finding(f"{suite.name}: scores", "integer scores are whole and possible")
+    if suite.scores is None:
+        return [whole.skip(f"{suite.evidence}/scores.csv, data/scores")]
+    whole.compared = len(suite.scores)
+    for complaint in find_impossible(suite.scores, suite.tasks):
+        whole.complain(complaint)
     if whole.wrong:
-        return [whole.finding()]
-    known = know(scores, tasks)
-    packed = repository.arrays(f"{EVIDENCE}/suites/{suite}/answers.npz")
+        return [whole]
+    accuracies = derive_accuracies(suite.scores, suite.tasks)
     return [
-        whole.finding(),
-        _answers(repository, suite, scores, packed),
-        _copied(repository, suite),
-        _table(repository, suite, known),
-        _metrics(repository, suite, known),
-        _comparisons(repository, suite, known, packed),
+        whole,
+        _check_answers(suite, suite.scores),
+        _check_copies(suite),
+        _check_table(suite, accuracies),
+        _check_metrics(suite, accuracies),
+        check_comparisons(suite, accuracies),
     ]
 
 
-def odd(scores: pd.DataFrame, tasks: Sequence[str]) -> list[str]:
-    """What makes scores impossible: counts beyond totals, other numbers of images, a task twice or never."""
-    complaints = []
-    for row in scores[(scores.correct < 0) | (scores.correct > scores.total) | (scores.total < 1)].itertuples():
-        complaints.append(f"{row.method}/{row.task}: {row.correct} of {row.total} correct")
+def find_impossible(scores: pd.DataFrame, tasks: Sequence[str]) -> list[str]:
+    """Return what makes scores impossible: counts beyond totals, differing totals of a task, a task twice or never."""
+    beyond = scores[(scores.correct < 0) | (scores.correct > scores.total) | (scores.total < 1)]
+    complaints = [
+        f"{method}/{task}: {correct} of {total} correct"
+        for method, task, correct, total in zip(beyond.method, beyond.task, beyond.correct, beyond.total, strict=True)
+    ]
     for task, totals in scores.groupby("task").total:
         if totals.nunique() > 1:
             complaints.append(f"{task} was scored on {' and '.join(map(str, sorted(totals.unique())))} images")
@@ -84,37 +78,37 @@ def odd(scores: pd.DataFrame, tasks: Sequence[str]) -> list[str]:
     return complaints
 
 
-def know(scores: pd.DataFrame, tasks: Sequence[str]) -> Known:
-    """Accuracies of scores that are not odd."""
-    accuracies = {}
+def derive_accuracies(scores: pd.DataFrame, tasks: Sequence[str]) -> Accuracies:
+    """Return the accuracies of scores that are possible."""
+    per_cent, seeds = {}, {}
     places = {task: index for index, task in enumerate(tasks)}
     for method, rows in scores.groupby("method", sort=False):
         ordered = rows.assign(place=rows.task.map(places)).sort_values(["seed", "place"])
         counts = ordered[["correct", "total"]].to_numpy().reshape(-1, len(tasks), 2)
-        accuracies[str(method)] = 100 * counts[..., 0] / counts[..., 1]
-    seeds = {str(method): tuple(sorted({*rows.seed})) for method, rows in scores.groupby("method")}
+        per_cent[str(method)] = 100 * counts[..., 0] / counts[..., 1]
+        seeds[str(method)] = tuple(sorted({*rows.seed}))
     totals = {str(task): int(rows.total.iloc[0]) for task, rows in scores.groupby("task")}
-    return Known(tuple(tasks), accuracies, seeds, totals)
+    return Accuracies(tuple(tasks), per_cent, seeds, totals)
 
 
-def values(known: Known, method: str) -> dict[str, np.ndarray]:
-    """{column: [S]} of a method's tasks and derived values, NaN where undefined."""
-    accuracies, unknown = known.accuracies[method], np.full(len(known.tasks), np.nan)
+def derive_values(accuracies: Accuracies, method: str) -> dict[str, np.ndarray]:
+    """Return {column: [S]} of a method's tasks and derived values, NaN where undefined."""
+    runs, unknown = accuracies.per_cent[method], np.full(len(accuracies.tasks), np.nan)
     floor, ceiling = (
-        known.accuracies[name].mean(0) if name in known.accuracies else unknown for name in (FLOOR, CEILING)
+        accuracies.per_cent[name].mean(0) if name in accuracies.per_cent else unknown for name in (FLOOR, CEILING)
     )
-    span, average = ceiling.mean() - floor.mean(), accuracies.mean(1)
+    span, average = ceiling.mean() - floor.mean(), runs.mean(1)
     return {
-        **dict(zip(known.tasks, accuracies.T, strict=True)),
+        **dict(zip(accuracies.tasks, runs.T, strict=True)),
         "Average": average,
-        "Normalised": 100 * (accuracies / np.where(ceiling > 0, ceiling, np.nan)).mean(1),
+        "Normalised": 100 * (runs / np.where(ceiling > 0, ceiling, np.nan)).mean(1),
         "Gap closed": 100 * (average - floor.mean()) / (span if span > 0 else np.nan),
-        "Worst task": accuracies.min(1),
+        "Worst task": runs.min(1),
     }
 
 
 def agrees(text: str, value: float) -> bool:
-    """Whether printed digits are those of a number, to half a unit of the last one; empty is undefined."""
+    """Return whether digits are those of a number, to half a unit of the last one; empty is undefined."""
     if not text or not np.isfinite(value):
         return not text and not np.isfinite(value)
     if not DIGITS.fullmatch(text):
@@ -122,115 +116,114 @@ def agrees(text: str, value: float) -> bool:
     return abs(float(text) - value) <= 0.5 * 10.0 ** -len(text.partition(".")[2]) + 1e-9
 
 
-def _answers(
-    repository: Repository, suite: str, scores: pd.DataFrame, packed: Mapping[str, np.ndarray] | None
-) -> Finding:
-    """The number of correct answers, image by image, is the score; and the answers are those of data/."""
-    tally, path = Tally(f"{suite}: answers", "counts are those of the answers to single images"), "answers.npz"
-    if packed is None:
-        tally.absent.append(f"{EVIDENCE}/suites/{suite}/{path}")
-        return tally.finding()
+def _check_answers(suite: AuditedSuite, scores: pd.DataFrame) -> Finding:
+    """Check that correct answers, image by image, add up to the score, and are those of data/."""
+    finding, path = Finding(f"{suite.name}: answers", "counts are those of the answers to single images"), "answers.npz"
+    if suite.answers is None:
+        return finding.skip(f"{suite.evidence}/{path}")
     for method, counts in scores.groupby("method", sort=False):
-        given = repository.arrays(f"data/answers/{suite}/{method}.npz")
+        source = f"data/answers/{suite.name}/{method}.npz"
+        predictions = suite.repository.arrays(source)
         for task, rows in counts.groupby("task", sort=False):
-            if f"{method}/{task}" not in packed:
-                tally.expect(False, f"{path}: no {method}/{task}")
+            name = f"{method}/{task}"
+            if name not in suite.answers:
+                finding.expect(False, f"{path}: no {name}")
                 continue
-            total, bits = int(rows.total.iloc[0]), np.unpackbits(packed[f"{method}/{task}"], axis=1)
+            total, bits = int(rows.total.iloc[0]), np.unpackbits(suite.answers[name], axis=1)
             same = bits[:, :total].sum(1).tolist() == rows.correct.tolist() and not bits[:, total:].any()
-            tally.expect(same, f"{path}: {method}/{task} has other numbers of right answers than the scores")
-            if given is not None:
-                same = np.array_equal(bits[:, :total], given[task] == given[f"labels/{task}"])
-                tally.expect(same, f"{path}: {method}/{task} is not what data/answers/{suite}/{method}.npz holds")
-    return tally.finding()
+            finding.expect(same, f"{path}: {name} has other numbers of right answers than the scores")
+            if predictions is not None:
+                same = np.array_equal(bits[:, :total], predictions[str(task)] == predictions[f"labels/{task}"])
+                finding.expect(same, f"{path}: {name} is not what {source} holds")
+    return finding
 
 
-def _copied(repository: Repository, suite: str) -> Finding:
-    """Measures, losses and coefficients of the evidence are those of data/, whose hashes dvc.lock holds."""
-    tally, folder = Tally(f"{suite}: copies", "values of the evidence are those of data/"), f"{EVIDENCE}/suites/{suite}"
+def _check_copies(suite: AuditedSuite) -> Finding:
+    """Check that measures, losses and coefficients of the evidence are those of data/, which dvc.lock has hashes of."""
+    finding = Finding(f"{suite.name}: copies", "values of the evidence are those of data/")
+    repository, folder = suite.repository, suite.evidence
     for name in ("measures.csv", "prediction.csv"):
-        source = f"data/diagnostics/{suite}/{name}"
-        if (original := repository.text(source)) is None:
-            tally.absent.append(source)
+        source = f"data/diagnostics/{suite.name}/{name}"
+        if (text := repository.text(source)) is None:
+            finding.skip(source)
         else:
-            tally.expect(repository.text(f"{folder}/{name}") == original, f"{name} is not {source}")
+            finding.expect(repository.text(f"{folder}/{name}") == text, f"{name} is not {source}")
     losses = repository.table(f"{folder}/losses.csv")
     for method, rows in () if losses is None else losses.groupby("method", sort=False):
-        source = f"data/merges/{suite}/{method}/losses.csv"
+        source = f"data/merges/{suite.name}/{method}/losses.csv"
         if (original := repository.table(source)) is None:
-            tally.absent.append(source)
+            finding.skip(source)
         else:
             same = rows.drop(columns="method").reset_index(drop=True).equals(original)
-            tally.expect(same, f"losses.csv: losses of {method} are not those of {source}")
-    source, rows = (
-        f"data/merges/{suite}/{MAIN}/coefficients.safetensors",
-        repository.table(f"{folder}/coefficients.csv"),
-    )
-    tensors, about = repository.tensors(source), repository.json(f"data/merges/{suite}/{MAIN}/merge.json")
-    if rows is None or tensors is None or about is None:
-        tally.absent.append(source)
-        return tally.finding()
+            finding.expect(same, f"losses.csv: losses of {method} are not those of {source}")
+    merged = f"data/merges/{suite.name}/{MAIN}"
+    source, coefficients = f"{merged}/coefficients.safetensors", repository.rows(f"{folder}/coefficients.csv")
+    tensors, merge = repository.tensors(source), repository.json(f"{merged}/merge.json")
+    if coefficients is None or tensors is None or merge is None:
+        return finding.skip(source)
     values = tensors["coefficients"][:, 0]  # [S, T, G]
-    for row in rows.itertuples():
-        place = (about["seeds"].index(int(row.seed)), about["tasks"].index(row.task), about["groups"].index(row.tensor))
-        same = np.float32(row.coefficient) == values[place]
-        tally.expect(bool(same), f"coefficients.csv: {row.tensor} of {row.task}, seed {row.seed} is {row.coefficient}")
-    return tally.finding()
+    for row in coefficients:
+        seed, task, tensor, text = (row[name] for name in ("seed", "task", "tensor", "coefficient"))
+        place = merge["seeds"].index(int(seed)), merge["tasks"].index(task), merge["groups"].index(tensor)
+        same = np.float32(text) == values[place]
+        finding.expect(bool(same), f"coefficients.csv: {tensor} of {task}, seed {seed} is {text}")
+    return finding
 
 
-def _table(repository: Repository, suite: str, known: Known) -> Finding:
-    """reports/tables/<suite>.csv: every mean and deviation, title and section, and no method is left out."""
-    path = f"reports/tables/{suite}.csv"
-    tally, table = Tally(f"{suite}: table", f"numbers of {path}"), repository.table(path)
-    if table is None:
-        tally.absent.append(path)
-        return tally.finding()
-    chosen = repository.yaml("params.yaml")["methods"]
-    claimed = {*chosen["merge"], *chosen["calibrate"], MAIN, *(f"surgery-{name}" for name in chosen["surgery"])}
-    for method in sorted(claimed ^ {*table.method}):
-        tally.expect(False, f"{path}: {method} is {'missing' if method in claimed else 'no method of params.yaml'}")
-    for row in table.to_dict("records"):
-        method, title = row["method"], title_of(repository, row["method"])
+def _check_table(suite: AuditedSuite, accuracies: Accuracies) -> Finding:
+    """Check every mean and deviation, title and section of the table, and that no method is left out."""
+    path = f"reports/tables/{suite.name}.csv"
+    finding = Finding(f"{suite.name}: table", f"numbers of {path}")
+    if suite.table is None:
+        return finding.skip(path)
+    methods = suite.repository.params["methods"]
+    claimed = {*methods["merge"], *methods["calibrate"], MAIN, *(f"surgery-{name}" for name in methods["surgery"])}
+    for method in sorted(claimed ^ {row["method"] for row in suite.table}):
+        finding.expect(False, f"{path}: {method} is {'missing' if method in claimed else 'no method of params.yaml'}")
+    for row in suite.table:
+        method, title = row["method"], read_title(suite.repository, row["method"])
         if title is not None:
-            tally.expect(row["title"].rstrip(" †") == title, f"{path}: {method} is called {row['title']}, not {title}")
-        if method not in known.accuracies:
-            tally.expect(False, f"{path}: no scores of {method}")
+            complaint = f"{path}: {method} is called {row['title']}, not {title}"
+            finding.expect(row["title"].rstrip(" †") == title, complaint)
+        if method not in accuracies.per_cent:
+            finding.expect(False, f"{path}: no scores of {method}")
             continue
-        for column, runs in values(known, method).items():
+        for column, runs in derive_values(accuracies, method).items():
             deviation = runs.std(ddof=1) if len(runs) > 1 else np.nan
             for name, value in ((column, runs.mean()), (f"{column} std", deviation)):
-                tally.expect(agrees(row[name], value), f"{path}: {method}, {name} is {row[name]}, not {value:.6f}")
-        tally.expect(row["runs"] == str(len(known.seeds[method])), f"{path}: {method} has {row['runs']} runs")
-        allowed = _groups(chosen, method, repository.json(f"data/costs/{suite}/{method}.json"))
-        allowed_text = " or ".join(allowed)
-        tally.expect(row["group"] in allowed, f"{path}: {method} stands under {row['group']}, not {allowed_text}")
-    return tally.finding()
+                finding.expect(agrees(row[name], value), f"{path}: {method}, {name} is {row[name]}, not {value:.6f}")
+        same = row["runs"] == str(len(accuracies.seeds[method]))
+        finding.expect(same, f"{path}: {method} has {row['runs']} runs")
+        cost = suite.repository.json(f"data/costs/{suite.name}/{method}.json")
+        sections = _possible_sections(methods, method, cost)
+        complaint = f"{path}: {method} stands under {row['group']}, not {' or '.join(sections)}"
+        finding.expect(row["group"] in sections, complaint)
+    return finding
 
 
-def _metrics(repository: Repository, suite: str, known: Known) -> Finding:
-    """reports/metrics.json: no number of a suite is missing that its scores give, none is another."""
+def _check_metrics(suite: AuditedSuite, accuracies: Accuracies) -> Finding:
+    """Check that reports/metrics.json has every number that the scores of a suite give, and no other."""
     path = "reports/metrics.json"
-    tally, stated = Tally(f"{suite}: metrics", f"numbers of {path}"), repository.json(path)
-    table = repository.table(f"reports/tables/{suite}.csv")
-    if stated is None or table is None:
-        tally.absent.append(path if stated is None else f"reports/tables/{suite}.csv")
-        return tally.finding()
-    means = {method: accuracies.mean() for method, accuracies in known.accuracies.items()}
-    free = [means[method] for method in table.method[table.group == "Data-free"]]
-    expected = {MAIN: means[MAIN], "gap_closed": values(known, MAIN)["Gap closed"].mean()}
+    finding, metrics = Finding(f"{suite.name}: metrics", f"numbers of {path}"), suite.repository.json(path)
+    if metrics is None or suite.table is None:
+        return finding.skip(path if metrics is None else f"reports/tables/{suite.name}.csv")
+    means = {method: runs.mean() for method, runs in accuracies.per_cent.items()}
+    data_free = [means[row["method"]] for row in suite.table if row["group"] == "Data-free"]
+    expected = {MAIN: means[MAIN], "gap_closed": derive_values(accuracies, MAIN)["Gap closed"].mean()}
     expected |= {f"minus_{other}": means[MAIN] - means[other] for other in RIVALS if other in means}
-    expected |= {"best_data_free": max(free)} if free else {}
+    expected |= {"best_data_free": max(data_free)} if data_free else {}
     expected |= {"experts": means[CEILING]} if CEILING in means else {}
     expected = {name: float(value) for name, value in expected.items() if np.isfinite(value)}
-    numbers = stated.get(suite, {})
-    for name in sorted(expected.keys() | numbers.keys()):
-        given, value = numbers.get(name, np.nan), expected.get(name, np.nan)
-        tally.expect(abs(given - value) <= 0.005 + 1e-9, f"{path}: {name} is {given}, the scores give {value:.4f}")
-    return tally.finding()
+    stated = metrics.get(suite.name, {})
+    for name in sorted(expected.keys() | stated.keys()):
+        number, value = stated.get(name, np.nan), expected.get(name, np.nan)
+        close = abs(number - value) <= 0.005 + 1e-9
+        finding.expect(close, f"{path}: {name} is {number}, the scores give {value:.4f}")
+    return finding
 
 
-def title_of(repository: Repository, method: str) -> str | None:
-    """TITLE of the method's file, which dvc.lock holds the hash of; None if it is not there."""
+def read_title(repository: Repository, method: str) -> str | None:
+    """Return TITLE of the method's file, whose hash is in dvc.lock; None if the file is missing."""
     name = method.removeprefix("surgery-")
     title = re.search(r'^TITLE = "(.*)"$', repository.text(f"pipeline/methods/{name}.py") or "", re.MULTILINE)
     if title is None:
@@ -238,68 +231,71 @@ def title_of(repository: Repository, method: str) -> str | None:
     return title[1] if name == method else f"Surgery on {title[1]}"
 
 
-def _groups(chosen: Mapping[str, list[str]], method: str, cost: Mapping | None) -> list[str]:
-    """The sections that a method may stand in, by where params.yaml names it and what it needs at inference."""
+def _possible_sections(methods: Mapping[str, Sequence[str]], method: str, cost: Mapping[str, Any] | None) -> list[str]:
+    """Return the sections that a method may stand in, by its place in params.yaml and what it needs at inference."""
     if method in (FLOOR, CEILING):
         return ["Floor and ceiling, not merged"]
-    more, alone = "More than one model at inference", "Data-free" if method in chosen["merge"] else "Calibrated"
+    more, alone = "More than one model at inference", "Data-free" if method in methods["merge"] else "Calibrated"
     if cost is None:
         return [alone, more]
     if cost["encoders"] == 1 and not cost["extra_bytes"]:
         return [alone]
-    return [alone, more] if method in chosen["calibrate"] else [more]  # tuned heads are no second model
+    return [alone, more] if method in methods["calibrate"] else [more]  # tuned heads are no second model
 
 
-def _comparisons(repository: Repository, suite: str, known: Known, packed: Mapping[str, np.ndarray] | None) -> Finding:
-    """reports/tables/<suite>-comparisons.csv: SAMerging against every method."""
-    path = f"reports/tables/{suite}-comparisons.csv"
-    tally, table = Tally(f"{suite}: comparisons", f"numbers of {path}"), repository.table(path)
+def check_comparisons(suite: AuditedSuite, accuracies: Accuracies) -> Finding:
+    """Check reports/tables/<suite>-comparisons.csv: SAMerging against every method."""
+    path = f"reports/tables/{suite.name}-comparisons.csv"
+    finding, table = Finding(f"{suite.name}: comparisons", f"numbers of {path}"), suite.repository.rows(path)
     if table is None:
-        tally.absent.append(path)
-        return tally.finding()
-    rows = {row["method"]: row for row in table.to_dict("records")}
+        return finding.skip(path)
+    rows = {row["method"]: row for row in table}
     for method, row in rows.items():
-        if method in known.accuracies:
-            _counted(tally, known, method, row, f"{path}: {method}")
+        if method in accuracies.per_cent:
+            _check_counts(finding, accuracies, row, f"{path}: {method}")
         else:
-            tally.expect(False, f"{path}: no scores of {method}")
-    tally.absent.append("intervals of IQM")
-    if packed is None:
-        tally.absent.append("answers to single images: intervals, p")
-        return tally.finding()
-    right = {
-        method: {
-            task: np.unpackbits(packed[f"{method}/{task}"], axis=1, count=known.totals[task]) for task in known.tasks
-        }
+            finding.expect(False, f"{path}: no scores of {method}")
+    finding.skip("intervals of IQM")
+    if suite.answers is None:
+        return finding.skip("answers to single images: intervals, p")
+    runs = {
+        method: Runs(
+            accuracies.seeds[method],
+            [
+                np.unpackbits(suite.answers[f"{method}/{task}"], axis=1, count=accuracies.totals[task])[None]
+                for task in accuracies.tasks
+            ],
+        )
         for method in rows
     }
-    _drawn(tally, known, right, {method: row for method, row in rows.items() if row["difference"]}, path)
-    return tally.finding()
+    _check_draws(finding, accuracies.tasks, runs, [row for row in table if row["difference"]], path)
+    return finding
 
 
-def _counted(tally: Tally, known: Known, method: str, row: Mapping[str, str], where: str) -> None:
-    """What follows from counts alone."""
+def _check_counts(finding: Finding, accuracies: Accuracies, row: Mapping[str, str], where: str) -> None:
+    """Check what follows from counts alone, and the verdict that the row's own numbers allow."""
+    runs, tasks = accuracies.per_cent[row["method"]], accuracies.tasks
     if row["difference"]:
-        gain = known.accuracies[MAIN].mean(0) - known.accuracies[method].mean(0)
-        expected = dict(zip(known.tasks, gain.tolist(), strict=True)) | {"difference": float(gain.mean())}
-        expected |= {"seeds": len(known.seeds[MAIN]), "runs": len(known.seeds[method])}
-        expected["images"] = sum(known.totals.values())
-        expected["won"] = sum(float(row[f"{task} low"]) > 0 for task in known.tasks)
-        expected["lost"] = sum(float(row[f"{task} high"]) < 0 for task in known.tasks)
+        gain = accuracies.per_cent[MAIN].mean(0) - runs.mean(0)
+        expected = dict(zip(tasks, gain.tolist(), strict=True)) | {"difference": float(gain.mean())}
+        expected |= {"seeds": len(accuracies.seeds[MAIN]), "runs": len(accuracies.seeds[row["method"]])}
+        expected["images"] = sum(accuracies.totals.values())
+        expected["won"] = sum(float(row[f"{task} low"]) > 0 for task in tasks)
+        expected["lost"] = sum(float(row[f"{task} high"]) < 0 for task in tasks)
         for name, value in expected.items():
-            tally.expect(agrees(row[name], value), f"{where}, {name} is {row[name]}, the scores give {value:.6f}")
+            finding.expect(agrees(row[name], value), f"{where}, {name} is {row[name]}, the scores give {value:.6f}")
         verdict = _verdict(row)
-        tally.expect(row["verdict"] == verdict, f"{where} is “{row['verdict']}”, its numbers say “{verdict}”")
-    if "iqm" in row and CEILING in known.accuracies:
-        top = known.accuracies[CEILING].mean(0)
-        runs = np.sort((known.accuracies[method] / np.where(top > 0, top, np.nan)).ravel())
-        cut = int(0.25 * len(runs))
-        value = 100 * float(runs[cut : len(runs) - cut].mean())
-        tally.expect(agrees(row["iqm"], value), f"{where}, iqm is {row['iqm']}, the scores give {value:.6f}")
+        finding.expect(row["verdict"] == verdict, f"{where} is “{row['verdict']}”, its numbers say “{verdict}”")
+    if "iqm" in row and CEILING in accuracies.per_cent:
+        ceiling = accuracies.per_cent[CEILING].mean(0)
+        normalised = np.sort((runs / np.where(ceiling > 0, ceiling, np.nan)).ravel())
+        cut = int(0.25 * len(normalised))
+        value = 100 * float(normalised[cut : len(normalised) - cut].mean())
+        finding.expect(agrees(row["iqm"], value), f"{where}, iqm is {row['iqm']}, the scores give {value:.6f}")
 
 
 def _verdict(row: Mapping[str, str]) -> str:
-    """What p and the interval of tasks like these allow to say."""
+    """Return what p and the interval over tasks like these allow to claim."""
     if float(row["p"]) >= SURE:
         return "no difference shown"
     beyond = float(row["like low"]) > 0 or float(row["like high"]) < 0
@@ -307,60 +303,37 @@ def _verdict(row: Mapping[str, str]) -> str:
     return f"{word} on these tasks{' and on tasks like these' * beyond}"
 
 
-def _drawn(tally: Tally, known: Known, right: Right, rows: Mapping[str, Mapping[str, str]], path: str) -> None:
-    """Intervals and p."""
-    images, tasks = draws(known, right)
-    p = {}
-    for method, row in rows.items():
-        by_task, like = images[MAIN] - images[method], tasks[MAIN] - tasks[method]
+def _check_draws(
+    finding: Finding,
+    tasks: Sequence[str],
+    runs: Mapping[str, Runs],
+    rows: Sequence[Mapping[str, str]],
+    path: str,
+) -> None:
+    """Check intervals and p."""
+    drawn, raw = resample_runs(runs, DRAWS), {}
+    main = drawn[MAIN]
+    for row in rows:
+        method = row["method"]
+        by_task = main.images - drawn[method].images
         average = by_task.mean(1).round(DECIMALS)
         rarer = min((average <= 0).sum(), (average >= 0).sum())
-        p[method] = min(1.0, 2 * (1 + int(rarer)) / (1 + DRAWS))
-        ends = {"difference": average, "like": like, **dict(zip(known.tasks, by_task.T, strict=True))}
-        for name, drawn in ends.items():
-            low, high = np.quantile(drawn.round(DECIMALS), (TAIL, 1 - TAIL))
-            for end, value in (("low", low), ("high", high)):
+        raw[method] = min(1.0, 2 * (1 + int(rarer)) / (1 + DRAWS))
+        draws = {"difference": average, "like": main.tasks - drawn[method].tasks}
+        draws |= dict(zip(tasks, by_task.T, strict=True))
+        for name, values in draws.items():
+            for end, value in zip(("low", "high"), central_interval(values), strict=True):
                 text = row[f"{name} {end}"]
-                tally.expect(
-                    agrees(text, value), f"{path}: {method}, {name} {end} is {text}, the answers give {value:.6f}"
-                )
-    for method, value in holm(p).items():
-        text = rows[method]["p"]
-        tally.expect(agrees(text, value), f"{path}: {method}, p is {text}, the answers give {value:.6f}")
+                complaint = f"{path}: {method}, {name} {end} is {text}, the answers give {value:.6f}"
+                finding.expect(agrees(text, float(value)), complaint)
+    adjusted = adjust_holm(raw)
+    for row in rows:
+        method, value = row["method"], adjusted[row["method"]]
+        finding.expect(agrees(row["p"], value), f"{path}: {method}, p is {row['p']}, the answers give {value:.6f}")
 
 
-def draws(known: Known, right: Right) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Per method accuracies [DRAWS, T] with images and seeds drawn, and averages [DRAWS] with tasks and seeds drawn."""
-    kinds = [*dict.fromkeys(known.seeds[method] for method in right)]
-    images = {method: np.empty((DRAWS, len(known.tasks))) for method in right}
-    tasks = {method: np.empty(DRAWS) for method in right}
-    of_images, of_tasks = np.random.default_rng(0), np.random.default_rng(0)
-    for start in range(0, DRAWS, BATCH):
-        batch = slice(start, start + BATCH)
-        seeds = {kind: shares(of_images, len(kind)) for kind in kinds}
-        for place, task in enumerate(known.tasks):
-            picked = 100 * shares(of_images, known.totals[task])
-            for method, answers in right.items():
-                images[method][batch, place] = (seeds[known.seeds[method]] * (picked @ answers[task].T)).sum(1)
-        seeds = {kind: shares(of_tasks, len(kind)) for kind in kinds}
-        picked = shares(of_tasks, len(known.tasks))
-        for method in right:
-            tasks[method][batch] = np.einsum(
-                "bs,st,bt->b", seeds[known.seeds[method]], known.accuracies[method], picked
-            )
-    return images, tasks
-
-
-def shares(generator: np.random.Generator, count: int) -> np.ndarray:
-    """The share of every member in BATCH draws of as many as there are [BATCH, count]."""
-    if count == 1:
-        return np.ones((BATCH, 1))
-    picks = generator.integers(0, count, (BATCH, count)) + count * np.arange(BATCH)[:, None]
-    return np.bincount(picks.ravel(), minlength=BATCH * count).reshape(BATCH, count) / count
-
-
-def holm(p: Mapping[str, float]) -> dict[str, float]:
-    """p adjusted for their number (Holm 1979): the smallest times their number, the next times one less, ascending."""
+def adjust_holm(p: Mapping[str, float]) -> dict[str, float]:
+    """Adjust p for their number (Holm 1979): the smallest times their number, the next times one less, ascending."""
     adjusted, least = {}, 0.0
     for rank, name in enumerate(sorted(p, key=p.__getitem__)):
         least = max(least, min(1.0, p[name] * (len(p) - rank)))

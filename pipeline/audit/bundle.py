@@ -27,10 +27,10 @@ from rocrate.model.contextentity import ContextEntity
 from rocrate.rocrate import ROCrate
 
 from pipeline.audit.archive import METADATA
-from pipeline.audit.images import TABLES
-from pipeline.audit.lock import directory, entries, listing_path
-from pipeline.audit.repository import Repository, gather, stamp
-from pipeline.audit.stages import pipelines
+from pipeline.audit.lock import entries, listing_path
+from pipeline.audit.repository import Repository, gather, hash_directory, list_directory
+from pipeline.audit.stages import read_pipelines
+from pipeline.audit.suite import AuditedSuite
 from pipeline.runtime.errors import BenchmarkError
 
 DEFAULT = Path("samerging-benchmark.tar.gz")
@@ -46,7 +46,8 @@ WANTED = (
       for name in ("merge.json", "draws.safetensors", "losses.csv", "rescale.csv")),
 )  # fmt: skip
 """What is taken, by fnmatch, of the folders that the audit knows; * crosses folders."""
-LEFT = ("reports/audit.json", "reports/templates/offline.html")
+FURTHER = ("benchmarks/*.py", "benchmarks/results/*.json", "docs/*.md")
+LEFT_OUT = {"reports/audit.json", "reports/templates/offline.html"}
 HUB = "https://huggingface.co"
 LICENCE = re.compile(r"\(([^()]*(?:BSD|CC|MIT|OFL|public domain|licence)[^()]*)\)")
 
@@ -55,54 +56,50 @@ class BundleError(BenchmarkError):
     """A repository of which no bundle can be made."""
 
 
-def contents(repository: Repository) -> dict[str, bytes]:
-    """{path: content} of the bundle, sorted, without its metadata.
+def read_contents(repository: Repository) -> dict[str, bytes]:
+    """Return {path: content} of the bundle, sorted, without its metadata.
 
-    Raises BundleError where a file of the root is missing, or a directory at hand is not the one of dvc.lock.
+    Raises BundleError where a file of the root is missing, or a directory on disk is not that of dvc.lock.
     """
-    if missing := [name for name in ROOT_FILES if not (repository.root / name).is_file()]:
-        raise BundleError(
-            f"no {', '.join(missing)} in {repository.root.resolve()}; bundle the root of a whole repository"
-        )
-    wanted = [name for name in repository.stamps if name not in LEFT and any(fnmatch(name, one) for one in WANTED)]
-    benchmarks = [
-        *(repository.root / "benchmarks").glob("*.py"),
-        *(repository.root / "benchmarks/results").glob("*.json"),
-    ]
-    further = [*benchmarks, *(repository.root / "docs").glob("*.md")]
-    names = {*ROOT_FILES, *wanted, *(path.relative_to(repository.root).as_posix() for path in further)}
-    found = {name: (repository.root / name).read_bytes() for name in names}
-    return dict(sorted({**found, **dict(_listings(repository))}.items()))
+    root = repository.root
+    if missing := [name for name in ROOT_FILES if not (root / name).is_file()]:
+        raise BundleError(f"no {', '.join(missing)} in {root.resolve()}; bundle the root of a whole repository")
+    further = (path.relative_to(root).as_posix() for pattern in FURTHER for path in root.glob(pattern))
+    wanted = (name for name in repository.stamps if any(fnmatch(name, pattern) for pattern in WANTED))
+    files = {name: (root / name).read_bytes() for name in {*ROOT_FILES, *wanted, *further} - LEFT_OUT}
+    return dict(sorted((files | dict(_listings(repository))).items()))
 
 
 def _listings(repository: Repository) -> Iterator[tuple[str, bytes]]:
-    """(path in DVC's cache, list) of every directory of data/ in dvc.lock that is at hand."""
-    for stage, entry in entries(pipelines(repository)[1]):
+    """Yield (path in DVC's cache, list) of every directory of data/ in dvc.lock that is on disk."""
+    _, locked, _ = read_pipelines(repository)
+    for stage, entry in entries(locked):
         path, md5 = entry["path"], entry["md5"]
-        inside = {name: one for name, one in repository.stamps.items() if name.startswith(f"{path}/")}
-        if not (md5.endswith(".dir") and path.startswith("data/") and inside):
+        members = repository.members(path)
+        if not (md5.endswith(".dir") and path.startswith("data/") and members):
             continue
-        content = directory({name.removeprefix(f"{path}/"): one for name, one in inside.items()})
-        if f"{stamp(content).md5}.dir" != md5:
+        if hash_directory(members) != md5:
             raise BundleError(
                 f"{path} is not the directory of stage {stage} in dvc.lock; run dvc repro, or dvc checkout"
             )
-        yield listing_path(md5), content
+        yield listing_path(md5), list_directory(members)
 
 
-def metadata(repository: Repository, files: Mapping[str, bytes], published: str) -> bytes:
-    """ro-crate-metadata.json; published: an ISO date."""
-    crate = ROCrate()
-    cited = repository.yaml("CITATION.cff")
-    crate.name, crate.description = cited["title"], "Audit it: `python -m pipeline.audit --bundle FILE`."
-    crate.datePublished = published
-    crate.license = _add(crate, f"https://spdx.org/licenses/{cited['license']}", "CreativeWork", name=cited["license"])
-    crate.creator = _add(crate, "#authors", "Organization", name=cited["authors"][0]["name"])
+def describe_contents(repository: Repository, files: Mapping[str, bytes], day: str) -> bytes:
+    """Return ro-crate-metadata.json; `day`: an ISO date, on which the bundle was published."""
+    crate, citation = ROCrate(), repository.yaml("CITATION.cff")
+    licence = citation["license"]
+    crate.name, crate.description = citation["title"], "Audit it: `python -m pipeline.audit --bundle FILE`."
+    crate.datePublished = day
+    crate.license = _add(crate, f"https://spdx.org/licenses/{licence}", "CreativeWork", name=licence)
+    crate.creator = _add(crate, "#authors", "Organization", name=citation["authors"][0]["name"])
+    papers = citation["references"]
+    authors = [[f"{one['given-names']} {one['family-names']}" for one in paper["authors"]] for paper in papers]
     crate.root_dataset["citation"] = [
-        _add(crate, paper["url"], "ScholarlyArticle", name=paper["title"], author=_authors(paper))
-        for paper in cited["references"]
+        _add(crate, paper["url"], "ScholarlyArticle", name=paper["title"], author=names)
+        for paper, names in zip(papers, authors, strict=True)
     ]
-    crate.root_dataset["mentions"] = [_add(crate, **source) for source in sources(repository)]
+    crate.root_dataset["mentions"] = [_add(crate, **source) for source in cite_sources(repository)]
     for name, content in files.items():
         described = {"contentSize": str(len(content)), "sha256": hashlib.sha256(content).hexdigest()}
         crate.add_file(dest_path=name, source=repository.root / name, properties={"name": name, **described})
@@ -110,65 +107,49 @@ def metadata(repository: Repository, files: Mapping[str, bytes], published: str)
 
 
 def _add(crate: ROCrate, identifier: str, kind: str, **properties: Any) -> ContextEntity:
-    return crate.add(ContextEntity(crate, identifier, {"@type": kind, **properties}))
+    entity = ContextEntity(crate, identifier, {"@type": kind, **properties})
+    crate.add(entity)
+    return entity
 
 
-def _authors(paper: Mapping[str, Any]) -> list[str]:
-    return [f"{author['given-names']} {author['family-names']}" for author in paper["authors"]]
+def cite_sources(repository: Repository) -> list[dict[str, str]]:
+    """Return every data set and checkpoint of the suites that ran, with what is known of its licence."""
+    sources: dict[str, dict[str, str]] = {}
+    for suite in (AuditedSuite(repository, name) for name in repository.suites):
+        cite = _cite_public if suite.definition["family"] == "clip" else _cite_embedded
+        sources |= {source["identifier"]: source for source in cite(suite)}
+    return [*sources.values()]
 
 
-def sources(repository: Repository) -> list[dict[str, str]]:
-    """Every data set and checkpoint of the suites that ran, with what is known of its licence."""
-    found: dict[str, dict[str, str]] = {}
-    for suite in repository.yaml("params.yaml")["suites"]:
-        definition = repository.yaml(f"pipeline/suites/{suite}.yaml")
-        public = (
-            _public(repository, definition) if definition["family"] == "clip" else _embedded(repository, definition)
-        )
-        found |= {one["identifier"]: one for one in public}
-    return [*found.values()]
-
-
-def _embedded(repository: Repository, definition: Mapping[str, Any]) -> Iterator[dict[str, str]]:
-    """The rows of the table of data/README.md; the weights are trained by the benchmark itself."""
-    for row in re.findall(r"^\| (.+) \|$", repository.text("data/README.md") or "", re.MULTILINE):
+def _cite_embedded(suite: AuditedSuite) -> Iterator[dict[str, str]]:
+    """Yield the rows of the table of data/README.md; the weights are trained by the benchmark itself."""
+    for row in re.findall(r"^\| (.+) \|$", suite.repository.text("data/README.md") or "", re.MULTILINE):
         task, _, images, *_ = (*row.split(" | "), "", "")
-        if task in definition["tasks"]:
+        if task in suite.tasks:
             licence = "; ".join(LICENCE.findall(images))
-            yield {
-                "identifier": f"#{task}",
-                "kind": "Dataset",
-                "name": task,
-                "description": images,
-                "license": licence,
-            }
+            yield _source(f"#{task}", "Dataset", task, licence, description=images)
 
 
-def _public(repository: Repository, definition: Mapping[str, Any]) -> Iterator[dict[str, str]]:
-    """Data sets and checkpoints of the public suites, at the revisions that the tables name."""
-    rows = repository.table(TABLES).set_index("task")
-    licence = "see the card of the repository"
-    for entry in definition["tasks"]:
+def _cite_public(suite: AuditedSuite) -> Iterator[dict[str, str]]:
+    """Yield data sets and checkpoints of a public suite, at the revisions that its definition or the tables name."""
+    for entry in suite.definition["tasks"]:
         if isinstance(entry, str):
-            row = rows.loc[entry]
-            task, dataset, expert = entry, row["dataset"], row[f"checkpoint_{definition['backbone']}"]
+            row = suite.public_tasks[entry]
+            task, dataset, expert = entry, row["dataset"], row[f"checkpoint_{suite.definition['backbone']}"]
             revision = row["revision"]
         else:
             task, dataset, expert, revision = entry["name"], entry["dataset"], entry["expert"], "main"
-        places = (("Dataset", f"{HUB}/datasets/{dataset}"), ("SoftwareSourceCode", f"{HUB}/{expert}"))
-        for (kind, place), version in zip(places, (revision, "main"), strict=True):
-            what = "images" if kind == "Dataset" else "expert"
-            yield {
-                "identifier": place,
-                "kind": kind,
-                "name": f"{what} of {task}",
-                "version": version,
-                "license": licence,
-            }
+        licence = "see the card of the repository"
+        yield _source(f"{HUB}/datasets/{dataset}", "Dataset", f"images of {task}", licence, version=revision)
+        yield _source(f"{HUB}/{expert}", "SoftwareSourceCode", f"expert of {task}", licence, version="main")
 
 
-def archive(files: Mapping[str, bytes]) -> bytes:
-    """A .tar.gz of the files, in order, whose bytes depend on nothing else."""
+def _source(identifier: str, kind: str, name: str, licence: str, **properties: str) -> dict[str, str]:
+    return {"identifier": identifier, "kind": kind, "name": name, "license": licence, **properties}
+
+
+def pack_bundle(files: Mapping[str, bytes]) -> bytes:
+    """Return a .tar.gz of the files, in order, whose bytes depend on nothing else."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for name, content in files.items():
@@ -178,12 +159,12 @@ def archive(files: Mapping[str, bytes]) -> bytes:
     return gzip.compress(buffer.getvalue(), mtime=0)
 
 
-def published(root: Path) -> str:
-    """The day of the commit, or of SOURCE_DATE_EPOCH; BundleError if there is neither."""
+def read_date(root: Path) -> str:
+    """Return the day of the commit, or of SOURCE_DATE_EPOCH; BundleError if there is neither."""
     seconds = os.environ.get("SOURCE_DATE_EPOCH", "")
     if not seconds:
-        asked = ["git", "-C", str(root), "log", "-1", "--format=%ct"]
-        seconds = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+        command = ["git", "-C", str(root), "log", "-1", "--format=%ct"]
+        seconds = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     if not seconds.isdigit():
         raise BundleError("no commit to take the date from; make the bundle in a Git clone, or set SOURCE_DATE_EPOCH")
     return datetime.fromtimestamp(int(seconds), UTC).date().isoformat()
@@ -194,8 +175,8 @@ def main() -> None:
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT
     try:
         repository = gather(Path())
-        files = contents(repository)
-        packed = archive({METADATA: metadata(repository, files, published(Path())), **files})
+        files = read_contents(repository)
+        packed = pack_bundle({METADATA: describe_contents(repository, files, read_date(Path())), **files})
     except BenchmarkError as error:
         sys.exit(f"bundle: {error}")
     temporary = path.with_name(f".{path.name}.new")

@@ -3,20 +3,21 @@
 Rows are whole and possible, and their counts are those of the answers to single images. A study that keeps answers
 writes what it compares, reports/studies/<suite>/tables/<study>-contrasts.csv: a weight for every setting, the mean of
 the weighted accuracies, and its intervals. These are computed again from the rows, to the digit; for the draws see
-`pipeline.audit.arithmetic`: of the replicates, then of the seeds, then of the images of every task or of the tasks.
+`pipeline.audit.resampling`.
 """
 
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
 
-from pipeline.audit.arithmetic import BATCH, DECIMALS, TAIL, shares
-from pipeline.audit.finding import Finding, Tally
-from pipeline.audit.images import tasks_of
-from pipeline.audit.repository import EVIDENCE, Repository, RepositoryError, integers
+from pipeline.audit.finding import Finding
+from pipeline.audit.repository import EVIDENCE
+from pipeline.audit.resampling import AccuracyDraws, Runs, central_interval, resample_runs
+from pipeline.audit.suite import AuditedSuite
 
 DRAWS = 2_000
 CLOSE = 1e-7
@@ -46,174 +47,166 @@ SETTINGS: Mapping[str, Sequence[str]] = {
 }
 """Studies that keep answers, and the columns that their settings are values of."""
 
-
-def check(repository: Repository, suite: str) -> list[Finding]:
-    """A finding per study; one alone where there is none."""
-    folder = f"{EVIDENCE}/studies/{suite}"
-    studies = sorted({path.removeprefix(f"{folder}/").partition("/")[0] for path in repository.names(folder, ".csv")})
-    studies = [name.removesuffix(".csv") for name in studies if name != "scores.csv"]
-    if not studies:
-        return [Tally(f"{suite}: studies", "rows of studies", absent=[folder]).finding()]
-    return [_study(repository, suite, study) for study in studies]
+Setting: TypeAlias = tuple[str, ...]
 
 
-def _study(repository: Repository, suite: str, study: str) -> Finding:
-    tally = Tally(f"{suite}: {study}", "rows and comparisons")
-    folder, tasks = f"{EVIDENCE}/studies/{suite}", tasks_of(repository, suite)
-    paths = [f"{folder}/{study}.csv"] if repository.text(f"{folder}/{study}.csv") else []
-    for path in paths or repository.names(f"{folder}/{study}", ".csv"):
-        try:
-            rows = read(repository.table(path))
-        except ValueError as error:
-            tally.expect(False, f"{path}: counts must be whole, answers hexadecimal ({error})")
+def check(suite: AuditedSuite) -> list[Finding]:
+    """Check every study; one finding where there is none."""
+    folder = f"{EVIDENCE}/studies/{suite.name}"
+    paths = suite.repository.names(folder, ".csv")
+    names = {path.removeprefix(f"{folder}/").partition("/")[0].removesuffix(".csv") for path in paths} - {"scores"}
+    if not names:
+        return [Finding(f"{suite.name}: studies", "rows of studies").skip(folder)]
+    return [_check_study(suite, study) for study in sorted(names)]
+
+
+def _check_study(suite: AuditedSuite, study: str) -> Finding:
+    finding, repository = Finding(f"{suite.name}: {study}", "rows and comparisons"), suite.repository
+    single = f"{EVIDENCE}/studies/{suite.name}/{study}.csv"
+    paths = [single] if repository.text(single) else repository.names(single.removesuffix(".csv"), ".csv")
+    scores = None if study in PARTS else suite.scores
+    totals = {} if scores is None else dict(zip(scores.task, scores.total.tolist(), strict=True))
+    for path in paths:
+        table = repository.table(path)
+        if table is None:
             continue
-        tally.compared += len(rows)
-        tally.wrong += [f"{path}, {complaint}" for complaint in _odd(rows, _scored(repository, suite, study), tasks)]
-        if not tally.wrong and study in SETTINGS and len(rows):
-            _stated(tally, repository, f"reports/studies/{suite}/tables/{study}-contrasts.csv", rows, study, tasks)
+        try:
+            rows = read_rows(table)
+        except ValueError as error:
+            finding.expect(False, f"{path}: counts must be whole, answers hexadecimal ({error})")
+            continue
+        finding.compared += len(rows)
+        for complaint in _find_impossible(rows, totals, suite.tasks):
+            finding.complain(f"{path}, {complaint}")
+        if not finding.wrong and study in SETTINGS and len(rows):
+            _check_contrasts(finding, suite, study, rows)
     if study not in SETTINGS:
-        tally.absent.append("differences of numbers that are no answers to single images, but by rendering again")
-    return tally.finding()
+        finding.skip("differences of numbers that are no answers to single images, but by rendering again")
+    return finding
 
 
-def read(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows with numbers, seed -1 for none, and `answers` where a study keeps them; ValueError if they are none."""
+def read_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with numbers, seed -1 for none, and the bits of `right` as `answers`; ValueError if malformed."""
     kinds = dict.fromkeys((name for name in WHOLE if name in table), "int64")
     rows = table.replace({"seed": {"": "-1"}}).astype(kinds)
     if "right" in rows:
-        rows["answers"] = [np.unpackbits(np.frombuffer(bytes.fromhex(digits), np.uint8)) for digits in rows.right]
+        bits = [np.unpackbits(np.frombuffer(bytes.fromhex(digits), np.uint8)) for digits in rows["right"]]
+        rows["answers"] = pd.Series(bits, rows.index, dtype=object)
     return rows
 
 
-def _scored(repository: Repository, suite: str, study: str) -> dict[str, int]:
-    """{task: images} that the study must have scored; empty where it scores others."""
-    scores = integers(repository, suite)
-    return {} if scores is None or study in PARTS else scores.groupby("task").total.first().to_dict()
+def _find_impossible(rows: pd.DataFrame, totals: Mapping[str, int], tasks: Sequence[str]) -> Iterator[str]:
+    """Yield counts beyond their totals, other totals than those scored, bits that do not fit, runs without a task.
 
-
-def _odd(rows: pd.DataFrame, scored: Mapping[str, int], tasks: Sequence[str]) -> Iterator[str]:
-    """Counts beyond their totals, other totals than those scored, bits that do not fit, runs without a task."""
-    for row in rows.itertuples() if "total" in rows else ():
-        where = f"row {row.Index + 2}"
-        if not 0 <= row.correct <= row.total or row.total < 1:
-            yield f"{where}: {row.correct} of {row.total} correct"
-        elif scored and row.total != scored.get(row.task):
-            yield f"{where}: {row.task} scored on {row.total} images, the suite has {scored.get(row.task)}"
-        elif "answers" in rows and (len(row.answers) != 8 * -(-row.total // 8) or row.answers[row.total :].any()):
-            yield f"{where}: {len(row.answers)} bits of `right` do not fit {row.total} images"
-        elif "answers" in rows and row.answers.sum() != row.correct:
-            yield f"{where}: {row.correct} correct, but `right` has {row.answers.sum()} ones"
+    totals: {task: images} that the study must have scored; empty if it scores other images.
+    """
+    counts = [rows[name].tolist() for name in ("task", "correct", "total") if "total" in rows]
+    answers = rows["answers"] if "answers" in rows else [None] * len(rows)
+    for line, (task, correct, total, bits) in enumerate(zip(*counts, answers, strict=True) if counts else (), start=2):
+        if not 0 <= correct <= total or total < 1:
+            yield f"row {line}: {correct} of {total} correct"
+        elif totals and total != totals.get(task):
+            yield f"row {line}: {task} scored on {total} images, the suite has {totals.get(task)}"
+        elif bits is not None and (len(bits) != 8 * -(-total // 8) or bits[total:].any()):
+            yield f"row {line}: {len(bits)} bits of `right` do not fit {total} images"
+        elif bits is not None and bits.sum() != correct:
+            yield f"row {line}: {correct} correct, but `right` has {bits.sum()} ones"
     if {"total", "method"} <= {*rows} or "answers" in rows:
         for run, part in rows.groupby([name for name in VARIED if name in rows]):
-            if sorted(part.task) != sorted(tasks):
+            if sorted(part["task"]) != sorted(tasks):
                 name, expected = " ".join(map(str, run)), f"expected each of {', '.join(tasks)} once"
-                yield f"{name}: tasks {', '.join(part.task)}, {expected}"
+                yield f"{name}: tasks {', '.join(part['task'])}, {expected}"
 
 
-def _stated(
-    tally: Tally, repository: Repository, path: str, rows: pd.DataFrame, study: str, tasks: Sequence[str]
-) -> None:
-    """Every comparison of a study that keeps answers."""
-    table = repository.table(path)
-    if table is None or "answers" not in rows:
-        tally.absent.append(path if table is None else "answers to single images (`right`)")
+def _check_contrasts(finding: Finding, suite: AuditedSuite, study: str, rows: pd.DataFrame) -> None:
+    """Check every comparison of a study that keeps answers."""
+    path = f"reports/studies/{suite.name}/tables/{study}-contrasts.csv"
+    contrasts = suite.repository.rows(path)
+    if contrasts is None or "answers" not in rows:
+        finding.skip(path if contrasts is None else "answers to single images (`right`)")
         return
     if study == "ablation":
-        rows[[*SETTINGS[study]]] = rows.setting.str.split("/", expand=True)
-    first = rows[rows.replicate == 0] if "replicate" in rows else rows
-    for row in table.to_dict("records"):
-        weights = {tuple(map(str, setting)): weight for *setting, weight in json.loads(row["weights"])}
-        part = first if row["replicates"] == "first" else rows
-        drawn = part.groupby([*SETTINGS[study]], sort=False).seed
-        axes = [] if study in APART else [tuple(sorted(seeds.unique().tolist())) for _, seeds in drawn]
-        try:
-            expected = computed(part, SETTINGS[study], weights, tasks, axes)
-        except (KeyError, RepositoryError) as error:
-            tally.expect(False, f"{path}: {row['name']} compares runs that are not there ({error})")
+        names = rows["setting"].str.split("/", expand=True).set_axis([*SETTINGS[study]], axis=1)
+        rows = pd.concat([rows, names], axis=1)
+    replicated = "replicate" in rows
+    parts = {
+        "all": group_settings(rows, SETTINGS[study]),
+        "first": group_settings(rows[rows["replicate"] == 0] if replicated else rows, SETTINGS[study]),
+    }
+    comparisons = [(row, "first" if row["replicates"] == "first" else "all", _weights(row)) for row in contrasts]
+    runs: dict[str, dict[Setting, Runs]] = {which: {} for which in parts}
+    for _, which, weights in comparisons:
+        for setting in (setting for setting in weights if setting in parts[which]):
+            runs[which].setdefault(setting, read_runs(parts[which][setting], suite.tasks))
+    drawn: dict[str, dict[Setting, AccuracyDraws]] = {}
+    for row, which, weights in comparisons:
+        if missing := [", ".join(setting) for setting in weights if setting not in runs[which]]:
+            complaint = f"{row['name']} compares runs that are not there (no rows of {'; '.join(missing)})"
+            finding.expect(False, f"{path}: {complaint}")
             continue
-        which = row["name"]
-        if "replicate" in rows:  # orders of methods count no tasks won, and draw no tasks on one replicate
-            which = f"{which} ({row['replicates']} replicates)"
-            unstated = ("won", "lost", *["like low", "like high"] * (row["replicates"] == "first"))
-            expected = {name: value for name, value in expected.items() if name not in unstated}
-        for name, value in expected.items():
-            text = row.get(name, "")
+        if study in APART:
+            drawn[which] = resample_runs({setting: runs[which][setting] for setting in weights}, DRAWS)
+        elif which not in drawn:
+            axes = [_seeds(part) for part in parts[which].values()]
+            drawn[which] = resample_runs(runs[which], DRAWS, axes)
+        name, expected = row["name"], compute_contrast(runs[which], drawn[which], weights)
+        if replicated:  # orders of methods count no tasks won, and draw no tasks on one replicate
+            name = f"{name} ({row['replicates']} replicates)"
+            for column in ("won", "lost", *["like low", "like high"] * (which == "first")):
+                del expected[column]
+        for column, value in expected.items():
+            text = row.get(column, "")
             close = bool(DIGITS.fullmatch(text)) and abs(float(text) - value) <= CLOSE * max(1.0, abs(value))
-            tally.expect(close, f"{path}: {which}, {name} is {text or 'missing'}, the rows give {value:.10g}")
+            finding.expect(close, f"{path}: {name}, {column} is {text or 'missing'}, the rows give {value:.10g}")
 
 
-def computed(
-    rows: pd.DataFrame,
-    columns: Sequence[str],
-    weights: Mapping[tuple[str, ...], float],
-    tasks: Sequence[str],
-    axes: Sequence[tuple[int, ...]] = (),
+def compute_contrast(
+    runs: Mapping[Setting, Runs], drawn: Mapping[Setting, AccuracyDraws], weights: Mapping[Setting, float]
 ) -> dict[str, float]:
-    """mean, low, high, like low, like high, won and lost of the weighted sum of settings, in points.
-
-    axes: sets of seeds that are drawn before those of the settings.
-    """
-    sides, seeds = _runs(rows, columns, weights, tasks)
-    replicates = rows.replicate.nunique() if "replicate" in rows else 1
-    axes = [*dict.fromkeys((*axes, *seeds.values()))]
-    sizes = [side.shape[-1] for side in next(iter(sides.values()))]
-    accuracies = {setting: np.stack([100 * task.mean(-1) for task in side], -1) for setting, side in sides.items()}
-    of_images, of_tasks = np.random.default_rng(0), np.random.default_rng(0)
-    images, like = np.zeros((DRAWS, len(tasks))), np.zeros(DRAWS)
-    for start in range(0, DRAWS, BATCH):
-        batch = slice(start, start + BATCH)
-        drawn = _run_shares(of_images, replicates, axes)
-        for place, size in enumerate(sizes):
-            picked = 100 * shares(of_images, size)
-            for setting, weight in weights.items():
-                means = np.einsum("bn,rsn->brs", picked, sides[setting][place], optimize=True)
-                images[batch, place] += weight * (drawn[seeds[setting]] * means).sum((1, 2))
-        drawn = _run_shares(of_tasks, replicates, axes)
-        picked = shares(of_tasks, len(tasks))
-        for setting, weight in weights.items():
-            like[batch] += weight * np.einsum("brs,rst,bt->b", drawn[seeds[setting]], accuracies[setting], picked)
-    mean = sum(weight * accuracies[setting].mean() for setting, weight in weights.items())
-    lows, highs = np.quantile(images.round(DECIMALS), (TAIL, 1 - TAIL), axis=0)
-    edges = {"": images.mean(1), "like ": like}
-    found = {"mean": float(mean), "won": float((lows > 0).sum()), "lost": float((highs < 0).sum())}
-    for name, values in edges.items():
-        low, high = np.quantile(values.round(DECIMALS), (TAIL, 1 - TAIL))
-        found |= {f"{name}low": float(low), f"{name}high": float(high)}
-    return found
+    """Return mean, low, high, like low, like high, won and lost of the weighted sum of settings, in points."""
+    mean = sum(weight * runs[setting].accuracies.mean() for setting, weight in weights.items())
+    images = np.sum([weight * drawn[setting].images for setting, weight in weights.items()], axis=0)
+    like = np.sum([weight * drawn[setting].tasks for setting, weight in weights.items()], axis=0)
+    lows, highs = central_interval(images)
+    numbers = {"mean": float(mean), "won": float((lows > 0).sum()), "lost": float((highs < 0).sum())}
+    for name, values in {"": images.mean(1), "like ": like}.items():
+        low, high = central_interval(values)
+        numbers |= {f"{name}low": float(low), f"{name}high": float(high)}
+    return numbers
 
 
-def _runs(
-    rows: pd.DataFrame, columns: Sequence[str], weights: Mapping[tuple[str, ...], float], tasks: Sequence[str]
-) -> tuple[dict[tuple[str, ...], list[np.ndarray]], dict[tuple[str, ...], tuple[int, ...]]]:
-    """Per setting the answers to every task [R, S, n] in R replicates and S seeds, and its seeds."""
+def group_settings(rows: pd.DataFrame, columns: Sequence[str]) -> dict[Setting, pd.DataFrame]:
+    """Return the rows of every setting, by the values of its columns as plain texts, in the order of the rows."""
     texts = rows[[*columns]].map(_plain)
-    sides, seeds = {}, {}
-    for setting in weights:
-        part = rows[(texts == [_plain(value) for value in setting]).all(axis=1)]
-        replicates = sorted(part.replicate.unique()) if "replicate" in part else [0]
-        seeds[setting] = tuple(sorted(part.seed.unique().tolist()))
-        if not seeds[setting]:
-            raise RepositoryError(f"no rows of {', '.join(setting)}")
-        keys = ["task", *["replicate"] * ("replicate" in part), "seed"]
-        answers, totals = part.set_index(keys).answers, part.groupby("task").total.first()
-        shape = (len(replicates), len(seeds[setting]), -1)
-        sides[setting] = [
-            np.stack([bits[: totals[task]] for bits in answers.loc[task].sort_index()]).reshape(shape) for task in tasks
-        ]
-    return sides, seeds
+    groups = rows.groupby([texts[name] for name in columns], sort=False)
+    return {tuple(map(str, setting)): part for setting, part in groups}
+
+
+def read_runs(rows: pd.DataFrame, tasks: Sequence[str]) -> Runs:
+    """Return the runs of one setting; ValueError if a replicate lacks seeds of another one."""
+    replicated = "replicate" in rows
+    replicates, seeds = rows["replicate"].nunique() if replicated else 1, _seeds(rows)
+    ordered = rows.sort_values(["replicate", "seed"] if replicated else ["seed"])
+    right = []
+    for task in tasks:
+        part = ordered[ordered["task"] == task]
+        bits = np.stack([*part["answers"]])[:, : part["total"].iloc[0]]
+        right.append(bits.reshape(replicates, len(seeds), -1))
+    return Runs(seeds, right)
+
+
+def _seeds(rows: pd.DataFrame) -> tuple[int, ...]:
+    return tuple(sorted(rows["seed"].unique().tolist()))
+
+
+def _weights(row: Mapping[str, str]) -> dict[Setting, float]:
+    """Return the weights of a comparison: a JSON list of the values of each setting and its weight."""
+    return {tuple(map(_plain, setting)): weight for *setting, weight in json.loads(row["weights"])}
 
 
 def _plain(value: object) -> str:
-    """A value as text: 1, 1.0 and "1.0" are the same."""
+    """Return a value as text: 1, 1.0 and "1.0" are the same."""
     try:
         return f"{float(str(value)):g}"
     except ValueError:
         return str(value)
-
-
-def _run_shares(
-    generator: np.random.Generator, replicates: int, axes: Sequence[tuple[int, ...]]
-) -> dict[tuple[int, ...], np.ndarray]:
-    """{seeds: the share of every run in BATCH draws of replicates and of these seeds [BATCH, R, S]}."""
-    drawn = shares(generator, replicates)
-    return {seeds: drawn[:, :, None] * shares(generator, len(seeds))[:, None] for seeds in axes}

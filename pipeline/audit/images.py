@@ -1,177 +1,156 @@
 """Which images calibrate and which are scored: none of them both, and as many of them as is claimed."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 
-from pipeline.audit.finding import Finding, Tally
-from pipeline.audit.repository import Repository, integers
+from pipeline.audit.finding import Finding
+from pipeline.audit.suite import AuditedSuite
 
-TABLES = "pipeline/suites/tables/tasks.csv"
 ANCHORS = {"zeroshot": "zeroshot", "individual": "expert"}
-"""Method -> the prefix of its column in TABLES."""
+"""Method -> the prefix of its column in the tables of the public suites."""
 TOLERANCE = 0.1
 """Points that a reproduced accuracy may differ from the published one by."""
 
 
-def check(repository: Repository, suite: str) -> list[Finding]:
-    """Overlap, sizes and classes, the images that weights were trained for, anchors."""
-    return [
-        _overlap(repository, suite),
-        _sizes(repository, suite),
-        _trained(repository, suite),
-        _anchors(repository, suite),
-    ]
+def check(suite: AuditedSuite) -> list[Finding]:
+    """Check overlap, sizes and classes, the images that weights were trained for, and published accuracies."""
+    return [_check_overlap(suite), _check_sizes(suite), _check_training_images(suite), _check_anchors(suite)]
 
 
-def common(pool: np.ndarray, scored: np.ndarray) -> int:
-    """How many images of `pool` also occur in `scored`, by content; uint8 [N, ...] each."""
-    seen = {_digest(image) for image in scored}
-    return sum(_digest(image) in seen for image in pool)
+def count_common(pool: np.ndarray, scored: np.ndarray) -> int:
+    """Count the images of `pool` that also occur in `scored`, by content; uint8 [N, ...] each."""
+    digests = {_digest(image) for image in scored}
+    return sum(_digest(image) in digests for image in pool)
 
 
 def _digest(image: np.ndarray) -> bytes:
     return hashlib.blake2b(np.ascontiguousarray(image).tobytes() + repr(image.shape).encode()).digest()
 
 
-def tasks_of(repository: Repository, suite: str) -> list[str]:
-    """The tasks of a suite's definition, by name, in order."""
-    entries = repository.yaml(f"pipeline/suites/{suite}.yaml")["tasks"]
-    return [entry if isinstance(entry, str) else entry["name"] for entry in entries]
-
-
-def _overlap(repository: Repository, suite: str) -> Finding:
-    """Counted where images are at hand, else as `prepare` counted; any must be said on the page."""
-    tally = Tally(f"{suite}: overlap", "tasks whose calibration images are no test images, or it is said")
-    params = repository.yaml("params.yaml")
-    pool, scored = params["calibration_split"], params["evaluation_split"]
-    caption = repository.text(f"reports/tables/{suite}.md") or ""
+def _check_overlap(suite: AuditedSuite) -> Finding:
+    """Count the overlap where images are there, else take the count of `prepare`; the page must state any."""
+    finding = Finding(f"{suite.name}: overlap", "tasks whose calibration images are no test images, or it is said")
+    pool, scored = (suite.repository.params[f"{kind}_split"] for kind in ("calibration", "evaluation"))
+    flagged = "TRANSDUCTIVE" in suite.caption
     if pool == scored:
-        said = "TRANSDUCTIVE" in caption
-        tally.expect(said, f"calibrated on the {pool} split that is scored, and the table does not say TRANSDUCTIVE")
-        return tally.finding()
-    tally.expect("TRANSDUCTIVE" not in caption, "the table says TRANSDUCTIVE, params.yaml names two splits")
-    origin, page = repository.json(f"data/origins/{suite}.json"), repository.text("reports/index.html") or ""
-    for task in tasks_of(repository, suite):
+        complaint = f"calibrated on the {pool} split that is scored, and the table does not say TRANSDUCTIVE"
+        finding.expect(flagged, complaint)
+        return finding
+    finding.expect(not flagged, "the table says TRANSDUCTIVE, params.yaml names two splits")
+    origin = suite.repository.json(f"data/origins/{suite.name}.json")
+    page = suite.repository.text("reports/index.html") or ""
+    for task in suite.tasks:
         stated = None if origin is None else origin["overlap"].get(task, {}).get(pool, 0)
-        images = [repository.array(f"data/suites/{suite}/images/{split}/{task}.npy") for split in (pool, scored)]
-        counted = None if images[0] is None or images[1] is None else common(*images)
-        if counted is None:
-            tally.absent.append(f"images of {task}")
-        elif stated is not None and scored == "test":
-            tally.expect(counted == stated, f"{task}: {counted} images of {pool} are in {scored}, {stated} are stated")
-        found = stated if counted is None else counted
-        if found is None:
-            tally.absent.append(f"the stated overlap of {task}")
+        pool_images, scored_images = suite.images(pool, task), suite.images(scored, task)
+        if pool_images is None or scored_images is None:
+            finding.skip(f"images of {task}")
+            overlap = stated
         else:
-            flagged = f"{found:,} calibration-pool image" in page
-            tally.expect(not found or flagged, f"{task}: {found} calibration images are {scored} images, unsaid")
-    return tally.finding()
+            overlap = count_common(pool_images, scored_images)
+            if stated is not None and scored == "test":
+                complaint = f"{task}: {overlap} images of {pool} are in {scored}, {stated} are stated"
+                finding.expect(overlap == stated, complaint)
+        if overlap is None:
+            finding.skip(f"the stated overlap of {task}")
+        else:
+            flagged = f"{overlap:,} calibration-pool image" in page
+            finding.expect(not overlap or flagged, f"{task}: {overlap} calibration images are {scored} images, unsaid")
+    return finding
 
 
-def _sizes(repository: Repository, suite: str) -> Finding:
-    """Totals of the scores, labels, classes and definition agree."""
-    tally = Tally(f"{suite}: sizes", "tasks with the claimed numbers of images and classes")
-    scores, params = integers(repository, suite), repository.yaml("params.yaml")
-    expected = _expected(repository, suite)
-    recipe, about = params["recipe"].get(suite, {}), repository.json(f"data/suites/{suite}/suite.json")
-    classes = {} if about is None else {task["name"]: len(task["classes"]) for task in about["tasks"]}
-    for task in tasks_of(repository, suite):
-        totals = {} if scores is None else {int(total) for total in scores[scores.task == task].total}
-        images, labels = expected.get(task, (None, None))
+def _check_sizes(suite: AuditedSuite) -> Finding:
+    """Check that totals of the scores, labels, classes and the suite's definition agree."""
+    finding = Finding(f"{suite.name}: sizes", "tasks with the claimed numbers of images and classes")
+    params, scores, claims = suite.repository.params, suite.scores, _claimed_sizes(suite)
+    split, record = params["evaluation_split"], suite.repository.json(f"data/suites/{suite.name}/suite.json")
+    most = params["recipe"].get(suite.name, {}).get(f"{split}_images")
+    classes = {} if record is None else {task["name"]: len(task["classes"]) for task in record["tasks"]}
+    for task in suite.tasks:
+        totals = set() if scores is None else {int(total) for total in scores.total[scores.task == task]}
+        images, named = claims.get(task, (None, None))
+        scored = f"{task}: scored on {sorted(totals)} images"
         if totals:
-            tally.expect(len(totals) == 1, f"{task}: scored on {sorted(totals)} images")
-            if images and params["evaluation_split"] == "test":
-                tally.expect(
-                    totals == {images}, f"{task}: scored on {sorted(totals)} images, the test split has {images}"
-                )
-            if most := recipe.get(f"{params['evaluation_split']}_images"):
-                tally.expect(max(totals) <= most, f"{task}: scored on {max(totals)} images, the recipe makes {most}")
+            finding.expect(len(totals) == 1, scored)
+            if images and split == "test":
+                finding.expect(totals == {images}, f"{scored}, the test split has {images}")
+            if most:
+                finding.expect(max(totals) <= most, f"{task}: scored on {max(totals)} images, the recipe makes {most}")
         else:
-            tally.absent.append(f"scores of {task}")
-        held = repository.array(f"data/suites/{suite}/labels/{params['evaluation_split']}/{task}.npy")
-        if held is None:
-            tally.absent.append(f"labels of {task}")
+            finding.skip(f"scores of {task}")
+        labels, number = suite.labels(split, task), classes.get(task)
+        if labels is None:
+            finding.skip(f"labels of {task}")
             continue
-        tally.expect(
-            not totals or totals == {len(held)}, f"{task}: {len(held)} labels, scored on {sorted(totals)} images"
-        )
-        number = classes.get(task)
+        same = not totals or totals == {len(labels)}
+        finding.expect(same, f"{task}: {len(labels)} labels, scored on {sorted(totals)} images")
         if number is not None:
-            whole = set(np.unique(held).tolist()) <= set(range(number))
-            tally.expect(whole, f"{task}: labels beyond its {number} classes")
-            tally.expect(labels in (None, number), f"{task}: {number} classes, its definition has {labels}")
-    return tally.finding()
+            whole = set(np.unique(labels).tolist()) <= set(range(number))
+            finding.expect(whole, f"{task}: labels beyond its {number} classes")
+            finding.expect(named in (None, number), f"{task}: {number} classes, its definition has {named}")
+    return finding
 
 
-def _trained(repository: Repository, suite: str) -> Finding:
-    """Images and labels of an embedded suite have the hashes that were recorded when its weights were trained."""
-    tally = Tally(f"{suite}: trained for", "arrays of images and labels are those that the checkpoints belong to")
-    record = repository.json(f"data/checkpoints/{suite}/images.json")
+def _check_training_images(suite: AuditedSuite) -> Finding:
+    """Check that images of an embedded suite have the hashes that were recorded when its weights were trained."""
+    finding = Finding(
+        f"{suite.name}: trained for", "arrays of images and labels are those that the checkpoints belong to"
+    )
+    record = suite.repository.json(f"data/checkpoints/{suite.name}/images.json")
     if record is None:
-        tally.absent.append("images recorded with the checkpoints: none, the weights are fetched or not in this folder")
-        return tally.finding()
-    for task, splits in record["arrays"].items():
-        for split, hashes in splits.items():
-            for kind, expected in hashes.items():
-                path = f"data/suites/{suite}/{kind}/{split}/{task}.npy"
-                array = repository.array(path)
-                if array is None:
-                    tally.absent.append(path)
-                else:
-                    digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
-                    tally.expect(digest == expected, f"{path} is not what the checkpoints were trained for")
-    return tally.finding()
-
-
-def _expected(repository: Repository, suite: str) -> dict[str, tuple[int | None, int | None]]:
-    """{task: (test images, classes)} as the suite's definition or the tables of the public suites have them."""
-    definition = repository.yaml(f"pipeline/suites/{suite}.yaml")
-    if definition["family"] != "clip":
-        return {}
-    rows = repository.table(TABLES).set_index("task")
-    found = {}
-    for entry in definition["tasks"]:
-        if isinstance(entry, str):
-            found[entry] = (int(rows.loc[entry, "test_size"]), int(rows.loc[entry, "classes"]))
+        return finding.skip("images recorded with the checkpoints: none, the weights are fetched or not in this folder")
+    hashes = (
+        (f"data/suites/{suite.name}/{kind}/{split}/{task}.npy", expected)
+        for task, splits in record["arrays"].items()
+        for split, kinds in splits.items()
+        for kind, expected in kinds.items()
+    )
+    for path, expected in hashes:
+        array = suite.repository.array(path)
+        if array is None:
+            finding.skip(path)
         else:
-            found[entry["name"]] = (entry.get("test_size"), len(entry["classes"]) if "classes" in entry else None)
-    return found
+            digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+            finding.expect(digest == expected, f"{path} is not what the checkpoints were trained for")
+    return finding
 
 
-def _anchors(repository: Repository, suite: str) -> Finding:
-    """Published accuracies of the same checkpoints: reproduced, or the table says which are not."""
-    tally = Tally(f"{suite}: anchors", "published accuracies reproduced, or flagged")
-    definition, params = repository.yaml(f"pipeline/suites/{suite}.yaml"), repository.yaml("params.yaml")
-    scores = integers(repository, suite)
-    if definition["family"] != "clip":
-        tally.absent.append("anchors: the suite's checkpoints are the benchmark's own, nothing is published of them")
-    elif params["evaluation_split"] != "test":
-        tally.absent.append("anchors: they are accuracies on the test split")
-    elif scores is None:
-        tally.absent.append(f"scores of {suite}")
-    else:
-        caption = repository.text(f"reports/tables/{suite}.md") or ""
-        for name, ours, published in _pairs(repository, definition, scores):
-            if abs(ours - published) > TOLERANCE + 1e-9:
-                flagged = "NOT reproduced" in caption and name.replace("_", r"\_") in caption
-                tally.expect(flagged, f"{name}: {ours:.2f}, published {published:.2f}, and the table does not say so")
-            else:
-                tally.expect(True, "")
-    return tally.finding()
+def _claimed_sizes(suite: AuditedSuite) -> dict[str, tuple[int | None, int | None]]:
+    """Return {task: (test images, classes)} of a public suite, from its definition or the tables of public tasks."""
+    sizes: dict[str, tuple[int | None, int | None]] = {}
+    for entry in suite.definition["tasks"] if suite.definition["family"] == "clip" else ():
+        if isinstance(entry, str):
+            row = suite.public_tasks[entry]
+            sizes[entry] = int(row["test_size"]), int(row["classes"])
+        else:
+            sizes[entry["name"]] = entry.get("test_size"), len(entry["classes"]) if "classes" in entry else None
+    return sizes
 
 
-def _pairs(
-    repository: Repository, definition: Mapping[str, object], scores: pd.DataFrame
-) -> Sequence[tuple[str, float, float]]:
-    rows, found = repository.table(TABLES).set_index("task"), []
-    for task in (entry for entry in definition["tasks"] if isinstance(entry, str)):
+def _check_anchors(suite: AuditedSuite) -> Finding:
+    """Check that published accuracies of the same checkpoints are reproduced, or the table says which are not."""
+    finding = Finding(f"{suite.name}: anchors", "published accuracies reproduced, or flagged")
+    if suite.definition["family"] != "clip":
+        return finding.skip("anchors: the suite's checkpoints are the benchmark's own, nothing is published of them")
+    if suite.repository.params["evaluation_split"] != "test":
+        return finding.skip("anchors: they are accuracies on the test split")
+    if suite.scores is None:
+        return finding.skip(f"scores of {suite.name}")
+    for name, accuracy, published in _anchors(suite, suite.scores):
+        flagged = "NOT reproduced" in suite.caption and name.replace("_", r"\_") in suite.caption
+        complaint = f"{name}: {accuracy:.2f}, published {published:.2f}, and the table does not say so"
+        finding.expect(flagged or abs(accuracy - published) <= TOLERANCE + 1e-9, complaint)
+    return finding
+
+
+def _anchors(suite: AuditedSuite, scores: pd.DataFrame) -> Iterator[tuple[str, float, float]]:
+    """Yield (name, accuracy, published accuracy) of every model that something is published of."""
+    for task in (entry for entry in suite.definition["tasks"] if isinstance(entry, str)):
         for method, prefix in ANCHORS.items():
-            own = scores[(scores.task == task) & (scores.method == method)]
-            published = rows.loc[task, f"{prefix}_{definition['backbone']}"]
-            if len(own) and published:
+            rows = scores[(scores.task == task) & (scores.method == method)]
+            published = suite.public_tasks[task][f"{prefix}_{suite.definition['backbone']}"]
+            if len(rows) and published:
                 name = f"{task} {'zero-shot' if method == 'zeroshot' else prefix}"
-                found.append((name, float((100 * own.correct / own.total).mean()), float(published)))
-    return found
+                yield name, float((100 * rows.correct / rows.total).mean()), float(published)

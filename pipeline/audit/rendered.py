@@ -9,10 +9,9 @@ left out, and their data are compared.
 import re
 from importlib import import_module
 from importlib.metadata import version
-from pathlib import PurePosixPath
 
-from pipeline.audit.environment import versions
-from pipeline.audit.finding import Finding, Tally
+from pipeline.audit.environment import read_pins
+from pipeline.audit.finding import Finding, first_difference
 from pipeline.audit.repository import EVIDENCE, Repository
 from pipeline.runtime.errors import BenchmarkError
 
@@ -24,67 +23,65 @@ AROUND = 20
 """Characters that a complaint shows around the first difference."""
 
 
-def check(repository: Repository, suites: list[str]) -> list[Finding]:
-    """One finding: the files of reports/ are what the evidence gives."""
-    tally = Tally("rendered again", "files of reports/ are what the evidence gives")
+def check(repository: Repository) -> Finding:
+    """Check that the files of reports/ are what the evidence gives."""
+    finding = Finding("rendered again", "files of reports/ are what the evidence gives")
     if not repository.names(EVIDENCE):
-        tally.absent.append(EVIDENCE)
-        return [tally.finding()]
-    made = _made(tally, repository, suites)
-    drawn = bool(made) and all(version(name) in pins for name, pins in _pinned(repository).items())
-    if made and not drawn:
-        tally.absent.append(f"figures but for their data: other versions of {', '.join(DRAWING)} are installed")
-    shown = {name.removeprefix("reports/") for name in repository.names("reports")}
-    for name in sorted(made.keys() | {name for name in shown if name.startswith(MADE)}) if made else ():
+        return finding.skip(EVIDENCE)
+    rendered = _render(finding, repository)
+    if not rendered:
+        return finding
+    pins = read_pins(repository.text("requirements.lock") or "")
+    drawn = all(version(name) in pins.get(name, ()) for name in DRAWING)
+    if not drawn:
+        finding.skip(f"figures but for their data: other versions of {', '.join(DRAWING)} are installed")
+    published = {name.removeprefix("reports/") for name in repository.names("reports")}
+    for name in sorted(rendered.keys() | {name for name in published if name.startswith(MADE)}):
         path = f"reports/{name}"
         if name.endswith(DRAWN) and not drawn:
             continue
-        if name not in made:
-            tally.expect(False, f"{path} does not follow from the evidence")
+        if name not in rendered:
+            finding.expect(False, f"{path} does not follow from the evidence")
         elif (content := repository.bytes(path)) is None:
-            tally.expect(False, f"{path} is missing")
+            finding.expect(False, f"{path} is missing")
         else:
-            tally.expect(*_same(path, content, made[name], drawn))
-    return [tally.finding()]
+            complaint = _difference(path, content, rendered[name], drawn)
+            finding.expect(not complaint, complaint)
+    return finding
 
 
-def _made(tally: Tally, repository: Repository, suites: list[str]) -> dict[str, bytes]:
-    """{path in reports/: content}; what stops the rendering goes to the tally."""
+def _render(finding: Finding, repository: Repository) -> dict[str, bytes]:
+    """Return {path in reports/: content}; what stops the rendering goes to the finding."""
     try:
         render, view = (import_module(f"pipeline.report.{name}") for name in ("render", "view"))
     except ImportError as error:
-        tally.absent.append(f"reports/ (rendering needs {error.name})")
+        finding.skip(f"reports/ (rendering needs {error.name})")
         return {}
-    look, folder = view.Look(**repository.yaml("params.yaml")["report"]), repository.root / EVIDENCE
+    look, folder = view.Look(**repository.params["report"]), repository.root / EVIDENCE
     try:
-        made = render.report([folder / "suites" / suite for suite in suites], look)
-        for suite in suites:
+        rendered = render.report([folder / "suites" / suite for suite in repository.suites], look)
+        for suite in repository.suites:
             if not (folder / "studies" / suite).is_dir():
-                tally.absent.append(f"studies of {suite}: none")
+                finding.skip(f"studies of {suite}: none")
                 continue
-            studied = render.studies_report(folder / "studies" / suite, look)
-            made |= {f"studies/{suite}/{name}": content for name, content in studied.items()}
+            studies = render.studies_report(folder / "studies" / suite, look)
+            rendered |= {f"studies/{suite}/{name}": content for name, content in studies.items()}
     except BenchmarkError as error:
-        tally.expect(False, f"nothing can be rendered: {error}")
+        finding.expect(False, f"nothing can be rendered: {error}")
         return {}
-    return made
+    return rendered
 
 
-def _pinned(repository: Repository) -> dict[str, set[str]]:
-    pinned = versions(repository.text("requirements.lock") or "")
-    return {name: pinned.get(name, set()) for name in DRAWING}
-
-
-def _same(path: str, content: bytes, made: bytes, drawn: bool) -> tuple[bool, str]:
-    """Whether a file is what was made, and where they part."""
-    if not drawn and PurePosixPath(path).suffix == ".html":
-        content, made = (re.sub(rb"(?s)<svg.*?</svg>", b"", page) for page in (content, made))
-    if content == made:
-        return True, ""
-    place = next((index for index, pair in enumerate(zip(content, made, strict=False)) if len({*pair}) > 1), None)
-    if place is None:
-        return False, f"{path} has {len(content):,} bytes, the evidence gives {len(made):,}"
+def _difference(path: str, content: bytes, rendered: bytes, drawn: bool) -> str:
+    """Return where a file is not what was rendered; empty if it is."""
+    if not drawn and path.endswith(".html"):
+        content, rendered = (re.sub(rb"(?s)<svg.*?</svg>", b"", page) for page in (content, rendered))
+    if content == rendered:
+        return ""
+    place = first_difference(content, rendered)
+    if place == min(len(content), len(rendered)):
+        return f"{path} has {len(content):,} bytes, the evidence gives {len(rendered):,}"
     if path.endswith(DRAWN):
-        return False, f"{path} is another picture than the evidence gives"
-    texts = (part[max(0, place - AROUND) : place + AROUND].decode("utf-8", "replace") for part in (content, made))
-    return False, "{}, line {}: “{}”, the evidence gives “{}”".format(path, 1 + content[:place].count(b"\n"), *texts)
+        return f"{path} is another picture than the evidence gives"
+    texts = (part[max(0, place - AROUND) : place + AROUND].decode("utf-8", "replace") for part in (content, rendered))
+    return "{}, line {}: “{}”, the evidence gives “{}”".format(path, 1 + content[:place].count(b"\n"), *texts)

@@ -9,20 +9,21 @@ What is restored has the very bytes that the stages wrote, so that dvc.lock's ha
 """
 
 import csv
-import fnmatch
 import hashlib
 import io
 import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
-import yaml
+import yaml  # pyrefly: ignore[untyped-import]  # it has no stubs
 
 from pipeline.runtime.errors import BenchmarkError
 
@@ -31,7 +32,8 @@ EVIDENCE = "reports/evidence"
 SCORES = ("suite", "method", "task", "seed", "samples", "correct", "total")
 PRIVATE = "data/.partial/"
 """Where stages write before they succeed."""
-
+KINDS = {"F64": "<f8", "F32": "<f4", "I64": "<i8", "I32": "<i4", "U8": "|u1"}
+"""Types of safetensors, as NumPy names them."""
 
 Restored = Iterator[tuple[str, bytes]]
 """(path in data/, content)."""
@@ -44,17 +46,17 @@ class RepositoryError(BenchmarkError):
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     """YAML 1.2, as DVC reads it: `on` is a text, 1e-05 a number, a key stands once."""
 
-    yaml_implicit_resolvers: ClassVar = {
+    yaml_implicit_resolvers: ClassVar = {  # pyrefly: ignore[bad-override]  # PyYAML looks it up on the class
         first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float"))]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    found = loader.construct_mapping(node, deep=True)
-    if len(found) < len(node.value):
+    mapping = loader.construct_mapping(node, deep=True)
+    if len(mapping) < len(node.value):
         raise yaml.constructor.ConstructorError(None, None, "a key stands twice", node.start_mark)
-    return found
+    return mapping
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
@@ -84,26 +86,38 @@ class Repository:
     restored: Mapping[str, bytes]
     """Files of data/ made again from the evidence."""
 
+    @cached_property
+    def params(self) -> dict[str, Any]:
+        """params.yaml, read once."""
+        return self.yaml("params.yaml")
+
+    @property
+    def suites(self) -> list[str]:
+        """The suites that params.yaml names; RepositoryError if it names none."""
+        suites = self.params.get("suites") if isinstance(self.params, dict) else None
+        if not isinstance(suites, list) or not all(isinstance(name, str) for name in suites):
+            raise RepositoryError(
+                f"params.yaml: expected a list `suites` of names, found {suites!r}; get the file again"
+            )
+        return suites
+
     def bytes(self, path: str) -> bytes | None:
-        """The content of a file, on disk or else restored; None if there is neither."""
+        """Return the content of a file, on disk or else restored; None if there is neither."""
         place = self.root / path
         return place.read_bytes() if place.is_file() else self.restored.get(path)
 
     def text(self, path: str) -> str | None:
-        """The same as text; RepositoryError if it is none."""
+        """Return the content as text; RepositoryError if it is not UTF-8."""
         content = self.bytes(path)
-        return None if content is None else _decoded(content, path)
+        return None if content is None else _decode(content, path)
 
     def json(self, path: str) -> Any:
-        """The same as JSON; RepositoryError if it is none."""
+        """Return the content of a JSON file, None if there is none; RepositoryError if it is not JSON."""
         text = self.text(path)
-        try:
-            return None if text is None else json.loads(text)
-        except json.JSONDecodeError as error:
-            raise RepositoryError(f"{path}: not valid JSON ({error}); get the file again") from error
+        return None if text is None else _parse_json(text, path)
 
     def yaml(self, path: str) -> Any:
-        """The content of a YAML file; RepositoryError if it is missing or none."""
+        """Return the content of a YAML file; RepositoryError if it is missing or not YAML."""
         text = self.text(path)
         if text is None:
             raise RepositoryError(f"{self.root / path}: no such file; run the audit at the root of the repository")
@@ -113,27 +127,56 @@ class Repository:
             raise RepositoryError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
 
     def table(self, path: str) -> pd.DataFrame | None:
-        """A CSV file, every cell as text."""
+        """Return a CSV file, every cell as text; None if there is no file."""
         text = self.text(path)
         return None if text is None else pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
 
+    def rows(self, path: str) -> list[dict[str, str]] | None:
+        """Return the rows of a CSV file, every cell as text; None if there is no file."""
+        table = self.table(path)
+        return (
+            None
+            if table is None
+            else [{str(key): cell for key, cell in row.items()} for row in table.to_dict("records")]
+        )
+
     def names(self, folder: str, pattern: str = "*") -> list[str]:
-        """Paths below `folder`, on disk or restored, whose end matches, sorted."""
+        """Return the paths below `folder`, on disk or restored, whose end matches, sorted."""
         paths = {*self.stamps, *self.restored}
-        return sorted(path for path in paths if path.startswith(f"{folder}/") and fnmatch.fnmatch(path, f"*{pattern}"))
+        return sorted(path for path in paths if path.startswith(f"{folder}/") and fnmatch(path, f"*{pattern}"))
+
+    def members(self, folder: str) -> dict[str, Stamp]:
+        """Return {path relative to `folder`: stamp} of its files on disk."""
+        prefix = f"{folder}/"
+        return {name.removeprefix(prefix): stamp for name, stamp in self.stamps.items() if name.startswith(prefix)}
 
     def tensors(self, path: str) -> dict[str, np.ndarray] | None:
-        """The tensors of a .safetensors file of numpy's types; None if there is no file."""
+        """Return the tensors of a .safetensors file; None if there is no file.
+
+        The format: 8 bytes n, n bytes of JSON {name: dtype, shape, data_offsets}, then the values, little-endian.
+        Raises RepositoryError if the file is damaged or has a type that NumPy lacks.
+        """
         content = self.bytes(path)
-        return None if content is None else _tensors(content, path)
+        if content is None:
+            return None
+        try:
+            size = int.from_bytes(content[:8], "little")
+            header, body = json.loads(content[8 : 8 + size]), content[8 + size :]
+            return {
+                name: np.frombuffer(body[slice(*entry["data_offsets"])], KINDS[entry["dtype"]]).reshape(entry["shape"])
+                for name, entry in header.items()
+                if name != "__metadata__"
+            }
+        except (ValueError, KeyError) as error:
+            raise RepositoryError(f"{path}: not a safetensors file of numbers ({error}); get the file again") from error
 
     def array(self, path: str) -> np.ndarray | None:
-        """A .npy array, memory-mapped; None if there is no file."""
+        """Return a .npy array, memory-mapped; None if there is no file."""
         place = self.root / path
         return np.load(place, mmap_mode="r", allow_pickle=False) if place.is_file() else None
 
     def arrays(self, path: str) -> dict[str, np.ndarray] | None:
-        """The arrays of a .npz file; None if there is no file, RepositoryError if it is damaged."""
+        """Return the arrays of a .npz file; None if there is no file, RepositoryError if it is damaged."""
         place = self.root / path
         if not place.is_file():
             return None
@@ -145,92 +188,87 @@ class Repository:
 
 
 def gather(root: Path) -> Repository:
-    """Read the repository at `root`; every file is hashed once."""
-    ignored = _ignored(root)
+    """Read the repository at `root`; every file is hashed once.
+
+    Raises RepositoryError if its evidence cannot be read or contradicts itself.
+    """
+    ignored = _ignored_patterns(root)
+    names = (path.relative_to(root).as_posix() for folder in FOLDERS for path in _files(root / folder, "*"))
     stamps = {
-        name: _stamp(root / name) for folder in FOLDERS for name in _walk(root, folder) if not _matches(name, ignored)
+        name: _stamp_file(root / name)
+        for name in names
+        if not (name.startswith(PRIVATE) or any(_matches(name, pattern) for pattern in ignored))
     }
     restored: dict[str, bytes] = {}
-    for make in (_records, _scores, _previews, _studies):
-        for path, content in make(root):
+    for restore in (_records, _scores, _copies):
+        for path, content in restore(root):
             if restored.setdefault(path, content) != content:
                 raise RepositoryError(f"{path}: two files of {EVIDENCE} hold other contents of it; get the files again")
     return Repository(root, stamps, restored)
 
 
-def integers(repository: Repository, suite: str) -> pd.DataFrame | None:
-    """The integer scores of a suite: SCORES, seed -1 without randomness; None if there are none.
-
-    Read here and nowhere else.
-    """
-    path = f"{EVIDENCE}/suites/{suite}/scores.csv"
-    paths = [path] if repository.text(path) else repository.names(f"data/scores/{suite}", ".csv")
-    tables = [table for path in paths if {*SCORES} <= {*(table := repository.table(path))}]
-    if not tables:
-        return None
-    whole = dict.fromkeys(("seed", "samples", "correct", "total"), "int64")
-    try:
-        return pd.concat(tables, ignore_index=True)[[*SCORES]].replace({"seed": {"": "-1"}}).astype(whole)
-    except ValueError as error:
-        raise RepositoryError(f"{paths[0]}: counts must be whole numbers ({error}); run dvc repro") from error
+def stamp_bytes(content: bytes) -> Stamp:
+    """Return the stamp of a file with this content."""
+    return Stamp(hashlib.md5(content).hexdigest(), len(content))
 
 
-def _decoded(content: bytes, path: str) -> str:
+def list_directory(members: Mapping[str, Stamp]) -> bytes:
+    """Return the list that DVC keeps of a directory's files, members by their paths relative to it."""
+    return json.dumps([{"md5": stamp.md5, "relpath": name} for name, stamp in sorted(members.items())]).encode()
+
+
+def hash_directory(members: Mapping[str, Stamp]) -> str:
+    """Return a directory's hash as dvc.lock has it: the MD5 of its list, and `.dir`."""
+    return f"{stamp_bytes(list_directory(members)).md5}.dir"
+
+
+def _files(folder: Path, pattern: str) -> list[Path]:
+    return sorted(path for path in folder.rglob(pattern) if path.is_file())
+
+
+def _ignored_patterns(root: Path) -> list[str]:
+    path = root / ".dvcignore"
+    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+    return ["__pycache__/", "*.pyc", *(line.strip() for line in lines if line.strip() and line[0] != "#")]
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Return whether a pattern without a path names the file or a folder that it lies in."""
+    parts = PurePosixPath(name).parts
+    return any(fnmatch(part, pattern.rstrip("/")) for part in (parts[:-1] if pattern.endswith("/") else parts))
+
+
+def _stamp_file(path: Path) -> Stamp:
+    with path.open("rb") as file:
+        return Stamp(hashlib.file_digest(file, "md5").hexdigest(), path.stat().st_size)
+
+
+def _decode(content: bytes, path: str) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise RepositoryError(f"{path}: not UTF-8 text ({error}); get the file again") from error
 
 
-def _walk(root: Path, folder: str) -> Iterator[str]:
-    for path in sorted((root / folder).rglob("*")):
-        name = path.relative_to(root).as_posix()
-        if path.is_file() and not name.startswith(PRIVATE):
-            yield name
-
-
-def _ignored(root: Path) -> list[str]:
-    path = root / ".dvcignore"
-    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
-    return ["__pycache__/", "*.pyc", *(line.strip() for line in lines if line.strip() and line[0] != "#")]
-
-
-def _matches(name: str, ignored: list[str]) -> bool:
-    """Whether a pattern without a path names the file or a folder that it lies in."""
-    *folders, file = PurePosixPath(name).parts
-    return any(
-        any(
-            fnmatch.fnmatch(part, pattern.rstrip("/")) for part in (folders if pattern[-1] == "/" else (*folders, file))
-        )
-        for pattern in ignored
-    )
-
-
-def _stamp(path: Path) -> Stamp:
-    with path.open("rb") as file:
-        return Stamp(hashlib.file_digest(file, "md5").hexdigest(), path.stat().st_size)
-
-
-def stamp(content: bytes) -> Stamp:
-    """The stamp of a file with this content."""
-    return Stamp(hashlib.md5(content).hexdigest(), len(content))
+def _parse_json(text: str, path: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RepositoryError(f"{path}: not valid JSON ({error}); get the file again") from error
 
 
 def _records(root: Path) -> Restored:
-    for path in sorted((root / EVIDENCE).rglob("records.json")):
+    for path in _files(root / EVIDENCE, "records.json"):
         name = path.relative_to(root).as_posix()
-        try:
-            contents = json.loads(_decoded(path.read_bytes(), name))
-        except json.JSONDecodeError as error:
-            raise RepositoryError(f"{name}: not valid JSON ({error}); get the file again") from error
-        if not isinstance(contents, dict):
+        records = _parse_json(_decode(path.read_bytes(), name), name)
+        if not isinstance(records, dict):
             raise RepositoryError(f"{name}: expected an object, a record by its path; get the file again")
-        written = {"indent": 1, "sort_keys": True, "ensure_ascii": False}
-        yield from ((name, f"{json.dumps(content, **written)}\n".encode()) for name, content in contents.items())
+        for record, content in records.items():
+            yield record, f"{json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False)}\n".encode()
 
 
 def _scores(root: Path) -> Restored:
-    for path in sorted((root / EVIDENCE).rglob("scores.csv")):
+    for path in _files(root / EVIDENCE, "scores.csv"):
         name = path.relative_to(root).as_posix()
         try:
             header, *rows = csv.reader(io.StringIO(path.read_text("utf-8"), newline=""))
@@ -244,28 +282,11 @@ def _scores(root: Path) -> Restored:
             yield f"data/scores/{path.parent.name}/{method}.csv", buffer.getvalue().encode()
 
 
-def _previews(root: Path) -> Restored:
+def _copies(root: Path) -> Restored:
+    """Previews and rows of studies, which the evidence keeps as they are."""
     for path in sorted((root / EVIDENCE / "suites").glob("*/images.npz")):
         yield f"data/previews/{path.parent.name}.npz", path.read_bytes()
-
-
-def _studies(root: Path) -> Restored:
     folder = root / EVIDENCE / "studies"
-    for path in sorted(folder.rglob("*.csv")):
+    for path in _files(folder, "*.csv"):
         if path.name != "scores.csv":
             yield f"data/studies/{path.relative_to(folder).as_posix()}", path.read_bytes()
-
-
-def _tensors(content: bytes, path: str) -> dict[str, np.ndarray]:
-    """The format: 8 bytes n, n bytes of JSON {name: dtype, shape, data_offsets}, then the values, little-endian."""
-    kinds = {"F64": "<f8", "F32": "<f4", "I64": "<i8", "I32": "<i4", "U8": "|u1"}
-    try:
-        size = int.from_bytes(content[:8], "little")
-        header, body = json.loads(content[8 : 8 + size]), content[8 + size :]
-        return {
-            name: np.frombuffer(body[slice(*one["data_offsets"])], kinds[one["dtype"]]).reshape(one["shape"])
-            for name, one in header.items()
-            if name != "__metadata__"
-        }
-    except (ValueError, KeyError, UnicodeDecodeError) as error:
-        raise RepositoryError(f"{path}: not a safetensors file of numbers ({error}); get the file again") from error

@@ -6,24 +6,19 @@ accuracies must agree within TOLERANCE points, tensors within SHARE. Training di
 checkpoints, which travel in git, are compared on the same processor alone.
 """
 
-import csv
-import io
 import os
 import random
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from pipeline.audit.finding import Finding, Tally
-from pipeline.audit.lock import directory
-from pipeline.audit.repository import Repository, gather, stamp
-from pipeline.audit.stages import pipelines
+from pipeline.audit.finding import Finding
+from pipeline.audit.repository import Repository, gather, hash_directory
+from pipeline.audit.stages import Locked, read_pipelines
 
 CODE = ("pipeline", "stages")
 TOLERANCE = 0.3
@@ -37,40 +32,37 @@ READ = ("data/", "reports/")
 
 
 def check(repository: Repository, count: int, seed: int, scratch: Path) -> list[Finding]:
-    """One finding for each of `count` stages of dvc.lock; what was chosen is printed first."""
-    _, locked, _ = pipelines(repository)
-    names = sorted(locked)
-    chosen = random.Random(seed).sample(names, min(count, len(names)))
-    print(f"rerun: seed {seed} chose {', '.join(chosen)}", flush=True)
-    folders = [scratch / f"rerun-{index}" for index in range(len(chosen))]
-    return [_stage(repository, name, locked[name], folder) for name, folder in zip(chosen, folders, strict=True)]
+    """Compute `count` stages of dvc.lock again, chosen by `seed`; their names are printed first."""
+    _, locked, _ = read_pipelines(repository)
+    names = random.Random(seed).sample(sorted(locked), min(count, len(locked)))
+    print(f"rerun: seed {seed} chose {', '.join(names)}", flush=True)
+    return [_rerun(repository, name, locked[name], scratch / f"rerun-{index}") for index, name in enumerate(names)]
 
 
-def _stage(repository: Repository, name: str, locked: Mapping[str, Any], folder: Path) -> Finding:
-    tally = Tally(f"rerun: {name}", "outputs computed again")
-    inputs = [entry["path"] for entry in locked["deps"] if entry["path"].startswith(READ)]
-    missing = [path for path in inputs if not (repository.root / path).exists()]
-    if missing:
-        tally.expect(False, f"cannot run without {', '.join(missing)}; dvc pull or dvc repro brings it")
-        return tally.finding()
+def _rerun(repository: Repository, name: str, stage: Locked, folder: Path) -> Finding:
+    finding = Finding(f"rerun: {name}", "outputs computed again")
+    inputs = [entry["path"] for entry in stage["deps"] if entry["path"].startswith(READ)]
+    if missing := [path for path in inputs if not (repository.root / path).exists()]:
+        finding.expect(False, f"cannot run without {', '.join(missing)}; dvc pull or dvc repro brings it")
+        return finding
     _prepare(repository.root, inputs, folder)
-    command = [sys.executable, *shlex.split(locked["cmd"])[1:]]
-    kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    done = subprocess.run(command, cwd=folder, env=kept, capture_output=True, text=True, check=False)
-    if done.returncode:
-        tally.expect(False, f"`{locked['cmd']}` failed: {(done.stderr.strip() or 'no message').splitlines()[-1]}")
-        return tally.finding()
+    command = [sys.executable, *shlex.split(stage["cmd"])[1:]]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    process = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if process.returncode:
+        finding.expect(False, f"`{stage['cmd']}` failed: {(process.stderr.strip() or 'no message').splitlines()[-1]}")
+        return finding
     again = gather(folder)
-    alike, where = _machine(repository, again, locked)
-    tally.what = f"outputs computed again {where}"
-    for entry in locked["outs"]:
+    alike, where = _compare_machines(repository, again, stage)
+    finding.what = f"outputs computed again {where}"
+    for entry in stage["outs"]:
         if not entry["path"].startswith(MEASURED):
-            _compare(tally, repository, again, entry, alike)
-    return tally.finding()
+            _compare(finding, repository, again, entry, alike)
+    return finding
 
 
 def _prepare(root: Path, inputs: list[str], folder: Path) -> None:
-    """The folder that the stage runs in."""
+    """Fill the folder that the stage runs in."""
     folder.mkdir(parents=True)
     shutil.copy(root / "params.yaml", folder)
     for path in CODE:
@@ -85,60 +77,58 @@ def _prepare(root: Path, inputs: list[str], folder: Path) -> None:
 
 
 def _link(source: str, target: str) -> None:
-    """A hard link, or a copy where the file system has none."""
+    """Make a hard link, or a copy where the file system has none."""
     try:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
 
 
-def _machine(repository: Repository, again: Repository, locked: Mapping[str, Any]) -> tuple[bool, str]:
-    """(whether bytes must be the same, in words) from both run records; a stage without one depends on no device."""
-    path = next((entry["path"] for entry in locked["outs"] if entry["path"].startswith("data/runs/")), None)
+def _compare_machines(repository: Repository, again: Repository, stage: Locked) -> tuple[bool, str]:
+    """Return (whether bytes must be the same, in words) by both run records; without one no device matters."""
+    path = next((entry["path"] for entry in stage["outs"] if entry["path"].startswith(MEASURED)), None)
     if path is None:
         return True, "to the same bytes"
-    before, now = (one.json(path) for one in (repository, again))
+    before, now = repository.json(path), again.json(path)
     if before is None:
         return False, f"within {TOLERANCE} points (the run's device is not recorded)"
-    if [before[key] for key in ("device", "processor")] == [now[key] for key in ("device", "processor")]:
-        return True, f"to the same bytes, on the same kind of device ({now['device']}, {now['processor']})"
-    was, is_now = (f"{one['device']}, {one['processor']}" for one in (before, now))
-    return False, f"within {TOLERANCE} points, as the run was on {was} and this is {is_now}"
+    devices = [f"{record['device']}, {record['processor']}" for record in (before, now)]
+    if devices[0] == devices[1]:
+        return True, f"to the same bytes, on the same kind of device ({devices[1]})"
+    return False, f"within {TOLERANCE} points, as the run was on {devices[0]} and this is {devices[1]}"
 
 
-def _compare(tally: Tally, repository: Repository, again: Repository, entry: Mapping[str, Any], alike: bool) -> None:
+def _compare(finding: Finding, repository: Repository, again: Repository, entry: Locked, alike: bool) -> None:
     path, md5 = entry["path"], entry["md5"]
     if alike:
-        members = {
-            name.removeprefix(f"{path}/"): one for name, one in again.stamps.items() if name.startswith(f"{path}/")
-        }
-        own = f"{stamp(directory(members)).md5}.dir" if members else getattr(again.stamps.get(path), "md5", None)
-        tally.expect(own == md5, f"{path} came out with other bytes ({own}, dvc.lock has {md5})")
+        members, stamp = again.members(path), again.stamps.get(path)
+        computed = hash_directory(members) if members else stamp and stamp.md5
+        finding.expect(computed == md5, f"{path} came out with other bytes ({computed}, dvc.lock has {md5})")
     elif path.startswith("data/checkpoints/"):
-        tally.absent.append(f"{path}: training on another processor gives other weights")
+        finding.skip(f"{path}: training on another processor gives other weights")
     elif path.startswith("data/scores/") and repository.text(path) is not None:
-        before, now = (_accuracies(one.text(path) or "") for one in (repository, again))
+        before, now = _accuracies(repository, path), _accuracies(again, path)
         for key, value in before.items():
             near = abs(now.get(key, float("inf")) - value) <= TOLERANCE
-            tally.expect(near, f"{path}: {' '.join(key)} {value:.2f} came out as {now.get(key)}")
+            finding.expect(near, f"{path}: {' '.join(key)} {value:.2f} came out as {now.get(key)}")
     else:
-        files = [name for name in again.stamps if name.startswith(f"{path}/") and name.endswith(".safetensors")]
+        files = again.names(path, ".safetensors")
         for name in files:
             before, now = repository.tensors(name) or {}, again.tensors(name) or {}
             for key in sorted(before.keys() | now.keys()):
-                same = key in before and key in now and _near(before[key], now[key])
-                tally.expect(same, f"{name}: {key} is not within {SHARE:.0%} of what it was")
+                near = key in before and key in now and _is_near(before[key], now[key])
+                finding.expect(near, f"{name}: {key} is not within {SHARE:.0%} of what it was")
         if not files:
-            tally.absent.append(f"{path}: no bytes to compare on another device")
+            finding.skip(f"{path}: no bytes to compare on another device")
 
 
-def _near(before: np.ndarray, now: np.ndarray) -> bool:
-    """Whether the largest difference is a small share of the largest value."""
+def _is_near(before: np.ndarray, now: np.ndarray) -> bool:
+    """Return whether the largest difference is a small share of the largest value."""
     if before.shape != now.shape or not before.size:
         return before.shape == now.shape
     return float(np.abs(before.astype(float) - now).max()) <= SHARE * float(np.abs(before.astype(float)).max())
 
 
-def _accuracies(text: str) -> dict[tuple[str, str], float]:
-    rows = csv.DictReader(io.StringIO(text))
+def _accuracies(repository: Repository, path: str) -> dict[tuple[str, str], float]:
+    rows = repository.rows(path) or ()
     return {(row["task"], row["seed"]): 100 * int(row["correct"]) / int(row["total"]) for row in rows}

@@ -6,7 +6,7 @@ There may be further pipelines below stages/, each a dvc.yaml with its dvc.lock.
 import itertools
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,56 +28,60 @@ class Declared:
     """Where it runs."""
 
 
-def pipelines(repository: Repository) -> tuple[dict[str, Declared], dict[str, Locked], list[str]]:
-    """All stages as declared and as locked, and the dvc.yaml files below stages/ that never ran.
+def read_pipelines(repository: Repository) -> tuple[dict[str, Declared], dict[str, Locked], list[str]]:
+    """Return all stages as declared and as locked, and the dvc.yaml files below stages/ that never ran.
 
     The name of a stage of such a file begins with its folder.
     """
-    params = repository.yaml("params.yaml")
     declared, locked, idle = {}, {}, []
     for path in ("dvc.yaml", *repository.names("stages", "/dvc.yaml")):
         folder = posixpath.dirname(path)
         if folder and repository.text(f"{folder}/dvc.lock") is None:
             idle.append(path)
             continue
-        prefix, held = f"{folder}:" * bool(folder), repository.yaml(posixpath.join(folder, "dvc.lock"))["stages"]
-        for name, stage in expand(repository.yaml(path), params, folder).items():
+        prefix, lock = f"{folder}:" * bool(folder), repository.yaml(posixpath.join(folder, "dvc.lock"))["stages"]
+        for name, stage in expand_stages(repository.yaml(path), repository.params, folder).items():
             declared[prefix + name] = stage
-            if name in held:
-                locked[prefix + name] = _rooted(held[name], stage.folder)
+            if name in lock:
+                locked[prefix + name] = _from_root(lock[name], stage.folder)
     return declared, locked, idle
 
 
-def _rooted(held: Locked, folder: str) -> Locked:
-    """The stage of a lock with its paths relative to the root."""
+def _from_root(stage: Locked, folder: str) -> Locked:
+    """Return the stage of a lock with its paths relative to the root."""
     files = {
-        key: [{**one, "path": _joined(folder, one["path"])} for one in held.get(key, [])] for key in ("deps", "outs")
+        key: [{**entry, "path": _join(folder, entry["path"])} for entry in stage.get(key, [])]
+        for key in ("deps", "outs")
     }
-    return {**held, **files, "params": {_joined(folder, path): own for path, own in held.get("params", {}).items()}}
+    return {**stage, **files, "params": {_join(folder, path): keys for path, keys in stage.get("params", {}).items()}}
 
 
-def _joined(folder: str, path: str) -> str:
+def _join(folder: str, path: str) -> str:
     return posixpath.normpath(posixpath.join(folder, path))
 
 
-def expand(definition: Mapping[str, Any], params: Mapping[str, Any], folder: str = "") -> dict[str, Declared]:
-    """{name: stage} of a dvc.yaml in `folder`; a matrix gives one per combination, `<stage>@<value>-<value>`."""
-    found = {}
+def expand_stages(definition: Mapping[str, Any], params: Mapping[str, Any], folder: str = "") -> dict[str, Declared]:
+    """Return {name: stage} of a dvc.yaml in `folder`; a matrix gives one per combination, `<stage>@<value>-<value>`."""
+    stages = {}
     for name, stage in definition["stages"].items():
         for suffix, item in _combinations(stage.get("matrix", {}), params):
-            filled = _filled({key: value for key, value in stage.items() if key != "matrix"}, {**params, "item": item})
-            place = posixpath.normpath(posixpath.join(folder, filled.get("wdir", ".")))
+            filled = _fill({key: value for key, value in stage.items() if key != "matrix"}, {**params, "item": item})
+            place = _join(folder, filled.get("wdir", "."))
             deps, outs, metrics = (
-                frozenset(_joined(place, _path(entry)) for entry in filled.get(key, []))
+                frozenset(_join(place, path) for path in _paths(filled.get(key, [])))
                 for key in ("deps", "outs", "metrics")
             )
-            keys = frozenset(_keys(filled.get("params", [])))
-            found[f"{name}{suffix}"] = Declared(filled["cmd"], deps, keys, outs | metrics, place)
-    return found
+            keys = frozenset(
+                key
+                for entry in filled.get("params", [])
+                for key in ([entry] if isinstance(entry, str) else itertools.chain(*entry.values()))
+            )
+            stages[f"{name}{suffix}"] = Declared(filled["cmd"], deps, keys, outs | metrics, place)
+    return stages
 
 
 def lookup(params: Mapping[str, Any], key: str) -> Any:
-    """The value of a dotted key; KeyError if there is none."""
+    """Return the value of a dotted key; KeyError if there is none."""
     value: Any = params
     for part in key.split("."):
         if not isinstance(value, Mapping):
@@ -90,17 +94,17 @@ def _combinations(matrix: Mapping[str, Any], params: Mapping[str, Any]) -> Itera
     if not matrix:
         yield "", {}
         return
-    lists = [_filled(values, params) for values in matrix.values()]
+    lists = [_fill(values, params) for values in matrix.values()]
     for values in itertools.product(*lists):
         yield f"@{'-'.join(map(str, values))}", dict(zip(matrix, values, strict=True))
 
 
-def _filled(value: Any, scope: Mapping[str, Any]) -> Any:
-    """`value` with every ${key} replaced; a text that is one template becomes the value itself."""
+def _fill(value: Any, scope: Mapping[str, Any]) -> Any:
+    """Return `value` with every ${key} replaced; a text that is one template becomes the value itself."""
     if isinstance(value, Mapping):
-        return {_filled(key, scope): _filled(inner, scope) for key, inner in value.items()}
+        return {_fill(key, scope): _fill(inner, scope) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_filled(inner, scope) for inner in value]
+        return [_fill(inner, scope) for inner in value]
     if not isinstance(value, str):
         return value
     try:
@@ -111,15 +115,6 @@ def _filled(value: Any, scope: Mapping[str, Any]) -> Any:
         raise RepositoryError(f"dvc.yaml: {value}: params.yaml has no {error}; put both of one commit here") from error
 
 
-def _keys(entries: list[Any]) -> Iterator[str]:
-    """An entry is a key of params.yaml or {file: keys}."""
-    for entry in entries:
-        if isinstance(entry, str):
-            yield entry
-        else:
-            yield from (key for keys in entry.values() for key in keys)
-
-
-def _path(entry: Any) -> str:
-    """An entry is a path or {path: flags}."""
-    return entry if isinstance(entry, str) else next(iter(entry))
+def _paths(entries: Iterable[Any]) -> Iterator[str]:
+    """Yield the paths of entries that are a path or {path: flags}."""
+    return (entry if isinstance(entry, str) else next(iter(entry)) for entry in entries)

@@ -1,8 +1,8 @@
 """Learning the coefficients: one loop for AdaMerging, distillation and SAMerging.
 
-A step draws a batch of every task's calibration images, computes dL/dlambda by one batched forward and backward of the
-merged model (`gradient`), makes it sharpness-aware if asked (`sharp_gradient`), and lets Adam move lambda. Methods that
-learn something else beside or instead of lambda share `streams` and `require_finite`.
+A step draws a batch of every task's calibration images, computes dL/dlambda with one batched forward and backward pass
+of the merged model (`coefficient_gradient`), optionally sharpness-aware (`sharp_gradient`), and updates lambda with
+Adam. Methods with other learned parameters share `stream_batches` and `require_finite`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,77 +14,77 @@ import torch
 from torch import Tensor
 
 from pipeline.calibration.objectives import Objective
-from pipeline.calibration.problem import Problem, require_finite, streams
+from pipeline.calibration.problem import Problem, require_finite, stream_batches
 from pipeline.calibration.sharpness import Sharpness, sharp_gradient
 from pipeline.merges.solution import Solution
 from pipeline.models.task_vectors import contract, merge
 from pipeline.models.weights import Weights, has_gradient
-from pipeline.runtime.schema import Schedule, rounded
+from pipeline.runtime.schema import Schedule, autocast
 
 Granularity = Literal["layer", "task"]
 
 
-def learned(problem: Problem) -> Problem:
-    """The problem without the task vectors of tensors that have no gradient: no output depends on their merge."""
-    return replace(problem, vectors={name: one for name, one in problem.vectors.items() if has_gradient(name)})
+def select_learned(problem: Problem) -> Problem:
+    """Return the problem without the task vectors of tensors that have no gradient: no output depends on them."""
+    return replace(problem, vectors={name: tau for name, tau in problem.vectors.items() if has_gradient(name)})
 
 
-def completed(point: Tensor, groups: Iterable[str], value: float) -> Tensor:
-    """Coefficients [T, G] of all groups, in order, from those of the groups with a gradient; the others are `value`."""
+def expand_learned(point: Tensor, groups: Iterable[str], value: float) -> Tensor:
+    """Return the coefficients [T, G] of all groups: `point` for the groups with a gradient, else `value`."""
     columns = torch.tensor([has_gradient(name) for name in groups], device=point.device)
-    whole = point.new_full((len(point), len(columns)), value)
-    whole[:, columns] = point
-    return whole
+    coefficients = point.new_full((len(point), len(columns)), value)
+    coefficients[:, columns] = point
+    return coefficients
 
 
-def gradient(
-    problem: Problem, objective: Objective, coefficients: Tensor, chosen: tuple[Tensor, ...]
+def coefficient_gradient(
+    problem: Problem, objective: Objective, coefficients: Tensor, batches: tuple[Tensor, ...]
 ) -> tuple[Tensor, Tensor]:
-    """The loss summed over tasks (scalar) and its gradient with respect to the coefficients [T, G].
+    """Return the loss summed over tasks (scalar) and its gradient with respect to the coefficients [T, G].
 
-    `chosen` holds the indices of each task's batch. Tasks go through the merged encoder together, as many at a time as
-    `images_per_pass` allows: merge and contraction are paid once, memory does not grow with the number of tasks.
+    `batches` are the indices of each task's images. Tasks go through the merged encoder together, as many at a time as
+    `images_per_pass` allows: merge and contraction are computed once, memory does not grow with the number of tasks.
     """
     merged = merge(problem.base, problem.vectors, coefficients)
     leaves = {name: merged[name].requires_grad_() for name in problem.vectors}
-    losses, slopes = [], []
-    for tasks in _passes([len(batch) for batch in chosen], problem.images_per_pass):
-        loss = _loss(problem, objective, merged, {task: chosen[task] for task in tasks})
-        found = torch.autograd.grad(loss, list(leaves.values()))
+    losses, totals = [], []
+    for tasks in _passes([len(batch) for batch in batches], problem.images_per_pass):
+        loss = _loss(problem, objective, merged, {task: batches[task] for task in tasks})
+        slopes = torch.autograd.grad(loss, list(leaves.values()))
         losses.append(loss.detach())
-        slopes = [total.add_(more) for total, more in zip(slopes, found, strict=True)] if slopes else [*found]
-    return torch.stack(losses).sum(), contract(dict(zip(leaves, slopes, strict=True)), problem.vectors)
+        totals = [total.add_(slope) for total, slope in zip(totals, slopes, strict=True)] if totals else [*slopes]
+    return torch.stack(losses).sum(), contract(dict(zip(leaves, totals, strict=True)), problem.vectors)
 
 
-def _loss(problem: Problem, objective: Objective, weights: Weights, chosen: dict[int, Tensor]) -> Tensor:
-    """The objective summed over some tasks, {task: indices of its batch}, in one pass."""
-    images = torch.cat([problem.images[task][batch] for task, batch in chosen.items()])
-    with rounded(images.device, problem.precision):
+def _loss(problem: Problem, objective: Objective, weights: Weights, batches: dict[int, Tensor]) -> Tensor:
+    """Return the objective summed over some tasks, {task: indices of its batch}, in one pass."""
+    images = torch.cat([problem.images[task][batch] for task, batch in batches.items()])
+    with autocast(images.device, problem.precision):
         features = problem.encoder(weights, images).to(problem.heads[0].dtype)
-    parts = features.split([len(batch) for batch in chosen.values()])
+    parts = features.split([len(batch) for batch in batches.values()])
     per_task = [
         objective(part @ problem.heads[task].T, problem.teachers[task][batch])
-        for part, (task, batch) in zip(parts, chosen.items(), strict=True)
+        for part, (task, batch) in zip(parts, batches.items(), strict=True)
     ]
     return torch.stack(per_task).sum()
 
 
 def _passes(sizes: list[int], limit: int) -> Iterator[list[int]]:
-    """Consecutive tasks whose batches, of these sizes, hold at most `limit` images; a larger batch goes alone."""
-    together: list[int] = []
+    """Yield consecutive tasks whose batches, of these sizes, hold at most `limit` images; a larger batch goes alone."""
+    tasks: list[int] = []
     for task, size in enumerate(sizes):
-        if together and sum(sizes[one] for one in together) + size > limit:
-            yield together
-            together = []
-        together.append(task)
-    yield together
+        if tasks and sum(sizes[previous] for previous in tasks) + size > limit:
+            yield tasks
+            tasks = []
+        tasks.append(task)
+    yield tasks
 
 
 def _shared(
-    problem: Problem, objective: Objective, chosen: tuple[Tensor, ...], coefficients: Tensor
+    problem: Problem, objective: Objective, batches: tuple[Tensor, ...], coefficients: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """`gradient` for coefficients [T, G], or [T, 1] that all groups of a task share."""
-    loss, slope = gradient(problem, objective, coefficients.expand(-1, len(problem.vectors)), chosen)
+    """Return `coefficient_gradient` for coefficients [T, G], or [T, 1] that all groups of a task share."""
+    loss, slope = coefficient_gradient(problem, objective, coefficients.expand(-1, len(problem.vectors)), batches)
     return loss, slope.sum_to_size(coefficients.shape)
 
 
@@ -103,28 +103,27 @@ def descend(
 ) -> Solution:
     """Minimise the objective over the coefficients with Adam; the last point is the result.
 
-    Starts at `initial_coefficient` everywhere; `weight_decay` is Adam's coupled L2 term on the coefficients; `clamp`
-    keeps them in [0, 1] after every step. `granularity` "layer" has one coefficient per task and group, "task" one per
-    task: SAM perturbs, and Adam moves, what is learned. The coefficients are [T, G] either way; with "layer", those of
-    groups without a gradient stay at `initial_coefficient`. Raises Diverged at the first non-finite loss or
-    coefficient.
+    All coefficients start at `initial_coefficient`; `weight_decay` is Adam's coupled L2 term on them; `clamp` projects
+    them onto [0, 1] after every step. `granularity` "layer" learns one coefficient per task and group, "task" one per
+    task; SAM perturbs what is learned. The resulting coefficients are [T, G] either way; with "layer", those of groups
+    without a gradient stay at `initial_coefficient`. Raises Diverged at the first non-finite loss or coefficient.
     """
-    drawn, sample = streams(problem, schedule.batch_size, seed), next(iter(problem.vectors.values()))
-    moving = learned(problem) if granularity == "layer" else problem
-    shape = len(sample), len(moving.vectors) if granularity == "layer" else 1
+    streams, sample = stream_batches(problem, schedule.batch_size, seed), next(iter(problem.vectors.values()))
+    part = select_learned(problem) if granularity == "layer" else problem
+    shape = len(sample), len(part.vectors) if granularity == "layer" else 1
     point = torch.full(shape, initial_coefficient, dtype=sample.dtype, device=sample.device)
     optimiser = torch.optim.Adam([point], lr=schedule.lr, weight_decay=weight_decay)
     losses = []
     for step in range(schedule.steps):
-        chosen = tuple(next(stream).to(sample.device) for stream in drawn)
-        loss, point.grad = sharp_gradient(partial(_shared, moving, objective, chosen), point, rho, sharpness)
+        batches = tuple(next(stream).to(sample.device) for stream in streams)
+        loss, point.grad = sharp_gradient(partial(_shared, part, objective, batches), point, rho, sharpness)
         optimiser.step()
         if clamp:
             point.clamp_(0, 1)
         losses.append(loss)
         require_finite(step, loss, point)
     if granularity == "layer":
-        coefficients = completed(point, problem.vectors, initial_coefficient)
+        coefficients = expand_learned(point, problem.vectors, initial_coefficient)
     else:
         coefficients = point.expand(-1, len(problem.vectors)).contiguous()
     return Solution(coefficients, losses=torch.stack(losses))

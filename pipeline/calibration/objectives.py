@@ -1,4 +1,4 @@
-"""What calibration minimises: functions of one task's logits on a batch of unlabelled images."""
+"""The objectives of calibration: functions of one task's logits on a batch of unlabelled images."""
 
 from collections.abc import Callable
 
@@ -10,9 +10,9 @@ Objective = Callable[[Tensor, Tensor], Tensor]
 
 
 def distillation(temperature: float) -> Objective:
-    """KL(expert || merged) of the softmax at `temperature`, without the factor temperature^2.
+    """Return KL(expert || merged) of the softmax at `temperature`, without the factor temperature^2.
 
-    Multi-teacher distillation of SAMerging (arXiv 2512.21288): each task's expert teaches on its own images.
+    Multi-teacher distillation of SAMerging (arXiv 2512.21288): each task's expert is the teacher on the task's images.
     """
 
     def divergence(logits: Tensor, teacher: Tensor) -> Tensor:
@@ -23,7 +23,7 @@ def distillation(temperature: float) -> Objective:
 
 
 def entropy(logits: Tensor, teacher: Tensor) -> Tensor:
-    """Mean Shannon entropy (nats) of the merged model's predictions; the expert is not asked.
+    """Return the mean Shannon entropy (nats) of the merged model's predictions; the expert's logits are not used.
 
     The objective of AdaMerging (arXiv 2310.02575, eq. 7).
     """

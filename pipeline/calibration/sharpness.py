@@ -1,4 +1,4 @@
-"""Sharpness-aware gradients: SAM and ASAM on the coefficients, with a second merge."""
+"""Sharpness-aware gradients of the coefficients: SAM and ASAM, with a second merge."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -11,7 +11,7 @@ LossAndGradient = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def perturbation(point: Tensor, slope: Tensor, rho: float, sharpness: Sharpness) -> Tensor:
-    """The step to the (approximately) worst point within `rho`.
+    """Return the step epsilon to the (approximately) worst point within `rho`.
 
     sam: rho g / |g| (Foret et al., arXiv 2010.01412); asam: rho lambda^2 g / |lambda g|, element-wise
     (Kwon et al., arXiv 2102.11600), so that |epsilon / lambda| = rho. Zero where its direction is zero.
@@ -23,10 +23,10 @@ def perturbation(point: Tensor, slope: Tensor, rho: float, sharpness: Sharpness)
 
 
 def sharp_gradient(function: LossAndGradient, point: Tensor, rho: float, sharpness: Sharpness) -> tuple[Tensor, Tensor]:
-    """The loss at `point` and the gradient that descends there.
+    """Return the loss at `point` and the gradient to descend there.
 
-    With sharpness "none" or rho = 0 the plain gradient; else the gradient at point + epsilon. `function` merges anew
-    for every point it is given: without that the second pass would repeat the first, as in the released code.
+    That is the plain gradient with sharpness "none" or rho = 0, else the gradient at point + epsilon (`perturbation`).
+    `function` must merge again at every point: otherwise the second pass repeats the first, as in the released code.
     """
     loss, slope = function(point)
     if sharpness == "none" or rho == 0:

@@ -1,15 +1,14 @@
-"""Measures of a suite that are known before its experts are merged, and whether they predict what merging costs.
+"""Measures of a suite that are known before its experts are merged, and how well they predict the cost of merging.
 
     directions    norms, cosines and sign conflicts of the task vectors
     subspaces     subspace alignment ratio and singular task interference
     behaviour     experts on each other's tasks, weight disentanglement
-    ensembles     M-Loss, at the suite's own layers
-    subsets       random subsets of the tasks, and what simple merges of them lose
+    ensembles     M-Loss at the layers of the suite's backbone
+    subsets       random subsets of the tasks, and the losses of simple merges of them
     prediction    rank correlations between measures and losses, with intervals
-    collect       from a suite's files to the tables of data/diagnostics
 
-Every measure gives a value per task of a set of tasks; measures of pairs are averaged over the other tasks of the set.
-`pipeline.report.views.diagnosis` shows what was measured.
+Every measure has a value for each task of a set of tasks; measures of pairs are averaged over the other tasks of the
+set. `pipeline.steps.diagnose` writes the tables of data/diagnostics, `pipeline.report.views.diagnosis` shows them.
 """
 
 from pydantic import Field
@@ -27,23 +26,23 @@ MEASURES = {
     "transfer": "accuracy of the other experts",
     "disentanglement": "weight disentanglement error",
 }
-"""Name -> how it is called in sentences and figures."""
+"""{measure: its name in sentences and figures}."""
 
 UNVERIFIED = {
     "sti": "whether its |.|_1 sums absolute entries, as here, or is the induced norm, was not checked",
     "disentanglement": "its definition was taken from memory of the paper",
 }
-"""Measure -> what could not be checked against its source."""
+"""{measure: the part that could not be checked against its source}."""
 
-SIZE = "size"
-"""The number of tasks in a set: the predictor that any other has to beat where sets of several sizes are compared."""
+SIZE_MEASURE = "size"
+"""The number of tasks in a set: the baseline for every other predictor where sets of several sizes are compared."""
 
-METHODS = {"average": "simple average", "task_arithmetic": "task arithmetic"}
-"""The merges whose losses are predicted."""
+PREDICTED_MERGES = {"average": "simple average", "task_arithmetic": "task arithmetic"}
+"""{method: name} of the merges whose losses are predicted."""
 
 
 class Settings(Parameters):
-    """What the diagnosis of a suite looks at."""
+    """Settings of the diagnosis of a suite."""
 
     samples: int = Field(64, ge=1)
     """Unlabelled calibration images per task, for M-Loss and disentanglement."""
@@ -54,6 +53,6 @@ class Settings(Parameters):
     scale: float = Field(0.3, gt=0, le=2)
     """Coefficient of task arithmetic, in merges and in disentanglement."""
     subsets: int = Field(200, ge=0)
-    """Random subsets of the tasks; no more than there are."""
+    """Number of random subsets of the tasks; all of them if there are fewer."""
     seed: int = Field(0, ge=0)
-    """Of every draw: images, subsets, resamples."""
+    """Seed of every draw: images, subsets, resamples."""

@@ -1,6 +1,6 @@
 """Directions of the task vectors: inner products, cosines, and conflicts of sign after trimming.
 
-Everything is read tensor by tensor; one pass over the experts' files each.
+Task vectors are read tensor by tensor, in one pass over the experts' files per function.
 """
 
 from collections.abc import Mapping
@@ -9,17 +9,20 @@ import torch
 from torch import Tensor
 
 from pipeline.models.task_vectors import TaskVectors
-from pipeline.toolbox.trimming import threshold
+from pipeline.toolbox.trimming import trim_threshold
 
 
 def inner_products(vectors: Mapping[str, Tensor]) -> Tensor:
-    """<tau_i, tau_j> per tensor, float64 [G, T, T]; vectors [T, *shape]. The sum over G is that of the whole model."""
+    """Return <tau_i, tau_j> for every tensor, float64 [G, T, T]; their sum over G is that of the whole model.
+
+    vectors: {tensor: task vectors [T, *shape]}.
+    """
     flat = (vectors[name].flatten(1).double() for name in vectors)
     return torch.stack([rows @ rows.T for rows in flat])
 
 
-def cosines(products: Tensor) -> Tensor:
-    """Cosines [..., T, T] from inner products; 0 with a vector that is zero."""
+def cosine_similarities(products: Tensor) -> Tensor:
+    """Cosines [..., T, T] from inner products; 0 for a vector that is zero."""
     lengths = norms(products)
     scale = lengths[..., :, None] * lengths[..., None, :]
     return torch.where(scale > 0, products / scale, torch.zeros_like(products))
@@ -31,13 +34,13 @@ def norms(products: Tensor) -> Tensor:
 
 
 def sign_conflicts(vectors: TaskVectors, keep: float) -> tuple[Tensor, float]:
-    """How often trimmed task vectors disagree in sign: for every pair [T, T], and over all of them at once.
+    """Measure how often trimmed task vectors disagree in sign: for every pair [T, T], and over all tasks at once.
 
-    A task vector is trimmed, as in TIES, to the `keep` share of its entries of largest magnitude over the whole model.
-    A pair's value is the share of opposite signs among the entries that both keep; that of all tasks is the share of
-    entries with both signs among those that at least two keep. 0 where nothing is kept in common.
+    A task vector is trimmed, as in TIES, to the share `keep` of its entries of largest magnitude over the whole model.
+    A pair's value is the share of opposite signs among the entries that both keep. The value of all tasks is the share
+    of entries with both signs among those that at least two tasks keep. Without common entries a value is 0.
     """
-    limits = torch.stack([threshold(vectors.task(t), keep) for t in range(vectors.tasks)])[:, None]
+    limits = torch.stack([trim_threshold(vectors.task(t), keep) for t in range(vectors.tasks)])[:, None]
     common = agreement = torch.zeros(vectors.tasks, vectors.tasks, dtype=torch.float64)
     shared = mixed = 0
     for name in vectors:

@@ -1,7 +1,7 @@
 """M-Loss of a set of experts, at the first matrix of every MLP (`pipeline.toolbox.mloss` has the definition).
 
-Every layer's input is what the averaged model makes of the images, as the paper's text says (arXiv 2602.08564); its
-released code takes a prefix that stays pre-trained.
+The input of every layer comes from the averaged model, as in the paper's text (arXiv 2602.08564); the released code
+computes it with a prefix that stays pre-trained.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,50 +16,52 @@ from pipeline.toolbox import mloss
 from pipeline.toolbox.mloss import MLoss
 
 NUMBERS = 1 << 25
-"""How many pre-activations are held at once; a layer goes through in batches of so many, at least one image each."""
+"""Number of pre-activations that are held at once; it limits a layer's batches, which have at least one image each."""
 
 
 def layer_name(index: int) -> str:
-    """The matrix at which a block's M-Loss is measured, without ".weight"."""
+    """Return the name of the matrix at which a block's M-Loss is measured, without ".weight"."""
     return f"{block_name(index)}mlp.c_fc"
 
 
-def losses(tower: Tower, average: Weights, experts: Sequence[Mapping[str, Tensor]], images: Tensor) -> list[MLoss]:
-    """M-Loss of `experts` at every block; `average` is the mean of their weights, on the device of the images.
+def measure_mloss(
+    tower: Tower, average: Weights, experts: Sequence[Mapping[str, Tensor]], images: Tensor
+) -> list[MLoss]:
+    """Measure M-Loss of `experts` at every block.
 
-    images: uint8 [N, H, W, 3].
+    average: the mean of their weights, on the device of the images; images: uint8 [N, H, W, 3].
     """
     with torch.inference_mode():
         tokens, units = tower.embed(average, images), len(average[f"{layer_name(0)}.bias"])
         batches = tokens.split(max(1, NUMBERS // (len(experts) * tokens.shape[1] * units)))
-        found = []
+        blocks = []
         for index in range(tower.depth):
             layer = [
                 torch.stack([expert[f"{layer_name(index)}.{kind}"] for expert in experts]).to(images.device)
                 for kind in ("weight", "bias")
             ]
-            passed = [_block(tower, average, index, tokens, layer) for tokens in batches]
-            batches = [tokens for tokens, _ in passed]
-            found.append(_joined([one for _, one in passed]))
-    return found
+            results = [_block(tower, average, index, tokens, layer) for tokens in batches]
+            batches = [tokens for tokens, _ in results]
+            blocks.append(_joined([loss for _, loss in results]))
+    return blocks
 
 
 def _block(tower: Tower, average: Weights, index: int, tokens: Tensor, layer: Sequence[Tensor]) -> tuple[Tensor, MLoss]:
-    """The tokens after a block of the averaged model, and M-Loss on the way."""
-    found: list[MLoss] = []
+    """Pass tokens through a block of the averaged model; return the result and the M-Loss of `layer`."""
+    losses: list[MLoss] = []
 
     def multiply(name: str, x: Tensor) -> Tensor:
         if name != layer_name(index):
             return linear(x, average[f"{name}.weight"], average[f"{name}.bias"])
         answers = torch.stack([linear(x, weight, bias) for weight, bias in zip(*layer, strict=True)])
-        found.append(mloss.losses(answers, tower.activate))
+        losses.append(mloss.layer_mloss(answers, tower.activate))
         return answers.mean(0)
 
-    return tower.block_by(average, index, tokens, multiply), found[0]
+    return tower.block_by(average, index, tokens, multiply), losses[0]
 
 
 def _joined(parts: Sequence[MLoss]) -> MLoss:
-    """M-Loss of all batches: values per sample one after the other, means over samples weighted by their numbers."""
+    """Join the M-Loss of batches: concatenate values per sample, weight means by the numbers of samples."""
     share = torch.stack([part.layer.new_tensor(len(part.layer)) for part in parts])
     share = share / share.sum()
     layer, normalised = (torch.cat([part[index] for part in parts]).cpu() for index in (0, 1))

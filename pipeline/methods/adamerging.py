@@ -1,8 +1,8 @@
 """AdaMerging, layer-wise: lambda minimises the entropy of the merged model's predictions.
 
 arXiv 2310.02575, eq. 7 and 8. Starts at 0.3, Adam, no weight decay; the original code clamps lambda to [0, 1],
-FusionBench's does not: `clamp` chooses. The original takes 500 steps on two batches of 16 per task; ours are the
-suite's, the same for every calibrated method.
+FusionBench's does not; `clamp` selects. The original takes 500 steps on two batches of 16 per task; here steps and
+batch size are the suite's, the same for every calibrated method.
 """
 
 from pydantic import Field
@@ -26,5 +26,5 @@ class Params(Parameters):
 
 
 def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -> Solution:
-    """Minimise the entropy summed over tasks."""
+    """Minimise the entropy summed over tasks; the coefficients are [T, G]."""
     return descend(problem, entropy, schedule, seed, **params.model_dump())

@@ -16,9 +16,9 @@ from pipeline.calibration.descent import descend
 from pipeline.calibration.objectives import entropy
 from pipeline.calibration.problem import Footprint, Problem
 from pipeline.merges.solution import Solution
-from pipeline.models.task_vectors import combine
+from pipeline.models.task_vectors import merge_delta
 from pipeline.runtime.schema import Parameters, Schedule
-from pipeline.toolbox.trimming import selected
+from pipeline.toolbox.trimming import select_entries
 
 TITLE = "AdaMerging++"
 PAPER = "Yang et al., 2024, arXiv 2310.02575"
@@ -39,8 +39,9 @@ class Params(Parameters):
 
 
 def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -> Solution:
-    """Minimise the entropy summed over tasks."""
-    problem = replace(problem, vectors=selected(problem.vectors, params.keep))
+    """Minimise the entropy summed over tasks; the result is a merged delta."""
+    problem = replace(problem, vectors=select_entries(problem.vectors, params.keep))
     settings = params.model_dump(exclude={"keep"})
-    found = descend(problem, entropy, schedule, seed, **settings)
-    return Solution(delta=combine(problem.vectors, found.coefficients), losses=found.losses)
+    solution = descend(problem, entropy, schedule, seed, **settings)
+    assert solution.coefficients is not None  # always so for `descend`
+    return Solution(delta=merge_delta(problem.vectors, solution.coefficients), losses=solution.losses)

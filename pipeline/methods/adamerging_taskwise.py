@@ -3,7 +3,7 @@
     theta = theta_0 + sum_t lambda_t tau_t                                                            (arXiv 2310.02575)
 
 Starts at 0.3, Adam, no weight decay. The authors' code clamps lambda to [0, 1] inside the forward pass, where a
-coefficient that has left the interval gets no gradient any more; `clamp` projects after every step instead.
+coefficient outside the interval no longer gets a gradient; `clamp` projects after every step instead.
 """
 
 from pydantic import Field

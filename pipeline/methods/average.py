@@ -15,5 +15,5 @@ class Params(Parameters):
 
 
 def merge(vectors: TaskVectors, params: Params) -> Tensor:
-    """Coefficients [T, G], all 1/T."""
+    """Return coefficients [T, G], all 1/T."""
     return torch.full((vectors.tasks, len(vectors)), 1 / vectors.tasks, dtype=torch.float64)

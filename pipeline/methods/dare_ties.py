@@ -2,8 +2,9 @@
 
     tau'_t = m_t * tau_t / (1 - drop),    theta = theta_0 + scale * TIES(tau'_1, ..., tau'_T)
 
-Trimming keeps the `keep` share of all entries, the dropped ones counted, as in FusionBench. The masks of a seed are
-those of `dare`. Defaults as FusionBench runs it on CLIP: its scale of 0.5 is not that of its TIES, 0.3.
+Trimming keeps the `keep` share of all entries, including dropped ones, as in FusionBench. The masks of a seed are
+those of `dare`. Defaults are those with which FusionBench runs it on CLIP; the scale is 0.5,
+while that of its TIES is 0.3.
 """
 
 import torch
@@ -14,9 +15,9 @@ from pipeline.models.sampling import generator
 from pipeline.models.task_vectors import TaskVectors
 from pipeline.models.weights import Weights
 from pipeline.runtime.schema import Parameters
-from pipeline.toolbox.dropping import drop
-from pipeline.toolbox.spread import spread
-from pipeline.toolbox.trimming import Aggregate, merge_agreeing, threshold
+from pipeline.toolbox.dropping import drop_entries
+from pipeline.toolbox.threads import map_tensors
+from pipeline.toolbox.trimming import Aggregate, merge_agreeing, trim_threshold
 
 TITLE = "DARE-TIES"
 PAPER = "Yu et al., 2024, arXiv 2311.03099, with TIES"
@@ -33,18 +34,18 @@ class Params(Parameters):
 
 
 def merge(vectors: TaskVectors, params: Params, seed: int) -> Weights:
-    """The merged delta {name: tensor} for one seed; memory is a few models, whatever T."""
+    """Return the merged delta {name: tensor} for one seed; memory is a few models for any T."""
 
-    def dropped(task: int, name: str, tensor: Tensor) -> Tensor:
-        return drop(tensor, params.drop, generator(seed, "drop", task, name))
+    def drop_from(task: int, name: str, tensor: Tensor) -> Tensor:
+        return drop_entries(tensor, params.drop, generator(seed, "drop", task, name))
 
-    def whole(task: int) -> Weights:
-        own = vectors.task(task)
-        return spread(lambda name: dropped(task, name, own[name]), own)
+    def drop_from_task(task: int) -> Weights:
+        vector = vectors.task(task)
+        return map_tensors(lambda name: drop_from(task, name, vector[name]), vector)
 
     def read(name: str) -> Tensor:
-        return torch.stack([dropped(task, name, tensor) for task, tensor in enumerate(vectors[name])])
+        return torch.stack([drop_from(task, name, tensor) for task, tensor in enumerate(vectors[name])])
 
-    thresholds = torch.stack([threshold(whole(task), params.keep) for task in range(vectors.tasks)])
+    thresholds = torch.stack([trim_threshold(drop_from_task(task), params.keep) for task in range(vectors.tasks)])
     merged = merge_agreeing(read, vectors, thresholds, params.aggregate)
     return {name: params.scale * tensor for name, tensor in merged.items()}

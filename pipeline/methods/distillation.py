@@ -1,7 +1,7 @@
 """Multi-teacher distillation: lambda minimises sum_t KL(expert_t || merged), without sharpness-aware minimisation.
 
-What the released SAMerging code effectively computes: it never merges again between the two passes of SAM, so the
-second gradient equals the first.
+This is what the released SAMerging code effectively computes: it never merges again between the two passes of SAM, so
+the second gradient equals the first.
 """
 
 from pydantic import Field
@@ -17,7 +17,7 @@ PAPER = "arXiv 2512.21288 without SAM, as its released code computes"
 
 
 class Params(Parameters):
-    """temperature of the softmax; initial_coefficient: lambda at the start; weight_decay: Adam's L2 on lambda."""
+    """temperature: of the softmax; initial_coefficient: lambda at the start; weight_decay: Adam's L2 on lambda."""
 
     temperature: float = Field(2.0, gt=0)
     initial_coefficient: float = Field(0.0, ge=-2, le=2)
@@ -25,6 +25,6 @@ class Params(Parameters):
 
 
 def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -> Solution:
-    """Minimise the distillation loss summed over tasks."""
+    """Minimise the distillation loss summed over tasks; the coefficients are [T, G]."""
     settings = params.model_dump(exclude={"temperature"})
     return descend(problem, distillation(params.temperature), schedule, seed, **settings)

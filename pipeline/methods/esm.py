@@ -6,17 +6,18 @@ of E[d_t d_t^T] (not centred) and e_t the eigenvalues: tau_t ~ E_t (E_t^T tau_t)
     U = [s_t E_t]_t,  V = [n_t s_t E_t^T tau_t]_t,    s_t ~ e_t^0.15 with mean 1,  n_t = (|tau_t| / mean |tau|)^2
     tau = 2 mean(sigma(U)) polar(U) mean(sigma(V')) polar(V'),    V' = V, columns times (their norm / mean norm)^2
 
-and every matrix times (its norm / mean norm over the layers of its kind)^2. attn.out_proj is merged by TSV-M, as in the
-authors' code, whose scalings these are. q, k and v are one matrix [3d, d] here, as there: their essential subspace is
-shared. positional_embedding, which their code gives to TSV-M as a matrix, is averaged like all other tensors. They
-choose `scale` on labelled validation images; we keep 1.
+and every matrix is multiplied by (its norm / mean norm over the layers of its kind)^2. attn.out_proj is merged by
+TSV-M. All of this, scalings included, follows the authors' code. q, k and v are one matrix [3d, d], as there: they
+share an essential subspace. positional_embedding, which their code merges by TSV-M as a matrix, is averaged like all
+other tensors. They choose `scale` on labelled validation images; we keep 1.
 
-|tau| is the norm of the whole task vector. The authors' code takes it in the basis of the outputs that its singular
-vectors make, which is the same from as many tokens as outputs. With fewer it fills the basis up with unit vectors that
-are not orthogonal to it, and other norms come out: of three tasks with 288 outputs, the merged matrix differs by 0.3 %
-with 272 tokens and by 1.2 % with 170; with 96 outputs by 2.3 % with 51. Where a task vector moves fewer than out / T
-directions, only those count in the means of e_t, s_t and sigma; the zeros of the others count in theirs, so that their
-matrix is ours, to 2 %, times a factor (0.53 for 51 directions of 96, 1.33 for 96 of 128).
+|tau| is the norm of the whole task vector. The authors' code computes it in the basis of the outputs that its singular
+vectors form, which gives the same value if there are at least as many tokens as outputs. With fewer it completes the
+basis by unit vectors that are not orthogonal to it, which changes the norms: for three tasks with 288 outputs, the
+merged matrix differs by 0.3 % with 272 tokens and by 1.2 % with 170; with 96 outputs by 2.3 % with 51. Where a task
+vector moves fewer than out / T directions, only those enter the means of e_t, s_t and sigma; in the authors' code the
+zeros of the others enter too, so that its matrix is ours, to 2 %, times a factor (0.53 for 51 directions of 96, 1.33
+for 96 of 128).
 """
 
 from collections import defaultdict
@@ -31,14 +32,14 @@ from pipeline.merges.solution import Solution
 from pipeline.models.encoder import block_name
 from pipeline.models.weights import Weights, fuse_qkv, split_qkv
 from pipeline.runtime.schema import Schedule
-from pipeline.toolbox.activations import advance, embed, expert, grams
+from pipeline.toolbox.activations import apply_block, embed_images, expert_weights, gram_matrices
 from pipeline.toolbox.conventions import POSITIONS, Conventions
-from pipeline.toolbox.essential import balance, essential, merge_essential
-from pipeline.toolbox.spectra import decorrelated
+from pipeline.toolbox.essential import balance_layers, essential_subspace, merge_essential
+from pipeline.toolbox.spectra import decorrelate
 
 TITLE = "ESM"
 PAPER = "Essential Subspace Merging, CVPR 2026, arXiv 2602.20208"
-FOOTPRINT = Footprint(models=5, block_vectors=6, tokens=2)
+FOOTPRINT = Footprint(models=4, block_vectors=6, tokens=2)
 
 
 class Params(Conventions):
@@ -54,44 +55,46 @@ class Params(Conventions):
 
 @torch.no_grad()
 def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -> Solution:
-    """One pass of every expert over its own images, a block at a time."""
+    """Merge a block at a time, with one pass of every expert over its own images."""
     tower, tokens = problem.encoder, []
     for task, images in enumerate(problem.images):
-        whole = expert(problem.base, problem.vectors, task)
-        tokens.append(embed(tower, whole, images[: params.samples], problem.images_per_pass, problem.precision))
+        weights = expert_weights(problem.base, problem.vectors, task)
+        tokens.append(
+            embed_images(tower, weights, images[: params.samples], problem.images_per_pass, problem.precision)
+        )
     kinds: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for index in range(tower.depth):
         for name, matrix in _merge_block(problem, index, tokens, params).items():
             kinds[name.removeprefix(block_name(index))][name] = matrix
         for task, entering in enumerate(tokens):
-            weights = expert(problem.base, problem.vectors, task, block_name(index))
-            tokens[task] = advance(tower, weights, index, entering, problem.precision)
+            weights = expert_weights(problem.base, problem.vectors, task, block_name(index))
+            tokens[task] = apply_block(tower, weights, index, entering, problem.precision)
     delta = {name: stacked.mean(0) for name, stacked in problem.vectors.items()}
     if params.decomposes(POSITIONS):
-        delta[POSITIONS] = decorrelated(problem.vectors[POSITIONS])
+        delta[POSITIONS] = decorrelate(problem.vectors[POSITIONS])
     for layers in kinds.values():
-        delta |= split_qkv(dict(zip(layers, balance([*layers.values()]), strict=True)))
+        delta |= split_qkv(dict(zip(layers, balance_layers([*layers.values()]), strict=True)))
     return Solution(delta={name: params.scale * tensor for name, tensor in delta.items()})
 
 
 def _merge_block(problem: Problem, index: int, tokens: list[list[Tensor]], conventions: Conventions) -> Weights:
-    """The merged matrices of a block before they are balanced, q, k and v as one if fused: {name: [out, in]}."""
+    """Merge the matrices of a block, not yet balanced; q, k and v are one if fused: {name: [out, in]}."""
     prefix, tasks = block_name(index), len(tokens)
-    own = {name: stacked for name, stacked in problem.vectors.items() if name.startswith(prefix) and stacked.ndim == 3}
-    changes = [{name: stacked[task] for name, stacked in own.items()} for task in range(tasks)]
+    block = {name: tau for name, tau in problem.vectors.items() if name.startswith(prefix) and tau.ndim == 3}
+    changes = [{name: stacked[task] for name, stacked in block.items()} for task in range(tasks)]
     if conventions.matrices == "fused":
         changes = [fuse_qkv(change) for change in changes]
     subspaces = defaultdict(list)
     for task, entering in enumerate(tokens):
-        weights = expert(problem.base, problem.vectors, task, prefix)
-        found = grams(problem.encoder, weights, index, entering, problem.precision, torch.float64)
+        weights = expert_weights(problem.base, problem.vectors, task, prefix)
+        grams = gram_matrices(problem.encoder, weights, index, entering, problem.precision, torch.float64)
         for name, change in changes[task].items():
             if not name.endswith("attn.out_proj.weight"):
-                gram = found[name.replace("in_proj_weight", "q.weight")]
-                subspaces[name].append(essential(change, gram, len(change) // tasks))
+                gram = grams[name.replace("in_proj_weight", "q.weight")]
+                subspaces[name].append(essential_subspace(change, gram, len(change) // tasks))
     return {
-        name: merge_essential([one[name] for one in changes], subspaces[name])
+        name: merge_essential([change[name] for change in changes], subspaces[name])
         if name in subspaces
-        else decorrelated(torch.stack([one[name] for one in changes]))
+        else decorrelate(torch.stack([change[name] for change in changes]))
         for name in changes[0]
     }

@@ -4,10 +4,10 @@
     F_t = E_x sum_y p_t(y|x) (d log p_t(y|x) / d theta)^2,    element by element, on expert t's own images
 
 arXiv 2111.09832. F_t is the true diagonal Fisher information: squares are taken per image and per class. Public code
-(MergeLM, FusionBench) squares the gradient of a sum over images and classes, with their cross terms. As in that code
-F_t is divided by its norm over all parameters (`normalise`); the floor is added after that, not before, so that it does
-not depend on the scale of the gradients and parameters without any gradient are averaged. Always in the precision of
-the weights: gradients per image cannot be taken in bfloat16.
+(MergeLM, FusionBench) squares the gradient of a sum over images and classes, which adds cross terms. As in that code,
+F_t is divided by its norm over all parameters (`normalise`). The floor is added after that, not before: it then does
+not depend on the scale of the gradients, and parameters without a gradient are averaged. The precision is always that
+of the weights: gradients per image cannot be taken in bfloat16.
 """
 
 from typing import Literal
@@ -24,7 +24,7 @@ from pipeline.merges.solution import Solution
 from pipeline.models.sampling import generator
 from pipeline.models.weights import Weights
 from pipeline.runtime.schema import Parameters, Schedule
-from pipeline.toolbox.activations import expert
+from pipeline.toolbox.activations import expert_weights
 
 TITLE = "Fisher merging"
 PAPER = "Matena & Raffel, 2022, arXiv 2111.09832"
@@ -35,8 +35,8 @@ FOOTPRINT = Footprint(models=11, images=GRADIENTS)
 
 
 class Params(Parameters):
-    """samples: images per task; classes: the sum over y, of "all" (a backward pass for each), or one y "sampled" from
-    p_t for each image, which is right on average; normalise: F_t to unit norm; floor: added to every weight."""
+    """samples: images per task; classes: "all" sums over every y (a backward pass for each), "sampled" draws one y from
+    p_t for each image, which is unbiased; normalise: F_t to unit norm; floor: added to every weight."""
 
     samples: int = Field(256, ge=1)
     classes: Literal["sampled", "all"] = "sampled"
@@ -45,13 +45,13 @@ class Params(Parameters):
 
 
 def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -> Solution:
-    """One expert after the other; memory is a few models beside the task vectors."""
+    """Weigh one expert after the other; memory is a few models in addition to the task vectors."""
     weighted = {name: torch.zeros_like(stacked[0]) for name, stacked in problem.vectors.items()}
     total = {name: torch.zeros_like(tensor) for name, tensor in weighted.items()}
     for task, logits in enumerate(problem.teachers):
-        chances = logits[: params.samples].softmax(-1)
+        probabilities = logits[: params.samples].softmax(-1)
         rng = generator(seed, "fisher", task) if params.classes == "sampled" else None
-        fisher = diagonal(problem, task, *classes_of(chances, rng))
+        fisher = fisher_diagonal(problem, task, *weigh_classes(probabilities, rng))
         norm = torch.stack([tensor.norm() for tensor in fisher.values()]).norm() if params.normalise else 1
         for name, tensor in fisher.items():
             weight = torch.nan_to_num(tensor / norm) + params.floor
@@ -60,33 +60,38 @@ def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -
     return Solution(delta={name: weighted[name] / total[name] for name in total})
 
 
-def classes_of(chances: Tensor, rng: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """(classes [J, N], their weights [J, N]) of N images with probabilities [N, C]: one drawn by `rng`, or all C."""
-    if rng is None:
-        return torch.arange(chances.shape[1], device=chances.device)[:, None].expand(-1, len(chances)), chances.T
-    drawn = torch.multinomial(chances.cpu(), 1, generator=rng).T.to(chances.device)
-    return drawn, torch.ones_like(drawn, dtype=chances.dtype)
+def weigh_classes(probabilities: Tensor, rng: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """Return classes [J, N] of N images with probabilities [N, C], and their weights [J, N].
 
-
-def diagonal(problem: Problem, task: int, labels: Tensor, shares: Tensor) -> Weights:
-    """mean_i sum_j shares[j, i] (d log p(labels[j, i] | x_i) / d theta)^2 of an expert, in the task vectors' shapes.
-
-    labels: classes [J, N] of the first N images of the task; shares: their weights [J, N].
+    With `rng` one class is drawn per image, J = 1; with None there are all C.
     """
-    whole, head = expert(problem.base, problem.vectors, task), problem.heads[task]
+    images, classes = probabilities.shape
+    if rng is None:
+        return torch.arange(classes, device=probabilities.device)[:, None].expand(-1, images), probabilities.T
+    drawn = torch.multinomial(probabilities.cpu(), 1, generator=rng).T.to(probabilities.device)
+    return drawn, torch.ones_like(drawn, dtype=probabilities.dtype)
+
+
+def fisher_diagonal(problem: Problem, task: int, labels: Tensor, shares: Tensor) -> Weights:
+    """Return mean_i sum_j shares[j, i] (d log p(labels[j, i] | x_i) / d theta)^2 of an expert.
+
+    labels: classes [J, N] of the first N images of the task; shares: their weights [J, N]. The result has the shapes of
+    a task vector.
+    """
+    whole, head = expert_weights(problem.base, problem.vectors, task), problem.heads[task]
     moving = {name: whole[name] for name in problem.vectors}
 
     def log_likelihood(moving: Weights, image: Tensor, target: Tensor) -> Tensor:
-        with sdpa_kernel(SDPBackend.MATH):  # the one that vmap knows
+        with sdpa_kernel(SDPBackend.MATH):  # vmap supports no other
             features = problem.encoder({**whole, **moving}, image[None])
         return (log_softmax(features @ head.T, dim=-1) * target).sum()
 
     slopes = vmap(grad(log_likelihood), in_dims=(None, 0, 0))
-    found = {name: torch.zeros_like(tensor) for name, tensor in moving.items()}
+    fisher = {name: torch.zeros_like(tensor) for name, tensor in moving.items()}
     images = problem.images[task][: labels.shape[1]]
     for row, share in zip(labels, shares / len(images), strict=True):
         targets = one_hot(row, len(head)).to(head.dtype)
         for batch, target, weight in zip(*(part.split(GRADIENTS) for part in (images, targets, share)), strict=True):
             for name, slope in slopes(moving, batch, target).items():
-                found[name] += torch.tensordot(weight, slope.square(), dims=1)
-    return found
+                fisher[name] += torch.tensordot(weight, slope.square(), dims=1)
+    return fisher

@@ -15,5 +15,5 @@ class Params(Parameters):
 
 
 def merge(vectors: TaskVectors, params: Params) -> Tensor:
-    """Coefficients [T, T, G]: the model of task t has lambda_t = 1 and zeros elsewhere."""
+    """Return coefficients [T, T, G]: the model of task t has lambda_t = 1 and zeros elsewhere."""
     return torch.eye(vectors.tasks, dtype=torch.float64)[:, :, None].repeat(1, 1, len(vectors))

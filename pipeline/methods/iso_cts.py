@@ -5,7 +5,7 @@ Per matrix with k = min(m, n): the common part is the leading singular triplets 
 With U, S, V these triplets side by side, theta = theta_0 + scale * mean(S) polar(U) polar(V)^T.
 
 arXiv 2502.04959, counts as in its released code: r = round((k - int(common * k)) / T), here at most k // T. `common` of
-1 is Iso-C. What is no matrix, the conventions and the scale of 1.5 are those of Iso-C.
+1 is Iso-C. Tensors that are not matrices, conventions and the scale of 1.5 are as in Iso-C.
 """
 
 import torch
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from pipeline.models.task_vectors import TaskVectors
 from pipeline.models.weights import Weights
-from pipeline.toolbox.conventions import Conventions, by_matrix
-from pipeline.toolbox.spectra import leading, polar, thin_svd
+from pipeline.toolbox.conventions import Conventions, merge_by_matrix
+from pipeline.toolbox.spectra import leading_triplets, polar_factor, thin_svd
 
 TITLE = "Iso-CTS"
 PAPER = "Marczak et al., 2025, arXiv 2502.04959"
@@ -29,16 +29,16 @@ class Params(Conventions):
 
 
 def merge(vectors: TaskVectors, params: Params) -> Weights:
-    """The merged delta {name: tensor}."""
-    return by_matrix(vectors, lambda stacked: isotropic(stacked, params.common), params.scale, params)
+    """Return the merged delta {name: tensor}."""
+    return merge_by_matrix(vectors, lambda stacked: merge_subspaces(stacked, params.common), params.scale, params)
 
 
-def isotropic(stacked: Tensor, common: float) -> Tensor:
-    """One matrix's merge [m, n] from its task vectors [T, m, n]."""
+def merge_subspaces(stacked: Tensor, common: float) -> Tensor:
+    """Merge the task vectors [T, m, n] of a matrix to [m, n]; `common` is the share of common directions."""
     tasks, *shape = stacked.shape
     rank = min(round((min(shape) - int(common * min(shape))) / tasks), min(shape) // tasks)
     shared = [part[..., : min(shape) - tasks * rank] for part in thin_svd(stacked.sum(0))]
     remaining = stacked - shared[0] @ (shared[0].mT @ stacked)
-    own = leading(remaining, rank, size=torch.linalg.matrix_norm(stacked))
-    u, s, v = (torch.cat(parts, dim=-1) for parts in zip(shared, own, strict=True))
-    return s.mean() * (polar(u) @ polar(v).mT)
+    specific = leading_triplets(remaining, rank, size=torch.linalg.matrix_norm(stacked))
+    u, s, v = (torch.cat(parts, dim=-1) for parts in zip(shared, specific, strict=True))
+    return s.mean() * (polar_factor(u) @ polar_factor(v).mT)

@@ -2,16 +2,16 @@
 
     keep_j = keep - reach * rank(M_j) / (n - 1)    for row j of n of an MLP's first matrix (c_fc)
 
-arXiv 2602.08564. M_j is the node-level M-Loss of unit j, rank 0 the smallest. Rows of c_fc keep their share of largest
-|tau_t|; every other tensor keeps `keep` of its entries. Shares are rounded down to whole entries, as in the authors'
-code. Then, for each entry, the mean over the tasks that have the sign of the sum; nothing where the sum is zero. q, k
-and v are trimmed apart; the authors' code trims them as one.
+arXiv 2602.08564. M_j is the node-level M-Loss of unit j; rank 0 is the smallest. Rows of c_fc keep their share of
+largest |tau_t|; every other tensor keeps `keep` of its entries. Shares are rounded down to whole entries, as in the
+authors' code. Each entry is then the mean over the tasks that have the sign of the sum, or zero where the sum is zero.
+q, k and v are trimmed separately; the authors' code trims them as one.
 
-x in M_j comes from the blocks merged so far and the merged attention of the block itself, as the paper's text says; the
-authors' code takes it from the pre-trained model, without CLIP's normalisation of pixels and from more images than the
-text's 128 in total (16 for each of 8 tasks). M_j has the activation of the model, as the paper defines it; the authors'
-code has the tanh approximation of GELU for every model. Equal M_j have equal ranks; entries tied at a threshold are all
-kept.
+The input x in M_j comes from the blocks merged so far and the merged attention of the block itself, as in the paper's
+text; the authors' code takes it from the pre-trained model, without CLIP's normalisation of pixels and from more images
+than the text's 128 in total (16 for each of 8 tasks). M_j uses the model's activation, as the paper defines it; the
+authors' code uses the tanh approximation of GELU for every model. Equal M_j have equal ranks; entries tied at a
+threshold are all kept.
 """
 
 import torch
@@ -22,10 +22,10 @@ from torch.nn.functional import linear
 from pipeline.calibration.problem import Footprint, Problem
 from pipeline.merges.solution import Solution
 from pipeline.models.encoder import block_name
-from pipeline.models.task_vectors import add
-from pipeline.runtime.schema import Parameters, Schedule, rounded
-from pipeline.toolbox.activations import advance, embed
-from pipeline.toolbox.mloss import nodes
+from pipeline.models.task_vectors import add_delta
+from pipeline.runtime.schema import Parameters, Schedule, autocast
+from pipeline.toolbox.activations import apply_block, embed_images
+from pipeline.toolbox.mloss import node_mloss
 
 TITLE = "M-TIES"
 PAPER = "Wang et al., 2026, arXiv 2602.08564"
@@ -33,8 +33,8 @@ FOOTPRINT = Footprint(models=4, block_vectors=2, tokens=2)
 
 
 class Params(Parameters):
-    """keep: share of entries kept per tensor and task; reach: how much less of the row with the highest M-Loss; scale:
-    of the merged vector; samples: images per task."""
+    """keep: share of entries kept per tensor and task; reach: how much lower it is in the row with the highest M-Loss;
+    scale: of the merged vector; samples: images per task."""
 
     keep: float = Field(0.8, gt=0, le=1)
     reach: float = Field(0.1, ge=0, le=1)
@@ -44,24 +44,24 @@ class Params(Parameters):
 
 @torch.no_grad()
 def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -> Solution:
-    """All tasks' images go through the merged model while it is made, a block at a time."""
+    """Merge a block at a time, while the images of all tasks go through the blocks merged so far."""
     tower, uniform = problem.encoder, torch.tensor([params.keep], dtype=torch.float64)
     delta = {name: params.scale * merge_rows(stacked, uniform) for name, stacked in problem.vectors.items()}
-    merged = add(problem.base, delta)
+    merged = add_delta(problem.base, delta)
     images = torch.cat([pool[: params.samples] for pool in problem.images])
-    tokens = embed(tower, merged, images, problem.images_per_pass, problem.precision)
+    tokens = embed_images(tower, merged, images, problem.images_per_pass, problem.precision)
     for index in range(tower.depth):
         name = f"{block_name(index)}mlp.c_fc.weight"
         ranks = _ranks(_losses(problem, merged, index, tokens))
         keep = (params.keep - params.reach * ranks).clamp(min=0)
         delta[name] = params.scale * merge_rows(problem.vectors[name], keep)
         merged[name] = problem.base[name] + delta[name]
-        tokens = advance(tower, merged, index, tokens, problem.precision)
+        tokens = apply_block(tower, merged, index, tokens, problem.precision)
     return Solution(delta=delta)
 
 
 def merge_rows(stacked: Tensor, keep: Tensor) -> Tensor:
-    """TIES with the mean, of task vectors [T, *shape] cut into len(keep) rows, of which each keeps its own share."""
+    """Merge task vectors [T, *shape] by TIES with the mean; each of len(keep) rows keeps its own share of entries."""
     rows = stacked.reshape(len(stacked), len(keep), -1)
     count = (keep.to(rows.device) * rows.shape[-1]).long()
     descending = rows.abs().sort(dim=-1, descending=True).values
@@ -72,20 +72,20 @@ def merge_rows(stacked: Tensor, keep: Tensor) -> Tensor:
 
 
 def _losses(problem: Problem, merged: dict[str, Tensor], index: int, tokens: list[Tensor]) -> Tensor:
-    """M_j [n] of a block's first MLP matrix, over all tokens."""
+    """Return M_j [n] of a block's first MLP matrix, over all tokens."""
     name = f"{block_name(index)}mlp.c_fc"
     weight, bias = (problem.base[f"{name}.{kind}"] for kind in ("weight", "bias"))
     changes = [*zip(problem.vectors[f"{name}.weight"], problem.vectors[f"{name}.bias"], strict=True)]
     total, count = torch.zeros_like(bias), sum(len(batch) for batch in tokens)
     for batch in tokens:
-        with rounded(batch.device, problem.precision):
+        with autocast(batch.device, problem.precision):
             entering = problem.encoder.inputs(merged, index, batch)[f"{name}.weight"].to(weight.dtype)
         outputs = (linear(entering, weight + change, bias + shift) for change, shift in changes)
-        total += nodes(outputs, problem.encoder.activate) * len(batch) / count
+        total += node_mloss(outputs, problem.encoder.activate) * len(batch) / count
     return total
 
 
 def _ranks(losses: Tensor) -> Tensor:
-    """How many of the others are smaller, as a share in [0, 1]; float64."""
+    """Return the share of the other losses that are smaller than each, in [0, 1]; float64."""
     smaller = torch.searchsorted(losses.sort().values, losses)
     return smaller.double() / max(1, len(losses) - 1)

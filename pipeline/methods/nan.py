@@ -3,8 +3,8 @@
     lambda_t = scale * (1 / |tau_t|_F) / sum_j (1 / |tau_j|_F)
 
 The norm is that of each tensor or of the whole model. Equal norms give the simple average for scale 1. An expert whose
-norm is zero gets no weight and does not count in the sum. Our reading, unverified: see UNVERIFIED. `nan_weights` is the
-other one, with the norms of the fine-tuned weights.
+norm is zero gets no weight and does not count in the sum. This reading is ours, see UNVERIFIED; `nan_weights` is the
+alternative, with the norms of the fine-tuned weights.
 """
 
 from pydantic import Field
@@ -30,5 +30,5 @@ class Params(Parameters):
 
 
 def merge(vectors: TaskVectors, params: Params) -> Tensor:
-    """Coefficients [T, G] that sum to `scale` over the tasks."""
+    """Return coefficients [T, G] that sum to `scale` over the tasks."""
     return params.scale * inverse_norms(vectors, vectors.__getitem__, params.scope)

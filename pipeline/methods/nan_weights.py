@@ -3,8 +3,8 @@
     lambda_t = scale * (1 / |theta_t|_F) / sum_j (1 / |theta_j|_F)
 
 The norm is that of each tensor or of the whole model. Experts that are close to their base have almost the same norm:
-each lambda_t / scale is 1 / T up to the relative spread of the norms, in practice the simple average. Our reading,
-unverified: see UNVERIFIED. `nan` is the other one, with the norms of the task vectors.
+each lambda_t / scale is 1 / T up to the relative spread of the norms, in practice the simple average. This reading is
+ours, see UNVERIFIED; `nan` is the alternative, with the norms of the task vectors.
 """
 
 from pydantic import Field
@@ -30,5 +30,5 @@ class Params(Parameters):
 
 
 def merge(vectors: TaskVectors, params: Params) -> Tensor:
-    """Coefficients [T, G] that sum to `scale` over the tasks."""
+    """Return coefficients [T, G] that sum to `scale` over the tasks."""
     return params.scale * inverse_norms(vectors, lambda name: vectors.base(name) + vectors[name], params.scope)

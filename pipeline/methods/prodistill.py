@@ -3,8 +3,8 @@
     theta_b = theta_0,b + sum_t c_t * tau_t,b                 (b a block, * element-wise; arXiv 2502.12706)
     min_c sum_t sum_x |f(theta_b; h_b(x)) - f(theta_t,b; h_t,b(x))|^2             (x from the images of task t)
 
-h_b(x) is what reaches block b through the blocks merged before it, h_t,b(x) what reaches it in expert t. Everything
-outside the blocks is theta_0 + initial_coefficient * sum_t tau_t, and so are biases of k, on which no output depends.
+h_b(x) is the input of block b after the blocks merged before it, h_t,b(x) its input in expert t. Everything outside the
+blocks is theta_0 + initial_coefficient * sum_t tau_t, and so are biases of k, on which no output depends.
 As in the authors' code the squares are summed over batch, tokens and features (Adam's epsilon sees that), and a batch
 mixes the tasks. The suite's schedule is for coefficients of whole tensors and does not apply here.
 """
@@ -19,9 +19,9 @@ from pipeline.calibration.problem import Footprint, Problem, require_finite
 from pipeline.merges.solution import Solution
 from pipeline.models.encoder import block_name
 from pipeline.models.sampling import generator
-from pipeline.models.task_vectors import add
+from pipeline.models.task_vectors import add_delta
 from pipeline.models.weights import Weights, has_gradient
-from pipeline.runtime.schema import Parameters, Schedule, rounded
+from pipeline.runtime.schema import Parameters, Schedule, autocast
 
 TITLE = "ProDistill"
 PAPER = "Xu et al., 2025, arXiv 2502.12706"
@@ -42,46 +42,48 @@ class Params(Parameters):
 
 
 def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -> Solution:
-    """Distil one block at a time; `losses` are those of all blocks' steps in turn."""
+    """Distil one block at a time; `losses` are those of every step of every block, in order."""
     tower, base, losses = problem.encoder, problem.base, []
     delta = {name: params.initial_coefficient * stacked.sum(0) for name, stacked in problem.vectors.items()}
     experts = [{name: stacked[task] for name, stacked in problem.vectors.items()} for task in range(len(problem.tasks))]
     pools = [pool[: params.samples] for pool in problem.images]
-    tokens = _through(problem, partial(tower.embed, add(base, delta)), torch.cat(pools))
-    taught = [
-        _through(problem, partial(tower.embed, add(base, expert)), pool)
+    tokens = _through(problem, partial(tower.embed, add_delta(base, delta)), torch.cat(pools))
+    targets = [
+        _through(problem, partial(tower.embed, add_delta(base, expert)), pool)
         for expert, pool in zip(experts, pools, strict=True)
     ]
     for index in range(tower.depth):
-        own = {name: tensor for name, tensor in base.items() if name.startswith(block_name(index))}
-        taught = [
-            _through(problem, partial(tower.block, add(own, expert), index), entering)
-            for expert, entering in zip(experts, taught, strict=True)
+        block = {name: tensor for name, tensor in base.items() if name.startswith(block_name(index))}
+        targets = [
+            _through(problem, partial(tower.block, add_delta(block, expert), index), entering)
+            for expert, entering in zip(experts, targets, strict=True)
         ]
-        found, steps = distil(problem, index, tokens, torch.cat(taught), generator(seed, "batches", index), params)
-        tokens = _through(problem, partial(tower.block, add(own, found), index), tokens)
-        delta |= found
+        block_delta, steps = distil_block(
+            problem, index, tokens, torch.cat(targets), generator(seed, "batches", index), params
+        )
+        tokens = _through(problem, partial(tower.block, add_delta(block, block_delta), index), tokens)
+        delta |= block_delta
         losses += steps
     return Solution(delta=delta, losses=torch.stack(losses))
 
 
-def distil(
-    problem: Problem, index: int, tokens: Tensor, taught: Tensor, rng: torch.Generator, params: Params
+def distil_block(
+    problem: Problem, index: int, tokens: Tensor, targets: Tensor, rng: torch.Generator, params: Params
 ) -> tuple[Weights, list[Tensor]]:
-    """The delta of a block that maps tokens [N, L, width] to those `taught`, and the loss before each step.
+    """Return the delta of a block that maps `tokens` to `targets`, both [N, L, width], and the loss before each step.
 
-    Of tensors with a gradient alone.
+    The delta has the tensors with a gradient only.
     """
-    own = {name: tensor for name, tensor in problem.base.items() if name.startswith(block_name(index))}
-    vectors = {name: problem.vectors[name] for name in own if has_gradient(name)}
+    block = {name: tensor for name, tensor in problem.base.items() if name.startswith(block_name(index))}
+    vectors = {name: problem.vectors[name] for name in block if has_gradient(name)}
     learned = {name: torch.full_like(stacked, params.initial_coefficient) for name, stacked in vectors.items()}
     optimiser = torch.optim.Adam([values.requires_grad_() for values in learned.values()], lr=params.lr, fused=True)
     losses = []
     for _ in range(params.epochs):
         for batch in torch.randperm(len(tokens), generator=rng).to(tokens.device).split(params.batch_size):
-            moved = {name: own[name] + (learned[name] * stacked).sum(0) for name, stacked in vectors.items()}
-            with rounded(tokens.device, problem.precision):
-                loss = (problem.encoder.block({**own, **moved}, index, tokens[batch]) - taught[batch]).square().sum()
+            moved = {name: block[name] + (learned[name] * stacked).sum(0) for name, stacked in vectors.items()}
+            with autocast(tokens.device, problem.precision):
+                loss = (problem.encoder.block({**block, **moved}, index, tokens[batch]) - targets[batch]).square().sum()
             losses.append(loss.detach())
             require_finite(len(losses) - 1, losses[-1])
             optimiser.zero_grad()
@@ -92,6 +94,6 @@ def distil(
 
 @torch.no_grad()
 def _through(problem: Problem, layer: partial[Tensor], inputs: Tensor) -> Tensor:
-    """`layer` of all inputs, as many at a time as the problem allows."""
-    with rounded(inputs.device, problem.precision):
+    """Apply a layer to all inputs, at most `images_per_pass` at a time."""
+    with autocast(inputs.device, problem.precision):
         return torch.cat([layer(part) for part in inputs.split(problem.images_per_pass)])

@@ -3,8 +3,9 @@
     W = (sum_t W_t G_t) (sum_t G_t)^-1,    G_t = E[x x^T] where W_t stands in expert t, over all tokens of its images
 
 arXiv 2212.09849, with the off-diagonal entries of each G_t times `off_diagonal`. Tensors that are not matrices of a
-block are averaged, positional_embedding too. q, k and v are matrices of their own; as they share their input, the fused
-matrix would give the same. Instead of an inverse: Cholesky, with a ridge in each G_t.
+block are averaged, positional_embedding included. q, k and v are separate matrices; as they share their input, the
+fused matrix would give the same result. The system is solved by Cholesky, with a ridge in each G_t, and not by an
+inverse.
 """
 
 from pydantic import Field
@@ -13,7 +14,7 @@ from pipeline.calibration.problem import Footprint, Problem
 from pipeline.merges.solution import Solution
 from pipeline.models.encoder import block_name
 from pipeline.runtime.schema import Parameters, Schedule
-from pipeline.toolbox.activations import advance, embed, expert
+from pipeline.toolbox.activations import apply_block, embed_images, expert_weights
 from pipeline.toolbox.regression import regress_block
 
 TITLE = "RegMean"
@@ -22,8 +23,8 @@ FOOTPRINT = Footprint(models=3, block_vectors=1, block_models=20, tokens=2)
 
 
 class Params(Parameters):
-    """samples: images per task; off_diagonal: factor of G_t's other entries, for CLIP 0.95 (FusionBench), in the paper,
-    as others cite it, 0.9 and for T5 0.1; ridge: added to the diagonal of G_t, as a share of its mean."""
+    """samples: images per task; off_diagonal: factor of G_t's off-diagonal entries, 0.95 for CLIP (FusionBench), in the
+    paper, as others cite it, 0.9 and 0.1 for T5; ridge: added to the diagonal of G_t, as a share of its mean."""
 
     samples: int = Field(256, ge=1)
     off_diagonal: float = Field(0.95, ge=0, le=1)
@@ -31,16 +32,18 @@ class Params(Parameters):
 
 
 def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -> Solution:
-    """One pass of every expert over its own images, a block at a time."""
+    """Merge a block at a time, with one pass of every expert over its own images."""
     tower, settings = problem.encoder, params.model_dump(exclude={"samples"})
     delta = {name: stacked.mean(0) for name, stacked in problem.vectors.items()}
     tokens = []
     for task, images in enumerate(problem.images):
-        whole = expert(problem.base, problem.vectors, task)
-        tokens.append(embed(tower, whole, images[: params.samples], problem.images_per_pass, problem.precision))
+        whole = expert_weights(problem.base, problem.vectors, task)
+        tokens.append(embed_images(tower, whole, images[: params.samples], problem.images_per_pass, problem.precision))
     for index in range(tower.depth):
-        experts = [expert(problem.base, problem.vectors, task, block_name(index)) for task in range(len(tokens))]
+        experts = [
+            expert_weights(problem.base, problem.vectors, task, block_name(index)) for task in range(len(tokens))
+        ]
         delta |= regress_block(tower, problem.vectors, experts, index, tokens, precision=problem.precision, **settings)
         for task, weights in enumerate(experts):
-            tokens[task] = advance(tower, weights, index, tokens[task], problem.precision)
+            tokens[task] = apply_block(tower, weights, index, tokens[task], problem.precision)
     return Solution(delta=delta)

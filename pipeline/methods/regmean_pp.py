@@ -5,7 +5,7 @@
 
 arXiv 2508.03121. Within block l each expert's own weights make the inputs of its matrices, as in the authors' code.
 The embedding, the norms and the biases are averaged, and so is ln_post, which their code leaves pre-trained. q, k and v
-are matrices of their own; as they share their input, the fused matrix would give the same.
+are separate matrices; as they share their input, the fused matrix would give the same result.
 """
 
 from pydantic import Field
@@ -13,9 +13,9 @@ from pydantic import Field
 from pipeline.calibration.problem import Footprint, Problem
 from pipeline.merges.solution import Solution
 from pipeline.models.encoder import block_name
-from pipeline.models.task_vectors import add
+from pipeline.models.task_vectors import add_delta
 from pipeline.runtime.schema import Parameters, Schedule
-from pipeline.toolbox.activations import advance, embed, expert
+from pipeline.toolbox.activations import apply_block, embed_images, expert_weights
 from pipeline.toolbox.regression import regress_block
 
 TITLE = "RegMean++"
@@ -24,8 +24,8 @@ FOOTPRINT = Footprint(models=3, block_vectors=1, block_models=20, tokens=2)
 
 
 class Params(Parameters):
-    """samples: images per task; off_diagonal: factor of G_t's other entries (FusionBench's for CLIP); ridge: added to
-    the diagonal of G_t, as a share of its mean."""
+    """samples: images per task; off_diagonal: factor of G_t's off-diagonal entries (FusionBench's for CLIP); ridge:
+    added to the diagonal of G_t, as a share of its mean."""
 
     samples: int = Field(256, ge=1)
     off_diagonal: float = Field(0.95, ge=0, le=1)
@@ -33,19 +33,19 @@ class Params(Parameters):
 
 
 def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -> Solution:
-    """All tasks' images go through the merged model while it is made, a block at a time."""
+    """Merge a block at a time, while the images of all tasks go through the blocks merged so far."""
     tower, settings = problem.encoder, params.model_dump(exclude={"samples"})
     delta = {name: stacked.mean(0) for name, stacked in problem.vectors.items()}
-    average = add(problem.base, delta)
+    average = add_delta(problem.base, delta)
     tokens = [
-        embed(tower, average, images[: params.samples], problem.images_per_pass, problem.precision)
+        embed_images(tower, average, images[: params.samples], problem.images_per_pass, problem.precision)
         for images in problem.images
     ]
     for index in range(tower.depth):
         prefix = block_name(index)
-        experts = [expert(problem.base, problem.vectors, task, prefix) for task in range(len(tokens))]
+        experts = [expert_weights(problem.base, problem.vectors, task, prefix) for task in range(len(tokens))]
         delta |= regress_block(tower, problem.vectors, experts, index, tokens, precision=problem.precision, **settings)
-        merged = add({name: tensor for name, tensor in problem.base.items() if name.startswith(prefix)}, delta)
+        merged = add_delta({name: tensor for name, tensor in problem.base.items() if name.startswith(prefix)}, delta)
         for task, entering in enumerate(tokens):
-            tokens[task] = advance(tower, merged, index, entering, problem.precision)
+            tokens[task] = apply_block(tower, merged, index, entering, problem.precision)
     return Solution(delta=delta)

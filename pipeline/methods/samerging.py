@@ -2,11 +2,11 @@
 
     min_lambda max_{|epsilon| <= rho} sum_t KL(expert_t || merged(lambda + epsilon))        (arXiv 2512.21288)
 
-The model is merged anew at lambda + epsilon before the second gradient. Its parameters are top-level keys of
-params.yaml: it is the method under study. Its released code perturbs adaptively (`sharpness: asam` here), in
-proportion to each |lambda|, and at the start, lambda = 0, not at all; the objective above is that of plain SAM, our
-default. Optimiser, temperature and start are those of the released configuration. Its 1,000 steps are 10 epochs over
-100 fixed batches in a fixed order; ours draw new batches in every epoch.
+The model is merged again at lambda + epsilon before the second gradient. As this is the method under study, its
+parameters are top-level keys of params.yaml. The released code perturbs adaptively (`sharpness: asam` here), in
+proportion to each |lambda|, and therefore not at all at the start, lambda = 0; the objective above is that of plain
+SAM, our default. Optimiser, temperature and start are those of the released configuration. Its 1,000 steps are 10
+epochs over 100 fixed batches in a fixed order; ours draw new batches in every epoch.
 """
 
 from pydantic import Field
@@ -33,6 +33,6 @@ class Params(Parameters):
 
 
 def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -> Solution:
-    """Minimise the distillation loss summed over tasks, at the worst point within rho."""
+    """Minimise the distillation loss summed over tasks, at the worst point within rho; coefficients [T, G]."""
     settings = params.model_dump(exclude={"temperature"})
     return descend(problem, distillation(params.temperature), schedule, seed, **settings)

@@ -3,10 +3,10 @@
     y = W_0 x + b_0 + U_k,t S_k,t V_k,t^T x + (b_t - b_0),    t = argmax_j |V_g,j^T x|_2        (arXiv 2408.10174)
 
 U_k S_k V_k^T is the rank-k part of W_t - W_0, V_g its g leading right singular vectors. Routing is per token and
-matrix: no task is given, nothing is trained. With one expert per token the softmax of the released code's router is 1.
-What is no matrix of a block (embeddings, norms) stays theta_0. q, k and v are routed apart, as in the released code;
-there is no choice of conventions here, since the experts are served matrix by matrix.
-Ranks of the documented runs on CLIP; a matrix with fewer singular values keeps them all.
+matrix: the task need not be known, and nothing is trained. With one expert per token the softmax of the released
+code's router is 1. Tensors that are not matrices of a block (embeddings, norms) stay theta_0. q, k and v are routed
+separately, as in the released code; there is no choice of conventions, since the experts are served matrix by matrix.
+Ranks are those of the documented runs on CLIP; a matrix with fewer singular values keeps them all.
 """
 
 import torch
@@ -18,23 +18,23 @@ from pipeline.models.task_vectors import TaskVectors
 from pipeline.models.weights import Weights
 from pipeline.runtime.schema import Parameters
 from pipeline.toolbox.spectra import svd
-from pipeline.toolbox.spread import spread
+from pipeline.toolbox.threads import map_tensors
 
 TITLE = "SMILE"
 PAPER = "Tang et al., 2024, arXiv 2408.10174"
 
 
 class Params(Parameters):
-    """rank: of every expert; gate_rank: singular vectors that the router looks at, no more than `rank` are used."""
+    """rank: of every expert; gate_rank: singular vectors that the router uses, at most `rank`."""
 
     rank: int = Field(32, ge=1)
     gate_rank: int = Field(16, ge=1)
 
 
 def merge(vectors: TaskVectors, params: Params) -> Solution:
-    """theta_0 (coefficients [T, G], all zero) and the experts as extras "routed"."""
+    """Return theta_0 (coefficients [T, G], all zero) with the experts as extras "routed"."""
 
-    def expert(name: str) -> Weights:
+    def decompose_experts(name: str) -> Weights:
         stem, _, kind = name.rpartition(".")
         if kind != "weight" or vectors.base(name).ndim != 2:
             return {}
@@ -46,7 +46,7 @@ def merge(vectors: TaskVectors, params: Params) -> Solution:
         }
 
     tensors = {GATE_RANK: torch.tensor(params.gate_rank)}
-    for found in spread(expert, vectors).values():
-        tensors |= found
+    for experts in map_tensors(decompose_experts, vectors).values():
+        tensors |= experts
     coefficients = torch.zeros(vectors.tasks, len(vectors), dtype=torch.float64)
     return Solution(coefficients, extras=Extras("routed", tensors))

@@ -5,9 +5,10 @@
 
 over the images on which merged model and expert agree or the expert is at least as confident. A round visits the tasks
 in random order and takes one step on a batch of each. The learning rates are the authors'; rounds and images per batch
-are the suite's steps and batch size (theirs: 500 and 32). Three differences from their code: `clamp` projects lambda
-after every step, theirs clamps in the forward pass, where a coefficient outside [0, 1] gets no gradient any more; heads
-have no bias to learn; a batch without a trusted image has a gradient of zero, theirs is not a number and is skipped.
+are the suite's steps and batch size (theirs: 500 and 32). There are three differences from their code. `clamp`
+projects lambda after every step; theirs clamps in the forward pass, where a coefficient outside [0, 1] no longer gets a
+gradient. Heads have no bias to learn. A batch without a trusted image has a gradient of zero; theirs is not a number
+and is skipped.
 """
 
 import torch
@@ -15,12 +16,12 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from pipeline.calibration.descent import completed, learned
-from pipeline.calibration.problem import Problem, require_finite, streams
+from pipeline.calibration.descent import expand_learned, select_learned
+from pipeline.calibration.problem import Problem, require_finite, stream_batches
 from pipeline.merges.solution import Extras, Solution
 from pipeline.models import task_vectors
 from pipeline.models.sampling import generator
-from pipeline.runtime.schema import Parameters, Schedule, rounded
+from pipeline.runtime.schema import Parameters, Schedule, autocast
 
 TITLE = "SyMerge (tunes heads)"
 PAPER = "Jung et al., 2024, arXiv 2412.19098"
@@ -39,56 +40,60 @@ class Params(Parameters):
 
 
 def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -> Solution:
-    """Coefficients [T, G] and the heads; `losses` has one per task and round, in the order of the steps."""
-    moving, order = learned(problem), generator(seed, "order")
+    """Learn coefficients [T, G] and heads; `losses` has one value per task and round, in the order of the steps."""
+    moving, order = select_learned(problem), generator(seed, "order")
     sample, shape = next(iter(moving.vectors.values())), (len(problem.tasks), len(moving.vectors))
     point = torch.full(shape, params.initial_coefficient, dtype=sample.dtype, device=sample.device)
     heads = [head.clone() for head in problem.heads]
     optimiser = torch.optim.Adam([{"params": [point], "lr": params.lr}, {"params": heads, "lr": params.head_lr}])
-    drawn, losses, seen, kept = streams(problem, schedule.batch_size, seed), [], 0, 0
+    streams, losses, images, trusted_images = stream_batches(problem, schedule.batch_size, seed), [], 0, 0
     for _ in range(schedule.steps):
         for task in torch.randperm(len(heads), generator=order).tolist():
             optimiser.zero_grad()  # a head without a gradient stays: Adam moves lambda and the head of this task
-            batch = next(drawn[task]).to(sample.device)
-            loss, point.grad, heads[task].grad, count = gradient(moving, point, heads[task], task, batch)
-            seen, kept = seen + len(batch), kept + count
+            batch = next(streams[task]).to(sample.device)
+            loss, point.grad, heads[task].grad, count = trusted_gradient(moving, point, heads[task], task, batch)
+            images, trusted_images = images + len(batch), trusted_images + count
             optimiser.step()
             if params.clamp:
                 point.clamp_(0, 1)
             require_finite(len(losses), loss, point, heads[task])
             losses.append(loss)
-    print(f"symerge: seed {seed}: {int(kept):,} of {seen:,} images had a trusted expert, the others were left out")
+    counts = f"{int(trusted_images):,} of {images:,}"
+    print(f"symerge: seed {seed}: {counts} images had a trusted expert, the others were left out")
     tuned = dict(zip(problem.tasks, heads, strict=True))
-    coefficients = completed(point, problem.vectors, params.initial_coefficient)
+    coefficients = expand_learned(point, problem.vectors, params.initial_coefficient)
     return Solution(coefficients, losses=torch.stack(losses), extras=Extras("heads", tuned))
 
 
-def gradient(
+def trusted_gradient(
     problem: Problem, coefficients: Tensor, head: Tensor, task: int, batch: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The loss on a batch of one task, its gradients by the coefficients [T, G] and by the task's head, images kept."""
+    """Return the loss on a batch of one task, its gradients and the number of trusted images.
+
+    The gradients are with respect to the coefficients [T, G] and to the task's head.
+    """
     merged, tuned = task_vectors.merge(problem.base, problem.vectors, coefficients), head.detach().requires_grad_()
     leaves = {name: merged[name].requires_grad_() for name in problem.vectors}
-    with rounded(head.device, problem.precision):
+    with autocast(head.device, problem.precision):
         features = problem.encoder(merged, problem.images[task][batch]).to(head.dtype)
     logits, teacher = features @ tuned.T, problem.teachers[task][batch]
     loss = trusted_cross_entropy(logits, teacher)
-    *found, slope = torch.autograd.grad(loss, [*leaves.values(), tuned])
+    *gradients, head_gradient = torch.autograd.grad(loss, [*leaves.values(), tuned])
     return (
         loss.detach(),
-        task_vectors.contract(dict(zip(leaves, found, strict=True)), problem.vectors),
-        slope,
+        task_vectors.contract(dict(zip(leaves, gradients, strict=True)), problem.vectors),
+        head_gradient,
         trusted(logits, teacher).sum(),
     )
 
 
 def trusted_cross_entropy(logits: Tensor, teacher: Tensor) -> Tensor:
-    """Mean cross-entropy to the expert's label over the images whose expert is trusted; 0 if there is none."""
-    kept, parts = trusted(logits, teacher), cross_entropy(logits, teacher.argmax(-1), reduction="none")
-    return torch.where(kept, parts, 0).sum() / kept.sum().clamp(min=1)
+    """Return the mean cross-entropy to the expert's label over the trusted images; 0 if there are none."""
+    mask, losses = trusted(logits, teacher), cross_entropy(logits, teacher.argmax(-1), reduction="none")
+    return torch.where(mask, losses, 0).sum() / mask.sum().clamp(min=1)
 
 
 def trusted(logits: Tensor, teacher: Tensor) -> Tensor:
-    """Whether expert and merged model agree or the expert is at least as confident, per image."""
+    """Return, per image, whether expert and merged model agree or the expert is at least as confident."""
     expert, student = (scores.detach().softmax(-1).max(-1) for scores in (teacher, logits))
     return (expert.indices == student.indices) | (expert.values >= student.values)

@@ -1,6 +1,6 @@
 """Task arithmetic: theta = theta_0 + scale * sum_t tau_t.
 
-The paper picks the scale on labelled validation data; we keep the literature's fixed 0.3 (AdaMerging, FusionBench).
+The paper picks the scale on labelled validation data; we keep the fixed 0.3 of AdaMerging and FusionBench.
 """
 
 import torch
@@ -21,5 +21,5 @@ class Params(Parameters):
 
 
 def merge(vectors: TaskVectors, params: Params) -> Tensor:
-    """Coefficients [T, G], all `scale`."""
+    """Return coefficients [T, G], all `scale`."""
     return torch.full((vectors.tasks, len(vectors)), params.scale, dtype=torch.float64)

@@ -4,12 +4,12 @@
    are kept.
 2. Elect: the sign of the sum of the trimmed task vectors; where it is zero, the majority of these signs over all
    parameters. If that is zero too, because as many sums are positive as negative, nothing is merged there; the authors'
-   code then merges the negative entries, as it does wherever the sign is not positive.
+   code then merges the negative entries, as it does whenever the sign is not positive.
 3. Disjoint merge: over the trimmed entries that have the elected sign, their mean (the paper's) or their sum (the
    protocol of AdaMerging and FusionBench).
 
 Two pairs are in use without validation data: mean with scale 1 (the paper), sum with scale 0.3 (AdaMerging,
-FusionBench). The default is the second: the line of results to which the paper under study compares itself.
+FusionBench). The default is the second, since the paper under study compares itself with those results.
 """
 
 import torch
@@ -18,7 +18,7 @@ from pydantic import Field
 from pipeline.models.task_vectors import TaskVectors
 from pipeline.models.weights import Weights
 from pipeline.runtime.schema import Parameters
-from pipeline.toolbox.trimming import Aggregate, merge_agreeing, threshold
+from pipeline.toolbox.trimming import Aggregate, merge_agreeing, trim_threshold
 
 TITLE = "TIES"
 PAPER = "Yadav et al., 2023, arXiv 2306.01708"
@@ -33,7 +33,7 @@ class Params(Parameters):
 
 
 def merge(vectors: TaskVectors, params: Params) -> Weights:
-    """The merged delta {name: tensor}; memory is a few models, whatever T."""
-    thresholds = torch.stack([threshold(vectors.task(t), params.keep) for t in range(vectors.tasks)])
+    """Return the merged delta {name: tensor}; memory is a few models for any T."""
+    thresholds = torch.stack([trim_threshold(vectors.task(t), params.keep) for t in range(vectors.tasks)])
     merged = merge_agreeing(vectors.__getitem__, vectors, thresholds, params.aggregate)
     return {name: params.scale * tensor for name, tensor in merged.items()}

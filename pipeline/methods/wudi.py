@@ -4,12 +4,12 @@
 
 arXiv 2503.08099. The released solver is Adam with lr 1e-5 and 300 steps, which moves an entry by about 3e-3 at most: it
 stops long before the minimum, and lr times steps is part of the method. The minimum itself has a closed form,
-`solver: closed`, another method in effect: with G = sum_t G_t, G_t = tau_t^T tau_t / |tau_t|_F^2, the gradient is
-2 (tau G - sum_t tau_t G_t). It needs one product a step, whatever T, where the loss as written needs 2 T.
+`solver: closed`, which is in effect another method: with G = sum_t G_t, G_t = tau_t^T tau_t / |tau_t|_F^2, the gradient
+is 2 (tau G - sum_t tau_t G_t). It needs one product per step for any T, while the loss as written needs 2 T.
 
-As in the released code everything but the blocks' matrices keeps the weights of theta_0. It works on open_clip's fused
-[3d, d] tensor, we by default on q, k and v apart: their losses then have norms of their own, so results differ.
-`positional_embedding: average` keeps that embedding at theta_0 too.
+As in the released code, everything except the blocks' matrices keeps the weights of theta_0. That code works on
+open_clip's fused [3d, d] tensor; our default splits q, k and v, whose losses then have separate norms, so results
+differ. `positional_embedding: average` keeps that embedding at theta_0 too.
 """
 
 from typing import Literal
@@ -21,7 +21,7 @@ from torch import Tensor
 from pipeline.models.task_vectors import TaskVectors
 from pipeline.models.weights import Weights, split_qkv
 from pipeline.toolbox.conventions import Conventions
-from pipeline.toolbox.spread import spread
+from pipeline.toolbox.threads import map_tensors
 
 TITLE = "WUDI-Merging"
 PAPER = "Cheng et al., 2025, arXiv 2503.08099"
@@ -37,19 +37,23 @@ class Params(Conventions):
 
 
 def merge(vectors: TaskVectors, params: Params) -> Weights:
-    """The merged delta {name: tensor}, zero where a tensor is no matrix."""
-    solve = closed if params.solver == "closed" else lambda stacked: descended(stacked, params.lr, params.steps)
+    """Return the merged delta {name: tensor}, zero for tensors that are not matrices."""
+    solve = (
+        minimise_interference
+        if params.solver == "closed"
+        else lambda stacked: descend_interference(stacked, params.lr, params.steps)
+    )
 
     view = params.view(vectors)
 
     def merge_tensor(name: str) -> Tensor:
         return params.scale * solve(view[name]) if params.decomposes(name) else torch.zeros_like(vectors.base(name))
 
-    return split_qkv(spread(merge_tensor, view))
+    return split_qkv(map_tensors(merge_tensor, view))
 
 
-def descended(stacked: Tensor, lr: float, steps: int) -> Tensor:
-    """[m, n] after `steps` of Adam from the sum of the task vectors [T, m, n]."""
+def descend_interference(stacked: Tensor, lr: float, steps: int) -> Tensor:
+    """Return [m, n] after `steps` steps of Adam from the sum of the task vectors [T, m, n]."""
     start, slope, gram = _quadratic(stacked)
     correction = torch.zeros_like(start)
     optimiser = torch.optim.Adam([correction], lr=lr)
@@ -59,8 +63,8 @@ def descended(stacked: Tensor, lr: float, steps: int) -> Tensor:
     return start + correction
 
 
-def closed(stacked: Tensor) -> Tensor:
-    """[m, n]: the minimiser nearest to the sum of the task vectors [T, m, n], which is also that of least norm.
+def minimise_interference(stacked: Tensor) -> Tensor:
+    """Return the minimiser [m, n] nearest to the sum of the task vectors [T, m, n], which is also that of least norm.
 
     Solved in float64: G has the squared condition number of the task vectors.
     """
@@ -69,11 +73,11 @@ def closed(stacked: Tensor) -> Tensor:
 
 
 def _quadratic(stacked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The sum of the task vectors, half the loss's gradient there, and G; the gradient elsewhere is linear in these."""
+    """Return the sum of the task vectors, half the loss's gradient there, and G; elsewhere it is linear in these."""
     start = stacked.sum(0)
     slope, gram = torch.zeros_like(start), start.new_zeros(start.shape[1], start.shape[1])
     for vector in stacked:
         direction = vector / torch.linalg.matrix_norm(vector).clamp(min=torch.finfo(vector.dtype).tiny)
-        own = direction.mT @ direction
-        slope, gram = slope + (start - vector) @ own, gram + own
+        task_gram = direction.mT @ direction
+        slope, gram = slope + (start - vector) @ task_gram, gram + task_gram
     return start, slope, gram

@@ -15,5 +15,5 @@ class Params(Parameters):
 
 
 def merge(vectors: TaskVectors, params: Params) -> Tensor:
-    """Coefficients [T, G], all zero."""
+    """Return coefficients [T, G], all zero."""
     return torch.zeros(vectors.tasks, len(vectors), dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""What is merged: a suite on disk, its encoder, its task vectors, and seeded samples of its images.
+"""The models that are merged: a suite on disk, its encoder and task vectors, and seeded samples of its images.
 
 suite           tasks on one backbone, in one on-disk layout
 weights         names and layout of an encoder's tensors

@@ -1,4 +1,4 @@
-"""Features of many images, batch by batch, where no gradient is needed."""
+"""Features of many images, batch by batch and without gradients."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,7 @@ BATCH = 256
 
 
 def encode(encoder: Encoder, weights: Mapping[str, Tensor], images: np.ndarray, target: torch.device) -> Tensor:
-    """Features [N, D], of unit length, of images uint8 [N, H, W, 3], computed and left on `target`."""
+    """Return the features [N, D], of unit length, of images uint8 [N, H, W, 3]; computed and kept on `target`."""
     with torch.inference_mode():
         parts = [
             encoder(weights, torch.from_numpy(np.array(images[start : start + BATCH])).to(target))

@@ -1,4 +1,4 @@
-"""Everything that is drawn: generators that depend on a seed and a key alone, images, batches."""
+"""Seeded randomness: generators that depend only on a seed and a key, samples of images, batches."""
 
 import hashlib
 from collections.abc import Iterator
@@ -8,21 +8,21 @@ from torch import Tensor
 
 
 def generator(seed: int, *key: object) -> torch.Generator:
-    """A generator that depends on `seed` and `key` alone."""
+    """Return a generator that depends only on `seed` and `key`."""
     digest = hashlib.sha256(repr((seed, *key)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
-def draw(pool: int, samples: int, seed: int, task: str) -> Tensor:
-    """Indices [min(samples, pool)] of a task's calibration images: seeded, without replacement.
+def sample_indices(pool: int, samples: int, seed: int, task: str) -> Tensor:
+    """Draw the indices [min(samples, pool)] of a task's calibration images, without replacement.
 
-    Draws of one seed are nested: the first k of a larger draw are the draw of size k.
+    Samples of one seed are nested: the first k of a larger sample are the sample of size k.
     """
     return torch.randperm(pool, generator=generator(seed, "draw", task))[:samples]
 
 
 def batches(count: int, size: int, rng: torch.Generator) -> Iterator[Tensor]:
-    """Endless batches of min(size, count) of `count` indices; reshuffled whenever all have been used."""
+    """Yield endless batches of min(size, count) of `count` indices, reshuffled whenever all have been used."""
     size = min(size, count)
     waiting = torch.empty(0, dtype=torch.long)
     while True:

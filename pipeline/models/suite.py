@@ -1,4 +1,4 @@
-"""A suite: tasks on one backbone, in one on-disk layout, whatever family it came from.
+"""A suite: tasks on one backbone, in one on-disk layout for all families.
 
     suite.json                          name, model, tasks with their classes, tensor order, provenance
     base.safetensors                    theta_0, the image tower with q, k, v apart, frozen tensors included
@@ -7,8 +7,8 @@
     images/<split>/<task>.npy           uint8 [N, H, W, 3]
     labels/<split>/<task>.npy           int64 [N]
 
-With store.py the only module that knows where things lie. `Suite.load` checks everything that can be checked without
-reading the payload, so that a broken folder is named before any work starts.
+Only this module knows where these files are. `SuiteFolder` checks all that can be checked without reading tensors and
+images, so that a broken folder is reported before any work starts.
 """
 
 from collections.abc import Collection, Mapping
@@ -29,13 +29,14 @@ SPLITS = ("train", "validation", "test")
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=80)]
 Deviation = Annotated[float, Field(gt=0)]
 VISION = ("image_size", "layers", "width", "head_width", "patch_size")
-"""What the shape of an image tower is told by: positive whole numbers of a model's vision_cfg."""
+"""Keys of a model's vision_cfg that fix the shape of the image tower: positive whole numbers."""
 
 
 def _with_tower(model: dict[str, Any]) -> dict[str, Any]:
-    vision = model.get("vision_cfg")
+    content = model.get("vision_cfg")
+    vision = content if isinstance(content, dict) else {}
     for key in VISION:
-        value = vision.get(key) if isinstance(vision, dict) else None
+        value = vision.get(key)
         if type(value) is not int or value < 1:
             raise ValueError(f"vision_cfg: {key} is {value!r}, expected a positive whole number")
     if vision["width"] % vision["head_width"]:
@@ -44,11 +45,11 @@ def _with_tower(model: dict[str, Any]) -> dict[str, Any]:
 
 
 class SuiteError(BenchmarkError):
-    """A suite folder that is incomplete or inconsistent; the message names the file and what was expected."""
+    """An incomplete or inconsistent suite folder; the message names the file and what was expected."""
 
 
 class Task(BaseModel):
-    """One classification task: its name and its class names in label order."""
+    """A classification task: its name, and the names of its classes in label order."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: Name
@@ -56,7 +57,7 @@ class Task(BaseModel):
 
 
 class Suite(BaseModel):
-    """The content of suite.json and where the rest lies; see the module's docstring."""
+    """The content of suite.json, see the module's docstring."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     name: Name
@@ -76,11 +77,11 @@ class Suite(BaseModel):
         return tuple(task.name for task in self.tasks)
 
     def encoder(self) -> Tower:
-        """The image encoder, see `pipeline.models.encoder`."""
+        """Return the image encoder as a function of its weights."""
         return Tower(self.model, self.mean, self.std)
 
     def only(self, tasks: Collection[str]) -> "Suite":
-        """The suite of these of its tasks, in its own order; SuiteError if one is not there."""
+        """Return the suite with these tasks only, in its own order; SuiteError if it lacks one."""
         if unknown := sorted({*tasks} - {*self.task_names}):
             raise SuiteError(f"{self.name}: no task {unknown[0]!r}; expected some of {', '.join(self.task_names)}")
         return self.model_copy(update={"tasks": tuple(task for task in self.tasks if task.name in tasks)})
@@ -91,12 +92,12 @@ class Suite(BaseModel):
 
 
 class SuiteFolder:
-    """A suite on disk: `suite` and lazy access to its tensors and images."""
+    """A suite on disk: its `suite`, and lazy access to its tensors and images."""
 
     def __init__(self, folder: Path, only: Collection[str] | None = None) -> None:
         """Open and check the folder; SuiteError or StoreError names the first file that is wrong.
 
-        `only`: see no more than these tasks, in the suite's order.
+        `only`: restrict the suite to these tasks, in its own order.
         """
         self.folder = folder
         try:
@@ -110,28 +111,28 @@ class SuiteFolder:
         self._check()
 
     def base(self) -> store.TensorFile:
-        """theta_0: every tensor of the image tower, the frozen ones included."""
+        """Return theta_0: every tensor of the image tower, the frozen ones included."""
         return store.TensorFile(self.folder / "base.safetensors")
 
     def heads(self) -> store.TensorFile:
-        """Zero-shot heads: {task: [classes, D]}."""
+        """Return the zero-shot heads: {task: [classes, D]}."""
         return store.TensorFile(self.folder / "heads.safetensors")
 
     def expert(self, task: str) -> store.TensorFile:
-        """theta_t: the merged tensors only."""
+        """Return theta_t: the tensors that are merged."""
         return store.TensorFile(self.folder / "experts" / f"{task}.safetensors")
 
     def vectors(self, dtype: torch.dtype = torch.float32, target: torch.device | str = "cpu") -> TaskVectors:
-        """The task vectors, read from disk and formed on `target` tensor by tensor."""
+        """Return the task vectors, read from disk and formed on `target` tensor by tensor."""
         experts = [self.expert(task) for task in self.suite.task_names]
         return TaskVectors(self.base(), experts, self.suite.groups, dtype, self.suite.task_names, target)
 
     def images(self, split: str, task: str) -> np.ndarray:
-        """Images of a split, uint8 [N, H, W, 3], memory-mapped."""
+        """Return the images of a split, uint8 [N, H, W, 3], memory-mapped."""
         return store.read_array(self.folder / "images" / split / f"{task}.npy")
 
     def labels(self, split: str, task: str) -> np.ndarray:
-        """Labels of a split, int64 [N]."""
+        """Return the labels of a split, int64 [N], memory-mapped."""
         return store.read_array(self._labels(split, task))
 
     def _labels(self, split: str, task: str) -> Path:
@@ -174,12 +175,13 @@ class SuiteFolder:
 
 
 def _same_shapes(
-    path: Path, found: Mapping[str, tuple[int, ...]], base: Mapping[str, tuple[int, ...]], expected: set[str]
+    path: Path, shapes: Mapping[str, tuple[int, ...]], base: Mapping[str, tuple[int, ...]], expected: set[str]
 ) -> None:
-    if missing := sorted(expected - found.keys()):
+    """Raise SuiteError unless `shapes` has exactly the `expected` tensors, each of its shape in `base`."""
+    if missing := sorted(expected - shapes.keys()):
         raise SuiteError(f"{path}: {len(missing)} tensors are missing, the first is {missing[0]!r}")
-    if extra := sorted(found.keys() - expected):
+    if extra := sorted(shapes.keys() - expected):
         raise SuiteError(f"{path}: {len(extra)} tensors do not belong to the suite, the first is {extra[0]!r}")
     for name in sorted(expected):
-        if found[name] != base[name]:
-            raise SuiteError(f"{path}: {name} has shape {list(found[name])}, the base has {list(base[name])}")
+        if shapes[name] != base[name]:
+            raise SuiteError(f"{path}: {name} has shape {list(shapes[name])}, the base has {list(base[name])}")

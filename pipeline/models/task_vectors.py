@@ -3,8 +3,8 @@
     theta_g(lambda) = theta_0,g + sum_t lambda[t, g] * tau_t,g        (one group g = one tensor)
     dL/dlambda[t, g] = <dL/dtheta_g, tau_t,g>
 
-The second line is all that calibration needs: one forward and backward of the merged model, then one pass over the task
-vectors. No autograd graph ever goes through the merge.
+The second line is all that calibration needs: one forward and backward pass of the merged model, then one pass over the
+task vectors. No autograd graph goes through the merge.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,12 +16,12 @@ from pipeline.models.weights import Weights
 
 
 class TaskVectors(Mapping[str, Tensor]):
-    """tau, formed when it is asked for: name -> [T, *shape], in the order of the suite's groups.
+    """Task vectors, computed on access: name -> tau [T, *shape], in the order of the suite's groups.
 
-    `base` and `experts` are mappings from names to tensors; over files (`store.TensorFile`) this holds one stacked
-    tensor at a time. `dtype` is the precision in which theta_t - theta_0 is formed: in float64 the difference of two
-    float32 weights keeps what `merge` needs to give an expert back exactly. `task_names` are those of the experts in
-    order, by default "0", "1", ... Tensors are formed on `device`, whatever holds the files.
+    `base` and `experts` map names to tensors; over files (`store.TensorFile`) only one stacked tensor is in memory at a
+    time. theta_t - theta_0 is computed on `device` in the precision `dtype`: in float64 the difference of two float32
+    weights keeps what `merge` needs to return an expert exactly. `task_names` are those of the experts, in order, by
+    default "0", "1", ...
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class TaskVectors(Mapping[str, Tensor]):
         base = self.base(name)
         stacked = base.new_empty((self.tasks, *base.shape))
         for row, expert in zip(stacked, self._experts, strict=True):
-            torch.sub(self._formed(expert[name]), base, out=row)
+            torch.sub(self._converted(expert[name]), base, out=row)
         return stacked
 
     @property
@@ -56,28 +56,28 @@ class TaskVectors(Mapping[str, Tensor]):
         return len(self._experts)
 
     def task(self, index: int) -> Weights:
-        """tau_t of one task: name -> tensor."""
+        """Return tau_t of one task: name -> tensor."""
         expert = self._experts[index]
-        return {name: self._formed(expert[name]) - self.base(name) for name in self._groups}
+        return {name: self._converted(expert[name]) - self.base(name) for name in self._groups}
 
     def base(self, name: str) -> Tensor:
-        """The tensor of theta_0, in the precision of the task vectors."""
-        return self._formed(self._base[name])
+        """Return a tensor of theta_0, on the device and in the precision of the task vectors."""
+        return self._converted(self._base[name])
 
-    def _formed(self, weight: Tensor) -> Tensor:
+    def _converted(self, weight: Tensor) -> Tensor:
         return weight.to(self._device, self._dtype)
 
 
-def combine(vectors: Mapping[str, Tensor], coefficients: Tensor) -> Weights:
-    """The merged delta, sum_t lambda[t, g] tau_t,g of every group; arguments as in `merge`."""
+def merge_delta(vectors: Mapping[str, Tensor], coefficients: Tensor) -> Weights:
+    """Return the merged delta, sum_t lambda[t, g] tau_t,g of every group; arguments as in `merge`."""
     return {name: _weighted(vectors[name], coefficients[:, column]) for column, name in enumerate(vectors)}
 
 
 def merge(base: Mapping[str, Tensor], vectors: Mapping[str, Tensor], coefficients: Tensor) -> Weights:
-    """theta_0 + sum_t lambda[t, g] tau_t,g for every group; tensors of `base` without a task vector are kept.
+    """Return theta_0 + sum_t lambda[t, g] tau_t,g for every group; tensors of `base` without a task vector are kept.
 
     base: name -> tensor; vectors: name -> [T, *shape]; coefficients [T, G], G in the order of `vectors`. The sum is
-    formed in the precision of the vectors and returned in that of the base.
+    computed in the precision of the vectors and returned in that of the base.
     """
     columns = {name: column for column, name in enumerate(vectors)}
     return {
@@ -86,20 +86,20 @@ def merge(base: Mapping[str, Tensor], vectors: Mapping[str, Tensor], coefficient
     }
 
 
-def _moved(weight: Tensor, stacked: Tensor, weights: Tensor) -> Tensor:
-    return (weight.to(stacked.dtype) + _weighted(stacked, weights)).to(weight.dtype)
+def _moved(weight: Tensor, stacked: Tensor, coefficients: Tensor) -> Tensor:
+    return (weight.to(stacked.dtype) + _weighted(stacked, coefficients)).to(weight.dtype)
 
 
-def _weighted(stacked: Tensor, weights: Tensor) -> Tensor:
-    return torch.tensordot(weights.to(stacked.dtype), stacked, dims=1)
+def _weighted(stacked: Tensor, coefficients: Tensor) -> Tensor:
+    return torch.tensordot(coefficients.to(stacked.dtype), stacked, dims=1)
 
 
 def contract(gradient: Mapping[str, Tensor], vectors: Mapping[str, Tensor]) -> Tensor:
-    """dL/dlambda [T, G] from dL/dtheta: the inner product of each group's gradient with each task vector."""
+    """Return dL/dlambda [T, G] from dL/dtheta: inner products of each group's gradient with its task vectors."""
     columns = [vectors[name].flatten(1) @ gradient[name].flatten() for name in vectors]
     return torch.stack(columns, dim=1)
 
 
-def add(base: Mapping[str, Tensor], delta: Mapping[str, Tensor]) -> Weights:
-    """theta_0 + delta for the tensors that `delta` names; the rest of `base` is kept."""
+def add_delta(base: Mapping[str, Tensor], delta: Mapping[str, Tensor]) -> Weights:
+    """Return theta_0 + delta for the tensors of `delta`; the rest of `base` is kept."""
     return {name: weight + delta[name].to(weight.dtype) if name in delta else weight for name, weight in base.items()}

@@ -1,7 +1,7 @@
-"""The weights of an image encoder.
+"""The weights of an image encoder: names and layout of its tensors.
 
-The weights of a suite keep q, k and v as tensors of their own (`attn.q.weight`, ...), as the paper's coefficients do:
-one tensor is one coefficient group. open_clip fuses the three; `split_qkv` and `fuse_qkv` go back and forth.
+A suite keeps q, k and v as separate tensors (`attn.q.weight`, ...), as the paper does: one tensor is one group, with a
+coefficient per task. open_clip fuses the three; `split_qkv` and `fuse_qkv` convert between the two layouts.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,19 +11,21 @@ import torch
 from torch import Tensor
 
 Weights = dict[str, Tensor]
+"""name -> tensor"""
 Encoder = Callable[[Mapping[str, Tensor], Tensor], Tensor]
+"""(weights, images uint8 [N, H, W, 3]) -> features [N, D] of unit length"""
 
 FROZEN = ("proj",)
-"""Tensors of the image tower that stay pre-trained: the visual projection (as in the paper's code)."""
+"""Tensors of the image tower that stay pre-trained: the visual projection, as in the paper's code."""
 
 PARTS = ("q", "k", "v")
 
 
 def has_gradient(name: str) -> bool:
-    """Whether the encoder's output depends on this tensor: all but the bias of k.
+    """Return whether the encoder's output depends on this tensor: true of all but the bias of k.
 
-    That bias adds the same number to all scores of a query, and a softmax ignores it. Its gradient is rounding, which
-    Adam would bring to the size of any other.
+    That bias adds the same number to all attention scores of a query, which a softmax ignores. Its gradient is rounding
+    error, which Adam would scale up to the size of any other.
     """
     return not name.endswith(".attn.k.bias")
 
@@ -42,11 +44,11 @@ def split_qkv(weights: Mapping[str, Tensor]) -> Weights:
 
 
 def fuse_qkv(weights: Mapping[str, Tensor]) -> Weights:
-    """The inverse of `split_qkv`."""
+    """Invert `split_qkv`."""
     fused: Weights = {}
     for name, tensor in weights.items():
-        stem, found, kind = name.partition(".attn.q.")
-        if found:
+        stem, separator, kind = name.partition(".attn.q.")
+        if separator:
             rows = [weights[f"{stem}.attn.{part}.{kind}"] for part in PARTS]
             fused[f"{stem}.attn.in_proj_{kind}"] = torch.cat(rows)
         elif ".attn.k." not in name and ".attn.v." not in name:
@@ -55,12 +57,12 @@ def fuse_qkv(weights: Mapping[str, Tensor]) -> Weights:
 
 
 def build_clip(config: Mapping[str, Any]) -> torch.nn.Module:
-    """An open_clip CLIP of `config` (embed_dim, vision_cfg, text_cfg, quick_gelu) with freshly drawn weights."""
+    """Build open_clip's CLIP of `config` (embed_dim, vision_cfg, text_cfg, quick_gelu) with random weights."""
     import open_clip  # seconds to import, so only where a model is built
 
     return open_clip.CLIP(**config)
 
 
 def to_device(tensors: Mapping[str, Tensor], target: torch.device) -> Weights:
-    """Copies of the tensors on `target`."""
+    """Return the tensors on `target`, copied unless they are there already."""
     return {name: tensor.to(target) for name, tensor in tensors.items()}

@@ -1,10 +1,10 @@
-"""What was measured on a suite, as committed files that need neither torch nor data/ to be read.
+"""The measurements of a suite, as committed files that need neither torch nor data/ to be read.
 
     reports/evidence/suites/<suite>/
         scores.csv          counts of right answers: methods in the order of the tables, then `<method>-rescaled`
         answers.npz         which test images every run got right, a bit per image (`numpy.packbits`)
-        methods.json        the methods: where they stand, their titles, papers and doubts
-        measures.csv, prediction.csv, measures.json     the diagnosis, and what its measures are called
+        methods.json        the methods: their places in the tables, titles, papers and doubts
+        measures.csv, prediction.csv, measures.json     the diagnosis, and the names of its measures
         losses.csv          the loss of every step of the methods that take steps
         coefficients.csv    SAMerging's coefficients of the tensors that have a gradient
         images.npz          the first test images of every task
@@ -28,10 +28,10 @@ import pandas as pd
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.statistics import accuracy
 from pipeline.statistics.accuracy import CEILING, FLOOR, MAIN
-from pipeline.statistics.bootstrap import Resampled, resample
+from pipeline.statistics.bootstrap import Resampled, resample_accuracies
 
 ORIGIN = ("source", "embedded", "fetched", "overlap", "anchors", "published")
-"""What data/origins/<suite>.json holds."""
+"""The keys of data/origins/<suite>.json."""
 RESCALED = "-rescaled"
 """Ends the name of a method whose scale was chosen on unlabelled images."""
 STUDIES = (
@@ -42,6 +42,8 @@ STUDIES = (
 SEVERAL = ("landscape",)
 """Studies that write a folder of tables, not one."""
 AGAIN = "run dvc repro"
+MARK = "†"
+"""Ends the title of a method of which something could not be checked against its source."""
 Content = TypeVar("Content")
 
 
@@ -51,7 +53,7 @@ class EvidenceError(BenchmarkError):
 
 @dataclass(frozen=True)
 class Reference:
-    """A method as tables name it."""
+    """A method's entry in the tables and the list of methods."""
 
     title: str
     paper: str
@@ -63,22 +65,22 @@ class Reference:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The methods of a report; SAMerging is always one of the calibrated ones."""
+    """The methods of a report; SAMerging is always the last of the calibrated ones."""
 
     data_free: tuple[str, ...]
     calibrated: tuple[str, ...]
     operated: tuple[str, ...] = ()
-    """Merges that Representation Surgery was put on top of."""
+    """Merges that Representation Surgery was applied to."""
     rescaled: tuple[str, ...] = ()
     """Methods whose scale was chosen on unlabelled images as well."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """Every method, in the order of the tables."""
-        return (*self.data_free, *self.calibrated, *map(on_top, self.operated))
+        return (*self.data_free, *self.calibrated, *map(surgery_name, self.operated))
 
     def sections(self, several: Collection[str]) -> dict[str, list[str]]:
-        """The sections of a table; `several`: methods with more than one model at inference."""
+        """Return the sections of a table; `several`: methods with more than one model at inference."""
         fixed = [name for name in (FLOOR, CEILING) if name in self.data_free]
         free = [name for name in self.data_free if name not in (*fixed, *several)]
         learned = [name for name in self.calibrated if name not in several]
@@ -87,27 +89,26 @@ class Chosen:
         return {**sections, "More than one model at inference": more}
 
 
-def on_top(name: str) -> str:
-    """The name of surgery on top of a method."""
+def surgery_name(name: str) -> str:
+    """Return the name of surgery on top of a method."""
     return f"surgery-{name}"
 
 
-def choose(methods: Mapping[str, Sequence[str]]) -> Chosen:
-    """The methods that params.yaml names, and SAMerging."""
-    return Chosen(
-        tuple(methods["merge"]), (*methods["calibrate"], MAIN), tuple(methods["surgery"]), tuple(methods["rescale"])
-    )
+def choose_methods(methods: Mapping[str, Sequence[str]]) -> Chosen:
+    """Choose the methods that params.yaml names, and SAMerging."""
+    calibrated = (*methods["calibrate"], MAIN)
+    return Chosen(tuple(methods["merge"]), calibrated, tuple(methods["surgery"]), tuple(methods["rescale"]))
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """What the numbers of a suite were measured with."""
+    """The splits, images and seeds that the numbers of a suite were measured with."""
 
     suite: str
     calibration_split: str
     evaluation_split: str
-    asked: int
-    """Unlabelled images asked for per task."""
+    requested: int
+    """Unlabelled images requested per task."""
     used: Mapping[str, int]
     """Unlabelled images that each task gave to SAMerging."""
     seeds: Sequence[int]
@@ -115,25 +116,25 @@ class Protocol:
     """Whether the suite is made from installed packages."""
 
     def sentence(self) -> str:
-        """Splits, images and seeds, for captions."""
-        few = ", ".join(f"{task} {count:,}" for task, count in self.used.items() if count < self.asked)
+        """State splits, images and seeds, for captions."""
+        few = ", ".join(f"{task} {count:,}" for task, count in self.used.items() if count < self.requested)
         same = self.calibration_split == self.evaluation_split
         return (
-            f"Scored on the {self.evaluation_split} split. Calibrated methods saw up to {self.asked:,} unlabelled "
+            f"Scored on the {self.evaluation_split} split. Calibrated methods saw up to {self.requested:,} unlabelled "
             f"images per task{f' (k capped at the pool: {few})' * bool(few)} of the {self.calibration_split} split"
             f"{', TRANSDUCTIVE: the split they are scored on' * same}; "
             f"{len(self.seeds)} seed{'s' * (len(self.seeds) != 1)} ({', '.join(map(str, self.seeds))})."
         )
 
     def sees(self, images: int) -> str:
-        """What a calibrated method saw that took at most `images` of a task, as a cell of a table."""
+        """Describe the data of a calibrated method that took at most `images` of a task, as a cell of a table."""
         split = {"train": "training"}.get(self.calibration_split, self.calibration_split)
         few = "up to " * (min(self.used.values()) < images)
         seeds = f"; mean over {len(self.seeds)} seeds" * (len(self.seeds) > 1)
         return f"{split} images without labels, {few}{images:,} per task{seeds}"
 
     def caption(self, more: str = "") -> str:
-        """The caption of the suite's table; `more` is its last sentence."""
+        """Return the caption of the suite's table; `more` is its last sentence."""
         kind = " (embedded: made from installed packages, not the paper's benchmark)" * self.embedded
         return (
             f"Suite {self.suite}{kind}: accuracy in %. {self.sentence()} "
@@ -145,7 +146,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was measured on a suite."""
+    """The measurements of a suite."""
 
     suite: str
     tasks: tuple[str, ...]
@@ -157,13 +158,13 @@ class Evidence:
     scored: pd.DataFrame
     """All counts, in the order of scores.csv."""
     correct: Mapping[str, Mapping[str, np.ndarray]]
-    """{method: {task: bool [S, n]}} for the methods of `scored`: whether each test image was answered rightly."""
+    """{method: {task: bool [S, n]}} for the methods of `scored`: whether each test image was classified correctly."""
     measures: pd.DataFrame
-    """What was measured before merging; columns as in `pipeline.steps.diagnose`."""
+    """Measures taken before merging; columns as in `pipeline.steps.diagnose`."""
     predictions: pd.DataFrame
     """How well those measures predict what merging costs."""
     names: Mapping[str, Mapping[str, str]]
-    """What the diagnosis is told with: `measures` and `merges` by their names, and what of them is `unverified`."""
+    """Words of the diagnosis: titles of `measures` and `merges`, and what of them is `unverified`."""
     losses: Mapping[str, np.ndarray]
     """[S, steps] per method that takes steps, seeds ascending."""
     coefficients: np.ndarray
@@ -172,55 +173,51 @@ class Evidence:
     """The tensors of `coefficients`."""
     images: Mapping[str, np.ndarray]
     records: tuple[Mapping[str, Any], ...]
-    """Of every stage that ran, in the order of the pipeline."""
+    """The run record of every stage, in the order of the pipeline."""
     costs: Mapping[str, Mapping[str, Any]]
-    """Per method what `pipeline.merges.costs` counted."""
+    """{method: its costs}, see `pipeline.merges.costs`."""
     origin: Mapping[str, Any]
-    """Where the suite came from, see ORIGIN."""
+    """The origin of the suite, see ORIGIN."""
 
     @cached_property
     def runs(self) -> pd.DataFrame:
-        """Accuracies and what follows from them, a row per run of a method; see `accuracy.runs`."""
-        return accuracy.runs(self.scored[self.scored.method.isin(self.chosen.names)], self.tasks)
+        """Accuracies and what follows from them, a row per run of a method; see `accuracy.tabulate_runs`."""
+        return accuracy.tabulate_runs(self.scored[self.scored.method.isin(self.chosen.names)], self.tasks)
 
     @cached_property
     def rescaled(self) -> pd.DataFrame:
-        """As `runs`: methods with the scale that unlabelled images chose, under the method's own name."""
-        chosen = self.scored[self.scored.method.str.endswith(RESCALED)]
-        if chosen.empty:
+        """`runs` of the methods with the scale that unlabelled images chose, under the method's own name."""
+        scores = self.scored[self.scored.method.str.endswith(RESCALED)]
+        if scores.empty:
             return self.runs.iloc[:0]
-        return accuracy.runs(chosen.assign(method=chosen.method.str.removesuffix(RESCALED)), self.tasks, self.runs)
+        named = scores.assign(method=scores.method.str.removesuffix(RESCALED))
+        return accuracy.tabulate_runs(named, self.tasks, self.runs)
 
     @cached_property
     def resampled(self) -> Resampled:
-        """The accuracies of all methods in the draws that intervals are made of."""
+        """The accuracies of all methods in the bootstrap draws that intervals are made of."""
         scored = self.scored.assign(seed=self.scored.seed.fillna(-1).astype("int64"))
         seeds = scored.groupby("method").seed.unique().map(tuple).to_dict()
-        return resample({name: self.correct[name] for name in self.chosen.names}, seeds)
+        return resample_accuracies({name: self.correct[name] for name in self.chosen.names}, seeds)
 
     @cached_property
     def samples(self) -> dict[str, int]:
-        """Most unlabelled images per task that a method used."""
+        """{method: most unlabelled images that it used of a task}."""
         return self.scored.groupby("method").samples.max().to_dict()
 
     @cached_property
     def parameters(self) -> dict[str, Any]:
         """The parameters of all stages."""
-        return parameters(self.suite, self.records)
+        return merge_parameters(self.suite, self.records)
 
     @cached_property
     def protocol(self) -> Protocol:
-        """What the numbers were measured with."""
+        """The splits, images and seeds that the numbers were measured with."""
         used = self.scored[self.scored.method == MAIN].groupby("task").samples.min()
-        return Protocol(
-            self.suite,
-            self.parameters["calibration_split"],
-            self.parameters["evaluation_split"],
-            self.parameters["samples_per_task"],
-            {task: int(used[task]) for task in self.tasks},
-            self.parameters["seeds"],
-            self.origin["embedded"],
-        )
+        names = ("calibration_split", "evaluation_split", "samples_per_task")
+        calibration, scored, requested = (self.parameters[name] for name in names)
+        images, seeds = {task: int(used[task]) for task in self.tasks}, self.parameters["seeds"]
+        return Protocol(self.suite, calibration, scored, requested, images, seeds, self.origin["embedded"])
 
     @property
     def titles(self) -> dict[str, str]:
@@ -234,69 +231,69 @@ class Evidence:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Per method how long the stage that made its merge took."""
+        """{method: duration of the stage that made its merge}."""
         records = dict(zip(record_names(self.suite, self.chosen), self.records, strict=True))
-        return {name: records[record]["seconds"] for name, record in makers(self.suite, self.chosen)}
+        return {name: records[record]["seconds"] for name, record in merge_records(self.suite, self.chosen)}
 
 
 def load(folder: Path) -> Evidence:
-    """Read the evidence of a suite; EvidenceError names a file that is missing, damaged or does not fit the others."""
-    suite, methods, kept = folder.name, read_json(folder / "methods.json"), read_json(folder / "records.json")
+    """Load the evidence of a suite; EvidenceError names a file that is missing, damaged or does not fit the others."""
+    suite, methods, records = folder.name, load_json(folder / "methods.json"), load_json(folder / "records.json")
     chosen = Chosen(**{name: tuple(values) for name, values in methods["chosen"].items()})
-    images = read_arrays(folder / "images.npz")
-    scored = accuracy.parse(read_text(folder / "scores.csv"), folder / "scores.csv")
-    coefficients, groups = _coefficients(folder / "coefficients.csv", tuple(images))
+    images = load_arrays(folder / "images.npz")
+    tasks = tuple(images)
+    scored = accuracy.parse_scores(load_text(folder / "scores.csv"), folder / "scores.csv")
+    measures = load_table(folder / "measures.csv", ("suite", "measure"))
+    coefficients, groups = _coefficients(folder / "coefficients.csv", tasks)
     return Evidence(
         suite=suite,
-        tasks=tuple(images),
+        tasks=tasks,
         chosen=chosen,
         references={name: Reference(**methods["references"][name]) for name in chosen.names},
         several=frozenset(methods["several"]),
         scored=scored,
-        correct=_correct(folder / "answers.npz", scored, tuple(images)),
-        measures=read_table(folder / "measures.csv", ("suite", "measure")).fillna(
-            dict.fromkeys(("layer", "task", "other"), "")
-        ),
-        predictions=read_table(folder / "prediction.csv", ("suite", "measure")),
-        names=read_json(folder / "measures.json"),
+        correct=_correct(folder / "answers.npz", scored, tasks),
+        measures=measures.fillna(dict.fromkeys(("layer", "task", "other"), "")),
+        predictions=load_table(folder / "prediction.csv", ("suite", "measure")),
+        names=load_json(folder / "measures.json"),
         losses=_losses(folder / "losses.csv"),
         coefficients=coefficients,
         groups=groups,
         images=images,
-        records=tuple(_kept(kept, f"data/runs/{name}.json", folder) for name in record_names(suite, chosen)),
-        costs={name: _kept(kept, f"data/costs/{suite}/{name}.json", folder) for name in chosen.names},
-        origin=_kept(kept, f"data/origins/{suite}.json", folder),
+        records=tuple(_record(records, f"data/runs/{name}.json", folder) for name in record_names(suite, chosen)),
+        costs={name: _record(records, f"data/costs/{suite}/{name}.json", folder) for name in chosen.names},
+        origin=_record(records, f"data/origins/{suite}.json", folder),
     )
 
 
-def data(study: str, suite: str) -> str:
-    """Where a study writes its rows: a file, or a folder of them."""
+def rows_path(study: str, suite: str) -> str:
+    """Return the path of a study's rows below the repository: a file, or a folder of them."""
     return f"data/studies/{suite}/{study}{'' if study in SEVERAL else '.csv'}"
 
 
-def makers(suite: str, chosen: Chosen) -> list[tuple[str, str]]:
-    """(method, name of the run record of the stage that made its merge)."""
+def merge_records(suite: str, chosen: Chosen) -> list[tuple[str, str]]:
+    """List (method, name of the run record of the stage that made its merge)."""
     return [
         *((name, f"merge-{suite}-{name}") for name in chosen.data_free),
         *((name, f"calibrate-{suite}-{name}") for name in chosen.calibrated[:-1]),
         (MAIN, f"{MAIN}-{suite}"),
-        *((on_top(name), f"surgery-{suite}-{name}") for name in chosen.operated),
+        *((surgery_name(name), f"surgery-{suite}-{name}") for name in chosen.operated),
     ]
 
 
 def record_names(suite: str, chosen: Chosen) -> list[str]:
-    """The names of the run records, in the order of the pipeline."""
+    """List the names of the run records, in the order of the pipeline."""
     scaled = [f"{name}{RESCALED}" for name in chosen.rescaled]
     return [
         *(f"{stage}-{suite}" for stage in ("train", "prepare", "teach", "diagnose")),
-        *(record for _, record in makers(suite, chosen)),
+        *(record for _, record in merge_records(suite, chosen)),
         *(f"rescale-{suite}-{name}" for name in chosen.rescaled),
         *(f"evaluate-{suite}-{name}" for name in (*chosen.names, *scaled)),
     ]
 
 
-def parameters(suite: str, records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The parameters of all stages; EvidenceError if two stages ran with different values of one."""
+def merge_parameters(suite: str, records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Merge the parameters of all stages; EvidenceError if two stages ran with different values of one."""
     values: dict[str, Any] = {}
     for record in records:
         for key, value in record["params"].items():
@@ -305,24 +302,27 @@ def parameters(suite: str, records: Iterable[Mapping[str, Any]]) -> dict[str, An
     return values
 
 
-def read_text(path: Path) -> str:
-    """The text of a file."""
+def load_text(path: Path) -> str:
+    """Load the text of a file; EvidenceError if it cannot be read."""
     return _read(path, lambda content: content.decode("utf-8"))
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file."""
+def load_json(path: Path) -> Any:
+    """Load the content of a JSON file; EvidenceError if it cannot be read."""
     return _read(path, json.loads)
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a .npz file."""
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Load the arrays of a .npz file; EvidenceError if it cannot be read."""
     return _read(path, lambda content: dict(np.load(io.BytesIO(content), allow_pickle=False)))
 
 
-def read_table(path: Path, columns: Collection[str], **options: Any) -> pd.DataFrame:
-    """A CSV file that has at least these columns and ends with its last line; `options` of `pandas.read_csv`."""
-    text = read_text(path)
+def load_table(path: Path, columns: Collection[str], **options: Any) -> pd.DataFrame:
+    """Load a CSV file; EvidenceError unless it has these columns and ends with a whole line.
+
+    options: of `pandas.read_csv`.
+    """
+    text = load_text(path)
     frame = _read(path, lambda _: pd.read_csv(io.StringIO(text), **options))
     if missing := sorted({*columns} - {*frame.columns}):
         raise EvidenceError(f"{path}: no column {', '.join(missing)}; {AGAIN}")
@@ -340,15 +340,16 @@ def _read(path: Path, parse: Callable[[bytes], Content]) -> Content:
         raise EvidenceError(f"{path}: cannot be read ({' '.join(str(error).split())}); {AGAIN}") from error
 
 
-def _kept(records: Mapping[str, Any], path: str, folder: Path) -> Any:
+def _record(records: Mapping[str, Any], path: str, folder: Path) -> Any:
     if path not in records:
         raise EvidenceError(f"{folder / 'records.json'}: no {path}; {AGAIN}")
     return records[path]
 
 
 def _correct(path: Path, scored: pd.DataFrame, tasks: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
-    """Right or wrong, image by image; EvidenceError unless it is what was counted."""
-    packed, correct = read_arrays(path), {}
+    """Unpack right or wrong, image by image; EvidenceError unless it agrees with the counts."""
+    packed = load_arrays(path)
+    correct: dict[str, dict[str, np.ndarray]] = {}
     for (method, task), rows in scored.groupby(["method", "task"], sort=False):
         if (name := f"{method}/{task}") not in packed:
             raise EvidenceError(f"{path}: no {name}; {AGAIN}")
@@ -360,8 +361,8 @@ def _correct(path: Path, scored: pd.DataFrame, tasks: Sequence[str]) -> dict[str
 
 
 def _coefficients(path: Path, tasks: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Float32 [T, G], the mean over seeds, and the names of the G tensors."""
-    rows = read_table(path, ("seed", "task", "tensor", "coefficient"))
+    """Load float32 [T, G], the mean over seeds, and the names of the G tensors."""
+    rows = load_table(path, ("seed", "task", "tensor", "coefficient"))
     groups = tuple(rows.tensor.unique())
     if len(rows) != rows.seed.nunique() * len(tasks) * len(groups):
         raise EvidenceError(f"{path}: {len(rows)} coefficients, expected one per seed, task and tensor; {AGAIN}")
@@ -369,9 +370,14 @@ def _coefficients(path: Path, tasks: Sequence[str]) -> tuple[np.ndarray, tuple[s
 
 
 def _losses(path: Path) -> dict[str, np.ndarray]:
-    rows, curves = read_table(path, ("method", "seed", "step", "loss")), {}
+    rows, curves = load_table(path, ("method", "seed", "step", "loss")), {}
     for method, part in rows.groupby("method", sort=False):
         curves[method] = part.pivot(index="seed", columns="step", values="loss").to_numpy()
         if np.isnan(curves[method]).any():
             raise EvidenceError(f"{path}: steps of {method} are missing, expected a loss per seed and step; {AGAIN}")
     return curves
+
+
+def format_csv(frame: pd.DataFrame, float_format: str | None = "%.6g") -> str:
+    """Return the rows as CSV, empty where undefined; float_format: None for all digits."""
+    return frame.to_csv(index=False, float_format=float_format, lineterminator="\n")

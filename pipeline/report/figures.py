@@ -1,6 +1,6 @@
-"""How figures look, and their bytes: the same every time.
+"""The look of figures, and their bytes: the same every time.
 
-Colours are Okabe and Ito's, told apart by the colour-blind, and every method has its own marker and line as well.
+Colours are Okabe and Ito's, which colour-blind readers can tell apart; every method has its own marker and line too.
 """
 
 import io
@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.statistics.accuracy import CEILING, FLOOR, MAIN
@@ -23,6 +25,7 @@ STYLE = {
     "lines.markersize": 4,
     "pdf.fonttype": 42,
 }
+FRAMED = STYLE | {"axes.spines.top": True, "axes.spines.right": True}
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
 MARKERS = ("s", "^", "v", "D", "P", "X", "<", ">")
 LINES = ("--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
@@ -45,20 +48,33 @@ class Style:
 
 def styles(titles: Mapping[str, str]) -> dict[str, Style]:
     """A style per method: fixed for SAMerging, zero-shot and the experts, in the order of `titles` for the others."""
-    found = {
+    looks = {
         FLOOR: Style(titles.get(FLOOR, FLOOR), "#777777", "|", (0, (1, 2))),
         CEILING: Style(titles.get(CEILING, CEILING), "#777777", "*", (0, (4, 2))),
         MAIN: Style(titles[MAIN], "#D55E00", "o", "-"),
     }
-    for index, name in enumerate(name for name in titles if name not in found):
-        cycle = (options[index % len(options)] for options in (COLOURS, MARKERS, LINES))
-        found[name] = Style(titles[name], *cycle)
-    return {name: found[name] for name in titles}
+    for index, name in enumerate(name for name in titles if name not in looks):
+        colour, marker, line = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)], LINES[index % len(LINES)]
+        looks[name] = Style(titles[name], colour, marker, line)
+    return {name: looks[name] for name in titles}
 
 
-def render(figure: Figure, kind: str, name: str, dpi: int) -> bytes:
-    """The file of a figure, without dates or versions; ids inside an SVG begin with `name`, for pages with many."""
-    return _svg(figure, name, dpi).encode() if kind == "svg" else _saved(figure, kind, name, dpi)
+def single_axes(width: float, height: float) -> tuple[Figure, Axes]:
+    """Return an empty figure, in inches, and its only axes."""
+    figure = Figure((width, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def draw_heat_map(axes: Axes, values: np.ndarray, colours: str, label: str, low: float, high: float | None) -> None:
+    """Draw `values` [rows, columns] as coloured cells with a labelled colour bar; high: None for their maximum."""
+    image = axes.imshow(values, cmap=colours, vmin=low, vmax=high, aspect="auto", interpolation="none")
+    axes.tick_params(length=0)
+    axes.figure.colorbar(image, ax=axes, label=label, pad=0.02)
+
+
+def render_figure(figure: Figure, kind: str, name: str, dpi: int) -> bytes:
+    """Return a figure's file, without dates or versions; ids in an SVG begin with `name`, so a page can hold many."""
+    return _svg(figure, name, dpi).encode() if kind == "svg" else _save(figure, kind, name, dpi)
 
 
 def inline(figure: Figure, name: str, dpi: int) -> str:
@@ -70,11 +86,11 @@ def inline(figure: Figure, name: str, dpi: int) -> str:
 
 
 def _svg(figure: Figure, name: str, dpi: int, transparent: bool = False) -> str:
-    text = _saved(figure, "svg", name, dpi, transparent).decode()
+    text = _save(figure, "svg", name, dpi, transparent).decode()
     return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
 
 
-def _saved(figure: Figure, kind: str, name: str, dpi: int, transparent: bool = False) -> bytes:
+def _save(figure: Figure, kind: str, name: str, dpi: int, transparent: bool = False) -> bytes:
     buffer = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": name}):
         figure.savefig(buffer, format=kind, dpi=dpi, metadata=FORMATS[kind], transparent=transparent)

@@ -1,4 +1,4 @@
-"""Blocks of text, tables and figures -> one HTML page that asks for nothing but the data it links to.
+"""Blocks of text, tables and figures -> one HTML page that requests nothing but the data it links to.
 
 The template, its style and its script lie in `templates`. The page carries both, and a policy by which browsers refuse
 every other script and every request.
@@ -64,8 +64,8 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """What is said of a method: its title, the name of its file, its paper, a note."""
+class MethodEntry:
+    """A method in the list of references: its title, the name of its file, its paper, a note."""
 
     id: str
     title: str
@@ -78,13 +78,13 @@ class Entry:
 class Entries:
     """A list of references."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[MethodEntry, ...]
     title: str = ""
 
 
 @dataclass(frozen=True)
 class Fold:
-    """Blocks that are hidden until asked for."""
+    """Blocks that are hidden until the reader opens them."""
 
     id: str
     title: str
@@ -113,8 +113,8 @@ class Page:
     links: tuple[Link, ...] = ()
 
 
-def render(page: Page) -> str:
-    """The page as HTML; all text is escaped, every "arXiv 1234.56789" in it becomes a link."""
+def render_page(page: Page) -> str:
+    """Render the page as HTML; all text is escaped, every "arXiv 1234.56789" in it becomes a link."""
     layout, style, script = (path.read_text("utf-8") for path in TEMPLATES)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"cite": cite, "kind": lambda block: type(block).__name__, "spread": _spread}
@@ -126,11 +126,11 @@ def render(page: Page) -> str:
 
 
 def cite(text: str) -> Markup:
-    """`text` escaped, its papers on arXiv linked."""
+    """Escape `text` and link its papers on arXiv."""
     return Markup(ARXIV.sub(r'<a href="https://arxiv.org/abs/\1">arXiv \1</a>', str(escape(text))))
 
 
 def _spread(table: Table) -> set[int]:
-    """The columns in which some cell has a deviation: there the means of all are written one below the other."""
+    """Find the columns in which some cell has a deviation: there all means are aligned."""
     rows = (cells for _, rows in table.sections for _, cells in rows)
     return {index for cells in rows for index, cell in enumerate(cells) if cell.deviation}

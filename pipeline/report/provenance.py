@@ -1,18 +1,18 @@
-"""What a suite's section was computed from, and what is wrong with its images."""
+"""The sources of a suite's section, and warnings about its images."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline.report.evidence import Evidence
 from pipeline.report.page import Grid, Prose
-from pipeline.report.tables import texts
+from pipeline.report.tables import text_table
 
 GIB = 2**30
 
 
 def warnings(evidence: Evidence) -> tuple[str, ...]:
-    """What is wrong with the calibration images of the suite."""
+    """Warn of calibration images that are test images as well."""
     split, counts = evidence.protocol.calibration_split, evidence.origin["overlap"]
     return tuple(
         f"Warning: {n:,} calibration-pool image{'s' * (n != 1)} of task {task} also occur{'s' * (n == 1)} in its test "
@@ -23,41 +23,48 @@ def warnings(evidence: Evidence) -> tuple[str, ...]:
 
 
 def provenance(evidence: Evidence) -> tuple[Prose | Grid, ...]:
-    """Parameters, versions, stages, what was fetched, and overlaps with the test images."""
+    """Tabulate parameters, versions, stages, fetched files, and overlaps with the test images."""
     settings = [(key, json.dumps(value)) for key, value in sorted(evidence.parameters.items())]
     counts = evidence.origin["overlap"]
     shared = [(task, f"{counts[task]['train']:,}", f"{counts[task]['validation']:,}") for task in evidence.tasks]
     measured = "Wall time and peak memory of the largest process, per stage: measurements, not results."
     same = "Images that occur among the test images of their task, by content."
-    sheets = {
-        "parameters": ("Parameters of all stages", texts("", "Parameter", ("Value",), {"": settings}, ("Value",))),
-        "versions": ("Versions", texts("", "Package", ("Version",), {"": _versions(evidence.records)}, ("Version",))),
-        "stages": (
-            "Stages",
-            texts(measured, "Stage", ("Seconds", "MiB", "Hardware"), {"": _stages(evidence.records)}, ("Hardware",)),
-        ),
-        "fetched": (
-            "Fetched and verified",
-            texts("", "Repository", ("Commit", "Files", "GiB"), {"": _fetched(evidence.origin)}, ("Commit",)),
-        ),
-        "overlap": ("Overlap with the test images", texts(same, "Task", ("Train", "Validation"), {"": shared})),
-    }
-    grids = (Grid(f"{evidence.suite}-{end}", *sheet) for end, sheet in sheets.items() if sheet[1].sections[0][1])
-    return (Prose((evidence.origin["source"],)), *grids)
+    records, origin = evidence.records, evidence.origin
+
+    def grid(
+        end: str,
+        title: str,
+        rows: Sequence[tuple[str, ...]],
+        head: str,
+        columns: str,
+        words: str = "",
+        caption: str = "",
+    ) -> Grid:
+        table = text_table(caption, head, tuple(columns.split()), {"": rows}, tuple(words.split()))
+        return Grid(f"{evidence.suite}-{end}", title, table)
+
+    grids = (
+        grid("parameters", "Parameters of all stages", settings, "Parameter", "Value", "Value"),
+        grid("versions", "Versions", _versions(records), "Package", "Version", "Version"),
+        grid("stages", "Stages", _stages(records), "Stage", "Seconds MiB Hardware", "Hardware", measured),
+        grid("fetched", "Fetched and verified", _fetched(origin), "Repository", "Commit Files GiB", "Commit"),
+        grid("overlap", "Overlap with the test images", shared, "Task", "Train Validation", caption=same),
+    )
+    return (Prose((origin["source"],)), *(grid for grid in grids if grid.table.sections[0][1]))
 
 
 def _versions(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    found: dict[str, set[str]] = {}
+    packages: dict[str, set[str]] = {}
     for record in records:
         for name, version in {"python": record["python"], **record["packages"]}.items():
-            found.setdefault(name, set()).add(version)
-    return [(name, ", ".join(sorted(versions))) for name, versions in found.items()]
+            packages.setdefault(name, set()).add(version)
+    return [(name, ", ".join(sorted(versions))) for name, versions in packages.items()]
 
 
 def _stages(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     return [
         (
-            " ".join([record["stage"], *(one for name, one in record["arguments"].items() if name != "suite")]),
+            " ".join([record["stage"], *(value for name, value in record["arguments"].items() if name != "suite")]),
             f"{record['seconds']:,.1f}",
             f"{record['peak_mib']:,}",
             f"{record['device']}; {record['cores']} cores of {record['processor']}",
@@ -69,10 +76,12 @@ def _stages(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
 def _fetched(origin: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return [
         (
-            one["repo"] if one["repo"] == one["id"] else f"{one['repo']} (now {one['id']})",
-            one["commit"][:12],
-            f"{len(one['files']):,}",
-            f"{sum(file['size'] for file in one['files']) / GIB:,.2f}",
+            repository["repo"]
+            if repository["repo"] == repository["id"]
+            else f"{repository['repo']} (now {repository['id']})",
+            repository["commit"][:12],
+            f"{len(repository['files']):,}",
+            f"{sum(file['size'] for file in repository['files']) / GIB:,.2f}",
         )
-        for one in origin["fetched"]
+        for repository in origin["fetched"]
     ]

@@ -1,4 +1,4 @@
-"""Tables as text, and what they look like in Markdown and LaTeX."""
+"""Tables as text, and their Markdown, LaTeX and CSV."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -27,38 +27,59 @@ LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "ρ": r"$\rho$",
 }
 COLUMN, PAGE = 40, 115
-"""Characters beside the titles of rows that LaTeX can print legibly in a column of text, and across the page."""
+"""Characters that LaTeX can print legibly next to the titles of rows, in a column of text and across the page."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A rounded mean, its rounded deviation ("" where there is none), and its rank: "best", "second" or ""."""
+    """A rounded mean or a text, its rounded deviation if there is one, and its rank: "best", "second" or ""."""
 
     mean: str
-    deviation: str
-    mark: str
+    deviation: str = ""
+    mark: str = ""
+
+
+Cells = tuple[Cell, ...]
+Sections = tuple[tuple[str, tuple[tuple[str, Cells], ...]], ...]
+"""(title of the section, its rows), a row being (title, cells)."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table as text: sections of rows (title, cells), one cell per column; `words` are the columns of text.
+    """A table as text, one cell per column; `words` are the columns of text.
 
     A section without a title has no heading.
     """
 
     caption: str
     columns: tuple[str, ...]
-    sections: tuple[tuple[str, tuple[tuple[str, tuple[Cell, ...]], ...]], ...]
+    sections: Sections
     head: str = "Method"
     words: tuple[str, ...] = ()
 
 
-def statistics(runs: pd.DataFrame, by: Sequence[str] = ("method",)) -> pd.DataFrame:
-    """Mean, sample standard deviation (undefined for one run) and number of runs of every column."""
-    return runs.groupby(list(by), sort=False).agg(["mean", "std", "count"])
+@dataclass(frozen=True)
+class Summary:
+    """Mean, sample standard deviation (undefined for one run) and number of runs: rows are methods."""
+
+    means: pd.DataFrame
+    deviations: pd.DataFrame
+    counts: pd.DataFrame
+
+    def cell(self, method: str, name: str, decimals: int, mark: str = "") -> Cell:
+        """Return the mean and deviation of a method in column `name`."""
+        deviation = float(self.deviations[name][method])
+        spread = f"{deviation:.{decimals}f}" if np.isfinite(deviation) else ""
+        return Cell(format_number(float(self.means[name][method]), decimals), spread, mark)
 
 
-def build(
+def summarise(runs: pd.DataFrame) -> Summary:
+    """Summarise every column over the runs of each method."""
+    methods = runs.groupby("method", sort=False)
+    return Summary(methods.mean(), methods.std(), methods.count())
+
+
+def build_table(
     runs: pd.DataFrame,
     groups: Mapping[str, Sequence[str]],
     titles: Mapping[str, str],
@@ -66,59 +87,54 @@ def build(
     caption: str,
     keep: Sequence[str] = (),
 ) -> Table:
-    """The table of `runs`; `groups` are titles of sections and their methods, the first one not ranked.
+    """Build the table of `runs`; `groups` are titles of sections and their methods, the first one not ranked.
 
-    The worst task is left out where it is not in `keep`: it stands among the tasks.
+    The worst task is left out unless `keep` names it: it stands among the tasks.
     """
-    columns, found = tuple(name for name in runs if name != WORST or name in keep), statistics(runs)
+    columns, summary = tuple(str(name) for name in runs if name != WORST or name in keep), summarise(runs)
     ranked = [method for _, methods in list(groups.items())[1:] for method in methods]
-    printed = found.xs("mean", axis=1, level=1).loc[ranked].map(lambda value: float(f"{value:.{decimals}f}"))
+    printed = summary.means.loc[ranked].map(lambda value: float(f"{value:.{decimals}f}"))
     marks = {name: ranks(printed[name]) for name in columns}
-
-    def cell(method: str, name: str) -> Cell:
-        mean, deviation, _ = found.loc[method, name]
-        spread = f"{deviation:.{decimals}f}" if np.isfinite(deviation) else ""
-        return Cell(number(mean, decimals), spread, marks[name].get(method, ""))
-
-    return Table(
-        caption,
-        columns,
-        tuple(
-            (title, tuple((titles[method], tuple(cell(method, name) for name in columns)) for method in methods))
-            for title, methods in groups.items()
-            if methods
-        ),
-    )
+    rows = {
+        method: (title, tuple(summary.cell(method, name, decimals, marks[name].get(method, "")) for name in columns))
+        for method, title in titles.items()
+        if method in summary.means.index
+    }
+    return Table(caption, columns, group_rows(groups, rows))
 
 
-def texts(
+def group_rows(groups: Mapping[str, Sequence[str]], rows: Mapping[str, tuple[str, Cells]]) -> Sections:
+    """Return the sections of a table whose rows are methods; empty ones are left out."""
+    return tuple((title, tuple(rows[method] for method in methods)) for title, methods in groups.items() if methods)
+
+
+def text_table(
     caption: str,
     head: str,
     columns: tuple[str, ...],
     sections: Mapping[str, Sequence[tuple[str, ...]]],
     words: tuple[str, ...] = (),
 ) -> Table:
-    """A table of plain texts; the first of each row is its title."""
+    """Build a table of plain texts; the first text of each row is its title."""
     plain = tuple(
-        (title, tuple((name, tuple(Cell(text, "", "") for text in cells)) for name, *cells in rows))
-        for title, rows in sections.items()
+        (title, tuple((name, tuple(map(Cell, cells))) for name, *cells in rows)) for title, rows in sections.items()
     )
     return Table(caption, columns, plain, head, words)
 
 
-def number(value: float, decimals: int, sign: str = "") -> str:
-    """`value` as tables print it; `sign`: "+" for differences."""
+def format_number(value: float, decimals: int, sign: str = "") -> str:
+    """Return `value` as tables print it; sign: "+" for differences."""
     return f"{value:{sign}.{decimals}f}".replace("-", "−") if np.isfinite(value) else "–"
 
 
 def ranks(values: pd.Series) -> dict[str, str]:
-    """{method: "best" or "second"} of the printed values: equal ones share a rank, and two bests leave no second."""
+    """Rank the printed values, {method: "best" or "second"}: equal ones share a rank, and two bests leave no second."""
     places = values.rank(method="min", ascending=False)
     return {str(method): {1: "best", 2: "second"}[place] for method, place in places.items() if place in (1, 2)}
 
 
 def markdown(table: Table) -> str:
-    """The table as GitHub-flavoured Markdown, caption last."""
+    """Return the table as GitHub-flavoured Markdown, caption last."""
     wrap = {"best": "**{}**", "second": "<u>{}</u>", "": "{}"}
 
     def text(cell: Cell) -> str:
@@ -135,14 +151,15 @@ def markdown(table: Table) -> str:
 
 
 def bullets(sentences: Sequence[str]) -> str:
-    """The sentences as a Markdown list; empty ones are left out."""
+    """Return the sentences as a Markdown list; empty ones are left out."""
     return "".join(f"- {_markdown(sentence)}\n" for sentence in sentences if sentence)
 
 
 def latex(table: Table, label: str) -> str:
-    """Floats that need the packages booktabs and graphicx: a column of text wide, or the page where the table is wider.
+    """Return the table as LaTeX floats, as wide as a column of text or, where that is too narrow, as the page.
 
-    What is still wider is scaled down; columns that would not be legible then go into floats of their own.
+    A table that is still wider is scaled down; columns that would not be legible then go into floats of their own.
+    The document needs the packages booktabs and graphicx.
     """
     count, parts = len(table.columns), -(-_breadth(table) // PAGE)
     edges = [count * part // parts for part in range(parts + 1)]
@@ -151,13 +168,13 @@ def latex(table: Table, label: str) -> str:
 
 
 def _breadth(table: Table) -> int:
-    """Characters of a line beside its title."""
+    """Count the characters of the widest line, its title apart."""
     lines = [[len(cell.mean + cell.deviation) for cell in cells] for _, rows in table.sections for _, cells in rows]
     return sum(map(max, zip(map(len, table.columns), *lines, strict=True))) + len(table.columns)
 
 
 def _part(table: Table, first: int, end: int) -> Table:
-    """The table with the columns from `first` to before `end`."""
+    """Return the table with its columns first, ..., end - 1."""
     sections = tuple((title, tuple((name, cells[first:end]) for name, cells in rows)) for title, rows in table.sections)
     return replace(table, columns=table.columns[first:end], sections=sections)
 
@@ -187,14 +204,9 @@ def _float(table: Table, label: str, continued: bool) -> str:
 
 
 def escape(text: str) -> str:
-    """`text` as LaTeX shows it."""
+    """Escape `text` for LaTeX."""
     return "".join(LATEX.get(character, character) for character in text)
 
 
 def _markdown(text: str) -> str:
     return re.sub(r"([\\|*_<>`\[\]])", r"\\\1", text)
-
-
-def csv(frame: pd.DataFrame, digits: int = 6) -> str:
-    """The rows with so many significant digits; empty where undefined."""
-    return frame.to_csv(index=False, float_format=f"%.{digits}g", lineterminator="\n")

@@ -1,4 +1,4 @@
-"""A view: what one section of a report shows. A view is made by one file of `views` or `studies`, found by its name."""
+"""A view: the content of one section of a report, made by one file of `views` or `studies`, found by its name."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,12 +7,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from pipeline.report.tables import Table
-from pipeline.statistics.contrasts import Contrast, Order
+from pipeline.statistics.contrasts import Contrast, ReplicatedContrast
 
 
 @dataclass(frozen=True)
 class Look:
-    """How tables and figures look: the `report` parameters."""
+    """The look of tables and figures: the `report` parameters."""
 
     dpi: int
     width: float
@@ -29,7 +29,7 @@ class Sheet:
     csv: str | None = None
     """The same with more digits; None where no CSV file is written."""
     page: Table | None = None
-    """What the page shows instead; None for `table`."""
+    """The table that the page shows instead; None for `table`."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class Frame:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure: its caption says what is shown, over how many seeds, on which split."""
+    """A figure; its caption names the quantity, the number of seeds and the split."""
 
     figure: Figure
     caption: str
     title: str = ""
     data: pd.DataFrame | None = None
-    """What it shows, as tidy rows; None where it has no CSV file."""
+    """Its data, as tidy rows; None where it has no CSV file."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ class View:
 
     title: str = ""
     question: str = ""
-    """One sentence: what the section asks and how; without one its sentences stand at the top of the suite."""
+    """One sentence: the section's question and method; without one its sentences stand at the top of the suite."""
     sentences: tuple[str, ...] = ()
-    """What the numbers say, in sentences made of them; each with its n."""
+    """The findings, computed from the numbers; each with its n."""
     tables: Mapping[str, Sheet | Frame] = field(default_factory=dict)
     figures: Mapping[str, Drawing] = field(default_factory=dict)
-    contrasts: Mapping[str, Contrast | Order] = field(default_factory=dict)
-    """Every comparison of settings that a study states, by a name of its own: written for whoever computes it again."""
+    contrasts: Mapping[str, Contrast | ReplicatedContrast] = field(default_factory=dict)
+    """Every comparison of settings that a study states, under a unique name: for recomputation."""

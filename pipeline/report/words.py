@@ -1,4 +1,4 @@
-"""Numbers, differences and their intervals in words: what views share."""
+"""Numbers, differences and their intervals in words, for all views."""
 
 import math
 from collections.abc import Sequence
@@ -6,49 +6,49 @@ from collections.abc import Sequence
 import pandas as pd
 
 from pipeline.statistics import accuracy
-from pipeline.statistics.contrasts import RESAMPLES, Contrast, Difference, difference
+from pipeline.statistics.contrasts import CONTRAST_RESAMPLES, Contrast, PairedDifference, paired_difference
 
 LIKE, WON = "Tasks like these", "Won : lost"
 INTERVALS = "Intervals: test images and seeds are drawn; tasks like these: tasks and seeds."
 WINS = "Won : lost: tasks whose own interval, over images and seeds, lies above or below zero."
-"""What a table's caption says of the columns LIKE and WON."""
+"""The explanation of the columns LIKE and WON in a table's caption."""
 
 ZERO = "0"
 """A method whose every value is zero: the difference from it is a mean with its interval."""
 
 
 def accuracies(rows: pd.DataFrame, columns: Sequence[str], tasks: Sequence[str]) -> pd.DataFrame:
-    """Accuracy in per cent: a row per (*columns, seed), a column per task; ScoresError unless every run is whole."""
+    """Return accuracy in %: a row per (*columns, seed), a column per task; ScoresError unless every run is whole."""
     named = rows.assign(method=rows[list(columns)].astype(str).agg(" ".join, axis=1))
-    accuracy.check(named, tasks)
+    accuracy.check_scores(named, tasks)
     measured = rows.assign(accuracy=100 * rows.correct / rows.total)
     return measured.pivot(index=[*columns, "seed"], columns="task", values="accuracy")[list(tasks)]
 
 
-def excludes_zero(found: Difference) -> bool:
-    """Whether the 95 % interval lies on one side of zero."""
-    return found.low > 0 or found.high < 0
+def excludes_zero(difference: PairedDifference) -> bool:
+    """Return whether the 95 % interval lies on one side of zero."""
+    return difference.low > 0 or difference.high < 0
 
 
-def interval(found: Difference, decimals: int, sign: str = "+") -> str:
-    """`+0.12 [-0.03, +0.27]`; without a sign for what is no difference."""
-    return f"{found.mean:{sign}.{decimals}f} {edges(found, decimals, sign)}"
+def interval(difference: PairedDifference, decimals: int, sign: str = "+") -> str:
+    """`+0.12 [-0.03, +0.27]`; sign: "" for values that are no differences."""
+    return f"{difference.mean:{sign}.{decimals}f} {edges(difference, decimals, sign)}"
 
 
-def edges(found: Difference, decimals: int, sign: str = "+") -> str:
+def edges(difference: PairedDifference, decimals: int, sign: str = "+") -> str:
     """`[-0.03, +0.27]`."""
-    return f"[{found.low:{sign}.{decimals}f}, {found.high:{sign}.{decimals}f}]"
+    return f"[{difference.low:{sign}.{decimals}f}, {difference.high:{sign}.{decimals}f}]"
 
 
-def stated(found: Difference, decimals: int, unit: str = " points") -> str:
+def stated(difference: PairedDifference, decimals: int, unit: str = " points") -> str:
     """`+0.12 points [-0.03, +0.27], which includes zero`."""
-    verb = "excludes" if excludes_zero(found) else "includes"
-    return f"{found.mean:+.{decimals}f}{unit} {edges(found, decimals)}, which {verb} zero"
+    verb = "excludes" if excludes_zero(difference) else "includes"
+    return f"{difference.mean:+.{decimals}f}{unit} {edges(difference, decimals)}, which {verb} zero"
 
 
-def further(found: Contrast, decimals: int) -> dict[str, str]:
-    """What a table has beside a difference, see INTERVALS and WINS."""
-    return {LIKE: edges(found.like, decimals), WON: f"{found.won} : {found.lost}"}
+def further(contrast: Contrast, decimals: int) -> dict[str, str]:
+    """Return the cells that follow a difference in a table, see INTERVALS and WINS."""
+    return {LIKE: edges(contrast.like, decimals), WON: f"{contrast.won} : {contrast.lost}"}
 
 
 def spread(values: pd.Series, decimals: int) -> str:
@@ -61,50 +61,50 @@ def count(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'s' * (number != 1)}"
 
 
-def basis(found: Contrast) -> str:
-    """What the intervals of a view are, in one sentence."""
-    seeds, tasks = count(found.these.seeds, "seed"), count(found.these.tasks, "task")
-    drawn = f" and {seeds}" if found.these.seeds > 1 else f" ({seeds})"
+def basis(contrast: Contrast) -> str:
+    """Explain the intervals of a view in one sentence."""
+    seeds, tasks = count(contrast.these.seeds, "seed"), count(contrast.these.tasks, "task")
+    drawn = f" and {seeds}" if contrast.these.seeds > 1 else f" ({seeds})"
     return (
-        f"Intervals are of 95 %, of {RESAMPLES:,} bootstrap draws of the paired differences, not adjusted for their "
-        f"number: over the {count(found.images, 'test image')} of these {tasks}{drawn} or, where tasks like these are "
-        f"named, over the {tasks}{drawn}; with few seeds they are rough and, if anything, too narrow."
+        f"Intervals are of 95 %, of {CONTRAST_RESAMPLES:,} bootstrap draws of the paired differences, not adjusted "
+        f"for their number: over the {count(contrast.images, 'test image')} of these {tasks}{drawn} or, where tasks "
+        f"like these are named, over the {tasks}{drawn}; with few seeds they are rough and, if anything, too narrow."
     )
 
 
 def percentages(rows: pd.DataFrame) -> pd.DataFrame:
-    """Scores with `accuracy` in per cent, and -1 for the seed of a method without randomness."""
+    """Add `accuracy` in per cent to scores, and -1 for the seed of a method without randomness."""
     return rows.assign(seed=rows.seed.fillna(-1).astype("int64"), accuracy=100 * rows.correct / rows.total)
 
 
 def side_by_side(values: pd.DataFrame, column: str, value: str) -> pd.DataFrame:
-    """Means of `value`: a row per method and seed (-1: no randomness), ZERO among them; a column per `column`."""
+    """Average `value`: a row per method and seed (-1: no randomness), ZERO among them; a column per `column`."""
     wide = values.pivot_table(value, ["method", "seed"], column)
     zero = pd.DataFrame(0.0, pd.MultiIndex.from_tuples([(ZERO, -1)], names=wide.index.names), wide.columns)
     return pd.concat([wide, zero])
 
 
-def compare(table: pd.DataFrame, method: str, other: str) -> Difference:
-    """`method` minus `other` in a table of `side_by_side`, over its columns.
+def compare(table: pd.DataFrame, method: str, other: str) -> PairedDifference:
+    """Return `method` minus `other` in a table of `side_by_side`, over its columns.
 
-    What has no randomness is the same beside every seed of the other; a pair without any has one seed.
+    A method without randomness is repeated for every seed of the other; a pair without any has one seed.
     """
     pair = {name: table.loc[name] for name in (method, other)}
     seeds = sorted({seed for rows in pair.values() for seed in rows.index if seed >= 0}) or [-1]
-    beside = {
+    aligned = {
         name: rows.loc[[-1] * len(seeds)].set_axis(seeds) if -1 in rows.index else rows for name, rows in pair.items()
     }
-    return difference(pd.concat(beside), [*table], method, other)
+    return paired_difference(pd.concat(aligned), table.columns.tolist(), method, other)
 
 
-def differs(found: Difference, decimals: int, things: str = "task") -> str:
-    """The difference in points with its interval, its n, and whether the interval excludes zero; `things`: columns."""
-    amount = f"{found.mean:+.{decimals}f} points"
-    n = f"(n = {count(found.seeds, 'seed')} x {count(found.tasks, things)})"
-    if not math.isfinite(found.low):
+def differs(difference: PairedDifference, decimals: int, things: str = "task") -> str:
+    """State a difference in points, its interval, its n, and whether the interval excludes zero; things: columns."""
+    amount = f"{difference.mean:+.{decimals}f} points"
+    n = f"(n = {count(difference.seeds, 'seed')} x {count(difference.tasks, things)})"
+    if not math.isfinite(difference.low):
         return f"{amount}, one run, which has no interval {n}"
-    verb = "excludes" if excludes_zero(found) else "includes"
-    return f"{amount}, 95 % interval {edges(found, decimals)}, which {verb} zero {n}"
+    verb = "excludes" if excludes_zero(difference) else "includes"
+    return f"{amount}, 95 % interval {edges(difference, decimals)}, which {verb} zero {n}"
 
 
 def listed(parts: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""The error that is the user's to mend: a stage prints its message, without a traceback, and fails."""
+"""The error that a user can fix: a stage prints its message, without a traceback, and fails."""
 
 from reprlib import Repr
 from typing import Any
@@ -9,13 +9,16 @@ MOST = 200
 
 
 class BenchmarkError(Exception):
-    """Wrong input or a result that cannot be trusted; the message names the thing, what was expected, what to do."""
+    """Wrong input, or a result that cannot be trusted.
+
+    The message names the thing, its value, what was expected and what to do.
+    """
 
 
-def shown(value: Any) -> str:
-    """`value` as a message shows it: at most MOST characters, however large it is or how often it holds itself."""
+def abbreviate(value: Any) -> str:
+    """Return `value` as text for a message: at most MOST characters, however large or self-referential it is."""
     try:
         text = SHORT.repr(value)
-    except ValueError:  # Python does not print it (sys.set_int_max_str_digits)
+    except ValueError:  # an integer with more digits than sys.set_int_max_str_digits allows
         return "a number of thousands of digits"
     return text if len(text) <= MOST else f"{text[: MOST - 3]}..."

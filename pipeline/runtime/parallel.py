@@ -1,7 +1,7 @@
-"""Independent pieces of work on every core, in order, whatever the device.
+"""Independent pieces of work on every core of this machine.
 
-On a GPU the pieces run one after the other in this process; on the CPU in one single-threaded process per core. The
-results are the same bytes either way of scheduling: no piece sees another.
+On a GPU the pieces run one after the other in this process; on the CPU they run in one single-threaded process per
+core. The results are the same bytes however pieces are scheduled: no piece sees another.
 """
 
 import multiprocessing
@@ -21,31 +21,33 @@ from pipeline.runtime.processes import begin_worker
 Result = TypeVar("Result")
 
 
-def workers() -> int:
-    """Processes to use on the CPU: SAMERGING_WORKERS if set, else the cores this process may run on."""
-    chosen = os.environ.get("SAMERGING_WORKERS", "")
-    if chosen and not (chosen.isdigit() and int(chosen) > 0):
-        raise BenchmarkError(f"SAMERGING_WORKERS={chosen!r}: expected a positive whole number")
-    return int(chosen) if chosen else len(os.sched_getaffinity(0))
+def count_workers() -> int:
+    """Return how many processes to use on the CPU: SAMERGING_WORKERS if set, else the cores this process may use."""
+    setting = os.environ.get("SAMERGING_WORKERS", "")
+    if setting and not (setting.isdigit() and int(setting) > 0):
+        raise BenchmarkError(f"SAMERGING_WORKERS={setting!r}: expected a positive whole number")
+    return int(setting) if setting else len(os.sched_getaffinity(0))
 
 
-def run(function: Callable[..., Result], pieces: Iterable[Sequence[Any]], title: str, need: int = 0) -> list[Result]:
-    """[function(*piece) for piece in pieces], in that order; see `completed`."""
-    found = dict(completed(function, pieces, title, need))
-    return [found[index] for index in range(len(found))]
+def run_all(
+    function: Callable[..., Result], pieces: Iterable[Sequence[Any]], title: str, need: int = 0
+) -> list[Result]:
+    """Return [function(*piece) for piece in pieces], in that order; arguments as in `iter_results`."""
+    results = dict(iter_results(function, pieces, title, need))
+    return [results[index] for index in range(len(results))]
 
 
-def completed(
+def iter_results(
     function: Callable[..., Result], pieces: Iterable[Sequence[Any]], title: str, need: int = 0, done: int = 0
 ) -> Iterator[tuple[int, Result]]:
-    """(index, function(*pieces[index])) as they end, with a progress bar called `title`.
+    """Yield (index, function(*pieces[index])) as pieces end, under a progress bar named `title`.
 
     `function` must be importable from its module and the pieces picklable. `need`: bytes of memory that one piece
-    takes; no more of them run at once than fit into what is free. `done`: pieces of the same work that were done
-    before, for the bar. The first error is raised at once; the other pieces are dropped, and those that run are ended.
+    takes; no more of them run at once than fit into free memory. `done`: pieces of the same work that were done before,
+    for the progress bar. The first error is raised at once; waiting pieces are dropped and running ones terminated.
     """
     todo = [tuple(piece) for piece in pieces]
-    count = min(workers(), len(todo))
+    count = min(count_workers(), len(todo))
     if need:
         count = min(count, max(1, psutil.virtual_memory().available // need))
     with tqdm(desc=title, unit="run", total=done + len(todo), initial=done) as bar:

@@ -1,28 +1,29 @@
-"""How a stage and the processes that it starts come to an end: together, and with whoever started them."""
+"""How processes end: a stage with the process that started it, workers with their stage."""
 
 import ctypes
 import multiprocessing
 import os
 import signal
 import threading
+from multiprocessing.process import BaseProcess
 from types import FrameType, TracebackType
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def die_with_parent() -> None:
-    """Let the kernel kill this process when the one that started it ends, however that ends (Linux: prctl(2)).
+    """Have the kernel kill this process when its parent ends, for whatever reason (Linux: prctl(2)).
 
-    A stage that outlived a killed `dvc repro` would write beside the next one.
+    A stage that outlived a killed `dvc repro` would write at the same time as the next one.
     """
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Interruptible:
-    """Ends its block with KeyboardInterrupt after Ctrl-C, whatever error a library has made of that.
+    """A context that ends with KeyboardInterrupt after Ctrl-C, even if a library turned it into another error.
 
     safetensors' `get_tensor`, interrupted at the wrong moment, raises a ValueError about a shape. Where Ctrl-C is
-    ignored, as in the background of a shell, it stays so.
+    ignored, as in the background of a shell, it stays ignored.
     """
 
     def __init__(self) -> None:
@@ -44,14 +45,16 @@ class Interruptible:
 
 
 def begin_worker() -> None:
-    """What a worker does first: Ctrl-C, which reaches it too, shall end it without a word, so shall its parent's end.
+    """Make this worker end silently on Ctrl-C, which reaches it too, and when the stage ends.
 
-    To the kernel its parent is the fork server, which lives as long as there are workers; it would wait for ever.
+    `die_with_parent` would not do: the kernel takes the fork server for the parent, and that lives as long as there are
+    workers.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    threading.Thread(target=_follow, daemon=True).start()
+    if stage := multiprocessing.parent_process():
+        threading.Thread(target=_die_after, args=(stage,), daemon=True).start()
 
 
-def _follow() -> None:
-    multiprocessing.parent_process().join()
+def _die_after(stage: BaseProcess) -> None:
+    stage.join()
     os.kill(os.getpid(), signal.SIGKILL)

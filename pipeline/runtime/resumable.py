@@ -1,8 +1,8 @@
 """Resumable work: pieces whose results outlive a killed stage, one file each.
 
-A file is named by everything that its piece depends on: the stage's code and inputs (the folder), the function and its
-arguments (the file). What ran the piece, and in which order, is no part of that. A stage that starts again computes
-only what is missing; results of other code or inputs are removed. Pieces run on the cores or the GPU of this machine,
+The name of a file is a digest of all that its piece depends on: the stage's code and inputs (the folder), the function
+and its arguments (the file). Where and in which order pieces ran does not matter. A stage that starts again computes
+only the missing results; those of other code or inputs are removed. Pieces run on the cores or the GPU of this machine,
 or on a Ray cluster (`pipeline.runtime.cluster`).
 """
 
@@ -19,7 +19,7 @@ FOLDER = Path("data/.resumable")
 
 
 class Form(NamedTuple):
-    """How results are kept in files."""
+    """The file format of results."""
 
     suffix: str
     write: Callable[[Path, Any], None]
@@ -27,16 +27,17 @@ class Form(NamedTuple):
 
 
 JSON = Form(".json", store.write_json, store.read_json)
-"""For numbers, texts, lists and dictionaries of them."""
+"""For numbers, strings, and lists and dictionaries of them."""
 
 
 @dataclass(frozen=True)
 class Resumable:
-    """The work of a stage with certain code and inputs."""
+    """The pieces of work of a stage, for one state of its code and inputs."""
 
     folder: Path
+    """Where the results are."""
     inputs: tuple[Path, ...] = ()
-    """What the pieces read."""
+    """Files and folders that the pieces read."""
 
     def run(
         self,
@@ -48,8 +49,8 @@ class Resumable:
     ) -> list[Any]:
         """Return [function(*piece) for piece in pieces], as `form` reads it; compute only what is missing.
 
-        `function` and `need` as in `pipeline.runtime.parallel.completed`. The `repr` of an argument must identify it:
-        numbers, texts, paths, parameters, and tuples and dataclasses of them.
+        `function`, `title` and `need` as in `pipeline.runtime.parallel.iter_results`. The `repr` of an argument must
+        identify it: numbers, strings, paths, parameters, and tuples and dataclasses of them.
         """
         todo = [tuple(piece) for piece in pieces]
         names = [_digest((function.__module__, function.__qualname__, *piece)) for piece in todo]
@@ -57,10 +58,10 @@ class Resumable:
         pieces_of = dict(zip(files, todo, strict=True))
         missing = [file for file in pieces_of if not file.exists()]
         left, done = [pieces_of[file] for file in missing], len(pieces_of) - len(missing)
-        if left and cluster.chosen():
-            results = cluster.completed(function, left, title, need, done, self.inputs)
+        if left and cluster.is_configured():
+            results = cluster.iter_cluster_results(function, left, title, need, done, self.inputs)
         else:
-            results = parallel.completed(function, left, title, need, done)
+            results = parallel.iter_results(function, left, title, need, done)
         for index, result in results:
             form.write(missing[index], result)
         return [form.read(file) for file in files]
@@ -71,7 +72,7 @@ class Resumable:
 
 
 def open_work(stage: str, inputs: Sequence[Path], *basis: Any) -> Resumable:
-    """Open the work of a stage; `basis` identifies its code and inputs. Results of another basis are removed."""
+    """Open the work of a stage and remove its results of any other basis; `basis` identifies its code and inputs."""
     work = Resumable(FOLDER / stage / _digest(basis), tuple(inputs))
     for other in work.folder.parent.glob("*"):
         if other != work.folder:

@@ -1,12 +1,11 @@
-"""A stage: what it declares, and the guarantee that it ran on exactly that.
+"""A stage: its declaration, and the guarantee that its outputs belong to its code, parameters and inputs.
 
-A stage script declares the parameters, inputs and outputs that dvc.yaml declares for it (tests/test_pipeline.py holds
-the two together). It is given those values and nothing else. Its outputs appear when it has succeeded, whole, or not at
-all. DVC hashes dependencies again after a command: a stage whose code, parameters or inputs changed while it ran
-therefore fails and says so.
+A stage script declares the parameters, inputs and outputs that dvc.yaml declares for it (tests/test_pipeline.py keeps
+the two in step). It gets those values and nothing else. Its outputs appear when it has succeeded, complete, or not at
+all. DVC hashes dependencies only after a command has ended: a stage whose code, parameters or inputs changed while it
+ran therefore fails and says so.
 """
 
-import ast
 import hashlib
 import os
 import platform
@@ -24,10 +23,11 @@ import torch
 from pipeline.runtime import store
 from pipeline.runtime.device import device
 from pipeline.runtime.errors import BenchmarkError
-from pipeline.runtime.machine import driver, processor
+from pipeline.runtime.imports import import_closure, list_modules
+from pipeline.runtime.machine import read_driver_version, read_processor_name
 from pipeline.runtime.processes import Interruptible, die_with_parent
 from pipeline.runtime.resumable import Resumable, open_work
-from pipeline.runtime.schema import Parameters
+from pipeline.runtime.schema import to_plain
 
 PACKAGES = (
     "torch", "open_clip_torch", "numpy", "safetensors", "pillow", "scikit-learn", "scikit-image", "mlxtend",
@@ -36,27 +36,28 @@ PACKAGES = (
 
 
 class ChangedWhileRunning(BenchmarkError):
-    """Code, parameters or inputs of the stage are not what they were when it started."""
+    """Code, parameters or inputs of the stage changed after it started."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a running stage is given."""
+    """What a running stage may use."""
 
     names: Mapping[str, str]
-    """The stage's arguments: suite, method."""
+    """The stage's arguments by name: suite, method."""
     params: Mapping[str, Any]
     """The declared parameters, by their declared (unformatted) keys."""
     inputs: tuple[Path, ...]
+    """The declared inputs, in order."""
     outputs: tuple[Path, ...]
-    """Where to write, in the order declared; moved into place when the stage succeeds."""
+    """Where to write the declared outputs, in order; moved into place when the stage succeeds."""
     work: Resumable
-    """Where pieces of work are kept that a killed stage need not repeat."""
+    """Runs pieces of work whose results a killed stage need not compute again."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """The declaration of a stage; `{suite}` and `{method}` stand for its arguments."""
+    """The declaration of a stage; `{suite}` and `{method}` in its strings stand for its arguments."""
 
     name: str
     arguments: tuple[str, ...]
@@ -64,31 +65,35 @@ class Stage:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     modules: tuple[str, ...] = ()
-    """Modules that the stage finds by name: `pipeline.methods.{method}`, or `pipeline.suites.*` for a whole folder."""
+    """Modules that the stage imports by name: `pipeline.methods.{method}`; `pipeline.suites.*` is a whole package."""
     basis: tuple[str, ...] = ()
-    """Modules that alone decide the outputs, where the import closure of the script would name far more."""
+    """The only modules that decide the outputs, where the import closure of the script would name far more."""
     keeps_results: bool = False
-    """Whether results of pieces outlive a success: a study whose grid has grown then computes only what is new."""
+    """Whether results of pieces outlive a success: a study whose grid grows then computes only the new pieces."""
     recorded: bool = True
     """Whether a run record (hardware, versions, seconds) is the last output, under data/runs."""
 
     def record(self, names: Mapping[str, str]) -> str:
-        """The path of the run record: data/runs, or data/studies/runs for `studies.*`, which are not read beside it."""
+        """Return the path of the run record.
+
+        In data/runs, or for `studies.*` in data/studies/runs, so that readers of the former do not see them.
+        """
         *folders, name = self.name.split(".")
         return Path("data", *folders, "runs", f"{'-'.join((name, *names.values()))}.json").as_posix()
 
     def main(self, function: Callable[[Job], None]) -> None:
-        """Run the stage with the arguments of the command line; exit code 1 and a message on a BenchmarkError.
+        """Run the stage with the arguments of the command line.
 
-        The same when a GPU's memory is full. Ends when the process that started it does; 130 after Ctrl-C.
+        A BenchmarkError, or a GPU whose memory is full, is a message and exit code 1; Ctrl-C is exit code 130. The
+        process ends when its parent does.
         """
         die_with_parent()
-        given = sys.argv[1:]
-        if len(given) != len(self.arguments):
+        values = sys.argv[1:]
+        if len(values) != len(self.arguments):
             sys.exit(f"usage: python -m stages.{self.name} {' '.join(f'<{name}>' for name in self.arguments)}")
         try:
             with Interruptible():
-                self.run(function, dict(zip(self.arguments, given, strict=True)))
+                self.run(function, dict(zip(self.arguments, values, strict=True)))
         except BenchmarkError as error:
             sys.exit(f"{self.name}: {error}")
         except torch.OutOfMemoryError as error:
@@ -101,7 +106,11 @@ class Stage:
             sys.exit(130)
 
     def run(self, function: Callable[[Job], None], names: Mapping[str, str]) -> None:
-        """Check, run, check again, and only then move the outputs into place."""
+        """Call `function` with the stage's job, then move its outputs into place and write the run record.
+
+        Raises BenchmarkError if an input is missing, ChangedWhileRunning if code, parameters or inputs changed
+        meanwhile; the old outputs then stay, and so do the results of pieces.
+        """
         started, code = time.monotonic(), _contents(self.code(names))
         params = self._values(names)
         inputs = tuple(Path(path.format(**names)) for path in self.inputs)
@@ -112,8 +121,8 @@ class Stage:
         outputs = tuple(Path(path.format(**names)) for path in self.outputs)
         scratch = Path("data/.partial") / Path(self.record(names)).stem
         places = tuple(scratch / str(index) / path.name for index, path in enumerate(outputs))
-        kept = open_work(scratch.name, inputs, sorted(code.items()), sorted(before.items()))
-        job = Job(names, params, inputs, places, kept)
+        work = open_work(scratch.name, inputs, sorted(code.items()), sorted(before.items()))
+        job = Job(names, params, inputs, places, work)
         with store.claiming(scratch):
             for path in job.outputs:
                 with store.writing(path):
@@ -123,72 +132,28 @@ class Stage:
             changed += [f"parameter {key}" for key, value in self._values(names).items() if value != params[key]]
             changed += [f"input {path}" for path, signature in _signatures(inputs).items() ^ before.items()]
             if changed:
-                found = ", ".join(sorted(set(changed)))
-                raise ChangedWhileRunning(f"changed while the stage ran: {found}; run it again")
+                listed = ", ".join(sorted(set(changed)))
+                raise ChangedWhileRunning(f"changed while the stage ran: {listed}; run it again")
             for written, path in zip(job.outputs, outputs, strict=True):
                 store.move(written, path)
         if not self.keeps_results:
-            kept.clear()
+            work.clear()
         if self.recorded:
             store.write_json(Path(self.record(names)), _record(self.name, names, params, time.monotonic() - started))
 
     def code(self, names: Mapping[str, str]) -> list[Path]:
-        """The project's files that decide the outputs: the import closure of the script and of its `modules`.
+        """Return the project's files that decide the outputs: the import closure of the script and its `modules`.
 
-        Of a stage with a `basis`: the closure of that, and the script itself.
+        For a stage with a `basis`: the closure of that, and the script itself.
         """
         if self.basis:
-            return sorted({*closure(_modules(self.basis, names)), Path(f"stages/{self.name}.py")})
-        return closure([f"stages.{self.name}", *_modules(self.modules, names)])
+            return sorted({*import_closure(list_modules(self.basis, names)), Path(f"stages/{self.name}.py")})
+        return import_closure([f"stages.{self.name}", *list_modules(self.modules, names)])
 
     def _values(self, names: Mapping[str, str]) -> dict[str, Any]:
-        # By name, so that the checker is no dependency: it refuses values, it never alters one.
+        # Imported by name: params.py is then no dependency of the stage. It rejects values but never changes one.
         loaded = import_module("pipeline.params").load([key.format(**names) for key in self.params])
         return dict(zip(self.params, loaded.values(), strict=True))
-
-
-def _modules(patterns: Iterable[str], names: Mapping[str, str]) -> list[str]:
-    """Modules by name; `package.*` stands for a package and every module in it."""
-    listed = []
-    for pattern in patterns:
-        package, star, _ = pattern.format(**names).partition(".*")
-        files = sorted(Path(package.replace(".", "/")).glob("*.py")) if star else []
-        listed += [package, *(f"{package}.{file.stem}" for file in files if file.stem != "__init__")]
-    return listed
-
-
-def closure(modules: Iterable[str], root: Path = Path()) -> list[Path]:
-    """The files below `root` that importing `modules` runs, found by reading import statements.
-
-    One that holds nothing but its docstring is left out: no result can depend on it.
-    """
-    waiting, seen, silent = [file for name in modules for file in _files(name, root)], set(), set()
-    while waiting:
-        file = waiting.pop()
-        if file in seen:
-            continue
-        seen.add(file)
-        tree = ast.parse((root / file).read_text("utf-8"))
-        if not tree.body[ast.get_docstring(tree) is not None :]:
-            silent.add(file)
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Import):
-                imported = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                imported = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            else:
-                continue
-            waiting += [found for name in imported for found in _files(name, root)]
-    return sorted(seen - silent)
-
-
-def _files(module: str, root: Path) -> list[Path]:
-    """The files of a module and of the packages it lies in, if they are the project's."""
-    parts, found = module.split("."), []
-    for length in range(1, len(parts) + 1):
-        stem = Path(*parts[:length])
-        found += [file for file in (stem / "__init__.py", stem.with_suffix(".py")) if (root / file).is_file()]
-    return found
 
 
 def _contents(paths: Iterable[Path]) -> dict[Path, str]:
@@ -202,26 +167,22 @@ def _signatures(inputs: Iterable[Path]) -> dict[Path, tuple[int, int, int]]:
 
 
 def _record(name: str, names: Mapping[str, str], params: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-    """Where and how a stage ran: measurements, not results."""
+    """Return where and how a stage ran: measurements, not results."""
     used = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     target = device()
     return {
         "stage": name,
         "arguments": dict(names),
-        "params": {key.format(**names): _plain(value) for key, value in params.items()},
+        "params": {key.format(**names): to_plain(value) for key, value in params.items()},
         "seconds": round(seconds, 1),
         "peak_mib": max(used) // 1024,
         "peak_gpu_mib": torch.cuda.max_memory_allocated(target) >> 20 if target.type == "cuda" else None,
         "device": torch.cuda.get_device_name(target) if target.type == "cuda" else "cpu",
-        "driver": driver() if target.type == "cuda" else None,
+        "driver": read_driver_version() if target.type == "cuda" else None,
         "cuda": torch.version.cuda if target.type == "cuda" else None,
-        "processor": processor(),
+        "processor": read_processor_name(),
         "cores": len(os.sched_getaffinity(0)),
         "system": platform.platform(),
         "python": platform.python_version(),
         "packages": {package: metadata.version(package) for package in PACKAGES},
     }
-
-
-def _plain(value: Any) -> Any:
-    return value.model_dump() if isinstance(value, Parameters) else value

@@ -1,4 +1,4 @@
-"""Files in and out, atomically: a reader sees the old file, the new file or none, never half of one.
+"""Atomic reading and writing of files: a reader sees the old file, the new file or none, never half of one.
 
 Bytes are a function of the content alone (sorted JSON keys, fixed float format, no timestamps), so that a rerun of a
 stage gives the same hashes.
@@ -14,7 +14,7 @@ import struct
 import tempfile
 import tokenize
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,32 +29,32 @@ from safetensors.torch import save
 
 from pipeline.runtime.errors import BenchmarkError
 
-MEND = "`dvc repro` makes it anew"
+REMAKE = "`dvc repro` makes it again"
 DAMAGED = (
     OSError, ValueError, EOFError, SyntaxError, TypeError, LookupError, RuntimeError, OverflowError, MemoryError,
     struct.error, tokenize.TokenError, zlib.error, BadZipFile,
 )  # fmt: skip
-"""What NumPy raises for files that are not what they claim to be."""
+"""What NumPy raises for files that are damaged or of another format."""
 
 
 class StoreError(BenchmarkError):
-    """A file that is missing, truncated or not what it should be; the message names it."""
+    """A file that is missing, damaged or of another format; the message names it."""
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """StoreError that names `path` where the disk refuses what the block does: full, read-only, not ours."""
+def writing(path: Path) -> Generator[None, None, None]:
+    """Turn an OSError of the block (disk full, read-only, no permission) into a StoreError that names `path`."""
     try:
         yield
     except OSError as error:
         raise StoreError(
-            f"{path}: cannot be written ({error}); make room or mend the permissions, then run it again (dvc repro)"
+            f"{path}: cannot be written ({error}); make room or fix the permissions, then run it again (dvc repro)"
         ) from error
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that takes its place when the block ends without an error."""
+def replacing(path: Path) -> Generator[Path, None, None]:
+    """Yield a temporary path next to `path` that takes its place when the block ends without an error."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
@@ -73,10 +73,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def claiming(folder: Path) -> Iterator[None]:
-    """Have `folder` empty and alone during the block; afterwards it is gone, after an error only emptied by the next.
+def claiming(folder: Path) -> Generator[None, None, None]:
+    """Hold `folder` exclusively, empty at first, during the block, and remove it afterwards.
 
-    StoreError if another process has it. The lock is the kernel's: it ends with the process, however that ends.
+    After an error its content stays until the next claim. Raises StoreError if another process holds it. The lock is
+    the kernel's: it ends with the process, however that ends.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,10 +85,10 @@ def claiming(folder: Path) -> Iterator[None]:
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            mine = folder.exists() and folder.stat().st_ino == os.fstat(lock).st_ino
+            locked = folder.exists() and folder.stat().st_ino == os.fstat(lock).st_ino
         except BlockingIOError:
-            mine = False
-        if not mine:
+            locked = False
+        if not locked:
             raise StoreError(f"{folder}: another process does the same work; wait until it has ended, or end it")
         with writing(folder):
             for left in folder.iterdir():
@@ -99,9 +100,9 @@ def claiming(folder: Path) -> Iterator[None]:
 
 
 def move(written: Path, path: Path) -> None:
-    """Let a file or folder take the place of `path`: others see the old one, none or the new one, never half of one.
+    """Move the file or folder `written` to `path`, replacing what is there, never with half of it in place.
 
-    An old folder goes to `written`'s place: only an empty one can be replaced.
+    Only an empty folder can be replaced, so that an old folder is first moved next to `written`.
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +111,7 @@ def move(written: Path, path: Path) -> None:
         written.replace(path)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write `content` to `path`."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
@@ -122,13 +123,13 @@ def write_text(path: Path, content: str) -> None:
 
 
 def read_text(path: Path) -> str:
-    """The text of `path`; StoreError if it is missing or no UTF-8."""
+    """Return the text of `path`; StoreError if it is missing or not UTF-8."""
     try:
         return path.read_text("utf-8")
     except FileNotFoundError as error:
         raise StoreError(f"{path}: no such file; run the stage that writes it (dvc repro)") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(f"{path}: cannot be read as text ({error}); {MEND}") from error
+        raise StoreError(f"{path}: cannot be read as text ({error}); {REMAKE}") from error
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -137,29 +138,32 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file; StoreError if it is missing or broken, or holds NaN or an infinity."""
+    """Return the content of a JSON file; StoreError if it is missing or invalid, or holds NaN or an infinity."""
     try:
-        return json.loads(read_text(path), parse_constant=_refused)
+        return json.loads(read_text(path), parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
-        raise StoreError(f"{path}: not valid JSON ({error}); {MEND}") from error
+        raise StoreError(f"{path}: not valid JSON ({error}); {REMAKE}") from error
 
 
-def _refused(constant: str) -> None:
+def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no number")
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML 1.2 file, as DVC reads it (1e-05 is a float); StoreError if it is missing or broken."""
+    """Return the content of a YAML 1.2 file, as DVC reads it (1e-05 is a float).
+
+    Raises StoreError if the file is missing or invalid.
+    """
     try:
         return YAML(typ="safe").load(path)
     except FileNotFoundError as error:
         raise StoreError(f"{path}: no such file") from error
-    except (YAMLError, ValueError, LookupError, RecursionError) as error:  # of scalars: 2020-99-99, !!bool x
+    except (YAMLError, ValueError, LookupError, RecursionError) as error:  # scalars such as 2020-99-99, !!bool x
         raise StoreError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a CSV table with a header line and Unix line ends."""
+    """Write a CSV table with a header line and Unix line endings."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(header)
@@ -168,7 +172,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write named tensors as safetensors; non-finite values are refused with the tensor's name."""
+    """Write named tensors as safetensors; StoreError, with the tensor's name, if a value is not finite."""
     for name, tensor in tensors.items():
         if not _finite(tensor):
             raise StoreError(f"{path}: tensor {name!r} holds non-finite values; nothing was written")
@@ -176,14 +180,14 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 class TensorFile(Mapping[str, torch.Tensor]):
-    """The tensors of a safetensors file, each a copy, read when it is asked for; `shapes` reads only the header.
+    """The tensors of a safetensors file, by name; each access reads a copy, `shapes` reads only the header.
 
-    The file is mapped into memory only while a tensor is read: what has been read of many large files does not stay
-    there. A tensor with a value that is not finite is refused with StoreError.
+    The file is mapped into memory only while a tensor is read, so that large files do not stay there. Reading a tensor
+    with a value that is not finite raises StoreError.
     """
 
     def __init__(self, path: Path) -> None:
-        """Of `path`; StoreError if it is missing, truncated or no safetensors file."""
+        """Open `path`; StoreError if it is missing, truncated or not a safetensors file."""
         self._path = path
         with self._open() as file:
             self._names = tuple(file.keys())
@@ -194,7 +198,7 @@ class TensorFile(Mapping[str, torch.Tensor]):
         with self._open() as file:
             tensor = file.get_tensor(name).clone()
         if not _finite(tensor):
-            raise StoreError(f"{self._path}: tensor {name!r} holds non-finite values; {MEND}")
+            raise StoreError(f"{self._path}: tensor {name!r} holds non-finite values; {REMAKE}")
         return tensor
 
     def __iter__(self) -> Iterator[str]:
@@ -204,7 +208,7 @@ class TensorFile(Mapping[str, torch.Tensor]):
         return len(self._names)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every tensor's shape."""
+        """Return the shape of every tensor."""
         with self._open() as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in self._names}
 
@@ -212,11 +216,11 @@ class TensorFile(Mapping[str, torch.Tensor]):
         try:
             return safe_open(self._path, "pt")
         except (OSError, SafetensorError) as error:
-            raise StoreError(f"{self._path}: cannot be read as safetensors ({error}); {MEND}") from error
+            raise StoreError(f"{self._path}: cannot be read as safetensors ({error}); {REMAKE}") from error
 
 
 def _finite(tensor: torch.Tensor) -> bool:
-    """Whether no value is infinite or no number; a finite sum says so at a fraction of the cost of looking at each."""
+    """Return whether no value is infinite or NaN; a finite sum shows that much faster than a look at every value."""
     if not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum())):
         return True
     return bool(torch.isfinite(tensor).all())
@@ -231,24 +235,24 @@ def write_array(path: Path, array: np.ndarray) -> None:
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], compress: bool = False) -> None:
     """Write named arrays as one .npz, deflated if `compress`."""
     with replacing(path) as temporary, temporary.open("wb") as file:
-        (np.savez_compressed if compress else np.savez)(file, **arrays)
+        (np.savez_compressed if compress else np.savez)(file, **arrays)  # pyrefly: ignore[bad-argument-type]  # kwds
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a .npz; StoreError if it is missing or broken."""
+    """Return the arrays of a .npz file; StoreError if it is missing or damaged."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            found = dict(arrays)
-            if not all(isinstance(array, np.ndarray) for array in found.values()):
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = dict(archive)
+            if not all(isinstance(array, np.ndarray) for array in arrays.values()):
                 raise ValueError("it holds something else")
-            return found
+            return arrays
     except DAMAGED as error:
-        raise StoreError(f"{path}: cannot be read as .npz arrays ({error}); {MEND}") from error
+        raise StoreError(f"{path}: cannot be read as .npz arrays ({error}); {REMAKE}") from error
 
 
 def read_array(path: Path) -> np.ndarray:
-    """One .npy array, memory-mapped read-only; StoreError if it is missing or truncated."""
+    """Return a .npy array, memory-mapped read-only; StoreError if it is missing or damaged."""
     try:
         return np.lib.format.open_memmap(path, "r")
     except DAMAGED as error:
-        raise StoreError(f"{path}: cannot be read as a .npy array ({error}); {MEND}") from error
+        raise StoreError(f"{path}: cannot be read as a .npy array ({error}); {REMAKE}") from error

@@ -1,6 +1,6 @@
-"""Integer counts of right answers -> accuracies, intervals and comparisons.
+"""From counts of correct answers to accuracies, intervals and comparisons.
 
-accuracy     counts -> accuracies and what tables show of them
-bootstrap    intervals that count every source of chance: test images, seeds, tasks, trainings of the experts
+accuracy     counts -> accuracies and the derived values of the tables
+bootstrap    intervals over every source of randomness: test images, seeds, tasks, trainings of the experts
 contrasts    differences between the settings of a study
 """

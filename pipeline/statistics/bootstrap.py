@@ -1,22 +1,23 @@
-"""Intervals and comparisons that count every source of chance: the test images, the seeds, and the tasks.
+"""Bootstrap intervals and comparisons over every source of randomness: test images, seeds, and tasks.
 
-All models answer the same images, and the calibrated ones share draws and batches seed by seed. The bootstrap therefore
-draws images (of each task) and seeds independently, with replacement, and crosses them (the pigeonhole bootstrap, Owen
-2007, arXiv 0712.1111), the same draw for every method: differences are paired. Two questions have two intervals:
+All models answer the same images, and calibrated models share draws and batches seed by seed. The bootstrap therefore
+draws the images of each task and the seeds independently, with replacement, and crosses them (the pigeonhole bootstrap,
+Owen 2007, arXiv 0712.1111). Every method gets the same draws, so that differences are paired. There are two intervals:
 
-    these tasks         the test images of every task, and the seeds, are drawn
-    tasks like these    the tasks, and the seeds, are drawn; a task's images are part of what makes tasks differ
+    these tasks         the test images of every task and the seeds are drawn
+    tasks like these    the tasks and the seeds are drawn; a task's images are part of what makes tasks differ
 
-Methods with the same seeds are paired seed by seed; others' seeds are drawn on their own. What there is only one of (a
-method without randomness, a single seed) is not drawn: an interval does not cover it. Intervals are percentiles; with
-few seeds they are rough and, if anything, too narrow. Where the experts were trained several times, these replicates
-are one more source of chance: they are drawn for both questions, the same ones for every method.
+Methods with the same seeds are paired seed by seed; the seeds of other methods are drawn independently. An axis with a
+single member (a method without randomness, one seed) is not drawn, and the interval does not cover it. Intervals are
+percentiles; with few seeds they are rough and, if anything, too narrow. Where the experts were trained several times,
+these replicates are a further source of randomness: both intervals draw them, the same for every method.
 
-Accuracies are shares in [0, 1]. Everything here is a function of the answers alone: the generator is fixed.
+Accuracies are shares in [0, 1]. All results are functions of the answers alone: the generator is fixed.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 import numpy as np
 from scipy.stats import bootstrap, trim_mean
@@ -25,26 +26,29 @@ from pipeline.runtime.errors import BenchmarkError
 
 RESAMPLES = 10_000
 BATCH = 250
-"""Draws that are held in memory at once."""
+"""Number of draws that are held in memory at once."""
 LEVEL = 0.95
-PRECISION = 12
-"""Decimals beyond which a difference of shares is rounding of floating-point numbers."""
+SHARE_DECIMALS = 12
+"""Decimals beyond which a difference of shares is floating-point rounding."""
 REPLICATES = ("replicates",)
-"""The axis of trainings of the experts; no tuple of seeds."""
+"""Key of the axis of trainings of the experts; unequal to any tuple of seeds."""
 
-Correct = Mapping[str, Mapping[str, np.ndarray]]
+MethodKey = TypeVar("MethodKey", bound=Hashable)
+"""Key of a method: its name, or a setting of a study."""
+Correct = Mapping[MethodKey, Mapping[str, np.ndarray]]
 """{method: {task: bool [S, n]}}, whether each seed's model is right on each image."""
-Drawn = Mapping[Hashable, np.ndarray]
+Draws = Mapping[Hashable, np.ndarray]
 """{axis: int [B, size]}, the members of an axis in every draw."""
+Axis = TypeVar("Axis", bound=Hashable)
 
 
 class StatisticsError(BenchmarkError):
-    """Answers that cannot be compared."""
+    """The answers cannot be compared."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and its 95 % interval; arrays where there are several."""
+    """A value, or an array of values, with its 95 % interval."""
 
     value: np.ndarray
     low: np.ndarray
@@ -52,48 +56,54 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Resampled:
-    """Accuracies per method: `observed` [S, T], and [B, S, T] in B draws of images and seeds, or of tasks and seeds."""
+class Resampled(Generic[MethodKey]):
+    """Accuracies of every method, observed and resampled."""
 
-    observed: Mapping[str, np.ndarray]
-    images: Mapping[str, np.ndarray]
-    tasks: Mapping[str, np.ndarray]
+    observed: Mapping[MethodKey, np.ndarray]
+    """[S, T]."""
+    images: Mapping[MethodKey, np.ndarray]
+    """[B, S, T], in B draws of images and seeds."""
+    tasks: Mapping[MethodKey, np.ndarray]
+    """[B, S, T], in B draws of tasks and seeds."""
     count: int
-    """Test images of all tasks."""
+    """Number of test images of all tasks."""
 
 
 @dataclass(frozen=True)
-class Difference:
-    """One method minus another: mean accuracy over seeds, paired."""
+class Comparison:
+    """The paired difference of two methods' mean accuracies over seeds."""
 
     average: Interval
-    """Of the mean over these tasks."""
+    """Difference of the means over tasks, with the interval for these tasks."""
     like: Interval
-    """The same difference; the interval is that of tasks like these."""
+    """The same difference, with the interval for tasks like these."""
     tasks: Interval
-    """Of every task, [T]."""
+    """Difference on every task, [T]."""
     p: float
-    """Two-sided, of no difference of the averages on these tasks; `against` adjusts it."""
+    """Two-sided p-value of no difference of the averages on these tasks; `compare_with_others` adjusts it."""
     seeds: tuple[int, int]
-    """How many runs each of the two has."""
+    """Number of runs of each of the two methods."""
     images: int
-    """Test images of all tasks."""
+    """Number of test images of all tasks."""
 
     @property
     def won(self) -> int:
-        """Tasks whose interval lies above zero."""
+        """Number of tasks whose interval lies above zero."""
         return int((self.tasks.low > 0).sum())
 
     @property
     def lost(self) -> int:
-        """Tasks whose interval lies below zero."""
+        """Number of tasks whose interval lies below zero."""
         return int((self.tasks.high < 0).sum())
 
 
-def pigeonhole(statistic: Callable[[Drawn], np.ndarray], sizes: Mapping[Hashable, int], resamples: int) -> np.ndarray:
-    """`statistic`, floats [..., B], in B = `resamples` draws of the members of every axis, each axis drawn on its own.
+def pigeonhole_bootstrap(
+    statistic: Callable[[Draws], np.ndarray], sizes: Mapping[Axis, int], resamples: int
+) -> np.ndarray:
+    """Return `statistic`, floats [..., B], in B = `resamples` draws of the members of every axis.
 
-    An axis of one member is not drawn.
+    sizes: {axis: number of members}. Axes are drawn independently; an axis of one member is not drawn. Raises
+    StatisticsError if no axis has several members.
     """
     axes = [axis for axis, size in sizes.items() if size > 1]
     if not axes:
@@ -101,9 +111,9 @@ def pigeonhole(statistic: Callable[[Drawn], np.ndarray], sizes: Mapping[Hashable
 
     def vectorised(*samples: np.ndarray, axis: int) -> np.ndarray:
         fixed = np.zeros((len(samples[0]), 1), int)
-        return statistic(dict.fromkeys(sizes, fixed) | dict(zip(axes, samples, strict=True)))
+        return statistic({**dict.fromkeys(sizes, fixed), **dict(zip(axes, samples, strict=True))})
 
-    found = bootstrap(
+    result = bootstrap(
         [np.arange(sizes[axis]) for axis in axes],
         vectorised,
         n_resamples=resamples,
@@ -111,15 +121,17 @@ def pigeonhole(statistic: Callable[[Drawn], np.ndarray], sizes: Mapping[Hashable
         method="percentile",
         rng=np.random.default_rng(0),
     )
-    return found.bootstrap_distribution
+    return result.bootstrap_distribution
 
 
-def resample(
-    correct: Correct, seeds: Mapping[str, Sequence], resamples: int = RESAMPLES, replicates: int = 1
-) -> Resampled:
-    """Draw the accuracies of all methods at once. seeds: of every method, in the order of its answers.
+def resample_accuracies(
+    correct: Correct[MethodKey], seeds: Mapping[MethodKey, Sequence], resamples: int = RESAMPLES, replicates: int = 1
+) -> Resampled[MethodKey]:
+    """Draw the accuracies of all methods at once.
 
-    replicates: trainings of the experts; every method then has its seeds' answers to the first, to the second, ...
+    seeds: the seeds of every method, in the order of its answers. replicates: number of trainings of the experts; with
+    several, the answers of a method are those of all its seeds on the first replicate, then on the second, and so on.
+    Raises StatisticsError unless all methods answered the same images once per replicate and seed.
     """
     sizes = _sizes(correct, seeds, replicates)
     firsts = np.cumsum([0, *(replicates * len(seeds[method]) for method in correct)])
@@ -133,84 +145,85 @@ def resample(
     right = [np.concatenate([tasks[task] for tasks in correct.values()]).astype(np.float32) for task in sizes]
     observed = np.stack([hits.mean(axis=1, dtype=np.float64) for hits in right])
 
-    def replaced(drawn: Drawn) -> np.ndarray:
-        """[R, B]: which of the R runs stands in each one's place, another replicate and seed of the same method."""
+    def replaced(drawn: Draws) -> np.ndarray:
+        """Return, int [R, B], which of the R runs replaces each run: another replicate and seed of its method."""
         others = [
             (drawn[REPLICATES][:, replicate] - replicate) * len(owner) + drawn[owner][:, place] - place
             for owner, replicate, place in runs
         ]
         return np.stack([run + other for run, other in enumerate(others)])
 
-    def of_images(drawn: Drawn) -> np.ndarray:
+    def of_images(drawn: Draws) -> np.ndarray:
         hits = [
-            one @ multiplicities(drawn[task], size).T for one, (task, size) in zip(right, sizes.items(), strict=True)
+            answers @ multiplicities(drawn[task], size).T
+            for answers, (task, size) in zip(right, sizes.items(), strict=True)
         ]
         shares = np.stack(hits) / np.array([*sizes.values()], float)[:, None, None]
         return np.take_along_axis(shares, replaced(drawn)[None], axis=1)
 
-    def of_tasks(drawn: Drawn) -> np.ndarray:
+    def of_tasks(drawn: Draws) -> np.ndarray:
         return observed[drawn["tasks"].T[:, None], replaced(drawn)]
 
-    def by_method(values: np.ndarray) -> dict[str, np.ndarray]:
+    def by_method(values: np.ndarray) -> dict[MethodKey, np.ndarray]:
         return {
             method: values[:, first:last].T for method, first, last in zip(correct, firsts, firsts[1:], strict=False)
         }
 
     drawable: dict[Hashable, int] = {REPLICATES: replicates, **{owner: len(owner) for owner, _, _ in runs}}
-    images = pigeonhole(of_images, {**drawable, **sizes}, resamples)
-    tasks = pigeonhole(of_tasks, {**drawable, "tasks": len(sizes)}, resamples)
+    images = pigeonhole_bootstrap(of_images, {**drawable, **sizes}, resamples)
+    tasks = pigeonhole_bootstrap(of_tasks, {**drawable, "tasks": len(sizes)}, resamples)
     return Resampled(by_method(observed), by_method(images), by_method(tasks), sum(sizes.values()))
 
 
 def multiplicities(drawn: np.ndarray, size: int) -> np.ndarray:
-    """How often each of `size` members occurs in every draw [B, n]: float32 [B, size]."""
+    """Count how often each of `size` members occurs in every draw [B, n]: float32 [B, size]."""
     shifted = drawn + size * np.arange(len(drawn))[:, None]
     return np.bincount(shifted.ravel(), minlength=len(drawn) * size).reshape(-1, size).astype(np.float32)
 
 
-def interval(value: np.ndarray, draws: np.ndarray) -> Interval:
-    """`value` with the percentile interval of `draws` [B, ...]."""
+def percentile_interval(value: np.ndarray, draws: np.ndarray) -> Interval:
+    """Return `value` with the percentile interval of `draws` [B, ...]."""
     low, high = np.quantile(draws, ((1 - LEVEL) / 2, (1 + LEVEL) / 2), axis=0)
     return Interval(np.asarray(value), low, high)
 
 
-def difference(found: Resampled, method: str, other: str) -> Difference:
-    """`method` minus `other`."""
+def compare_methods(resampled: Resampled[MethodKey], method: MethodKey, other: MethodKey) -> Comparison:
+    """Compare two methods: `method` minus `other`."""
 
-    def minus(runs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """[..., T]: means over seeds, subtracted."""
-        return (runs[method].mean(axis=-2) - runs[other].mean(axis=-2)).round(PRECISION)
+    def minus(runs: Mapping[MethodKey, np.ndarray]) -> np.ndarray:
+        """Subtract the means over seeds, [..., T]."""
+        return (runs[method].mean(axis=-2) - runs[other].mean(axis=-2)).round(SHARE_DECIMALS)
 
-    observed, images, tasks = minus(found.observed), minus(found.images), minus(found.tasks)
-    averages = images.mean(axis=-1).round(PRECISION)
+    observed, images, tasks = minus(resampled.observed), minus(resampled.images), minus(resampled.tasks)
+    averages = images.mean(axis=-1).round(SHARE_DECIMALS)
     rarer = min((averages <= 0).sum(), (averages >= 0).sum())
-    return Difference(
-        average=interval(observed.mean(), averages),
-        like=interval(observed.mean(), tasks.mean(axis=-1).round(PRECISION)),
-        tasks=interval(observed, images),
+    return Comparison(
+        average=percentile_interval(observed.mean(), averages),
+        like=percentile_interval(observed.mean(), tasks.mean(axis=-1).round(SHARE_DECIMALS)),
+        tasks=percentile_interval(observed, images),
         p=min(1.0, 2 * (1 + int(rarer)) / (1 + len(averages))),
-        seeds=(found.observed[method].shape[0], found.observed[other].shape[0]),
-        images=found.count,
+        seeds=(resampled.observed[method].shape[0], resampled.observed[other].shape[0]),
+        images=resampled.count,
     )
 
 
 @dataclass(frozen=True)
-class Components:
+class VarianceComponents:
     """Standard deviations of a number that was measured in several replicates with several seeds."""
 
     replicates: float
-    """Over replicates, of the mean over seeds; undefined with one replicate."""
+    """Over replicates, of the mean over seeds; NaN with one replicate."""
     seeds: float
-    """Over seeds, within replicates and pooled over them; undefined with one seed."""
+    """Over seeds, within replicates and pooled over them; NaN with one seed."""
     share: float
-    """Of the variance of a single run, what the replicate explains, in [0, 1]; undefined where either is."""
+    """Share of a single run's variance that the replicate explains, in [0, 1]; NaN where either of the above is."""
 
 
-def components(runs: np.ndarray) -> Components:
-    """What the replicates and the seeds do to a number [R, S]: the same S seeds in each of R replicates.
+def variance_components(runs: np.ndarray) -> VarianceComponents:
+    """Estimate the variation of a number [R, S] over R replicates and over S seeds, the same in each replicate.
 
-    The share is that of the crossed analysis of variance: the mean over S seeds still has the interaction's variance
-    over S, which is no variance of replicates. Its estimate may fall below zero and is then zero.
+    The share is that of the crossed analysis of variance: the variance of the means over S seeds contains the
+    interaction's variance divided by S, which is subtracted. A negative estimate counts as zero.
     """
     replicates, seeds = runs.shape
     means = runs.mean(axis=1)
@@ -221,23 +234,27 @@ def components(runs: np.ndarray) -> Components:
         rest = runs - means[:, None] - runs.mean(axis=0) + runs.mean()
         interaction = (rest**2).sum() / ((replicates - 1) * (seeds - 1))
         training = max(between - interaction / seeds, 0.0)
-        share = training / (training + within) if round(training + within, PRECISION) > 0 else np.nan
-    return Components(float(np.sqrt(between)), float(np.sqrt(within)), float(share))
+        share = training / (training + within) if round(training + within, SHARE_DECIMALS) > 0 else np.nan
+    return VarianceComponents(float(np.sqrt(between)), float(np.sqrt(within)), float(share))
 
 
-def against(found: Resampled, method: str, others: Sequence[str]) -> dict[str, Difference]:
-    """`method` minus each of `others`, with p adjusted for their number."""
-    differences = [difference(found, method, other) for other in others]
-    adjusted = holm([one.p for one in differences])
-    return {name: replace(one, p=float(p)) for name, one, p in zip(others, differences, adjusted, strict=True)}
+def compare_with_others(
+    resampled: Resampled[MethodKey], method: MethodKey, others: Sequence[MethodKey]
+) -> dict[MethodKey, Comparison]:
+    """Compare `method` with each of `others`, the p-values adjusted for their number."""
+    comparisons = [compare_methods(resampled, method, other) for other in others]
+    adjusted = adjust_p_values([comparison.p for comparison in comparisons])
+    return {
+        name: replace(comparison, p=float(p)) for name, comparison, p in zip(others, comparisons, adjusted, strict=True)
+    }
 
 
-def holm(p: Sequence[float]) -> np.ndarray:
-    """p-values adjusted for their number (Holm 1979), in the order given.
+def adjust_p_values(p: Sequence[float]) -> np.ndarray:
+    """Adjust p-values for their number by Holm's method (1979); the order is kept.
 
-    The chance that any of the claims with an adjusted p below a is wrong is at most a, however the claims depend on
-    each other. `scipy.stats.false_discovery_control` bounds the share of wrong claims instead, which is too little
-    where each is read on its own.
+    The probability that any claim with an adjusted p below a is wrong is at most a, for any dependence between the
+    claims. `scipy.stats.false_discovery_control` bounds the share of wrong claims instead, which is too weak where
+    every claim is read separately.
     """
     values = np.asarray(p, float)
     order = np.argsort(values, kind="stable")
@@ -247,42 +264,50 @@ def holm(p: Sequence[float]) -> np.ndarray:
     return adjusted
 
 
-def normalised(found: Resampled, method: str, ceiling: str) -> tuple[np.ndarray, np.ndarray]:
-    """Accuracies over those of `ceiling` on the same images: observed [S, T] and drawn [B, S, T].
+def normalised_scores(
+    resampled: Resampled[MethodKey], method: MethodKey, ceiling: MethodKey
+) -> tuple[np.ndarray, np.ndarray]:
+    """Divide accuracies by those of `ceiling` on the same images: observed [S, T] and drawn [B, S, T].
 
-    Undefined where the ceiling's are zero.
+    NaN where the ceiling's accuracy is zero.
     """
-    pairs = [(runs[method], runs[ceiling].mean(axis=-2, keepdims=True)) for runs in (found.observed, found.images)]
-    own, drawn = (np.divide(one, top, out=np.full_like(one, np.nan), where=top > 0) for one, top in pairs)
-    return own, drawn
+    pairs = [
+        (runs[method], runs[ceiling].mean(axis=-2, keepdims=True)) for runs in (resampled.observed, resampled.images)
+    ]
+    observed, drawn = (np.divide(runs, top, out=np.full_like(runs, np.nan), where=top > 0) for runs, top in pairs)
+    return observed, drawn
 
 
-def iqm(found: Resampled, method: str, ceiling: str) -> Interval:
+def iqm(resampled: Resampled[MethodKey], method: MethodKey, ceiling: MethodKey) -> Interval:
     """Interquartile mean of the normalised scores of all (seed, task) runs, as in rliable (arXiv 2108.13264)."""
-    own, drawn = normalised(found, method, ceiling)
-    return interval(*(trim_mean(runs.reshape(*runs.shape[:-2], -1), 0.25, axis=-1) for runs in (own, drawn)))
+    observed, drawn = normalised_scores(resampled, method, ceiling)
+    return percentile_interval(
+        *(trim_mean(runs.reshape(*runs.shape[:-2], -1), 0.25, axis=-1) for runs in (observed, drawn))
+    )
 
 
-def profile(found: Resampled, method: str, ceiling: str, thresholds: np.ndarray) -> Interval:
+def performance_profile(
+    resampled: Resampled[MethodKey], method: MethodKey, ceiling: MethodKey, thresholds: np.ndarray
+) -> Interval:
     """Share of (seed, task) runs whose normalised score exceeds each threshold, as in rliable."""
-    own, drawn = normalised(found, method, ceiling)
+    observed, drawn = normalised_scores(resampled, method, ceiling)
 
     def above(runs: np.ndarray) -> np.ndarray:
         shares = [(runs > threshold).mean(axis=(-2, -1)) for threshold in thresholds]
         return np.where(np.isnan(runs).any(axis=(-2, -1)), np.nan, shares).T
 
-    return interval(above(own), above(drawn))
+    return percentile_interval(above(observed), above(drawn))
 
 
-def _sizes(correct: Correct, seeds: Mapping[str, Sequence], replicates: int) -> dict[str, int]:
-    """{task: images}; StatisticsError unless every method answered the same images once per replicate and seed."""
+def _sizes(correct: Correct[MethodKey], seeds: Mapping[MethodKey, Sequence], replicates: int) -> dict[str, int]:
+    """Return {task: number of images}; StatisticsError unless all methods answered them once per replicate and seed."""
     first = next(iter(correct.values()))
     for method, tasks in correct.items():
         for task, right in first.items():
             expected = (replicates * len(seeds[method]), right.shape[1])
-            found = tasks[task].shape if task in tasks else None
-            if found != expected:
+            shape = tasks[task].shape if task in tasks else None
+            if shape != expected:
                 raise StatisticsError(
-                    f"{method}: answers of {task} have shape {found}, expected {expected}; run dvc repro"
+                    f"{method}: answers of {task} have shape {shape}, expected {expected}; run dvc repro"
                 )
     return {task: right.shape[1] for task, right in first.items()}

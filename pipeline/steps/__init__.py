@@ -1,4 +1,4 @@
-"""What the stages do: a module per stage script of the same name. Paths and parameters in, results out.
+"""The work of the stages: one module per stage script of the same name, from paths and parameters to results.
 
-`refinement` is what `rescale` and `surgery` share: both take a stored merge further.
+`refinement` is shared by `rescale` and `surgery`, which both start from a stored merge.
 """

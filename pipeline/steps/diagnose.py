@@ -1,7 +1,7 @@
-"""From the files of a suite to the tables of its diagnosis.
+"""Diagnose a suite: write the tables of its measures, of its merges' losses and of how they correlate.
 
-measures.csv         suite, measure, layer, task, other, value: all that was measured on the whole suite. `layer` is a
-                     tensor, or "" for the whole model; `other` the second task of a pair, "" where there is none.
+measures.csv         suite, measure, layer, task, other, value: every measure on the whole suite. `layer` is a tensor,
+                     or "" for the whole model; `other` is the second task of a pair, or "".
 nodes.safetensors    <layer>: M-Loss per unit [T, d], row t on the images of task t
 tasks.csv            per task: accuracy of its expert, every measure, loss of every merge of the whole suite
 subsets.csv          the same for every task of every random subset
@@ -16,153 +16,157 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.diagnostics import METHODS, SIZE, Settings, behaviour, directions, prediction, subspaces
+from pipeline.diagnostics import PREDICTED_MERGES, SIZE_MEASURE, Settings, behaviour, directions, prediction, subspaces
 from pipeline.diagnostics.ensembles import layer_name
-from pipeline.diagnostics.subsets import Merged, Subset, among, draw_subsets, merged
+from pipeline.diagnostics.subsets import SubsetMerges, TaskSubset, average_pairs, draw_task_subsets, merge_subset
 from pipeline.models.sampling import generator
 from pipeline.models.suite import SuiteFolder
 from pipeline.runtime import store
 from pipeline.runtime.errors import BenchmarkError
-from pipeline.runtime.parallel import run
+from pipeline.runtime.parallel import run_all
 
 QUANTILES = (0.1, 0.5, 0.9, 0.99)
-"""Of M-Loss over the units of a layer."""
+"""Quantiles of M-Loss over the units of a layer that measures.csv lists."""
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """What is measured on the whole suite, model-wide, [T, T] each: row i is about task i beside task j."""
+    """Measures of pairs of tasks on the whole model, [T, T] each: row i is about task i merged with task j."""
 
     cosine: Tensor
     sign_conflict: Tensor
     transfer: Tensor
-    """Accuracy on task i of the expert of task j."""
+    """The accuracy on task i of the expert of task j."""
     disentanglement: Tensor
 
 
 def diagnose(folder: Path, split: str, settings: Settings, output: Path) -> None:
-    """Write the five files to `output`."""
+    """Diagnose a suite and write the five files to `output`."""
     suite = SuiteFolder(folder)
     tasks = suite.suite.task_names
     if len(tasks) < 2:
         raise BenchmarkError(f"{suite.suite.name}: {len(tasks)} task; a diagnosis needs two experts to merge")
     whole = tuple(range(len(tasks)))
-    subsets = [whole, *draw_subsets(len(tasks), settings.subsets, generator(settings.seed, "subsets"))]
+    subsets = [whole, *draw_task_subsets(len(tasks), settings.subsets, generator(settings.seed, "subsets"))]
     vectors, seed = suite.vectors(), settings.seed
     products = directions.inner_products(vectors)
-    conflicts, mixed = directions.sign_conflicts(vectors, settings.keep)
-    names = subspaces.matrices(suite.suite.groups)
-    spaces = run(subspaces.measure, [(folder, name, subsets) for name in names], "subspaces")
-    crossed = run(behaviour.transfer, [(folder, task, settings.images, seed) for task in tasks], "transfer")
+    conflicts, overall_conflict = directions.sign_conflicts(vectors, settings.keep)
+    names = subspaces.select_matrices(suite.suite.groups)
+    spaces = run_all(subspaces.measure_subspaces, [(folder, name, subsets) for name in names], "subspaces")
+    accuracies = run_all(
+        behaviour.measure_transfer, [(folder, task, settings.images, seed) for task in tasks], "transfer"
+    )
     pieces = [(folder, task, split, settings.samples, settings.scale, seed) for task in whole]
-    errors = torch.tensor(run(behaviour.disentanglement, pieces, "disentanglement"), dtype=torch.float64)
-    found = run(merged, [(folder, subset, split, settings) for subset in subsets], "merges of subsets")
+    errors = torch.tensor(run_all(behaviour.measure_disentanglement, pieces, "disentanglement"), dtype=torch.float64)
+    merges = run_all(merge_subset, [(folder, subset, split, settings) for subset in subsets], "merges of subsets")
     pairs = Pairs(
-        directions.cosines(products.sum(0)),
+        directions.cosine_similarities(products.sum(0)),
         conflicts,
-        torch.tensor(crossed, dtype=torch.float64).T,
+        torch.tensor(accuracies, dtype=torch.float64).T,
         errors[:, :-1],
     )
     values = {
-        "norm": _inside(directions.norms(products.sum(0)).expand(len(subsets), -1), subsets),
-        "cosine": among(pairs.cosine, subsets),
-        "sign_conflict": among(pairs.sign_conflict, subsets),
+        "norm": _mask_outside(directions.norms(products.sum(0)).expand(len(subsets), -1), subsets),
+        "cosine": average_pairs(pairs.cosine, subsets),
+        "sign_conflict": average_pairs(pairs.sign_conflict, subsets),
         "sar": torch.stack([aligned for aligned, _ in spaces]).mean(0),
         "sti": torch.stack([shares for _, shares in spaces]).mean(0),
-        "mloss": _ensembles(found, subsets, len(tasks), "layer"),
-        "mloss_normalised": _ensembles(found, subsets, len(tasks), "normalised"),
-        "transfer": among(pairs.transfer, subsets),
-        "disentanglement": among(pairs.disentanglement, subsets),
+        "mloss": _ensembles(merges, subsets, len(tasks), "layer"),
+        "mloss_normalised": _ensembles(merges, subsets, len(tasks), "normalised"),
+        "transfer": average_pairs(pairs.transfer, subsets),
+        "disentanglement": average_pairs(pairs.disentanglement, subsets),
     }
     experts = pairs.transfer.diagonal()
-    losses = {name: _losses(found, subsets, experts, name) for name in METHODS}
+    losses = {name: _losses(merges, subsets, experts, name) for name in PREDICTED_MERGES}
     header = ("suite", "measure", "layer", "task", "other", "value")
-    rows = [
+    rows: list[Measured] = [
         *_of_pairs(pairs, tasks),
-        *_of_tensors(directions.cosines(products), suite.suite.groups, tasks),
+        *_of_tensors(directions.cosine_similarities(products), suite.suite.groups, tasks),
         *_of_matrices(spaces, names, tasks),
-        *_of_layers(found[0], tasks),
+        *_of_layers(merges[0], tasks),
         *(("norm", "", task, "", values["norm"][0, index]) for index, task in enumerate(tasks)),
-        ("sign_conflict_all", "", "", "", mixed),
+        ("sign_conflict_all", "", "", "", overall_conflict),
         *(("disentanglement_all", "", task, "", errors[index, -1]) for index, task in enumerate(tasks)),
     ]
     suite_name = suite.suite.name
-    store.write_csv(output / "measures.csv", header, [(suite_name, *row[:-1], number(row[-1])) for row in rows])
-    nodes = [torch.stack([block.node for block in blocks]) for blocks in zip(*found[0].ensembles, strict=True)]
-    store.write_tensors(output / "nodes.safetensors", {layer_name(index): one for index, one in enumerate(nodes)})
-    columns = {"expert": _inside(experts.expand(len(subsets), -1), subsets)} | values
-    columns |= {f"loss_{name}": lost for name, lost in losses.items()}
+    store.write_csv(output / "measures.csv", header, [(suite_name, *row[:-1], format_value(row[-1])) for row in rows])
+    nodes = [torch.stack([block.node for block in blocks]) for blocks in zip(*merges[0].ensembles, strict=True)]
+    store.write_tensors(output / "nodes.safetensors", {layer_name(index): layer for index, layer in enumerate(nodes)})
+    columns = {"expert": _mask_outside(experts.expand(len(subsets), -1), subsets)} | values
+    columns |= {f"loss_{name}": loss for name, loss in losses.items()}
     table = list(_table(suite_name, tasks, subsets, columns))
     store.write_csv(
         output / "tasks.csv", ("suite", "task", *columns), [(row[0], *row[3:]) for row in table[: len(tasks)]]
     )
-    store.write_csv(output / "subsets.csv", ("suite", "subset", SIZE, "task", *columns), table[len(tasks) :])
-    predicted = [(suite_name, *row[:4], *map(number, row[4:])) for row in _predictions(values, losses, subsets, seed)]
-    store.write_csv(output / "prediction.csv", ("suite", *prediction.HEADER), predicted)
+    store.write_csv(output / "subsets.csv", ("suite", "subset", SIZE_MEASURE, "task", *columns), table[len(tasks) :])
+    correlations = _predictions(values, losses, subsets, seed)
+    predicted = [(suite_name, *row[:4], *map(format_value, row[4:])) for row in correlations]
+    store.write_csv(output / "prediction.csv", ("suite", *prediction.CORRELATION_COLUMNS), predicted)
 
 
-def number(value: float) -> str:
-    """Six significant digits; nothing for what is not defined."""
+def format_value(value: float | Tensor) -> str:
+    """Format a value with six significant digits; "" if it is not finite."""
     return f"{float(value):.6g}" if math.isfinite(value) else ""
 
 
 def _predictions(
-    values: dict[str, Tensor], losses: dict[str, Tensor], subsets: list[Subset], seed: int
-) -> list[prediction.Row]:
-    per_task = [{name: one[0].double().numpy() for name, one in part.items()} for part in (values, losses)]
+    values: dict[str, Tensor], losses: dict[str, Tensor], subsets: list[TaskSubset], seed: int
+) -> list[prediction.CorrelationRow]:
+    measures, lost = ({name: row[0].double().numpy() for name, row in part.items()} for part in (values, losses))
     singles = [(task,) for task in subsets[0]]
-    rows = prediction.predict("tasks", *per_task, [0] * len(singles), singles, seed)
+    rows = prediction.correlate_measures("tasks", measures, lost, [0] * len(singles), singles, seed)
     if len(drawn := subsets[1:]) < 2:
         return rows
-    means = [{name: one[1:].double().nanmean(1).numpy() for name, one in part.items()} for part in (values, losses)]
+    measures, lost = (
+        {name: stacked[1:].double().nanmean(1).numpy() for name, stacked in part.items()} for part in (values, losses)
+    )
     sizes = [len(subset) for subset in drawn]
-    measures, lost = means
-    counted = {SIZE: np.array(sizes, dtype=float)} | measures
-    rows += prediction.predict("subsets", counted, lost, [0] * len(drawn), drawn, seed)
-    return rows + prediction.predict("subsets of one size", measures, lost, sizes, drawn, seed)
+    with_size = {SIZE_MEASURE: np.array(sizes, dtype=float)} | measures
+    rows += prediction.correlate_measures("subsets", with_size, lost, [0] * len(drawn), drawn, seed)
+    return rows + prediction.correlate_measures("subsets of one size", measures, lost, sizes, drawn, seed)
 
 
-def _inside(values: Tensor, subsets: list[Subset]) -> Tensor:
-    """[subsets, T] with NaN for tasks outside the subset."""
+def _mask_outside(values: Tensor, subsets: list[TaskSubset]) -> Tensor:
+    """Put NaN for tasks outside the subset into `values` [subsets, T]."""
     member = torch.tensor([[task in subset for task in range(values.shape[1])] for subset in subsets])
     return torch.where(member, values, torch.nan)
 
 
-def _ensembles(found: Sequence[Merged], subsets: list[Subset], tasks: int, kind: str) -> Tensor:
-    """M-Loss, mean over layers, [subsets, T]."""
+def _ensembles(merges: Sequence[SubsetMerges], subsets: list[TaskSubset], tasks: int, kind: str) -> Tensor:
+    """Return the mean M-Loss over layers [subsets, T]; NaN for tasks outside the subset."""
     values = torch.full((len(subsets), tasks), torch.nan, dtype=torch.float64)
-    for row, (one, subset) in enumerate(zip(found, subsets, strict=True)):
-        for task, ensemble in zip(subset, one.ensembles, strict=True):
+    for row, (merge, subset) in enumerate(zip(merges, subsets, strict=True)):
+        for task, ensemble in zip(subset, merge.ensembles, strict=True):
             values[row, task] = torch.stack([getattr(block, kind) for block in ensemble]).double().mean()
     return values
 
 
-def _losses(found: Sequence[Merged], subsets: list[Subset], experts: Tensor, method: str) -> Tensor:
-    """Accuracy of the expert minus that of the merge, [subsets, T]."""
-    lost = torch.full((len(subsets), len(experts)), torch.nan, dtype=torch.float64)
-    for row, (one, subset) in enumerate(zip(found, subsets, strict=True)):
-        reached = torch.tensor(one.accuracies[method], dtype=torch.float64)
-        lost[row, [*subset]] = experts[[*subset]] - reached
-    return lost
+def _losses(merges: Sequence[SubsetMerges], subsets: list[TaskSubset], experts: Tensor, method: str) -> Tensor:
+    """Return the accuracy of the expert minus that of the merge [subsets, T]; NaN for tasks outside the subset."""
+    losses = torch.full((len(subsets), len(experts)), torch.nan, dtype=torch.float64)
+    for row, (merge, subset) in enumerate(zip(merges, subsets, strict=True)):
+        accuracies = torch.tensor(merge.accuracies[method], dtype=torch.float64)
+        losses[row, [*subset]] = experts[[*subset]] - accuracies
+    return losses
 
 
 def _table(
-    suite: str, tasks: Sequence[str], subsets: list[Subset], columns: dict[str, Tensor]
-) -> Iterator[tuple[Any, ...]]:
+    suite: str, tasks: Sequence[str], subsets: list[TaskSubset], columns: dict[str, Tensor]
+) -> Iterator[tuple[str | int, ...]]:
     for row, subset in enumerate(subsets):
-        together = "+".join(tasks[task] for task in subset)
+        subset_name = "+".join(tasks[task] for task in subset)
         for task in subset:
-            cells = [number(values[row, task]) for values in columns.values()]
-            yield (suite, together, len(subset), tasks[task], *cells)
+            cells = [format_value(values[row, task]) for values in columns.values()]
+            yield (suite, subset_name, len(subset), tasks[task], *cells)
 
 
-Measured = tuple[str, str, str, str, float]
+Measured = tuple[str, str, str, str, float | Tensor]
+"""measure, layer, task, other, value: a row of measures.csv without the suite."""
 
 
 def _of_pairs(pairs: Pairs, tasks: Sequence[str]) -> Iterator[Measured]:
@@ -189,12 +193,12 @@ def _of_matrices(
                 yield measure, name, task, "", values[0, index]
 
 
-def _of_layers(whole: Merged, tasks: Sequence[str]) -> Iterator[Measured]:
+def _of_layers(whole: SubsetMerges, tasks: Sequence[str]) -> Iterator[Measured]:
     for task, blocks in zip(tasks, whole.ensembles, strict=True):
-        for index, found in enumerate(blocks):
+        for index, block in enumerate(blocks):
             place = (layer_name(index), task, "")
-            yield "mloss", *place, found.layer.mean()
-            yield "mloss_normalised", *place, found.normalised.mean()
-            for kind, nodes in (("", found.node), ("_normalised", found.node / found.power)):
+            yield "mloss", *place, block.layer.mean()
+            yield "mloss_normalised", *place, block.normalised.mean()
+            for kind, nodes in (("", block.node), ("_normalised", block.node / block.power)):
                 for share in QUANTILES:
                     yield f"node_mloss{kind}_q{100 * share:g}", *place, nodes.quantile(share)

@@ -1,6 +1,6 @@
-"""Asking merged models and counting correct answers: integers, so that a reader can recompute every figure.
+"""Predict classes with merged models and count the correct ones.
 
-No batch is ever skipped.
+Counts are integers, so that a reader can recompute every figure. No batch is ever skipped.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,39 +10,42 @@ import numpy as np
 import torch
 
 from pipeline.merges import storage
-from pipeline.merges.answers import Answers, join
+from pipeline.merges.answers import Answers, join_seeds
 from pipeline.merges.serving import Served
 from pipeline.models.features import encode
 from pipeline.models.suite import SuiteFolder
 from pipeline.models.weights import to_device
 from pipeline.runtime.device import device
 from pipeline.runtime.errors import BenchmarkError
-from pipeline.runtime.parallel import run
+from pipeline.runtime.parallel import run_all
 
-HEADER = ("suite", "method", "task", "seed", "samples", "correct", "total")
-Row = tuple[str, str, str, int | None, int, int, int]
-Shown = Callable[[str], tuple[np.ndarray, np.ndarray]]
-"""task -> images uint8 [n, H, W, 3] and their labels [n]."""
+SCORE_COLUMNS = ("suite", "method", "task", "seed", "samples", "correct", "total")
+ScoreRow = tuple[str, str, str, int | None, int, int, int]
+LabelledImages = Callable[[str], tuple[np.ndarray, np.ndarray]]
+"""Maps a task to its images, uint8 [n, H, W, 3], and their labels [n]."""
 
 
-def answer(folder: Path, artefact: Path, index: int, split: str) -> Answers:
-    """What the `index`-th seed of a merge answers on a split; predicted classes are [1, n]."""
+def predict_seed(folder: Path, artefact: Path, index: int, split: str) -> Answers:
+    """Predict the classes of a split with the `index`-th seed of a merge; [1, n] per task."""
     suite = SuiteFolder(folder)
-    return replies(storage.models(suite, artefact, index), on(suite, split), str(artefact))
+    return predict_classes(storage.load_models(suite, artefact, index), open_split(suite, split), str(artefact))
 
 
-def on(suite: SuiteFolder, split: str) -> Shown:
-    """The images and labels of a split."""
+def open_split(suite: SuiteFolder, split: str) -> LabelledImages:
+    """Open the images and labels of a split."""
     return lambda task: (suite.images(split, task), suite.labels(split, task))
 
 
-def replies(models: Iterable[Served], shown: Shown, title: str) -> Answers:
-    """What the models that serve the tasks answer to the images that are `shown`; `title` names them in an error."""
+def predict_classes(models: Iterable[Served], labelled: LabelledImages, title: str) -> Answers:
+    """Predict the classes of every task's images with the model that serves it; [1, n] per task.
+
+    Raises BenchmarkError, in which `title` names the models, for logits that are not finite.
+    """
     target, predicted, labels = device(), {}, {}
     for model in models:
         weights = to_device(model.weights, target)
         for task in model.tasks:
-            images, truth = shown(task)
+            images, truth = labelled(task)
             labels[task] = truth.astype(np.int16)
             features = encode(model.encoder, weights, images, target)
             logits = features @ model.heads[task].to(target).T
@@ -52,20 +55,20 @@ def replies(models: Iterable[Served], shown: Shown, title: str) -> Answers:
     return Answers(predicted, labels)
 
 
-def ask(folder: Path, artefact: Path, split: str, title: str) -> Answers:
-    """What every seed of an artefact answers."""
+def predict_seeds(folder: Path, artefact: Path, split: str, title: str) -> Answers:
+    """Predict the classes of a split with every seed of an artefact; [S, n] per task."""
     seeds = len(storage.load(artefact)[0]["seeds"])
-    return join(run(answer, [(folder, artefact, index, split) for index in range(seeds)], title))
+    return join_seeds(run_all(predict_seed, [(folder, artefact, index, split) for index in range(seeds)], title))
 
 
-def count(suite: str, method: str, artefact: Path, answers: Answers) -> list[Row]:
-    """The scores of every seed of an artefact, a row per task: see HEADER.
+def count_correct(suite: str, method: str, artefact: Path, answers: Answers) -> list[ScoreRow]:
+    """Count the correct answers of every seed of an artefact, a row per task; columns as in SCORE_COLUMNS.
 
-    `seed` is None for a method without randomness, `samples` the unlabelled images of the task that it used.
+    `seed` is None for a method without randomness, `samples` the number of unlabelled images of the task that it used.
     """
-    about, _ = storage.load(artefact)
+    record, _ = storage.load(artefact)
     return [
-        (suite, method, task, seed, about["samples"][task], *counted)
-        for index, seed in enumerate(about["seeds"])
-        for task, counted in answers.counts(index).items()
+        (suite, method, task, seed, record["samples"][task], *counts)
+        for index, seed in enumerate(record["seeds"])
+        for task, counts in answers.counts(index).items()
     ]

@@ -1,4 +1,4 @@
-"""How much memory a data-free merge takes at least, said before it starts."""
+"""Merge without data: check that the memory is enough, then run the method once or once per seed."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -22,23 +22,23 @@ RUNTIME = GIB // 2
 
 
 class TooLarge(BenchmarkError):
-    """Not enough free memory for a merge."""
+    """Raised when the free memory is too small for a merge."""
 
 
-def least(shapes: Mapping[str, Sequence[int]], tasks: int) -> int:
-    """Bytes that any data-free merge takes, in float32.
+def minimum_memory(shapes: Mapping[str, Sequence[int]], tasks: int) -> int:
+    """Return the bytes that any data-free merge takes, in float32.
 
-    One answer, and the largest task vector of all tasks while it is formed: beside it, its tensor of theta_0 and of one
-    expert.
+    They hold one merged delta, and the largest tensor's task vectors of all tasks while they are formed, in addition to
+    its values in theta_0 and in one expert.
     """
     sizes = [4 * math.prod(shape) for shape in shapes.values()]
     return RUNTIME + sum(sizes) + (tasks + 2) * max(sizes)
 
 
 def check_memory(folder: SuiteFolder, target: torch.device) -> None:
-    """TooLarge, with what to do, if less than that is free on the device."""
+    """Raise TooLarge, with what to do, if less than `minimum_memory` is free on the device."""
     suite, shapes = folder.suite, folder.base().shapes()
-    needed = least({name: shapes[name] for name in suite.groups}, len(suite.tasks))
+    needed = minimum_memory({name: shapes[name] for name in suite.groups}, len(suite.tasks))
     free = torch.cuda.mem_get_info(target)[0] if target.type == "cuda" else psutil.virtual_memory().available
     if needed > free:
         raise TooLarge(
@@ -48,8 +48,8 @@ def check_memory(folder: SuiteFolder, target: torch.device) -> None:
         )
 
 
-def data_free(method: ModuleType, vectors: TaskVectors, params: Parameters, tasks: Sequence[str]) -> Merges:
-    """The merges of a data-free method: one, or one for each of its `seeds` if it draws."""
+def merge_data_free(method: ModuleType, vectors: TaskVectors, params: Parameters, tasks: Sequence[str]) -> Merges:
+    """Merge by a data-free method: once, or once for each of its `seeds` if it draws."""
     seeds: tuple[int | None, ...] = (None,)
     if hasattr(params, "seeds"):
         seeds = tuple(params.seeds)

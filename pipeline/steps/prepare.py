@@ -1,4 +1,4 @@
-"""What the report shows of a suite: a few test images of every task, and where weights and images came from."""
+"""Preview a suite for the report: a few test images of every task, and the origin of weights and images."""
 
 from pathlib import Path
 
@@ -7,12 +7,12 @@ import numpy as np
 from pipeline.models.suite import SuiteFolder
 from pipeline.runtime import store
 
-COUNT = 16
+IMAGES = 16
 """Images per task."""
 
 
-def preview(folder: Path, path: Path, origin: Path) -> None:
-    """Write the first COUNT test images of every task, uint8 [COUNT, H, W, 3], and the suite's provenance."""
+def write_preview(folder: Path, path: Path, origin: Path) -> None:
+    """Write the first IMAGES test images of every task, uint8 [IMAGES, H, W, 3], and the suite's provenance."""
     suite = SuiteFolder(folder)
-    store.write_arrays(path, {task: np.array(suite.images("test", task)[:COUNT]) for task in suite.suite.task_names})
+    store.write_arrays(path, {task: np.array(suite.images("test", task)[:IMAGES]) for task in suite.suite.task_names})
     store.write_json(origin, suite.suite.provenance)

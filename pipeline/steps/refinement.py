@@ -1,8 +1,8 @@
-"""A merge taken further with unlabelled images: what the stages `rescale` and `surgery` share.
+"""Refine a stored merge with unlabelled images: the part that the stages `rescale` and `surgery` share.
 
 Both start from the artefact of a merge without extras and write one of their own: for the same seeds or, where the
 merge has none, for every seed of the run. A seed's images are the first of those that a calibration with that seed
-draws, so nothing is seen that a calibrated method does not see.
+draws, so these stages see no image that a calibrated method does not see.
 """
 
 from collections.abc import Sequence
@@ -14,31 +14,35 @@ from torch import Tensor
 from pipeline.merges import storage
 from pipeline.merges.solution import Solution
 from pipeline.merges.storage import Merges
-from pipeline.models.sampling import draw
+from pipeline.models.sampling import sample_indices
 from pipeline.models.suite import SuiteFolder
 from pipeline.runtime import store
 from pipeline.runtime.errors import BenchmarkError
 
 
 class NotRefinable(BenchmarkError):
-    """The merge has a form that the stage cannot take further."""
+    """Raised for a merge whose form the stage cannot refine."""
 
 
-def starts(artefact: Path, seeds: Sequence[int]) -> list[tuple[int, int]]:
-    """(index of the merge, seed) of every run: the artefact's own seeds, or `seeds` from its one merge without."""
-    about, _ = storage.load(artefact)
-    if about["extras"] is not None:
+def plan_runs(artefact: Path, seeds: Sequence[int]) -> list[tuple[int, int]]:
+    """Return (index of the merge, seed) of every run.
+
+    The seeds are the artefact's own; if it has a single merge without a seed, that one is refined with each of `seeds`.
+    Raises NotRefinable for a merge with extras.
+    """
+    record, _ = storage.load(artefact)
+    if record["extras"] is not None:
         raise NotRefinable(
-            f"{artefact}: the merge needs {about['extras']!r} at inference, expected a merge without extras; "
+            f"{artefact}: the merge needs {record['extras']!r} at inference, expected a merge without extras; "
             f"take the method off the list of this stage in params.yaml"
         )
-    if about["seeds"] == [None]:
+    if record["seeds"] == [None]:
         return [(0, seed) for seed in seeds]
-    return [*enumerate(about["seeds"])]
+    return [*enumerate(record["seeds"])]
 
 
-def solution(artefact: Path, index: int) -> Solution:
-    """The `index`-th merge as it was saved, its losses apart."""
+def load_solution(artefact: Path, index: int) -> Solution:
+    """Load the `index`-th merge as it was saved, without its losses."""
     _, coefficients = storage.load(artefact)
     if coefficients is None:
         return Solution(delta=dict(store.TensorFile(artefact / f"delta-{index}.safetensors")))
@@ -46,21 +50,23 @@ def solution(artefact: Path, index: int) -> Solution:
     return Solution(models[0] if len(models) == 1 else models)
 
 
-def drawn(suite: SuiteFolder, split: str, task: str, samples: int, seed: int) -> Tensor:
-    """Indices [min(samples, pool)] of a task's images."""
-    return draw(len(suite.images(split, task)), samples, seed, task)
+def draw_task_indices(suite: SuiteFolder, split: str, task: str, samples: int, seed: int) -> Tensor:
+    """Draw the indices [min(samples, pool)] of one task's images."""
+    return sample_indices(len(suite.images(split, task)), samples, seed, task)
 
 
-def refined(
+def assemble_merges(
     suite: SuiteFolder, artefact: Path, split: str, samples: int, seeds: Sequence[int], solutions: Sequence[Solution]
 ) -> Merges:
-    """The merges that a stage made with `samples` images per task, one per seed, from those of `artefact`.
+    """Assemble the refinements of `artefact`, one solution per seed, made with `samples` images per task.
 
-    They count the images of both: draws of one seed are nested, so the union is the larger draw.
+    The images of both steps are counted: draws of one seed are nested, so their union is the larger draw.
     """
-    about, _ = storage.load(artefact)
+    record, _ = storage.load(artefact)
     draws = {
-        task: torch.stack([drawn(suite, split, task, max(samples, about["samples"][task]), seed) for seed in seeds])
+        task: torch.stack(
+            [draw_task_indices(suite, split, task, max(samples, record["samples"][task]), seed) for seed in seeds]
+        )
         for task in suite.suite.task_names
     }
     used = {task: indices.shape[1] for task, indices in draws.items()}

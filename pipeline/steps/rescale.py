@@ -1,11 +1,11 @@
-"""The scale of a merge, chosen without labels: theta_0 + factor * (theta - theta_0).
+"""Choose the scale of a merge without labels: theta_0 + factor * (theta - theta_0).
 
     factor = argmin over a grid of sum_t KL(expert_t || merged(factor))        on unlabelled images of every task
 
 Most data-free methods have a scale that their papers tune on labelled validation data. The distillation objective of
-SAMerging (arXiv 2512.21288) orders the same candidates with the expert as the only judge; one number is fitted, by
-evaluation alone. Every method is given the same images, grid and objective, so that what is left between two of them
-is the direction of their merged deltas. The objective is ours: no paper is reproduced here.
+SAMerging (arXiv 2512.21288) ranks the same candidates by their agreement with the experts; one number is fitted, by
+evaluation alone. Every method gets the same images, grid and objective, so that two rescaled methods differ in the
+direction of their merged deltas only. The objective is ours: no paper is reproduced here.
 """
 
 import math
@@ -26,14 +26,14 @@ from pipeline.models.weights import to_device
 from pipeline.runtime import store
 from pipeline.runtime.device import device
 from pipeline.runtime.errors import BenchmarkError
-from pipeline.runtime.parallel import run
+from pipeline.runtime.parallel import run_all
 from pipeline.runtime.schema import Parameters
-from pipeline.steps.refinement import NotRefinable, drawn, refined, solution, starts
+from pipeline.steps.refinement import NotRefinable, assemble_merges, draw_task_indices, load_solution, plan_runs
 
-HEADER = ("seed", "factor", "loss", "chosen", "edge")
-"""loss: nats, summed over tasks; chosen: 1 for the factor that was kept; edge: 1 for the ends of the grid, where a
-chosen factor only says that the best one may lie beyond."""
-Row = tuple[int, float, str, int, int]
+FACTOR_COLUMNS = ("seed", "factor", "loss", "chosen", "edge")
+"""loss: nats, summed over tasks; chosen: 1 for the factor that was kept; edge: 1 for the ends of the grid. If a chosen
+factor is at an end, a better one may lie outside the grid."""
+FactorRow = tuple[int, float, str, int, int]
 
 
 class Rescale(Parameters):
@@ -53,68 +53,72 @@ class Rescale(Parameters):
         return factors
 
 
-def losses(
+def measure_losses(
     folder: Path, teachers: Path, artefact: Path, index: int, seed: int, split: str, params: Rescale
 ) -> list[float]:
-    """The loss of every factor, from the images that `seed` draws of `split`.
+    """Measure the loss of every factor on the images that `seed` draws from `split`.
 
-    The merge is formed once; a factor is a point on the line from theta_0 through it. Raises BenchmarkError where a
-    loss is not finite.
+    The merge is formed once; a factor is a point on the line from theta_0 through it. Raises BenchmarkError if a loss
+    is not finite.
     """
     suite, target = SuiteFolder(folder), device()
-    (model,) = storage.models(suite, artefact, index)
+    (model,) = storage.load_models(suite, artefact, index)
     base, merged = to_device(suite.base(), target), to_device(model.weights, target)
-    chosen = {task: drawn(suite, split, task, params.samples, seed).numpy() for task in model.tasks}
-    images = {task: suite.images(split, task)[indices] for task, indices in chosen.items()}
-    taught = {task: store.read_array(teachers / f"{task}.npy")[indices] for task, indices in chosen.items()}
+    draws = {task: draw_task_indices(suite, split, task, params.samples, seed).numpy() for task in model.tasks}
+    images = {task: suite.images(split, task)[indices] for task, indices in draws.items()}
+    logits = {task: store.read_array(teachers / f"{task}.npy")[indices] for task, indices in draws.items()}
     divergence = distillation(params.temperature)
-    found = []
+    losses = []
     for factor in params.factors:
         weights = {name: torch.lerp(base[name], merged[name], factor) for name in base}
         total = 0.0
         for task in model.tasks:
-            logits = encode(model.encoder, weights, images[task], target) @ model.heads[task].to(target).T
-            total += float(divergence(logits, torch.from_numpy(taught[task]).to(target)))
+            student = encode(model.encoder, weights, images[task], target) @ model.heads[task].to(target).T
+            total += float(divergence(student, torch.from_numpy(logits[task]).to(target)))
         if not math.isfinite(total):
             raise BenchmarkError(
-                f"{artefact}: the loss at rescale.factors = {factor} is {total}, expected a finite number; take the "
-                f"factor off the grid"
+                f"{artefact}: the loss at rescale.factors = {factor} is {total}, expected a finite number; remove the "
+                f"factor from the grid"
             )
-        found.append(total)
-    return found
+        losses.append(total)
+    return losses
 
 
-def scaled(one: Solution, factor: float) -> Solution:
-    """The merge with its delta multiplied by `factor`."""
-    if one.delta is not None:
-        return Solution(delta={name: factor * tensor for name, tensor in one.delta.items()})
-    return Solution(factor * one.coefficients)
+def scale_solution(solution: Solution, factor: float) -> Solution:
+    """Multiply the merged delta of a solution by `factor`."""
+    coefficients, delta = solution.coefficients, solution.delta
+    return Solution(
+        coefficients=None if coefficients is None else factor * coefficients,
+        delta=None if delta is None else {name: factor * tensor for name, tensor in delta.items()},
+    )
 
 
 def rescale(
     folder: Path, teachers: Path, artefact: Path, split: str, seeds: Sequence[int], params: Rescale
-) -> tuple[Merges, list[Row]]:
-    """The artefact at its best factor, per seed, and the losses of all factors: see HEADER.
+) -> tuple[Merges, list[FactorRow]]:
+    """Rescale an artefact by its best factor, per seed; return the merges and the losses of all factors.
 
-    Of equal losses the first factor of the grid is kept. Raises NotRefinable for a merge with extras or with one model
-    per task.
+    The columns of the losses are FACTOR_COLUMNS. Of equal losses the first factor of the grid is kept. Raises
+    NotRefinable for a merge with extras or with one model per task.
     """
-    pairs, first = starts(artefact, seeds), solution(artefact, 0)
+    runs, first = plan_runs(artefact, seeds), load_solution(artefact, 0)
     if first.coefficients is not None and first.coefficients.ndim == 3:
         raise NotRefinable(
             f"{artefact}: the merge has one model per task, expected one for all; take the method off methods.rescale "
             f"in params.yaml"
         )
-    found = run(losses, [(folder, teachers, artefact, *pair, split, params) for pair in pairs], "rescale")
-    best = [min(range(len(each)), key=each.__getitem__) for each in found]
+    pieces = [(folder, teachers, artefact, index, seed, split, params) for index, seed in runs]
+    losses = run_all(measure_losses, pieces, "rescale")
+    best = [min(range(len(curve)), key=curve.__getitem__) for curve in losses]
     ends = {min(params.factors), max(params.factors)}
     rows = [
-        (seed, factor, f"{loss:.6g}", int(position == kept), int(factor in ends))
-        for (_, seed), kept, each in zip(pairs, best, found, strict=True)
-        for position, (factor, loss) in enumerate(zip(params.factors, each, strict=True))
+        (seed, factor, f"{loss:.6g}", int(position == lowest), int(factor in ends))
+        for (_, seed), lowest, curve in zip(runs, best, losses, strict=True)
+        for position, (factor, loss) in enumerate(zip(params.factors, curve, strict=True))
     ]
     solutions = [
-        scaled(solution(artefact, index), params.factors[kept]) for (index, _), kept in zip(pairs, best, strict=True)
+        scale_solution(load_solution(artefact, index), params.factors[lowest])
+        for (index, _), lowest in zip(runs, best, strict=True)
     ]
-    own = [seed for _, seed in pairs]
-    return refined(SuiteFolder(folder), artefact, split, params.samples, own, solutions), rows
+    run_seeds = [seed for _, seed in runs]
+    return assemble_merges(SuiteFolder(folder), artefact, split, params.samples, run_seeds, solutions), rows

@@ -5,10 +5,10 @@
 arXiv 2402.02705 (ICML 2024), on top of any merge; no labels, but the task must be known at inference. As its code: U
 starts at zero, D as a linear layer of PyTorch (Kaiming, a = sqrt 5), Adam, rank 16, 1,000 steps of 16 images.
 
-Where we deviate. Features are those that the encoder gives, of unit length; the paper's are projected but not yet
-normalised, the port of a library (FusionBench) works on normalised ones as we do. The corrected features are not
-normalised again. A step takes one batch of a task, the original loop two. Images come from the calibration pool, the
-original's from the test split. As the encoder stays fixed, features are computed once and the adapters learn on those.
+Differences from the original: features are the encoder's, of unit length, as in FusionBench's port; the paper's are
+projected but not yet normalised. The corrected features are not normalised again. A step takes one batch of a task; the
+original loop takes two. Images come from the calibration pool, the original's from the test split. As the encoder stays
+fixed, features are computed once and the adapters learn on those.
 """
 
 import math
@@ -29,9 +29,9 @@ from pipeline.models.sampling import batches, generator
 from pipeline.models.suite import SuiteFolder
 from pipeline.models.weights import to_device
 from pipeline.runtime.device import device
-from pipeline.runtime.parallel import run
+from pipeline.runtime.parallel import run_all
 from pipeline.runtime.schema import Parameters
-from pipeline.steps.refinement import drawn, refined, solution, starts
+from pipeline.steps.refinement import assemble_merges, draw_task_indices, load_solution, plan_runs
 
 
 class Surgery(Parameters):
@@ -43,17 +43,22 @@ class Surgery(Parameters):
     batch_size: int = Field(16, ge=1)
 
 
-def initial(features: Tensor, rank: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """(D [rank, F], U [F, rank]) before the first step, for features [N, F]: U is zero, so nothing is corrected."""
+def initialise_adapter(features: Tensor, rank: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return the initial (D [rank, F], U [F, rank]) for features [N, F]: U is zero, so nothing is corrected."""
     width = features.shape[1]
     down = torch.empty(rank, width, dtype=features.dtype)
     torch.nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=rng)
     return down.to(features.device), features.new_zeros(width, rank)
 
 
-def fit(features: Tensor, targets: Tensor, params: Surgery, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """(D, U, the loss of the batch before each step [steps]) of one task, from features and the expert's [N, F]."""
-    down, up = (tensor.requires_grad_() for tensor in initial(features, params.rank, rng))
+def fit_adapter(
+    features: Tensor, targets: Tensor, params: Surgery, rng: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Fit the adapter of one task to features and the expert's features, both [N, F].
+
+    Returns D, U and the loss of the batch before each step [steps].
+    """
+    down, up = (tensor.requires_grad_() for tensor in initialise_adapter(features, params.rank, rng))
     optimiser = torch.optim.Adam([down, up], lr=params.lr)
     stream = batches(len(features), params.batch_size, rng)
     losses = []
@@ -67,39 +72,42 @@ def fit(features: Tensor, targets: Tensor, params: Surgery, rng: torch.Generator
     return down.detach(), up.detach(), torch.stack(losses)
 
 
-def operate(
+def fit_adapters(
     folder: Path, artefact: Path, index: int, seed: int, split: str, samples: int, params: Surgery
 ) -> tuple[Extras, Tensor]:
-    """The adapters of all tasks for one merge and seed, and the loss summed over tasks [steps]."""
+    """Fit the adapters of all tasks for one merge and seed; return them and the loss summed over tasks [steps]."""
     adapters, losses = {}, []
-    for task, features, targets in _pairs(SuiteFolder(folder), artefact, index, seed, split, samples):
-        down, up, own = fit(features, targets, params, generator(seed, "surgery", task))
+    for task, features, targets in _feature_pairs(SuiteFolder(folder), artefact, index, seed, split, samples):
+        down, up, task_losses = fit_adapter(features, targets, params, generator(seed, "surgery", task))
         adapters |= {f"{task}/down": down.cpu(), f"{task}/up": up.cpu()}
-        losses.append(own.cpu())
+        losses.append(task_losses.cpu())
     return Extras("adapters", adapters), torch.stack(losses).sum(0)
 
 
-def _pairs(
+def _feature_pairs(
     suite: SuiteFolder, artefact: Path, index: int, seed: int, split: str, samples: int
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Per task its name, the merged model's features and the expert's on the images that `seed` draws."""
+    """Yield each task with the merged model's and the expert's features of the images that `seed` draws."""
     target, base = device(), dict(suite.base())
-    for model in storage.models(suite, artefact, index):
+    for model in storage.load_models(suite, artefact, index):
         weights = to_device(model.weights, target)
         for task in model.tasks:
-            images = suite.images(split, task)[drawn(suite, split, task, samples, seed).numpy()]
+            images = suite.images(split, task)[draw_task_indices(suite, split, task, samples, seed).numpy()]
             expert = to_device({**base, **suite.expert(task)}, target)
-            features, targets = (encode(model.encoder, each, images, target) for each in (weights, expert))
-            yield task, features.clone(), targets.clone()  # out of inference mode: autograd refuses what was made in it
+            features, targets = (encode(model.encoder, tensors, images, target) for tensors in (weights, expert))
+            yield task, features.clone(), targets.clone()  # autograd refuses tensors made in inference mode
 
 
-def surgery(folder: Path, artefact: Path, split: str, samples: int, seeds: Sequence[int], params: Surgery) -> Merges:
-    """The artefact with adapters, one set per seed. Raises NotRefinable for a merge that has extras already."""
-    pairs = starts(artefact, seeds)
-    found = run(operate, [(folder, artefact, *pair, split, samples, params) for pair in pairs], "surgery")
+def apply_surgery(
+    folder: Path, artefact: Path, split: str, samples: int, seeds: Sequence[int], params: Surgery
+) -> Merges:
+    """Add adapters to an artefact, one set per seed. Raises NotRefinable for a merge that already has extras."""
+    runs = plan_runs(artefact, seeds)
+    pieces = [(folder, artefact, index, seed, split, samples, params) for index, seed in runs]
+    fitted = run_all(fit_adapters, pieces, "surgery")
     solutions = [
-        replace(solution(artefact, index), extras=extras, losses=losses)
-        for (index, _), (extras, losses) in zip(pairs, found, strict=True)
+        replace(load_solution(artefact, index), extras=extras, losses=losses)
+        for (index, _), (extras, losses) in zip(runs, fitted, strict=True)
     ]
-    own = [seed for _, seed in pairs]
-    return refined(SuiteFolder(folder), artefact, split, samples, own, solutions)
+    run_seeds = [seed for _, seed in runs]
+    return assemble_merges(SuiteFolder(folder), artefact, split, samples, run_seeds, solutions)

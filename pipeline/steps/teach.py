@@ -1,4 +1,4 @@
-"""Teacher logits: what each expert says on the images of its own task's calibration pool."""
+"""Teacher logits: the outputs of each expert on the images of its own task's calibration pool."""
 
 from pathlib import Path
 
@@ -10,8 +10,8 @@ from pipeline.models.weights import to_device
 from pipeline.runtime.device import device
 
 
-def teach(folder: Path, task: str, split: str) -> Tensor:
-    """The logits [N, classes] of a task's expert on the images of a split."""
+def compute_teacher_logits(folder: Path, task: str, split: str) -> Tensor:
+    """Compute the logits [N, classes] of a task's expert on the images of a split."""
     suite, target = SuiteFolder(folder), device()
     weights = to_device({**suite.base(), **suite.expert(task)}, target)
     features = encode(suite.suite.encoder(), weights, suite.images(split, task), target)

@@ -1,8 +1,9 @@
-"""Studies: why a method wins, how sure that is, and what a claim is worth. One file per study, found by its name.
+"""Studies: why a method wins, how certain that is, and what a claim is worth. One file per study, found by its name.
 
 A study has `Params` (its entry `study.<name>` of params.yaml) and a function that its stage stages/studies/<name>.py
-calls; it writes tidy integer rows, `scores.csv` or a table of measures. Everything that takes long is a cell
-(`pipeline.runtime.resumable`). What the report shows of it is in `pipeline.studies.views.<name>`.
+calls. It returns tidy rows: integer counts like those of `scores.csv`, or a table of measures. All long computations
+are pieces of resumable work (`pipeline.runtime.resumable`). The report's view of a study is
+`pipeline.report.studies.<name>`.
 """
 
 from importlib import import_module
@@ -11,10 +12,10 @@ from types import ModuleType
 
 
 def names() -> tuple[str, ...]:
-    """Every study."""
+    """Return the names of all studies."""
     return tuple(sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py")))
 
 
 def load(name: str) -> ModuleType:
-    """The module of a study."""
+    """Return the module of a study."""
     return import_module(f"{__name__}.{name}")

@@ -1,24 +1,24 @@
 """Common corruptions of images, after Hendrycks and Dietterich (arXiv 1903.12261): those that merging papers use.
 
-A corruption is a function of one image [H, W, 3] of numbers from 0 to 1, a strength and a generator. Strengths are the
+A corruption is a function of one image [H, W, 3] with values from 0 to 1, a strength and a generator. Strengths are the
 published ones, severity 1 to 5: of CIFAR-10-C for images below 64 pixels, of ImageNet-C for larger ones. Definitions
 are those of the authors' code, on SciPy, scikit-image and Pillow; two differ in detail. Motion blur moves by whole
 pixels and repeats the border, as the package imagecorruptions does. The edges of water drops are scikit-image's, not
-OpenCV's. The packages that have all seven refuse images below 32 pixels and draw from NumPy's global generator.
+OpenCV's. No existing package is used: those with all seven corruptions refuse images below 32 pixels and draw from
+NumPy's global generator.
 """
 
 from collections.abc import Callable, Iterable
 from io import BytesIO
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
+import scipy
+import skimage
 from PIL import Image
-from scipy import ndimage
-from skimage.exposure import equalize_hist
-from skimage.feature import canny
-from skimage.util import random_noise
 
-SEVERITIES = (1, 2, 3, 4, 5)
+CorruptionName = Literal["motion_blur", "impulse_noise", "gaussian_noise", "pixelate", "spatter", "contrast", "jpeg"]
+Severity = Literal[1, 2, 3, 4, 5]
 SMALL = 64
 """Images with a shorter side below this have CIFAR-10-C's strengths."""
 TURQUOISE = np.array([175, 238, 238]) / 255
@@ -27,83 +27,87 @@ EMBOSS = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]])
 
 
 def corrupt(images: Iterable[np.ndarray], name: str, severity: int, rng: np.random.Generator) -> np.ndarray:
-    """uint8 [N, H, W, 3]: every image under the corruption `name`, drawn from `rng` one after the other."""
+    """Apply the corruption `name` to uint8 images [N, H, W, 3], drawing from `rng` image by image."""
     corruption = CORRUPTIONS[name]
-    found = []
+    corrupted = []
     for image in images:
         strengths = corruption.small if min(image.shape[:2]) < SMALL else corruption.large
         changed = corruption.function(image / 255, strengths[severity - 1], rng)
-        found.append(np.rint(255 * changed.clip(0, 1)).astype(np.uint8))
-    return np.stack(found)
+        corrupted.append(np.rint(255 * changed.clip(0, 1)).astype(np.uint8))
+    return np.stack(corrupted)
 
 
 def motion_blur(image: np.ndarray, strength: tuple[int, float], rng: np.random.Generator) -> np.ndarray:
-    """Smeared along a line at an angle drawn from -45 to 45 degrees; strength: radius in pixels, sigma."""
-    return blurred(image, *strength, float(rng.uniform(-45, 45)))
+    """Blur along a line at an angle drawn from -45 to 45 degrees; strength: radius in pixels, sigma."""
+    return blur_along(image, *strength, float(rng.uniform(-45, 45)))
 
 
-def blurred(image: np.ndarray, radius: int, sigma: float, angle: float) -> np.ndarray:
-    """Means over the pixels that lie 0 to 2 `radius` away at `angle` degrees, with one half of a Gaussian's weights."""
+def blur_along(image: np.ndarray, radius: int, sigma: float, angle: float) -> np.ndarray:
+    """Average over the pixels 0 to 2 `radius` away at `angle` degrees, with the weights of half a Gaussian."""
     steps = np.arange(2 * radius + 1)
     weights = np.exp(-(steps**2) / (2 * sigma**2))
     direction = np.array([[np.sin(np.deg2rad(angle))], [np.cos(np.deg2rad(angle))]])
     rows, columns = np.ceil(steps * direction - 0.5).astype(int) + 2 * radius
     kernel = np.zeros((4 * radius + 1, 4 * radius + 1, 1))
     np.add.at(kernel, (rows, columns, 0), weights / weights.sum())
-    return ndimage.correlate(image, kernel, mode="nearest")
+    return scipy.ndimage.correlate(image, kernel, mode="nearest")
 
 
 def gaussian_noise(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Independent noise in every number; strength: its standard deviation."""
-    return random_noise(image, "gaussian", rng=rng, var=strength**2)
+    """Add independent noise to every value; strength: its standard deviation."""
+    return skimage.util.random_noise(image, "gaussian", rng=rng, var=strength**2)
 
 
 def impulse_noise(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Salt and pepper; strength: the share of numbers that become 0 or 1."""
-    return random_noise(image, "s&p", rng=rng, amount=strength)
+    """Add salt and pepper noise; strength: the share of values that become 0 or 1."""
+    return skimage.util.random_noise(image, "s&p", rng=rng, amount=strength)
 
 
 def pixelate(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Fewer, larger pixels; strength: the share of a side that is left."""
+    """Replace pixels by fewer, larger ones; strength: the share of a side that is left."""
     height, width = image.shape[:2]
     smaller = _picture(image).resize((int(width * strength), int(height * strength)), Image.Resampling.BOX)
     return np.asarray(smaller.resize((width, height), Image.Resampling.BOX)) / 255
 
 
 def spatter(image: np.ndarray, strength: tuple[float, ...], rng: np.random.Generator) -> np.ndarray:
-    """Drops of water or, the last of `strength` being 1, of mud.
+    """Add drops of water or, if the last entry of `strength` is 1, of mud.
 
     strength: mean and standard deviation of noise, its blur, the level above which it is liquid, opacity of water or
-    blur of mud, kind.
+    blur of mud, kind (0 water, 1 mud).
     """
     mean, deviation, smoothness, level, look, muddy = strength
-    liquid = ndimage.gaussian_filter(rng.normal(mean, deviation, image.shape[:2]), smoothness, mode="nearest")
+    liquid = scipy.ndimage.gaussian_filter(rng.normal(mean, deviation, image.shape[:2]), smoothness, mode="nearest")
     if muddy:
-        cover = ndimage.gaussian_filter((liquid > level).astype(float), look, mode="nearest")[..., None]
+        cover = scipy.ndimage.gaussian_filter((liquid > level).astype(float), look, mode="nearest")[..., None]
         return np.where(cover < 0.8, image, (1 - cover) * image + cover * BROWN)
     return image + look * _drops(np.where(liquid < level, 0, liquid))[..., None] * TURQUOISE
 
 
 def _drops(liquid: np.ndarray) -> np.ndarray:
-    """[H, W] -> how bright drops of water are, at most 1: embossed by the distance from their edges."""
+    """Return the brightness [H, W] of drops of water, at most 1: embossed by the distance from their edges."""
     if not liquid.any():
         return liquid
-    edges = canny(255 * liquid, sigma=0, low_threshold=50, high_threshold=150)
-    distance = ndimage.distance_transform_edt(~edges) if edges.any() else np.full(liquid.shape, np.inf)
-    height = equalize_hist(np.floor(ndimage.uniform_filter(distance.clip(max=20), 3, mode="mirror")))
-    relief = ndimage.correlate(255 * height, EMBOSS, mode="mirror").clip(0, 255)
-    drops = liquid * ndimage.uniform_filter(relief, 3, mode="mirror")
+    edges = skimage.feature.canny(255 * liquid, sigma=0, low_threshold=50, high_threshold=150)
+    distance = (
+        cast(np.ndarray, scipy.ndimage.distance_transform_edt(~edges)) if edges.any() else np.full(liquid.shape, np.inf)
+    )
+    height = skimage.exposure.equalize_hist(
+        np.floor(scipy.ndimage.uniform_filter(distance.clip(max=20), 3, mode="mirror"))
+    )
+    relief = scipy.ndimage.correlate(255 * height, EMBOSS, mode="mirror").clip(0, 255)
+    drops = liquid * scipy.ndimage.uniform_filter(relief, 3, mode="mirror")
     return drops / drops.max() if drops.any() else drops
 
 
-def contrast(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Nearer to the image's mean colour; strength: the share of the distance that is left."""
+def reduce_contrast(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Move every pixel towards the image's mean colour; strength: the share of the distance that is left."""
     mean = image.mean(axis=(0, 1))
     return mean + strength * (image - mean)
 
 
 def jpeg(image: np.ndarray, strength: int, rng: np.random.Generator) -> np.ndarray:
-    """Compressed; strength: JPEG quality."""
+    """Compress; strength: JPEG quality."""
     buffer = BytesIO()
     _picture(image).save(buffer, "JPEG", quality=strength)
     return np.asarray(Image.open(buffer)) / 255
@@ -114,13 +118,13 @@ def _picture(image: np.ndarray) -> Image.Image:
 
 
 class Corruption(NamedTuple):
-    """A kind of corruption and its strengths by severity."""
+    """A corruption and its strengths by severity."""
 
     function: Callable[[np.ndarray, Any, np.random.Generator], np.ndarray]
     small: tuple[Any, ...]
-    """CIFAR-10-C's."""
+    """Those of CIFAR-10-C, for images below SMALL."""
     large: tuple[Any, ...]
-    """ImageNet-C's."""
+    """Those of ImageNet-C."""
 
 
 CORRUPTIONS = {
@@ -149,7 +153,7 @@ CORRUPTIONS = {
             (0.67, 0.4, 1, 0.65, 1.5, 1),
         ),
     ),
-    "contrast": Corruption(contrast, (0.75, 0.5, 0.4, 0.3, 0.15), (0.4, 0.3, 0.2, 0.1, 0.05)),
+    "contrast": Corruption(reduce_contrast, (0.75, 0.5, 0.4, 0.3, 0.15), (0.4, 0.3, 0.2, 0.1, 0.05)),
     "jpeg": Corruption(jpeg, (80, 65, 58, 50, 40), (25, 18, 15, 10, 7)),
 }
-"""By name, in the order of figures and tables."""
+"""By name, in the order of figures and tables; the names are those of CorruptionName."""

@@ -1,4 +1,4 @@
-"""A trial: one calibration under one setting, and which images it gets right. What most studies consist of."""
+"""Trials: one calibration under one setting, and the images that it gets right. Most studies consist of trials."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -8,51 +8,51 @@ import numpy as np
 from pipeline.merges import storage
 from pipeline.merges.answers import Answers
 from pipeline.runtime.resumable import Resumable
-from pipeline.steps.calibrate import Setting, calibrate, indices, need, seen
-from pipeline.steps.evaluate import HEADER, on, replies
+from pipeline.steps.calibrate import Setting, calibrate, draw_indices, images_seen, require_memory
+from pipeline.steps.evaluate import SCORE_COLUMNS, open_split, predict_classes
 
-MARKED = (*HEADER, "right")
-"""`right`: a bit per image in their order, as np.packbits, in hexadecimal digits."""
-SCORES = ("setting", "k", *MARKED)
+MARK_COLUMNS = (*SCORE_COLUMNS, "right")
+"""`right`: one bit per image, in the order of the images, packed by np.packbits, as hexadecimal digits."""
+TRIAL_COLUMNS = ("setting", "k", *MARK_COLUMNS)
 
 
 class Trial(NamedTuple):
-    """What one cell computes."""
+    """One calibration of a study."""
 
     name: str
-    """Tells the setting in the scores, in the column `setting`."""
+    """Identifies the setting in the scores, in the column `setting`."""
     setting: Setting
     samples: int
-    """Unlabelled images per task asked for."""
+    """Unlabelled images per task that are requested; a smaller pool is used whole."""
     seed: int
 
 
-def marks(answers: Answers) -> dict[str, tuple[int, int, str]]:
-    """{task: (correct, total, right)} of the answers of one seed, see MARKED."""
-    right = {task: seeds[0] for task, seeds in answers.correct().items()}
-    return {task: (int(bits.sum()), len(bits), np.packbits(bits).tobytes().hex()) for task, bits in right.items()}
+def mark_answers(answers: Answers) -> dict[str, tuple[int, int, str]]:
+    """Return {task: (correct, total, right)} of the first seed's answers, see MARK_COLUMNS."""
+    correct = {task: seeds[0] for task, seeds in answers.correct().items()}
+    return {task: (int(bits.sum()), len(bits), np.packbits(bits).tobytes().hex()) for task, bits in correct.items()}
 
 
-def score(setting: Setting, samples: int, seed: int, split: str) -> dict[str, list]:
-    """{task: [images used, correct, total, right]} of one calibration on a split."""
+def score_trial(setting: Setting, samples: int, seed: int, split: str) -> dict[str, list]:
+    """Calibrate once; return {task: [images used, correct, total, right]} on a split."""
     suite = setting.folder()
-    drawn = indices(suite, setting.split, seen(setting, samples), seed)
-    served = storage.serve(suite, calibrate(setting, samples, seed))
-    found = marks(replies(served, on(suite, split), setting.method))
-    return {task: [len(drawn[task]), *found[task]] for task in suite.suite.task_names}
+    draws = draw_indices(suite, setting.split, images_seen(setting, samples), seed)
+    models = storage.serve(suite, calibrate(setting, samples, seed))
+    marks = mark_answers(predict_classes(models, open_split(suite, split), setting.method))
+    return {task: [len(draws[task]), *marks[task]] for task in suite.suite.task_names}
 
 
-def scores(trials: Iterable[Trial], split: str, title: str, work: Resumable) -> list[tuple]:
-    """Rows of all trials, in order, with the columns `setting`, `k` and those of `evaluate`: see SCORES.
+def score_trials(trials: Iterable[Trial], split: str, title: str, work: Resumable) -> list[tuple]:
+    """Return the rows of all trials, in their order, with the columns TRIAL_COLUMNS.
 
-    Raises `memory.NoRoom` before the first one starts if not even one fits into the memory that is free.
+    Raises `memory.NotEnoughMemory` before the first trial starts if the free memory does not suffice for even one.
     """
     todo = [*trials]
-    most = max(need(trial.setting, trial.samples) for trial in todo)
-    found = work.run(score, [(*trial[1:], split) for trial in todo], title, most)
+    memory = max(require_memory(trial.setting, trial.samples) for trial in todo)
+    results = work.run(score_trial, [(*trial[1:], split) for trial in todo], title, memory)
     suite = todo[0].setting.folder()
     return [
         (trial.name, trial.samples, suite.suite.name, trial.setting.method, task, trial.seed, *counts[task])
-        for trial, counts in zip(todo, found, strict=True)
+        for trial, counts in zip(todo, results, strict=True)
         for task in suite.suite.task_names
     ]

@@ -1,14 +1,14 @@
-"""Ablation (the paper's Table 5, completed): which part of SAMerging does what.
+"""Ablation (the paper's Table 5, completed): the contribution of each part of SAMerging.
 
 Objective x sharpness x granularity, every combination, all else equal: images, steps, learning rate, weight decay, rho
-and the coefficients at the start. Entropy and task-wise coefficients are AdaMerging's (arXiv 2310.02575), distillation
-and sharpness SAMerging's (arXiv 2512.21288). The temperature is that of distillation; entropy has none.
+and initial coefficients. Entropy and task-wise coefficients are AdaMerging's (arXiv 2310.02575), distillation and
+sharpness SAMerging's (arXiv 2512.21288). The temperature applies to distillation only; entropy has none.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
-from typing import NamedTuple, get_args
+from typing import NamedTuple, cast, get_args
 
 from pydantic import Field
 
@@ -22,22 +22,22 @@ from pipeline.methods import samerging
 from pipeline.models.suite import SuiteFolder
 from pipeline.runtime.resumable import Resumable
 from pipeline.runtime.schema import Parameters, Schedule
-from pipeline.steps.calibrate import Setting, indices, need, problem
-from pipeline.steps.evaluate import on, replies
-from pipeline.studies._trials import marks
+from pipeline.steps.calibrate import Setting, draw_indices, load_problem, require_memory
+from pipeline.steps.evaluate import open_split, predict_classes
+from pipeline.studies._trials import mark_answers
 
 OBJECTIVES = ("entropy", "distillation")
 
 
 class Params(Parameters):
-    """What the combinations share and the methods do not."""
+    """What all combinations share, where the methods differ."""
 
     initial_coefficient: float = Field(ge=-2, le=2)
-    """Every coefficient at the start, whatever the objective."""
+    """Initial value of every coefficient, for both objectives."""
 
 
-class Variant(NamedTuple):
-    """One combination."""
+class Combination(NamedTuple):
+    """One combination of the parts."""
 
     objective: str
     sharpness: Sharpness
@@ -45,50 +45,67 @@ class Variant(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Tells the variant in the scores, in the column `setting`."""
+        """Identifies the combination in the scores, in the column `setting`."""
         return "/".join(self)
 
 
-def variants() -> Iterator[Variant]:
-    """Every combination, the plainest first."""
-    return map(Variant._make, product(OBJECTIVES, ("none", "sam", "asam"), reversed(get_args(Granularity))))
+def list_combinations() -> Iterator[Combination]:
+    """Return every combination, the simplest first."""
+    return map(Combination._make, product(OBJECTIVES, ("none", "sam", "asam"), reversed(get_args(Granularity))))
 
 
-def solve(
+def solve_combination(
     problem: Problem, schedule: Schedule, seed: int, params: samerging.Params, objective: str, granularity: Granularity
 ) -> Solution:
-    """SAMerging with another objective or granularity; its sharpness is that of `params`."""
+    """Run SAMerging with another objective or granularity; the sharpness is that of `params`."""
     loss = {"entropy": entropy, "distillation": distillation(params.temperature)}[objective]
     settings = params.model_dump(exclude={"temperature"})
     return descend(problem, loss, schedule, seed, granularity=granularity, **settings)
 
 
-def score(
+def score_combination(
     setting: Setting, objective: str, granularity: Granularity, samples: int, seed: int, split: str
 ) -> dict[str, list]:
-    """{task: [images used, correct, total, right]} of one variant on a split."""
-    suite = SuiteFolder(setting.suite)
-    drawn = indices(suite, setting.split, samples, seed)
-    solution = solve(problem(setting, drawn), setting.schedule, seed, setting.params, objective, granularity)
-    found = marks(replies(storage.serve(suite, solution.cpu()), on(suite, split), f"{objective}, {granularity}-wise"))
-    return {task: [len(drawn[task]), *found[task]] for task in suite.suite.task_names}
+    """Calibrate one combination; return {task: [images used, correct, total, right]} on a split.
 
-
-def rows(setting: Setting, samples: int, seeds: Sequence[int], split: str, work: Resumable) -> list[tuple]:
-    """Rows with the columns `pipeline.studies._trials.SCORES`; `setting` tells all that the variants share.
-
-    Raises `memory.NoRoom` before the first one starts if not even one fits into the memory that is free.
+    `setting`: of SAMerging, whose parameters hold the combination's sharpness.
     """
     suite = SuiteFolder(setting.suite)
-    todo = [(variant, seed) for variant in variants() for seed in seeds]
+    draws = draw_indices(suite, setting.split, samples, seed)
+    solution = solve_combination(
+        load_problem(setting, draws),
+        setting.schedule,
+        seed,
+        cast(samerging.Params, setting.params),
+        objective,
+        granularity,
+    )
+    marks = mark_answers(
+        predict_classes(
+            storage.serve(suite, solution.cpu()), open_split(suite, split), f"{objective}, {granularity}-wise"
+        )
+    )
+    return {task: [len(draws[task]), *marks[task]] for task in suite.suite.task_names}
+
+
+def score_combinations(
+    setting: Setting, samples: int, seeds: Sequence[int], split: str, work: Resumable
+) -> list[tuple]:
+    """Return the rows of all combinations and seeds, with the columns `pipeline.studies._trials.TRIAL_COLUMNS`.
+
+    `setting`: of SAMerging, with everything that the combinations share. Raises `memory.NotEnoughMemory` before the
+    first calibration starts if the free memory does not suffice for even one.
+    """
+    suite = SuiteFolder(setting.suite)
+    todo = [(combination, seed) for combination in list_combinations() for seed in seeds]
     pieces = [
-        (_with(setting, variant.sharpness), variant.objective, variant.granularity, samples, seed, split)
-        for variant, seed in todo
+        (_with(setting, combination.sharpness), combination.objective, combination.granularity, samples, seed, split)
+        for combination, seed in todo
     ]
-    found = work.run(score, pieces, "ablation", need(setting, samples))
+    results = work.run(score_combination, pieces, "ablation", require_memory(setting, samples))
     return [
-        (variant.name, samples, suite.suite.name, setting.method, task, seed, *counts[task])
-        for (variant, seed), counts in zip(todo, found, strict=True)
+        (combination.name, samples, suite.suite.name, setting.method, task, seed, *counts[task])
+        for (combination, seed), counts in zip(todo, results, strict=True)
         for task in suite.suite.task_names
     ]
 

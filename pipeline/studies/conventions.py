@@ -1,6 +1,6 @@
-"""Conventions: every merge that decomposes matrices, with q, k and v apart or fused, positions averaged or decomposed.
+"""Conventions: every merge that decomposes matrices, with q, k and v split or fused, positions averaged or decomposed.
 
-All else is as published, the scale included. Methods without data merge once, or with every seed of theirs; the
+All else is as published, the scale included. Data-free methods merge once, or once for each of their own seeds; the
 calibrated one is calibrated with the run's seeds, on the same images under every convention.
 """
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from pydantic import Field
 
@@ -19,11 +19,12 @@ from pipeline.runtime.device import device
 from pipeline.runtime.resumable import Resumable
 from pipeline.runtime.schema import Parameters
 from pipeline.steps.calibrate import Setting
-from pipeline.steps.evaluate import on, replies
-from pipeline.studies._trials import SCORES, Trial, marks, scores
+from pipeline.steps.evaluate import open_split, predict_classes
+from pipeline.steps.merge import merge_data_free
+from pipeline.studies._trials import TRIAL_COLUMNS, Trial, mark_answers, score_trials
 from pipeline.toolbox.conventions import Conventions
 
-COLUMNS = (*SCORES, "default")
+COLUMNS = (*TRIAL_COLUMNS, "default")
 """`setting`: matrices/positional_embedding; `k`: 0 without data; `default`: 1 for the method's own convention."""
 MATRICES, POSITIONS = ("split", "fused"), ("average", "decompose")
 
@@ -32,39 +33,39 @@ class Params(Parameters):
     """The grid."""
 
     methods: Annotated[list[Literal["iso_c", "iso_cts", "tsv_m", "wudi", "opcm", "esm"]], Field(min_length=2)]
-    """Which methods are compared; each needs its parameters."""
+    """The methods compared; each needs its own parameters in params.yaml."""
 
 
-def label(conventions: Conventions) -> str:
-    """`split/average`."""
+def format_conventions(conventions: Conventions) -> str:
+    """Return the conventions as in the column `setting`: `split/average`."""
     return f"{conventions.matrices}/{conventions.positional_embedding}"
 
 
-def variants(published: Conventions) -> list[Conventions]:
-    """The parameters under each of the four conventions."""
+def list_conventions(published: Conventions) -> list[Conventions]:
+    """Return a method's parameters under each of the four conventions."""
     choices = (
-        dict(zip(("matrices", "positional_embedding"), both, strict=True)) for both in product(MATRICES, POSITIONS)
+        dict(zip(("matrices", "positional_embedding"), pair, strict=True)) for pair in product(MATRICES, POSITIONS)
     )
     return [published.model_copy(update=choice) for choice in choices]
 
 
-def by_seed(params: Conventions) -> dict[int | None, Conventions]:
-    """{seed: the parameters with this seed alone}; {None: the parameters} of a method without randomness."""
+def split_seeds(params: Conventions) -> dict[int | None, Conventions]:
+    """Return {seed: the parameters with this seed alone}, or {None: the parameters} for a method without randomness."""
     if not hasattr(params, "seeds"):
         return {None: params}
     return {seed: params.model_copy(update={"seeds": [seed]}) for seed in params.seeds}
 
 
-def data_free(folder: Path, method: str, params: Conventions, split: str) -> dict[str, tuple[int, int, str]]:
-    """{task: (correct, total, right)} of a merge without data, of one seed if it draws."""
+def score_convention(folder: Path, method: str, params: Conventions, split: str) -> dict[str, tuple[int, int, str]]:
+    """Merge without data, with one seed if the method draws; return {task: (correct, total, right)} on a split."""
     suite = SuiteFolder(folder)
     vectors = suite.vectors(target=device())
-    solution = storage.data_free(methods.load(method), vectors, params, suite.suite.task_names).solutions[0].cpu()
-    return marks(replies(storage.serve(suite, solution), on(suite, split), method))
+    solution = merge_data_free(methods.load(method), vectors, params, suite.suite.task_names).solutions[0].cpu()
+    return mark_answers(predict_classes(storage.serve(suite, solution), open_split(suite, split), method))
 
 
-def measure(
-    free: Mapping[str, Conventions],
+def score_conventions(
+    data_free: Mapping[str, Conventions],
     calibrated: Setting,
     params: Params,
     samples: int,
@@ -72,27 +73,31 @@ def measure(
     split: str,
     work: Resumable,
 ) -> list[tuple]:
-    """Rows, see COLUMNS: data-free methods {name: parameters} and a calibrated one, as far as `params` has them."""
-    suite, published = calibrated.folder().suite, {**free, calibrated.method: calibrated.params}
+    """Return the rows of all methods that `params` lists, under every convention, with the columns COLUMNS.
+
+    `data_free`: {name: parameters} of data-free methods; `calibrated`: the calibrated method, whose parameters are
+    Conventions too; `samples`, `seeds`: its images per task and its seeds.
+    """
+    suite, published = calibrated.folder().suite, {**data_free, calibrated.method: cast(Conventions, calibrated.params)}
     runs = [
-        (method, variant, seed, drawn)
+        (method, variant, seed, seeded)
         for method in params.methods
-        if method in free
-        for variant in variants(free[method])
-        for seed, drawn in by_seed(variant).items()
+        if method in data_free
+        for variant in list_conventions(data_free[method])
+        for seed, seeded in split_seeds(variant).items()
     ]
-    pieces = [(calibrated.suite, method, drawn, split) for method, _, _, drawn in runs]
-    marked = work.run(data_free, pieces, "merges by convention")
+    pieces = [(calibrated.suite, method, seeded, split) for method, _, _, seeded in runs]
+    marks = work.run(score_convention, pieces, "merges by convention")
     rows = [
-        (label(variant), 0, suite.name, method, task, seed, 0, *counts[task])
-        for (method, variant, seed, _), counts in zip(runs, marked, strict=True)
+        (format_conventions(variant), 0, suite.name, method, task, seed, 0, *counts[task])
+        for (method, variant, seed, _), counts in zip(runs, marks, strict=True)
         for task in suite.task_names
     ]
     if calibrated.method in params.methods:
         trials = [
-            Trial(label(variant), replace(calibrated, params=variant), samples, seed)
-            for variant in variants(calibrated.params)
+            Trial(format_conventions(variant), replace(calibrated, params=variant), samples, seed)
+            for variant in list_conventions(cast(Conventions, calibrated.params))
             for seed in seeds
         ]
-        rows += scores(trials, split, "calibrations by convention", work)
-    return [(*row, int(row[0] == label(published[row[3]]))) for row in rows]
+        rows += score_trials(trials, split, "calibrations by convention", work)
+    return [(*row, int(row[0] == format_conventions(published[row[3]]))) for row in rows]

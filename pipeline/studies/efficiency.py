@@ -1,6 +1,6 @@
-"""Data efficiency (the paper's Figure 4): the same method, schedule and seeds with ever more images per task.
+"""Data efficiency (the paper's Figure 4): the same method, schedule and seeds with more and more images per task.
 
-Every number of images gets the same number of optimiser steps, and the draws of a seed are nested, so that the curve
+The number of optimiser steps does not depend on the number of images, and the draws of a seed are nested, so the curve
 shows the effect of the images alone.
 """
 
@@ -21,6 +21,6 @@ class Params(Parameters):
     """Unlabelled images per task; a task with fewer uses all it has."""
 
 
-def trials(settings: Iterable[Setting], samples: Sequence[int], seeds: Sequence[int]) -> list[Trial]:
-    """Every method with every number of images and every seed."""
+def list_sample_trials(settings: Iterable[Setting], samples: Sequence[int], seeds: Sequence[int]) -> list[Trial]:
+    """Return a trial for every method, number of images and seed."""
     return [Trial("", setting, k, seed) for setting in settings for k in samples for seed in seeds]

@@ -1,8 +1,8 @@
-"""Protocol: what calibrating on the very images that are scored is worth.
+"""Protocol: how much it helps to calibrate on the very images that are scored.
 
-The field calibrates on unlabelled test images (transductive). Here every method does so, and does the same on training
-images that no score has seen, with the same number of images, steps and seeds. Both answer all of the scored split, the
-images they were calibrated on included: that is the habit whose worth is asked for.
+The field calibrates on unlabelled test images (transductive). Here every method does so, and also calibrates on
+training images that no score has seen (held-out), with the same number of images, steps and seeds. Both are scored on
+the whole evaluation split, including the images that transductive calibration used, as is the field's habit.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,17 +23,17 @@ class Params(Parameters):
     """The grid."""
 
     held_out: Literal["train", "validation"]
-    """The split whose images stand for those that no score has seen."""
+    """The split that held-out calibration draws its images from."""
     samples: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
     """Unlabelled images per task; a task with fewer uses all it has."""
 
 
 class SameSplit(BenchmarkError):
-    """The two protocols would be one."""
+    """Both protocols would calibrate on the same split."""
 
 
-def splits(params: Params, evaluation_split: str) -> dict[str, str]:
-    """{protocol: where its calibration images come from}; SameSplit if both are one."""
+def choose_splits(params: Params, evaluation_split: str) -> dict[str, str]:
+    """Return {protocol: split of its calibration images}; raise SameSplit if both are the same."""
     if params.held_out == evaluation_split:
         raise SameSplit(
             f"study.protocol.held_out = {params.held_out!r}: this is the evaluation_split; expected another split, or "
@@ -42,20 +42,23 @@ def splits(params: Params, evaluation_split: str) -> dict[str, str]:
     return {HELD_OUT: params.held_out, TRANSDUCTIVE: evaluation_split}
 
 
-def trials(
+def list_protocol_trials(
     suite: Path,
-    taught: Mapping[str, tuple[str, Path]],
+    teachers: Mapping[str, tuple[str, Path]],
     methods: Mapping[str, Parameters],
     schedule: Schedule,
     precision: Precision,
     samples: Sequence[int],
     seeds: Iterable[int],
 ) -> list[Trial]:
-    """Every method with every protocol, number of images and seed; taught: {protocol: (split, its teachers)}."""
+    """Return a trial for every method, protocol, number of images and seed.
+
+    `teachers`: {protocol: (split, folder of the teacher logits on it)}; `methods`: {name: parameters}.
+    """
     return [
         Trial(protocol, Setting(suite, folder, method, params, schedule, split, precision), k, seed)
         for method, params in methods.items()
-        for protocol, (split, folder) in taught.items()
+        for protocol, (split, folder) in teachers.items()
         for k in samples
         for seed in seeds
     ]

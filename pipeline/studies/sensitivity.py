@@ -1,9 +1,9 @@
-"""Sensitivity: one knob of a method at a time, everything else as in params.yaml.
+"""Sensitivity: vary one hyperparameter ("knob") of a method at a time, all else as in params.yaml.
 
     range  max - min of the accuracy over the grid        share  of the grid within a point of its best
 
-Knobs that a suite's schedule or a paper has tuned already vary by factors (learning rate, steps, scale of a data-free
-merge), so that a grid means the same on every suite. The value of params.yaml is always on the grid.
+Learning rate, steps and the scale of a data-free merge, which a suite's schedule or a paper has tuned already, vary by
+factors, so that a grid means the same on every suite. The value of params.yaml is always on the grid.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,26 +18,26 @@ from pipeline.models.suite import SuiteFolder
 from pipeline.runtime.resumable import Resumable
 from pipeline.runtime.schema import Parameters
 from pipeline.steps.calibrate import Setting
-from pipeline.steps.evaluate import on, replies
-from pipeline.steps.refinement import solution
-from pipeline.steps.rescale import scaled
-from pipeline.studies._trials import MARKED, Trial, marks, scores
+from pipeline.steps.evaluate import open_split, predict_classes
+from pipeline.steps.refinement import load_solution
+from pipeline.steps.rescale import scale_solution
+from pipeline.studies._trials import MARK_COLUMNS, Trial, mark_answers, score_trials
 
 KNOBS = {
     "samerging": ("rho", "temperature", "initial_coefficient", "lr", "steps"),
     "distillation": ("initial_coefficient", "lr", "steps"),
     "adamerging": ("initial_coefficient", "lr", "steps"),
 }
-"""What is varied of each calibrated method."""
+"""The knobs of each calibrated method."""
 SCALE = "scale"
 """The knob of data-free merges: a factor of the whole merged delta."""
-COLUMNS = ("knob", "value", "published", *MARKED)
-"""value: of the knob, or its factor for a scale; published: 1 where it is that of params.yaml."""
+COLUMNS = ("knob", "value", "published", *MARK_COLUMNS)
+"""`value`: of the knob, or its factor for a scale; `published`: 1 for the value of params.yaml."""
 Factors = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
 
 
 class Params(Parameters):
-    """The grids; a knob's own value is added to each."""
+    """The grids; a knob's value in params.yaml is added to each."""
 
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
     """Of every calibration."""
@@ -52,8 +52,8 @@ class Params(Parameters):
     """Factors of a data-free merge's delta."""
 
 
-class Variant(NamedTuple):
-    """A method with one knob turned."""
+class KnobVariant(NamedTuple):
+    """A method with one knob changed."""
 
     knob: str
     value: float
@@ -61,55 +61,61 @@ class Variant(NamedTuple):
     setting: Setting
 
 
-def variants(setting: Setting, knob: str, grid: Sequence[float]) -> list[Variant]:
-    """The setting with every value of the grid (factors for lr and steps) and its own, ascending, each once."""
+def vary_knob(setting: Setting, knob: str, grid: Sequence[float]) -> list[KnobVariant]:
+    """Return the setting with every value of the grid (factors for lr and steps) and its own, ascending, each once."""
     if knob in ("lr", "steps"):
-        own = getattr(setting.schedule, knob)
-        values = {own, *(factor * own if knob == "lr" else max(1, round(factor * own)) for factor in grid)}
+        published = getattr(setting.schedule, knob)
+        values = {
+            published,
+            *(factor * published if knob == "lr" else max(1, round(factor * published)) for factor in grid),
+        }
     else:
-        own = getattr(setting.params, knob)
-        values = {own, *grid}
-    return [Variant(knob, value, value == own, _turned(setting, knob, value)) for value in sorted(values)]
+        published = getattr(setting.params, knob)
+        values = {published, *grid}
+    return [KnobVariant(knob, value, value == published, _with(setting, knob, value)) for value in sorted(values)]
 
 
-def _turned(setting: Setting, knob: str, value: float) -> Setting:
+def _with(setting: Setting, knob: str, value: float) -> Setting:
     part = "schedule" if knob in ("lr", "steps") else "params"
-    old = getattr(setting, part)
-    return replace(setting, **{part: type(old)(**{**old.model_dump(), knob: value})})
+    published = getattr(setting, part)
+    return replace(setting, **{part: type(published)(**{**published.model_dump(), knob: value})})
 
 
-def calibrated(
+def score_knobs(
     settings: Iterable[Setting], samples: int, split: str, params: Params, work: Resumable
 ) -> Iterator[tuple[object, ...]]:
-    """Rows of every calibrated method, knob, value and seed: see COLUMNS. Settings that are equal run once.
+    """Yield the rows of every calibrated method, knob, value and seed, with the columns COLUMNS.
 
-    Raises Diverged where a value of the grid is too large to calibrate with.
+    Equal settings run once. Raises Diverged where a value of the grid is too large to calibrate with.
     """
-    turned = [
+    todo = [
         (variant, seed)
         for setting in settings
         for knob in KNOBS[setting.method]
-        for variant in variants(setting, knob, getattr(params, knob))
+        for variant in vary_knob(setting, knob, getattr(params, knob))
         for seed in params.seeds
     ]
-    trials = [Trial(str(index), variant.setting, samples, seed) for index, (variant, seed) in enumerate(turned)]
-    for index, _, *row in scores(trials, split, "sensitivity: knobs", work):
-        variant, _ = turned[int(index)]
+    trials = [Trial(str(index), variant.setting, samples, seed) for index, (variant, seed) in enumerate(todo)]
+    for index, _, *row in score_trials(trials, split, "sensitivity: knobs", work):
+        variant, _ = todo[int(index)]
         yield (variant.knob, _text(variant.value), int(variant.published), *row)
 
 
-def rescaled(folder: Path, artefact: Path, index: int, factor: float, split: str) -> dict[str, list]:
-    """{task: [correct, total, right]} of a merge with its delta multiplied by `factor`."""
+def score_rescaled(folder: Path, artefact: Path, index: int, factor: float, split: str) -> dict[str, list]:
+    """Multiply a merge's delta by `factor`; return {task: [correct, total, right]} on a split."""
     suite = SuiteFolder(folder)
-    models = storage.serve(suite, scaled(solution(artefact, index), factor))
-    marked = marks(replies(models, on(suite, split), f"{factor:g} x {artefact}"))
-    return {task: [*found] for task, found in marked.items()}
+    models = storage.serve(suite, scale_solution(load_solution(artefact, index), factor))
+    marks = mark_answers(predict_classes(models, open_split(suite, split), f"{factor:g} x {artefact}"))
+    return {task: [*values] for task, values in marks.items()}
 
 
-def data_free(
+def score_scales(
     folder: Path, artefacts: Sequence[Path], split: str, params: Params, work: Resumable
 ) -> Iterator[tuple[object, ...]]:
-    """Rows of every data-free merge and factor, for each of the merge's own seeds: see COLUMNS."""
+    """Yield the rows of every data-free merge and factor, for each of the merge's own seeds, with the columns COLUMNS.
+
+    `artefacts`: folders of merges, each named after its method.
+    """
     suite = SuiteFolder(folder).suite
     todo = [
         (artefact, index, seed, factor)
@@ -119,11 +125,11 @@ def data_free(
     ]
     pieces = [(folder, artefact, index, factor, split) for artefact, index, _, factor in todo]
     for (artefact, _, seed, factor), counts in zip(
-        todo, work.run(rescaled, pieces, "sensitivity: scales"), strict=True
+        todo, work.run(score_rescaled, pieces, "sensitivity: scales"), strict=True
     ):
         for task in suite.task_names:
-            own = (suite.name, artefact.name, task, seed, 0, *counts[task])
-            yield (SCALE, _text(factor), int(factor == 1.0), *own)
+            scores = (suite.name, artefact.name, task, seed, 0, *counts[task])
+            yield (SCALE, _text(factor), int(factor == 1.0), *scores)
 
 
 def _text(value: float) -> str:

@@ -1,9 +1,9 @@
 """Number of tasks: merge subsets of the suite's experts, and score every merge on the tasks left out as well.
 
 Subsets of one size are windows on a seeded circle of the tasks, evenly spaced, so that every task is in about as many
-of them as any other: a curve over sizes compares like with like. The windows of T - `left_out` tasks are the folds in
-which tasks are left out: together they leave out every task, and each once where `left_out` divides T. All methods see
-the same subsets, and of the tasks in it only: no task vector, head or image of another.
+of them as any other: points of a curve over sizes are comparable. The windows of T - `left_out` tasks are folds:
+together they leave out every task, and each exactly once where `left_out` divides T. All methods see the same subsets,
+and task vectors, heads and images of the tasks in a subset only.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,18 +21,19 @@ from pipeline.models.sampling import generator
 from pipeline.models.suite import SuiteFolder
 from pipeline.runtime.resumable import Resumable
 from pipeline.runtime.schema import Parameters
-from pipeline.steps.calibrate import Setting, calibrate, indices, need
-from pipeline.steps.evaluate import HEADER, on, replies
+from pipeline.steps.calibrate import Setting, calibrate, draw_indices, require_memory
+from pipeline.steps.evaluate import SCORE_COLUMNS, open_split, predict_classes
+from pipeline.steps.merge import merge_data_free
 
-COLUMNS = ("subset", "size", "merged", *HEADER)
-"""`subset`: the names of its tasks with + between; `merged`: 1 for a task of the subset, 0 for one left out."""
+COLUMNS = ("subset", "size", "merged", *SCORE_COLUMNS)
+"""`subset`: the names of its tasks, joined by +; `merged`: 1 for a task of the subset, 0 for a task left out."""
 REFERENCES = ("zeroshot", "individual")
-"""Merges of the whole suite only: they do not depend on the other tasks."""
-Subset = tuple[str, ...]
+"""Methods that merge the whole suite only: their scores do not depend on the other tasks."""
+TaskNames = tuple[str, ...]
 
 
 class Params(Parameters):
-    """Which subsets."""
+    """The subsets."""
 
     sizes: list[Annotated[int, Field(ge=2)]]
     """Numbers of tasks to merge; those below T are used, T always is."""
@@ -46,72 +47,78 @@ class Params(Parameters):
     """Of the calibrations of every subset."""
 
 
-def subsets(tasks: Sequence[str], params: Params) -> list[Subset]:
-    """Subsets by ascending size, tasks in the suite's order; the last is the whole suite."""
-    total, folded = len(tasks), len(tasks) - params.left_out
+def draw_subsets(tasks: Sequence[str], params: Params) -> list[TaskNames]:
+    """Return subsets by ascending size, their tasks in the suite's order; the last is the whole suite."""
+    total, fold_size = len(tasks), len(tasks) - params.left_out
     circle = torch.randperm(total, generator=generator(params.seed, "subsets")).tolist()
     counts = {size: params.subsets for size in params.sizes if size < total}
-    if folded >= 2:
-        counts[folded] = -(-total // params.left_out)
-    found = [window for size in sorted(counts) for window in _windows(circle, size, min(counts[size], total))]
-    return [tuple(tasks[index] for index in sorted(window)) for window in found] + [tuple(tasks)]
+    if fold_size >= 2:
+        counts[fold_size] = -(-total // params.left_out)
+    windows = [window for size in sorted(counts) for window in _windows(circle, size, min(counts[size], total))]
+    return [tuple(tasks[index] for index in sorted(window)) for window in windows] + [tuple(tasks)]
 
 
 def _windows(circle: Sequence[int], size: int, number: int) -> list[list[int]]:
-    """`number` runs of `size` neighbours, their starts as evenly spaced as may be."""
+    """Return `number` runs of `size` neighbours, their starts as evenly spaced as possible."""
     total = len(circle)
     starts = [index * total // number for index in range(number)]
     return [[circle[(start + step) % total] for step in range(size)] for start in starts]
 
 
-def data_free(folder: Path, method: str, params: Parameters, subset: Subset, split: str) -> dict[str, list[int]]:
-    """{task: [images used, correct, total]} of a subset's merge without data, for every task of the suite."""
+def score_subset(folder: Path, method: str, params: Parameters, subset: TaskNames, split: str) -> dict[str, list[int]]:
+    """Merge a subset without data; return {task: [images used, correct, total]} for every task of the suite."""
     part = SuiteFolder(folder, subset)
-    merged = storage.data_free(methods.load(method), part.vectors(), params, subset)
+    merged = merge_data_free(methods.load(method), part.vectors(), params, subset)
     return _counts(part, merged.solutions[0], split, method, merged.samples)
 
 
-def calibrated(setting: Setting, samples: int, seed: int, split: str) -> dict[str, list[int]]:
-    """The same of one calibration on images of the subset's tasks."""
+def score_subset_calibration(setting: Setting, samples: int, seed: int, split: str) -> dict[str, list[int]]:
+    """Calibrate once on images of the subset's tasks; return the same as `score_subset`."""
     part = setting.folder()
-    drawn = {task: len(chosen) for task, chosen in indices(part, setting.split, samples, seed).items()}
-    return _counts(part, calibrate(setting, samples, seed), split, setting.method, drawn)
+    used = {task: len(indices) for task, indices in draw_indices(part, setting.split, samples, seed).items()}
+    return _counts(part, calibrate(setting, samples, seed), split, setting.method, used)
 
 
 def _counts(
     part: SuiteFolder, solution: Solution, split: str, title: str, used: Mapping[str, int]
 ) -> dict[str, list[int]]:
-    """A model of all merged tasks answers for the tasks left out as well, each with its own head."""
+    """Count correct answers; a model of all merged tasks is scored on the tasks left out too, with their own heads."""
     whole, merged = SuiteFolder(part.folder), part.suite.task_names
     models = storage.serve(part, solution)
-    asked = (replace(model, tasks=whole.suite.task_names) if model.tasks == merged else model for model in models)
-    found = replies(asked, on(whole, split), title).counts(0)
-    return {task: [used.get(task, 0), *found[task]] for task in whole.suite.task_names}
+    extended = (replace(model, tasks=whole.suite.task_names) if model.tasks == merged else model for model in models)
+    counts = predict_classes(extended, open_split(whole, split), title).counts(0)
+    return {task: [used.get(task, 0), *counts[task]] for task in whole.suite.task_names}
 
 
-def measure(
+def score_subsets(
     folder: Path,
-    free: Mapping[str, Parameters],
+    data_free: Mapping[str, Parameters],
     settings: Sequence[Setting],
     params: Params,
     samples: int,
     split: str,
     work: Resumable,
 ) -> list[tuple]:
-    """Rows, see COLUMNS: data-free methods {name: parameters} once, settings with all seeds, on every subset."""
+    """Return the rows of all methods on every subset, with the columns COLUMNS.
+
+    `data_free`: {name: parameters}, merged once each; `settings`: of the calibrated methods, calibrated with every seed
+    of `params`.
+    """
     suite = SuiteFolder(folder)
     tasks = suite.suite.task_names
-    chosen = subsets(tasks, params)
-    once = [(name, subset) for name in free for subset in (chosen[-1:] if name in REFERENCES else chosen)]
-    found = work.run(data_free, [(folder, name, free[name], subset, split) for name, subset in once], "subsets")
-    most = max(need(setting, samples) for setting in settings)
-    runs = [(setting, subset, seed) for setting in settings for subset in chosen for seed in params.seeds]
-    pieces = [(replace(setting, tasks=subset), samples, seed, split) for setting, subset, seed in runs]
-    found += work.run(calibrated, pieces, "calibrations of subsets", most)
-    named = [(name, subset, None) for name, subset in once]
-    named += [(setting.method, subset, seed) for setting, subset, seed in runs]
+    subsets = draw_subsets(tasks, params)
+    merges = [(name, subset) for name in data_free for subset in (subsets[-1:] if name in REFERENCES else subsets)]
+    results = work.run(
+        score_subset, [(folder, name, data_free[name], subset, split) for name, subset in merges], "subsets"
+    )
+    memory = max(require_memory(setting, samples) for setting in settings)
+    calibrations = [(setting, subset, seed) for setting in settings for subset in subsets for seed in params.seeds]
+    pieces = [(replace(setting, tasks=subset), samples, seed, split) for setting, subset, seed in calibrations]
+    results += work.run(score_subset_calibration, pieces, "calibrations of subsets", memory)
+    runs = [(name, subset, None) for name, subset in merges]
+    runs += [(setting.method, subset, seed) for setting, subset, seed in calibrations]
     return [
         ("+".join(subset), len(subset), int(task in subset), suite.suite.name, method, task, seed, *counts[task])
-        for (method, subset, seed), counts in zip(named, found, strict=True)
+        for (method, subset, seed), counts in zip(runs, results, strict=True)
         for task in tasks
     ]

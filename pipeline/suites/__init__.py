@@ -1,9 +1,12 @@
-"""The suites: <suite>.yaml defines one, <family>.py is the code of its family; no registry.
+"""The suites: <suite>.yaml defines a suite, <family>.py is the code of its family; there is no registry.
 
-A definition names its `family`; the rest of it is the family's `Definition`. Every family file has Definition, Recipe
-(its parameters, `recipe.<suite>` in params.yaml), `sizes(definition, recipe)` (images per task and split, known
-beforehand) and `prepare(name, definition, recipe, checkpoints, folder)`, which writes the layout of `pipeline.models.suite`. A
-family that trains its weights has `train(definition, recipe, folder)` too; what it writes is `checkpoints`.
+A definition names its `family`; the rest of it is the family's `Definition`. Every family file has
+
+    Definition    the schema of the definition
+    Recipe        the schema of its parameters, `recipe.<suite>` in params.yaml
+    sizes         (definition, recipe) -> images per task and split, known before anything is prepared
+    prepare       (name, definition, recipe, checkpoints, folder): writes the layout of `pipeline.models.suite`
+    train         (definition, recipe, folder), only if the family trains its weights: writes `checkpoints`
 """
 
 from importlib import import_module
@@ -14,18 +17,21 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.runtime import store
-from pipeline.runtime.errors import BenchmarkError, shown
+from pipeline.runtime.errors import BenchmarkError, abbreviate
 
 FOLDER = Path(__file__).parent
 
 
 def names() -> tuple[str, ...]:
-    """The names of all suites, sorted."""
+    """Return the names of all suites, sorted."""
     return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
 
 
 def load(name: str) -> tuple[ModuleType, Any]:
-    """The family's module and the definition of a suite; `name` must be one of `names()`."""
+    """Load the family's module and the definition of a suite; `name` must be one of `names()`.
+
+    Raises BenchmarkError for an invalid definition.
+    """
     path = FOLDER / f"{name}.yaml"
     families = sorted(file.stem for file in FOLDER.glob("[!_]*.py"))
     content = store.read_yaml(path)
@@ -37,4 +43,4 @@ def load(name: str) -> tuple[ModuleType, Any]:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise BenchmarkError(f"{path}: {where} = {shown(first['input'])}: {first['msg']}") from error
+        raise BenchmarkError(f"{path}: {where} = {abbreviate(first['input'])}: {first['msg']}") from error

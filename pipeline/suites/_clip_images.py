@@ -1,8 +1,8 @@
-"""Images of the CLIP suites: from the hub's parquet files to uint8 [N, 224, 224, 3], as CLIP's own processor sees them.
+"""Images of the CLIP suites: from the hub's parquet files to uint8 [N, 224, 224, 3], as CLIP's processor sees them.
 
-An image is decoded as the `datasets` library does it (EXIF rotation applied, cut-off files refused), converted to RGB
-without regard to transparency, resized to 224 on its short side (bicubic) and cropped to the centre. Nothing is
-skipped: the first image that cannot be decoded stops the split, with its file, row and path.
+An image is decoded as by the `datasets` library (EXIF rotation is applied, truncated files are refused), converted to
+RGB without regard to transparency, resized to 224 on its short side (bicubic) and cropped to the centre. Nothing is
+skipped: the first image that cannot be decoded stops the split with an error that names its file, row and path.
 """
 
 import io
@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -30,18 +30,18 @@ from pipeline.runtime.errors import BenchmarkError
 from pipeline.runtime.processes import begin_worker
 from pipeline.suites._clip_tasks import ClipTask
 
-SIDE = 224
+IMAGE_SIDE = 224
 BATCH = 16  # rows read at a time: an image may have megabytes
-PIECE = 512  # rows that a process decodes in one go
+PIECE = 512  # rows that a process decodes as one piece of work
 BROKEN = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, struct.error, zlib.error,
     Image.DecompressionBombError, Image.DecompressionBombWarning,
 )  # fmt: skip
-"""What PIL raises for files that are not what they claim to be."""
+"""Exceptions that PIL raises for invalid files."""
 
 
-def preprocess(image: Image.Image, side: int = SIDE) -> np.ndarray:
-    """CLIP's preprocessing without the normalisation: uint8 [side, side, 3]."""
+def preprocess_image(image: Image.Image, side: int = IMAGE_SIDE) -> np.ndarray:
+    """Apply CLIP's preprocessing without the normalisation: uint8 [side, side, 3]."""
     image = _rgb(image)
     short, long = sorted(image.size)
     length = int(side * long / short)
@@ -53,18 +53,18 @@ def preprocess(image: Image.Image, side: int = SIDE) -> np.ndarray:
     return np.asarray(resized.crop((left, top, left + side, top + side)))
 
 
-def decode(content: bytes) -> Image.Image:
-    """The image of an encoded file, upright; raises one of BROKEN if it is damaged, cut off or absurdly large."""
+def decode_image(content: bytes | None) -> Image.Image:
+    """Decode a file's image, upright; raises one of BROKEN if it is missing, damaged, truncated or far too large."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # damaged EXIF data
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        image = Image.open(io.BytesIO(content))
+        image = Image.open(io.BytesIO(content or b""))
         image.load()
         return image if image.getexif().get(ExifTags.Base.Orientation, 1) == 1 else ImageOps.exif_transpose(image)
 
 
-class Group(NamedTuple):
-    """A row group of a parquet file, what can be read by itself; `start` rows of the file come before it."""
+class RowGroup(NamedTuple):
+    """A row group of a parquet file, its smallest readable part; `start` rows of the file come before it."""
 
     path: Path
     number: int
@@ -73,33 +73,36 @@ class Group(NamedTuple):
 
 
 class ParquetSplit:
-    """A split of a task in local parquet files: its length, its labels, its images one by one."""
+    """A split of a task in local parquet files."""
 
     def __init__(self, files: Sequence[Path], task: ClipTask) -> None:
-        """Read the files' footers; BenchmarkError for a file that is no parquet or has not the task's columns."""
-        self.files, self.task, self.groups = tuple(files), task, list[Group]()
+        """Read the files' footers; BenchmarkError for a file that is not parquet or lacks the task's columns."""
+        self.files, self.task, self.groups = tuple(files), task, list[RowGroup]()
         for path in self.files:
             with _opened(path) as file:
                 _column(path, file.schema_arrow, task.image_column)
                 start = 0
                 for number in range(file.num_row_groups):
-                    self.groups.append(Group(path, number, start, file.metadata.row_group(number).num_rows))
+                    self.groups.append(RowGroup(path, number, start, file.metadata.row_group(number).num_rows))
                     start += self.groups[-1].rows
 
     def __len__(self) -> int:
         return sum(group.rows for group in self.groups)
 
     def labels(self) -> np.ndarray:
-        """Labels of all rows, int64 [N], the first class 0; BenchmarkError for one that is no class of the task."""
+        """Read the labels of all rows, int64 [N], 0 for the first class; BenchmarkError for an unknown label."""
         return np.concatenate([np.zeros(0, np.int64), *(_labels(path, self.task) for path in self.files)])
 
     def image(self, row: int) -> np.ndarray:
-        """The preprocessed image of a row, uint8 [224, 224, 3]."""
+        """Read the preprocessed image of a row, uint8 [224, 224, 3]."""
         ((group, rows, _),) = self.pieces(np.array([row]))
         return next(_images(group, rows, self.task))
 
-    def pieces(self, indices: np.ndarray) -> list[tuple[Group, list[int], int]]:
-        """Ascending rows in pieces of work: (row group, rows of the group, how many of `indices` come before)."""
+    def pieces(self, indices: np.ndarray) -> list[tuple[RowGroup, list[int], int]]:
+        """Divide ascending rows into pieces of work: (row group, rows within it, number of `indices` before them).
+
+        Raises BenchmarkError unless `indices` ascend and lie within the split.
+        """
         if not len(indices) or indices[0] < 0 or indices[-1] >= len(self) or (np.diff(indices) <= 0).any():
             raise BenchmarkError(f"{self.task.name}: expected ascending rows of 0 to {len(self) - 1}, got {indices}")
         pieces, start = [], 0
@@ -116,40 +119,45 @@ def decode_split(
 ) -> None:
     """Write the images and labels of a split, or of its ascending rows `indices`, decoded by `workers` processes.
 
-    The bytes do not depend on `workers`; a process holds one row group. Files appear when they are complete.
+    The bytes do not depend on `workers`; a process holds one row group. Files appear only when they are complete.
     """
     split = ParquetSplit(files, task)
     pieces = split.pieces(np.arange(len(split)) if indices is None else indices)
     labels = split.labels() if indices is None else split.labels()[indices]
     with store.replacing(out_images) as target:
-        offset = np.lib.format.open_memmap(target, "w+", np.uint8, (len(labels), SIDE, SIDE, 3)).offset
-        size = SIDE * SIDE * 3
+        offset = np.lib.format.open_memmap(target, "w+", np.uint8, (len(labels), IMAGE_SIDE, IMAGE_SIDE, 3)).offset
+        size = IMAGE_SIDE * IMAGE_SIDE * 3
         _run([(group, rows, task, target, offset + place * size) for group, rows, place in pieces], task.name, workers)
         store.write_array(out_labels, labels)
 
 
 def draw_pool(total: int, size: int, seed: int) -> np.ndarray:
-    """`size` of `total` rows without replacement, ascending; all rows if there are no more."""
+    """Draw `size` of `total` rows without replacement, ascending; all rows if there are fewer."""
     return np.sort(np.random.default_rng(seed).choice(total, min(size, total), replace=False))
 
 
-def field_validation(total: int) -> tuple[np.ndarray, np.ndarray]:
-    """The field's split of the training rows: 90 % and 10 %, torch's random_split with seed 0, each ascending.
+def split_validation(total: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split the training rows 90 % to 10 %, each part ascending, as is usual for these suites.
 
-    A pool is drawn from the first part alone, `train[draw_pool(len(train), size, seed)]`: it shares no row with the
-    second.
+    The split is torch's random_split with seed 0. A pool is drawn from the first part alone,
+    `train[draw_pool(len(train), size, seed)]`, so that it shares no row with the second.
     """
     held_out = int(total * 0.1)
     rng = torch.Generator().manual_seed(0)
-    parts = torch.utils.data.random_split(range(total), [total - held_out, held_out], rng)
+    rows = cast("torch.utils.data.Dataset[int]", range(total))
+    parts = torch.utils.data.random_split(rows, [total - held_out, held_out], rng)
     train, validation = (np.sort(np.array(part.indices, dtype=np.int64)) for part in parts)
     return train, validation
 
 
-def overlap(a: np.ndarray, b: np.ndarray) -> int:
-    """How many images of `a` occur in `b`, by content."""
-    contents = {blake2b(np.ascontiguousarray(image), digest_size=16).digest() for image in b}
-    return sum(blake2b(np.ascontiguousarray(image), digest_size=16).digest() in contents for image in a)
+def count_overlap(a: np.ndarray, b: np.ndarray) -> int:
+    """Count the images of `a` that occur in `b`, by content."""
+    contents = {_digest(image) for image in b}
+    return sum(_digest(image) in contents for image in a)
+
+
+def _digest(image: np.ndarray) -> bytes:
+    return blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -177,12 +185,13 @@ def _column(path: Path, schema: pa.Schema, names: Sequence[str]) -> str:
 
 
 def _labels(path: Path, task: ClipTask) -> np.ndarray:
+    """Read a file's labels; BenchmarkError unless its class names, if it has any, and its labels are the task's."""
     with _opened(path) as file:
         schema = file.schema_arrow
         name = _column(path, schema, task.label_column)
         column = file.read(columns=[name]).column(name)
-    written = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))  # by `datasets`
-    known = written.get("info", {}).get("features", {}).get(name, {}).get("names") or task.classes
+    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))  # written by `datasets`
+    known = metadata.get("info", {}).get("features", {}).get(name, {}).get("names") or task.classes
     plain = [["".join(filter(str.isalnum, text.lower())) for text in texts] for texts in (known, task.classes)]
     if len(known) != len(task.classes) or (plain[0] != plain[1] and {*plain[0]} == {*plain[1]}):
         raise BenchmarkError(
@@ -204,8 +213,8 @@ def _labels(path: Path, task: ClipTask) -> np.ndarray:
     return labels
 
 
-def _images(group: Group, rows: Sequence[int], task: ClipTask) -> Iterator[np.ndarray]:
-    """The preprocessed images at ascending rows of a row group."""
+def _images(group: RowGroup, rows: Sequence[int], task: ClipTask) -> Iterator[np.ndarray]:
+    """Yield the preprocessed images at ascending rows of a row group."""
     with _opened(group.path) as file:
         name = _column(group.path, file.schema_arrow, task.image_column)
         start, todo = 0, list(reversed(rows))
@@ -215,8 +224,8 @@ def _images(group: Group, rows: Sequence[int], task: ClipTask) -> Iterator[np.nd
                 cell = batch.column(0)[row - start].as_py()
                 content, origin = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
                 try:
-                    image = decode(content)
-                    yield preprocess(image.transpose(Image.Transpose.TRANSPOSE) if task.transpose else image)
+                    image = decode_image(content)
+                    yield preprocess_image(image.transpose(Image.Transpose.TRANSPOSE) if task.transpose else image)
                 except BROKEN as error:
                     reason = f"{type(error).__name__}: {str(error).split(' <')[0]}"
                     raise BenchmarkError(
@@ -228,7 +237,7 @@ def _images(group: Group, rows: Sequence[int], task: ClipTask) -> Iterator[np.nd
                 return
 
 
-def _write(group: Group, rows: Sequence[int], task: ClipTask, target: Path, offset: int) -> None:
+def _write(group: RowGroup, rows: Sequence[int], task: ClipTask, target: Path, offset: int) -> None:
     with target.open("r+b") as file:
         file.seek(offset)
         for image in _images(group, rows, task):
@@ -236,7 +245,7 @@ def _write(group: Group, rows: Sequence[int], task: ClipTask, target: Path, offs
 
 
 def _run(pieces: Sequence[tuple[Any, ...]], title: str, workers: int) -> None:
-    """_write(*piece) for all pieces, in processes even where stages compute on a GPU: decoding is the CPU's work."""
+    """Call _write(*piece) for all pieces, in processes even where stages compute on a GPU: decoding uses the CPU."""
     bar, columns = {"total": len(pieces), "desc": title, "unit": "piece"}, list(zip(*pieces, strict=True))
     if min(workers, len(pieces)) <= 1:
         list(tqdm(map(_write, *columns), **bar))

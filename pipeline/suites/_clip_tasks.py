@@ -1,8 +1,9 @@
-"""The twenty tasks of TA-8, TALL-14 and TALL-20: where images and checkpoints come from, prompts, published anchors.
+"""The twenty tasks of TA-8, TALL-14 and TALL-20: sources of images and checkpoints, prompts, published anchors.
 
 The facts are data, not code: tables/tasks.csv (a row per task), tables/prompts.json (class names in label order and
-caption templates) and tables/published.csv (accuracies published for the same checkpoints). They are read and checked
-when this module is imported. Anchors: zero-shot and expert accuracy in percent of the test split, to two decimals.
+caption templates) and tables/published.csv (accuracies published for the same checkpoints). The first two are read and
+checked when this module is imported. Anchors are the zero-shot and the expert accuracy on the test split, in per cent
+to two decimals.
 """
 
 import csv
@@ -19,7 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pipeline.runtime import store
 from pipeline.runtime.errors import BenchmarkError
 
-TABLES = Path(__file__).parent / "tables"
+TABLE_FOLDER = Path(__file__).parent / "tables"
 BACKBONES = {
     "vit-b-32": "openai/clip-vit-base-patch32",
     "vit-b-16": "openai/clip-vit-base-patch16",
@@ -28,9 +29,9 @@ BACKBONES = {
 """{backbone: repository of the pre-trained CLIP}."""
 
 Text = Annotated[str, Field(min_length=1)]
-Repository = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+RepositoryId = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
 Percent = Annotated[float, Field(ge=0, le=100)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
+Identifier = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
 OneOf = Annotated[tuple[Text, ...], BeforeValidator(lambda cell: cell.split("|")), Field(min_length=1)]
 
 
@@ -38,26 +39,26 @@ class _Row(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-Row = TypeVar("Row", bound=_Row)
+_RowType = TypeVar("_RowType", bound=_Row)
 
 
 class Anchor(_Row):
-    """A task's expert on one backbone: its repository, published accuracy, and that of the base (zero-shot)."""
+    """A task's expert on one backbone: its repository, its published accuracy, and the zero-shot accuracy."""
 
-    checkpoint: Repository
+    checkpoint: RepositoryId
     zeroshot: Percent
     expert: Percent
 
 
 class ClipTask(_Row):
-    """One task: a row of tasks.csv with its prompts."""
+    """A task: a row of tasks.csv with its prompts."""
 
-    name: Name
-    suites: Annotated[tuple[Name, ...], BeforeValidator(lambda cell: cell.split(";"))]
+    name: Identifier
+    suites: Annotated[tuple[Identifier, ...], BeforeValidator(lambda cell: cell.split(";"))]
     dataset: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$|^[./]")]
     """A repository of the hub, or a folder of this machine, which starts with `.` or `/`."""
     config: Annotated[Text | None, BeforeValidator(lambda cell: cell or None)]
-    """The configuration of the dataset, where its repository has several."""
+    """Configuration of the dataset, where its repository has several."""
     revision: Text
     """Commit, branch, or refs/convert/parquet, the hub's conversion of a repository that holds no parquet itself."""
     train_split: Text
@@ -66,14 +67,14 @@ class ClipTask(_Row):
     """Name of the column; of several, the first that the file has."""
     label_column: OneOf
     label_offset: int
-    """What the dataset calls the first class."""
+    """The dataset's label of the first class."""
     transpose: bool
     """Whether images are stored with rows and columns exchanged."""
     test_size: Annotated[int, Field(ge=1)]
     classes: Annotated[tuple[Text, ...], Field(min_length=2)]
     templates: Annotated[tuple[Annotated[str, Field(pattern=r"^[^{}]*\{\}[^{}]*$")], ...], Field(min_length=1)]
     anchors: Mapping[str, Anchor]
-    """{backbone: anchor}, for every one of BACKBONES; none for a task that is not of the tables."""
+    """{backbone: anchor} for all BACKBONES; empty for a task that is not in the tables."""
     note: str
 
     @model_validator(mode="after")
@@ -85,35 +86,36 @@ class ClipTask(_Row):
         return self
 
 
-class Published(_Row):
-    """One published accuracy in percent, on the checkpoints that tasks.csv names."""
+class PublishedResult(_Row):
+    """A published accuracy in per cent, for the checkpoints that tasks.csv names."""
 
-    suite: Name
-    backbone: Name
+    suite: Identifier
+    backbone: Identifier
     method: Text
     hyperparameters: str
-    task: Name
+    task: Identifier
     accuracy: Percent
     protocol: Text
-    """What the method saw, and what it keeps at inference."""
+    """Which data the method used, and what it keeps at inference."""
     source: Text
     note: str
 
 
-def task(name: str) -> ClipTask:
-    """The task called `name`; BenchmarkError with the nearest name if there is none."""
-    if name not in TASKS:
-        near = get_close_matches(name, TASKS, 1, 0)
-        raise BenchmarkError(f"unknown task {name!r}; did you mean {near[0]!r}? There are {', '.join(TASKS)}")
-    return TASKS[name]
+def find_task(name: str) -> ClipTask:
+    """Find the task called `name`; BenchmarkError with the nearest name if there is none."""
+    if name not in CLIP_TASKS:
+        near = get_close_matches(name, CLIP_TASKS, 1, 0)
+        raise BenchmarkError(f"unknown task {name!r}; did you mean {near[0]!r}? There are {', '.join(CLIP_TASKS)}")
+    return CLIP_TASKS[name]
 
 
-def parquet_files(names: Sequence[str], config: str | None, split: str) -> list[str]:
-    """The parquet files of a split among the files of a dataset repository, in row order.
+def find_parquet_files(names: Sequence[str], config: str | None, split: str) -> list[str]:
+    """Find the parquet files of a split among the files of a dataset repository, in row order.
 
     Known layouts: [folder/]<split>-00000-of-00004[-<hash>].parquet, [folder/]<split>/0000.parquet (the hub's own
-    conversion) and [folder/]<split>.parquet. The folder's last part is the configuration; without one it is data, none
-    or default, else the only one there is. BenchmarkError if there is no such file, or not every shard.
+    conversion) and [folder/]<split>.parquet. The folder's last part is the configuration. Without a configuration, the
+    folder is `data`, none or `default`, or else the only one. Raises BenchmarkError if there is no such file, or if a
+    shard is missing.
     """
     kinds = r"(?:-(?P<shard>\d+)-of-(?P<count>\d+)(?:-[0-9a-f]+)?|/(?P<part>\d+))?"
     pattern = re.compile(rf"(?:(?P<folder>.+)/)?{re.escape(split)}{kinds}\.parquet")
@@ -121,29 +123,31 @@ def parquet_files(names: Sequence[str], config: str | None, split: str) -> list[
     for match in filter(None, map(pattern.fullmatch, names)):
         folders[match["folder"] or ""].append((int(match["shard"] or match["part"] or 0), match["count"], match.string))
     usual = [folder for folder in ("data", "", "default") if folder in folders]
-    found = [folder for folder in folders if folder.split("/")[-1] == config] if config else usual[:1] or list(folders)
+    matching = (
+        [folder for folder in folders if folder.split("/")[-1] == config] if config else usual[:1] or list(folders)
+    )
     what = f"split {split!r}" + (f" of configuration {config!r}" if config else "")
-    if len(found) != 1:
-        problem = f"several folders hold {what}, name a configuration" if found else f"no parquet file of {what}"
+    if len(matching) != 1:
+        problem = f"several folders hold {what}, name a configuration" if matching else f"no parquet file of {what}"
         raise BenchmarkError(f"{problem}; the repository has: {', '.join(sorted(names)[:20])} ({len(names)} files)")
-    numbers, counts, shards = zip(*sorted(folders[found[0]]), strict=True)
+    numbers, counts, shards = zip(*sorted(folders[matching[0]]), strict=True)
     total = int(counts[0] or len(shards))
     if numbers != tuple(range(total)) or len({*counts}) > 1:
         raise BenchmarkError(f"{what}: expected {total} files, each number once, found {', '.join(shards)}")
     return list(shards)
 
 
-def check_test_size(task: ClipTask, found: int) -> None:
-    """BenchmarkError unless the test split has as many images as the published accuracies stand on."""
-    if found != task.test_size:
+def check_test_size(task: ClipTask, size: int) -> None:
+    """Check that the test split has the number of images behind the published accuracies; raises BenchmarkError."""
+    if size != task.test_size:
         raise BenchmarkError(
-            f"{task.name}: the test split ({task.test_split} of {task.dataset}) has {found} images, expected "
+            f"{task.name}: the test split ({task.test_split} of {task.dataset}) has {size} images, expected "
             f"{task.test_size}; published accuracies would not be comparable"
         )
 
 
-def read_tasks(tables: Path = TABLES) -> Mapping[str, ClipTask]:
-    """{name: task} in the order of tasks.csv, prompts included; BenchmarkError names file, task and field."""
+def read_tasks(tables: Path = TABLE_FOLDER) -> Mapping[str, ClipTask]:
+    """Read {name: task} in the order of tasks.csv, with prompts; BenchmarkError names the file, task and field."""
     rows, prompts = _rows(tables / "tasks.csv"), store.read_json(tables / "prompts.json")
     names = [row.get("task", "") for row in rows]
     if sorted(names) != sorted(prompts):
@@ -157,24 +161,24 @@ def read_tasks(tables: Path = TABLES) -> Mapping[str, ClipTask]:
             for backbone in BACKBONES
         }
         where = f"{tables / 'tasks.csv'}: {name}"
-        found = _checked(ClipTask, {"name": name, **row, **prompts[name], "anchors": anchors}, where)
-        if declared != str(len(found.classes)):
-            raise BenchmarkError(f"{where}: {declared} classes, but prompts.json names {len(found.classes)}")
-        tasks[name] = found
+        task = _validated(ClipTask, {"name": name, **row, **prompts[name], "anchors": anchors}, where)
+        if declared != str(len(task.classes)):
+            raise BenchmarkError(f"{where}: {declared} classes, but prompts.json names {len(task.classes)}")
+        tasks[name] = task
     return MappingProxyType(tasks)
 
 
-def read_published(tables: Path = TABLES) -> tuple[Published, ...]:
-    """The rows of published.csv; BenchmarkError names the line and field that is wrong."""
+def read_published(tables: Path = TABLE_FOLDER) -> tuple[PublishedResult, ...]:
+    """Read the rows of published.csv; BenchmarkError names the invalid line and field."""
     path = tables / "published.csv"
-    return tuple(_checked(Published, row, f"{path}: line {line}") for line, row in enumerate(_rows(path), 2))
+    return tuple(_validated(PublishedResult, row, f"{path}: line {line}") for line, row in enumerate(_rows(path), 2))
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     return list(csv.DictReader(store.read_text(path).splitlines(), restkey="beyond the last column"))
 
 
-def _checked(kind: type[Row], content: Mapping[str, Any], where: str) -> Row:
+def _validated(kind: type[_RowType], content: Mapping[str, Any], where: str) -> _RowType:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
@@ -183,9 +187,9 @@ def _checked(kind: type[Row], content: Mapping[str, Any], where: str) -> Row:
         raise BenchmarkError(f"{where}: {field}: {first['msg']}, got {first['input']!r}") from error
 
 
-TASKS = read_tasks()
+CLIP_TASKS = read_tasks()
 SUITES = {
-    suite: tuple(name for name, found in TASKS.items() if suite in found.suites)
-    for suite in dict.fromkeys(suite for found in TASKS.values() for suite in found.suites)
+    suite: tuple(name for name, task in CLIP_TASKS.items() if suite in task.suites)
+    for suite in dict.fromkeys(suite for task in CLIP_TASKS.values() for suite in task.suites)
 }
 """{suite: its tasks in the paper's order}: ta-8, tall-14, tall-20."""

@@ -1,15 +1,15 @@
-"""Published CLIP weights in the suite's layout: Hugging Face checkpoints, and those of the older open_clip line.
+"""Published CLIP weights in the suite's layout, from Hugging Face or older open_clip checkpoints.
 
-Hugging Face: openai/clip-vit-{base-patch32,base-patch16,large-patch14} are the bases, CLIPVisionModel checkpoints of
-the same shapes the experts. The image tower is merged, 199 or 391 (large) tensors, but for `proj`, the base's visual
-projection. `tensors` may be any mapping, a `store.TensorFile` for one: only what is returned is read.
+On Hugging Face, openai/clip-vit-{base-patch32,base-patch16,large-patch14} are the bases; CLIPVisionModel checkpoints of
+the same shapes are the experts. The image tower is merged, 199 or 391 (large) tensors, except for `proj`, the base's
+visual projection. `tensors` may be any mapping, such as a `store.TensorFile`: only the returned tensors are read.
 """
 
 import pickle
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -18,10 +18,14 @@ from torch.nn.functional import normalize
 from pipeline.models.weights import FROZEN, Weights, build_clip, fuse_qkv, split_qkv
 from pipeline.runtime.errors import BenchmarkError
 
-Names = dict[str, str]
+if TYPE_CHECKING:
+    from open_clip import CLIP
+
+NameMap = dict[str, str]
+"""{name in the suite's layout: name in the checkpoint}."""
 Tokenizer = Callable[[list[str]], Tensor]
 
-VISION: Names = {
+VISION_NAMES: NameMap = {
     "class_embedding": "embeddings.class_embedding",
     "positional_embedding": "embeddings.position_embedding.weight",
     "proj": "visual_projection.weight",
@@ -32,7 +36,7 @@ VISION: Names = {
     "ln_post.weight": "post_layernorm.weight",
     "ln_post.bias": "post_layernorm.bias",
 }
-TEXT: Names = {
+TEXT_NAMES: NameMap = {
     "positional_embedding": "embeddings.position_embedding.weight",
     "text_projection": "text_projection.weight",
     "logit_scale": "logit_scale",
@@ -41,9 +45,9 @@ TEXT: Names = {
     "ln_final.weight": "final_layer_norm.weight",
     "ln_final.bias": "final_layer_norm.bias",
 }
-"""The towers, {layout: Hugging Face}, in open_clip's order; `transformer` stands for all blocks."""
+"""Tensors of the two towers, in open_clip's order; `transformer` stands for all blocks."""
 
-BLOCK: tuple[Names, ...] = (
+BLOCK: tuple[NameMap, ...] = (
     {"ln_1": "layer_norm1"},
     {"attn.q": "self_attn.q_proj", "attn.k": "self_attn.k_proj", "attn.v": "self_attn.v_proj"},
     {"attn.out_proj": "self_attn.out_proj"},
@@ -51,7 +55,7 @@ BLOCK: tuple[Names, ...] = (
     {"mlp.c_fc": "mlp.fc1"},
     {"mlp.c_proj": "mlp.fc2"},
 )
-"""The modules of a block, likewise; the three of attention share an entry: all their weights, then all their biases."""
+"""Modules of a block; q, k and v share an entry, as all their weights precede all their biases."""
 
 KEYS = {"layers": "num_hidden_layers", "width": "hidden_size", "heads": "num_attention_heads"}
 DEFAULTS = {
@@ -59,16 +63,16 @@ DEFAULTS = {
     "text": {"layers": 12, "width": 512, "heads": 8, "intermediate_size": 2048, "vocab_size": 49408}
     | {"max_position_embeddings": 77, "eos_token_id": 49407},
 }
-"""What a config.json leaves out, as transformers fills it in; KEYS are the names that differ there."""
+"""Values that transformers fills in for keys that a config.json lacks; KEYS maps the names that differ."""
 
 FIXED = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "num_channels": 3}
-MERGED: Names = {ours: theirs for ours, theirs in VISION.items() if ours not in FROZEN}
+MERGED_NAMES: NameMap = {ours: theirs for ours, theirs in VISION_NAMES.items() if ours not in FROZEN}
 LAYER = re.compile(r"(?:encoder\.layers|transformer\.resblocks)\.(\d{1,3})\.")
 OLD_PREFIX = re.compile(r"(?:(?:module|model|image_encoder)\.)*visual\.")
 
 
-def open_clip_config(hf_config: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `open_clip.CLIP` from the config.json of a CLIPModel; BenchmarkError where they cannot say it."""
+def convert_config(hf_config: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert a CLIPModel's config.json to arguments of `open_clip.CLIP`; BenchmarkError if they cannot express it."""
     if (kind := hf_config.get("model_type", "clip")) != "clip":
         raise BenchmarkError(f"config.json: model_type {kind!r}, expected 'clip'; take the config.json of the base")
     vision, text = (_tower_config(hf_config, part) for part in DEFAULTS)
@@ -80,41 +84,48 @@ def open_clip_config(hf_config: Mapping[str, Any]) -> dict[str, Any]:
     return {"embed_dim": embed_dim, "vision_cfg": vision, "text_cfg": text, "quick_gelu": True}
 
 
-def vision_tensors(tensors: Mapping[str, Tensor]) -> Weights:
-    """The merged tensors, float32, of a CLIPVisionModel checkpoint, with or without the prefix `vision_model.`."""
-    return _tower(tensors, "vision_model.", MERGED)
+def convert_expert(tensors: Mapping[str, Tensor]) -> Weights:
+    """Convert a CLIPVisionModel checkpoint to the merged tensors, float32; the prefix `vision_model.` is optional."""
+    return _tower(tensors, "vision_model.", MERGED_NAMES)
 
 
-def base_tensors(tensors: Mapping[str, Tensor]) -> Weights:
-    """theta_0, frozen tensors included, float32, of a CLIPModel (or CLIPVisionModelWithProjection) checkpoint."""
-    base = _tower(tensors, "vision_model.", VISION, ("text_model.", "text_projection.", "logit_scale"))
+def convert_base(tensors: Mapping[str, Tensor]) -> Weights:
+    """Convert a CLIPModel (or CLIPVisionModelWithProjection) checkpoint to theta_0, float32, with frozen tensors."""
+    base = _tower(tensors, "vision_model.", VISION_NAMES, ("text_model.", "text_projection.", "logit_scale"))
     return {**base, "proj": base["proj"].T.contiguous()}
 
 
-def text_state(tensors: Mapping[str, Tensor]) -> Weights:
-    """Text tower and logit scale of a CLIPModel checkpoint as `open_clip.CLIP` names them, float32, q, k, v fused."""
-    text = fuse_qkv(_tower(tensors, "text_model.", TEXT, ("vision_model.", "visual_projection.")))
+def convert_text(tensors: Mapping[str, Tensor]) -> Weights:
+    """Convert a CLIPModel checkpoint to the text tower and logit scale of `open_clip.CLIP`, float32, q, k, v fused."""
+    text = fuse_qkv(_tower(tensors, "text_model.", TEXT_NAMES, ("vision_model.", "visual_projection.")))
     return {**text, "text_projection": text["text_projection"].T.contiguous()}
 
 
-def load_text(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> torch.nn.Module:
-    """An `open_clip.CLIP` of `config` with the text side of a CLIPModel checkpoint; `visual` is without storage."""
+def load_text_tower(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "CLIP":
+    """Build an `open_clip.CLIP` of `config` with the text side of a CLIPModel checkpoint; `visual` has no storage.
+
+    Raises BenchmarkError if the tensors do not fit `config`.
+    """
     with torch.device("meta"):
-        clip = build_clip(config)
+        clip = cast("CLIP", build_clip(config))
     skeleton = {f"visual.{name}": tensor for name, tensor in clip.visual.state_dict().items()}
     try:
-        clip.load_state_dict({**skeleton, **text_state(tensors)}, assign=True)
+        clip.load_state_dict({**skeleton, **convert_text(tensors)}, assign=True)
     except RuntimeError as error:
         raise BenchmarkError(f"the text tower is not that of its config.json, fetch both again: {error}") from error
-    clip.attn_mask = torch.full(clip.attn_mask.shape, -torch.inf).triu(1)  # causal; no part of the state
+    # The causal mask is not part of the state.
+    clip.attn_mask = torch.full(cast("Tensor", clip.attn_mask).shape, -torch.inf).triu(1)
     return clip.eval().requires_grad_(False)
 
 
 @torch.no_grad()
-def zero_shot_head(
-    clip: torch.nn.Module, tokenize: Tokenizer, classnames: Sequence[str], templates: Sequence[str], batch: int = 256
+def build_zero_shot_head(
+    clip: "CLIP", tokenize: Tokenizer, classnames: Sequence[str], templates: Sequence[str], batch: int = 256
 ) -> Tensor:
-    """Zero-shot head [classes, D]: unit rows (the templates' mean unit embedding) times exp(logit scale)."""
+    """Build the zero-shot head [classes, D]: unit rows (mean of the templates' unit embeddings) times exp(logit scale).
+
+    batch: captions that are encoded at once. Raises BenchmarkError without classes or valid templates.
+    """
     if not classnames or not templates or any("{}" not in template for template in templates):
         raise BenchmarkError(f"{len(classnames)} classes, templates {list(templates)}: expected some, each with {{}}")
     captions = [template.format(name) for name in classnames for template in templates]
@@ -124,7 +135,7 @@ def zero_shot_head(
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
-    """The state dict that `torch.save` wrote to `path`; BenchmarkError if it is anything else, no code is run."""
+    """Read the state dict that `torch.save` wrote to `path` without running code; BenchmarkError for anything else."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -141,41 +152,43 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     return content
 
 
-def from_pickle(path: Path) -> Weights:
-    """The merged tensors, float32, of an image encoder of the older open_clip line: `[image_encoder.][model.]visual.*`.
+def read_older_expert(path: Path) -> Weights:
+    """Read the merged tensors, float32, of an older open_clip image encoder: `[image_encoder.][model.]visual.*`.
 
-    That line fine-tuned `visual.proj` too; the base's is kept, so an expert may score a little off what is published.
+    Those experts fine-tuned `visual.proj` too. The base's projection is used instead, so that accuracies may differ
+    slightly from the published ones.
     """
     content = read_pickle(path)
     visual = {name[match.end() :]: content[name] for name in content if (match := OLD_PREFIX.match(name))}
-    own = split_qkv({name: tensor for name, tensor in visual.items() if name not in FROZEN})
-    return _picked(own, {name: name for name in own}, {name: name for name in _table(MERGED, own)}, f"{path}: visual")
+    tower = split_qkv({name: tensor for name, tensor in visual.items() if name not in FROZEN})
+    table = {name: name for name in _table(MERGED_NAMES, tower)}
+    return _picked(tower, {name: name for name in tower}, table, f"{path}: visual")
 
 
 def _tower_config(hf_config: Mapping[str, Any], part: str) -> dict[str, Any]:
-    """The settings of one tower; as in transformers, the older key `<part>_config_dict` goes before `<part>_config`."""
+    """Convert the settings of one tower; as in transformers, `<part>_config_dict` precedes `<part>_config`."""
     older = hf_config.get(f"{part}_config_dict")
-    given = (hf_config.get(f"{part}_config") or {}) if older is None else older
+    settings = (hf_config.get(f"{part}_config") or {}) if older is None else older
     for key, expected in FIXED.items():
-        if (found := given.get(key, expected)) != expected:
-            raise BenchmarkError(f"config.json: {part}_config.{key} {found!r}, only {expected!r} is supported")
-    config = {ours: given.get(KEYS.get(ours, ours), default) for ours, default in DEFAULTS[part].items()}
+        if (value := settings.get(key, expected)) != expected:
+            raise BenchmarkError(f"config.json: {part}_config.{key} {value!r}, only {expected!r} is supported")
+    config = {ours: settings.get(KEYS.get(ours, ours), default) for ours, default in DEFAULTS[part].items()}
     width, heads, inner = config["width"], config["heads"], config.pop("intermediate_size")
     if width % heads or int(width * (inner / width)) != inner:  # open_clip's own arithmetic
         raise BenchmarkError(f"config.json: {part}_config: {heads} heads or an MLP of {inner} do not fit width {width}")
     return config | {"mlp_ratio": inner / width}
 
 
-def _tower(tensors: Mapping[str, Tensor], prefix: str, names: Names, other: tuple[str, ...] = ()) -> Weights:
-    """The tensors of one tower; `prefix` may precede a name, `other` are the beginnings of the other tower's names."""
-    own = (name for name in tensors if not name.startswith(other) and not name.endswith("position_ids"))
-    found = {name.removeprefix(prefix).replace("pre_layernorm.", "pre_layrnorm."): name for name in own}
-    return _picked(tensors, found, _table(names, found), prefix.rstrip("."))
+def _tower(tensors: Mapping[str, Tensor], prefix: str, names: NameMap, other: tuple[str, ...] = ()) -> Weights:
+    """Pick the tensors of one tower; `prefix` may precede a name, `other` are prefixes of the other tower's names."""
+    tower = (name for name in tensors if not name.startswith(other) and not name.endswith("position_ids"))
+    keys = {name.removeprefix(prefix).replace("pre_layernorm.", "pre_layrnorm."): name for name in tower}
+    return _picked(tensors, keys, _table(names, keys), prefix.rstrip("."))
 
 
-def _table(names: Names, found: Iterable[str]) -> Names:
-    """`names` with as many blocks written out as `found` has."""
-    layers = 1 + max((int(match[1]) for match in map(LAYER.match, found) if match), default=0)
+def _table(names: NameMap, tensor_names: Iterable[str]) -> NameMap:
+    """Expand `transformer` in `names` to as many blocks as `tensor_names` have."""
+    layers = 1 + max((int(match[1]) for match in map(LAYER.match, tensor_names) if match), default=0)
     blocks = {
         f"transformer.resblocks.{layer}.{ours}.{kind}": f"encoder.layers.{layer}.{theirs}.{kind}"
         for layer in range(layers)
@@ -187,12 +200,15 @@ def _table(names: Names, found: Iterable[str]) -> Names:
     return {ours: theirs for part in parts for ours, theirs in part.items()}
 
 
-def _picked(tensors: Mapping[str, Tensor], found: Names, table: Names, what: str) -> Weights:
-    """{name in the layout: tensor, float32} in the order of `table`; `found` leads from its right side to `tensors`."""
-    missing = [theirs for theirs in table.values() if theirs not in found]
-    unknown = [found[name] for name in sorted(found.keys() - {*table.values()})]
+def _picked(tensors: Mapping[str, Tensor], keys: Mapping[str, str], table: NameMap, what: str) -> Weights:
+    """Return {name in the layout: tensor, float32} in the order of `table`; `keys` maps its values to `tensors`' keys.
+
+    Raises BenchmarkError for missing and for unknown tensors; `what` names their source.
+    """
+    missing = [theirs for theirs in table.values() if theirs not in keys]
+    unknown = [keys[name] for name in sorted(keys.keys() - {*table.values()})]
     for problem, names in (("missing", missing), ("unknown", unknown)):
         if names:
             few = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
             raise BenchmarkError(f"{what}: {problem} tensors ({len(names)}): {few}; expected one whole CLIP tower")
-    return {ours: tensors[found[theirs]].detach().float() for ours, theirs in table.items()}
+    return {ours: tensors[keys[theirs]].detach().float() for ours, theirs in table.items()}

@@ -1,9 +1,9 @@
-"""Files of the Hugging Face hub: what is wanted, what it costs, and every file whole and verified.
+"""Downloads from the Hugging Face hub: plan, announce, fetch and verify files.
 
 The client does the transport and keeps the cache; HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE are its variables.
-Within a run it goes on where an answer was cut off; a later run starts with the first file that is not whole.
-This module asks again where the client does not, compares files with the repository's hashes and turns the client's
-errors into messages. Listings are kept beside the cache: a commit is listed once, and HF_HUB_OFFLINE finds it there.
+Within a run it resumes interrupted responses; a later run starts with the first incomplete file. This module retries
+where the client does not, compares files with the repository's hashes and turns the client's errors into messages.
+Listings are stored next to the cache: a commit is listed only once, and HF_HUB_OFFLINE uses the stored listing.
 """
 
 import errno
@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import httpx2
 import huggingface_hub as client
@@ -27,8 +27,8 @@ from pipeline.runtime import store
 from pipeline.runtime.errors import BenchmarkError
 
 GIB, MARGIN = 2**30, 1.05
-WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before each further attempt, unless the hub names a longer time
-ABANDONED = 3600  # seconds without a write: a run that was killed left this partial download; no client resumes it
+WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before each retry, unless the hub names a longer time
+ABANDONED = 3600  # seconds without a write: left by a killed run, and no client resumes a partial download
 BUSY = (408, 429, 500, 502, 503, 504)
 FAILURES = (httpx2.HTTPError, OSError, RuntimeError, ValueError)  # RuntimeError: hf_xet; ValueError: no hub answers
 Kind = Literal["model", "dataset"]
@@ -36,12 +36,15 @@ Answer = TypeVar("Answer")
 
 
 class HubError(BenchmarkError):
-    """Something that cannot be had from the hub; the message says where it was asked for and what to do."""
+    """Something cannot be fetched from the hub; the message names the repository and the cure."""
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Files of one repository. `*` in a pattern does not cross a folder: `*.parquet` is not `data/x.parquet`."""
+class Request:
+    """Requested files of one repository.
+
+    `*` in a pattern does not match a slash: `*.parquet` does not match `data/x.parquet`.
+    """
 
     repo: str
     kind: Kind
@@ -51,7 +54,10 @@ class Wanted:
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file as the repository lists it; `blob` is git's id of it or, with a `sha256`, of its LFS pointer."""
+    """A file as its repository lists it.
+
+    `blob` is git's id of the file or, with a `sha256`, of its LFS pointer.
+    """
 
     name: str
     size: int
@@ -60,8 +66,8 @@ class RemoteFile:
 
 
 @dataclass(frozen=True)
-class Remote:
-    """The files wanted of one repository at one commit; `id` is its present name, `repo` the one asked for."""
+class Listing:
+    """Files of one repository at one commit; `id` is its current name, `repo` the requested one."""
 
     repo: str
     kind: Kind
@@ -72,45 +78,50 @@ class Remote:
 
     @property
     def page(self) -> str:
-        """Where a reader finds the repository."""
+        """Address of the repository's page."""
         return f"{constants.ENDPOINT}/{'datasets/' if self.kind == 'dataset' else ''}{self.id}"
 
     def cached(self, file: RemoteFile) -> Path | None:
-        """Where a file lies in the cache, if it is there in its full size."""
+        """Return the path of a file in the cache, None unless it is there in its full size."""
         path = client.try_to_load_from_cache(self.id, file.name, repo_type=self.kind, revision=self.commit)
         return Path(path) if isinstance(path, str) and Path(path).stat().st_size == file.size else None
 
 
-def plan(wanted: Sequence[Wanted]) -> list[Remote]:
-    """Resolve revisions and list the files that match, one entry per repository; nothing is downloaded."""
+def plan_downloads(requests: Sequence[Request]) -> list[Listing]:
+    """Resolve revisions and list the matching files, one entry per repository; nothing is downloaded."""
     patterns: dict[str, list[str]] = {}
-    remotes: dict[str, Remote] = {}
-    for one in wanted:
-        asked = Remote(one.repo, one.kind, one.revision, one.repo, "", ())
-        if replace(remotes.setdefault(one.repo, asked), files=()) != asked:
-            raise HubError(f"{asked.page} is wanted at {one.revision!r} and as something else; name it once")
-        patterns.setdefault(one.repo, []).extend(one.patterns)
-    return [_matching(_listed(remote), patterns[repo]) for repo, remote in remotes.items()]
+    unlisted: dict[str, Listing] = {}
+    for request in requests:
+        target = Listing(request.repo, request.kind, request.revision, request.repo, "", ())
+        first = unlisted.setdefault(request.repo, target)
+        if first != target:
+            raise HubError(
+                f"{target.page} is requested as a {first.kind} at {first.revision!r} and as a {target.kind} at "
+                f"{target.revision!r}; name one of them"
+            )
+        patterns.setdefault(request.repo, []).extend(request.patterns)
+    return [_matching(_listed(target), patterns[repo]) for repo, target in unlisted.items()]
 
 
-def names(repo: str, kind: Kind, revision: str) -> list[str]:
-    """The names of all files of a repository."""
-    return [file.name for file in _listed(Remote(repo, kind, revision, repo, "", ())).files]
+def list_files(repo: str, kind: Kind, revision: str) -> list[str]:
+    """Return the names of all files of a repository."""
+    return [file.name for file in _listed(Listing(repo, kind, revision, repo, "", ())).files]
 
 
-def announce(plans: Sequence[Remote]) -> str:
-    """What fetching `plans` takes, for the user to read before it starts."""
-    files, missing = [file for remote in plans for file in remote.files], _missing(plans)
+def describe_downloads(plans: Sequence[Listing]) -> str:
+    """Describe the downloads and the disk space that `plans` need, for the user to read before they start."""
+    files, missing = [file for listing in plans for file in listing.files], _missing(plans)
     lines = [
         f"{len(plans)} repositories, {len(files)} files: {missing / GIB:.2f} GiB to fetch, "
         f"{(sum(file.size for file in files) - missing) / GIB:.2f} GiB cached, {_free() / GIB:.2f} GiB free in "
         f"{constants.HF_HUB_CACHE}"
     ]
-    return "\n".join(lines + [f"{one.repo} has moved to {one.id}" for one in plans if one.repo != one.id])
+    moved = [f"{listing.repo} has moved to {listing.id}" for listing in plans if listing.repo != listing.id]
+    return "\n".join(lines + moved)
 
 
-def check_room(plans: Sequence[Remote]) -> None:
-    """HubError if the disk of the cache lacks room for what is missing."""
+def check_room(plans: Sequence[Listing]) -> None:
+    """Check that the disk of the cache has room for the missing files; raises HubError."""
     if (needed := _missing(plans) * MARGIN) > (free := _free()):
         raise HubError(
             f"the downloads need {needed / GIB:.2f} GiB, the disk of {constants.HF_HUB_CACHE} has {free / GIB:.2f} GiB "
@@ -118,62 +129,70 @@ def check_room(plans: Sequence[Remote]) -> None:
         )
 
 
-def fetch(plans: Sequence[Remote]) -> dict[tuple[str, str], Path]:
-    """Download what is missing and verify every file: {(repo, file): path in the cache}."""
-    for one in plans:
-        folder = Path(constants.HF_HUB_CACHE, f"{one.kind}s--{one.id.replace('/', '--')}", "blobs")
+def fetch_files(plans: Sequence[Listing]) -> dict[tuple[str, str], Path]:
+    """Download missing files and verify all: {(repo, file): path in the cache}. Raises HubError."""
+    for listing in plans:
+        folder = Path(constants.HF_HUB_CACHE, f"{listing.kind}s--{listing.id.replace('/', '--')}", "blobs")
         for partial in folder.glob("*.incomplete"):
             with suppress(FileNotFoundError):  # another process has just finished it
                 if time.time() - partial.stat().st_mtime > ABANDONED:
                     partial.unlink()
-    return {(one.repo, file.name): _fetched(one, file) for one in plans for file in one.files}
+    return {(listing.repo, file.name): _fetched(listing, file) for listing in plans for file in listing.files}
 
 
-def record(plans: Sequence[Remote]) -> list[dict[str, Any]]:
-    """What was fetched, as JSON: repositories, revisions asked for, commits, files with size and hashes."""
-    ordered = sorted(plans, key=lambda remote: remote.repo)
-    return [{**asdict(remote), "files": [asdict(file) for file in remote.files]} for remote in ordered]
+def record_downloads(plans: Sequence[Listing]) -> list[dict[str, Any]]:
+    """Return fetched repositories as JSON: requested revisions, commits, files with size and hashes."""
+    ordered = sorted(plans, key=lambda listing: listing.repo)
+    return [{**asdict(listing), "files": [asdict(file) for file in listing.files]} for listing in ordered]
 
 
-def _listed(asked: Remote) -> Remote:
-    """Every file of the repository; the kept listing if the revision is a commit, or offline."""
-    name = "--".join((f"{asked.kind}s", asked.repo, asked.revision)).replace("/", "--")
-    kept = Path(constants.HF_ASSETS_CACHE, "samerging", f"{name}.json")
-    if kept.exists() and ((known := store.read_json(kept))["commit"] == asked.revision or constants.is_offline_mode()):
-        return Remote(**{**known, "files": tuple(RemoteFile(**file) for file in known["files"])})
+def _listed(target: Listing) -> Listing:
+    """List every file of a repository; a stored listing is used offline, and if the revision is a commit."""
+    name = "--".join((f"{target.kind}s", target.repo, target.revision)).replace("/", "--")
+    path = Path(constants.HF_ASSETS_CACHE, "samerging", f"{name}.json")
+    if path.exists():
+        stored = store.read_json(path)
+        if stored["commit"] == target.revision or constants.is_offline_mode():
+            files = tuple(RemoteFile(**file) for file in stored.pop("files"))
+            return Listing(**stored, files=files)
 
-    def ask() -> Remote:
-        where, timeout = {"repo_type": asked.kind, "revision": asked.revision}, constants.HF_HUB_DOWNLOAD_TIMEOUT
-        info = client.HfApi().repo_info(asked.repo, **where, files_metadata=True, timeout=timeout)
-        found = [RemoteFile(o.rfilename, o.size, o.lfs.sha256 if o.lfs else None, o.blob_id) for o in info.siblings]
-        if info.gated and found:  # anybody may list a gated repository and read its card
-            largest = max(found, key=lambda file: file.size)
+    def ask() -> Listing:
+        where, timeout = {"repo_type": target.kind, "revision": target.revision}, constants.HF_HUB_DOWNLOAD_TIMEOUT
+        reply = client.HfApi().repo_info(target.repo, **where, files_metadata=True, timeout=timeout)
+        info = cast("client.ModelInfo | client.DatasetInfo", reply)
+        files = [
+            RemoteFile(o.rfilename, cast("int", o.size), o.lfs.sha256 if o.lfs else None, cast("str", o.blob_id))
+            for o in info.siblings or []
+        ]
+        if info.gated and files:  # anybody may list a gated repository and read its card
+            largest = max(files, key=lambda file: file.size)
             client.get_hf_file_metadata(client.hf_hub_url(info.id, largest.name, **where), timeout=timeout)
-        files = tuple(sorted(found, key=lambda file: file.name))
-        store.write_json(kept, asdict(remote := replace(asked, id=info.id, commit=info.sha, files=files)))
-        return remote
+        ordered = tuple(sorted(files, key=lambda file: file.name))
+        listing = replace(target, id=info.id, commit=cast("str", info.sha), files=ordered)
+        store.write_json(path, asdict(listing))
+        return listing
 
-    return _asked(ask, asked, f"revision {asked.revision!r}")
+    return _retried(ask, target, f"revision {target.revision!r}")
 
 
-def _matching(remote: Remote, patterns: Sequence[str]) -> Remote:
+def _matching(listing: Listing, patterns: Sequence[str]) -> Listing:
     for pattern in patterns:
-        if not any(_matches(file.name, pattern) for file in remote.files):
-            names = ", ".join(file.name for file in remote.files[:8]) + ", ..." * (len(remote.files) > 8)
-            raise HubError(f"{remote.page}: no file matches {pattern!r} at {remote.revision!r}; there are: {names}")
-    files = [file for file in remote.files if any(_matches(file.name, pattern) for pattern in patterns)]
+        if not any(_matches(file.name, pattern) for file in listing.files):
+            names = ", ".join(file.name for file in listing.files[:8]) + ", ..." * (len(listing.files) > 8)
+            raise HubError(f"{listing.page}: no file matches {pattern!r} at {listing.revision!r}; there are: {names}")
+    files = [file for file in listing.files if any(_matches(file.name, pattern) for pattern in patterns)]
     for file in files if constants.is_offline_mode() else []:
-        if not remote.cached(file):
-            raise HubError(_explained(errors.OfflineModeIsEnabled(), remote, file.name))
-    return replace(remote, files=tuple(files))
+        if not listing.cached(file):
+            raise HubError(_explained(errors.OfflineModeIsEnabled(), listing, file.name))
+    return replace(listing, files=tuple(files))
 
 
 def _matches(name: str, pattern: str) -> bool:
     return fnmatchcase(name, pattern) and name.count("/") == pattern.count("/")
 
 
-def _missing(plans: Sequence[Remote]) -> int:
-    return sum(file.size for remote in plans for file in remote.files if not remote.cached(file))
+def _missing(plans: Sequence[Listing]) -> int:
+    return sum(file.size for listing in plans for file in listing.files if not listing.cached(file))
 
 
 def _free() -> int:
@@ -181,26 +200,26 @@ def _free() -> int:
     return shutil.disk_usage(next(path for path in (cache, *cache.parents) if path.exists())).free
 
 
-def _fetched(remote: Remote, file: RemoteFile) -> Path:
+def _fetched(listing: Listing, file: RemoteFile) -> Path:
     def download() -> str:
-        return client.hf_hub_download(remote.id, file.name, repo_type=remote.kind, revision=remote.commit)
+        return client.hf_hub_download(listing.id, file.name, repo_type=listing.kind, revision=listing.commit)
 
     for _ in range(2):
-        path = Path(_asked(download, remote, file.name))
+        path = Path(_retried(download, listing, file.name))
         if not (fault := _fault(path, file)):
             return path
-        while path.is_symlink():  # the snapshot's link, the blob, a copy that repositories share
+        while path.is_symlink():  # the snapshot's link, the blob, a copy that several repositories share
             link, path = path, path.parent / path.readlink()
             link.unlink()
         path.unlink(missing_ok=True)
     raise HubError(
-        f"{remote.page}: {file.name} {fault}, twice; the copy was deleted. Something on the way alters downloads "
-        f"(a proxy, a mirror in HF_ENDPOINT?): mend that, then run it again"
+        f"{listing.page}: {file.name} {fault}, twice; the copy was deleted. Something on the way alters downloads "
+        f"(a proxy, a mirror in HF_ENDPOINT?): fix that, then run it again"
     )
 
 
 def _fault(path: Path, file: RemoteFile) -> str | None:
-    """What is wrong with a downloaded file."""
+    """Describe what is wrong with a downloaded file, None if it is intact."""
     if (size := path.stat().st_size) != file.size:
         return f"has {size} bytes, the hub lists {file.size}"
     algorithm, expected = ("sha256", file.sha256) if file.sha256 else ("sha1", file.blob)
@@ -211,22 +230,22 @@ def _fault(path: Path, file: RemoteFile) -> str | None:
     return None if digest.hexdigest() == expected else f"has {algorithm} {digest.hexdigest()}, the hub lists {expected}"
 
 
-def _asked(call: Callable[[], Answer], remote: Remote, what: str) -> Answer:
-    """The result of `call`; asks again where that can help, HubError if it does not."""
+def _retried(call: Callable[[], Answer], listing: Listing, what: str) -> Answer:
+    """Return the result of `call`, retried where that can help; HubError if it keeps failing."""
     waits = iter(WAITS)
     while True:
         try:
             return call()
         except FAILURES as error:
-            if not _passes(error) or (pause := next(waits, None)) is None:
-                raise HubError(_explained(error, remote, what)) from error
+            if not _is_temporary(error) or (pause := next(waits, None)) is None:
+                raise HubError(_explained(error, listing, what)) from error
             pause = max(pause, _named_wait(error))
-            logging.getLogger(__name__).warning("%s: %s: %r; again in %g s", remote.page, what, error, pause)
+            logging.getLogger(__name__).warning("%s: %s: %r; again in %g s", listing.page, what, error, pause)
         time.sleep(pause)
 
 
-def _passes(error: Exception) -> bool:
-    """Whether asking again may help; LocalEntryNotFoundError comes after six attempts of the client's own."""
+def _is_temporary(error: Exception) -> bool:
+    """Whether a retry may help; LocalEntryNotFoundError already comes after six attempts of the client."""
     if isinstance(error, errors.HfHubHTTPError):
         return error.response.status_code in BUSY
     if isinstance(error, (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)):
@@ -236,13 +255,13 @@ def _passes(error: Exception) -> bool:
 
 
 def _named_wait(error: Exception) -> int:
-    """The seconds that the hub asks to wait."""
+    """Return the seconds that the hub asks to wait."""
     headers = error.response.headers if isinstance(error, errors.HfHubHTTPError) else {}
     limit, after = parse_ratelimit_headers(headers), headers.get("Retry-After", "")
     return limit.reset_in_seconds if limit and not limit.remaining else int(after) if after.isdigit() else 0
 
 
-def _explained(error: BaseException, remote: Remote, what: str) -> str:
+def _explained(error: BaseException, listing: Listing, what: str) -> str:
     if isinstance(error, errors.LocalEntryNotFoundError):
         error = error.__cause__ or error
     token = "the token in use (HF_TOKEN) has no access" if client.get_token() else "HF_TOKEN is not set"
@@ -254,12 +273,12 @@ def _explained(error: BaseException, remote: Remote, what: str) -> str:
         case errors.GatedRepoError():
             text = f"gated, and {token}: accept the licence on that page and set HF_TOKEN to that account's token"
         case errors.RepositoryNotFoundError():
-            text = f"no such {remote.kind}, or a private one, and {token}; check its name, it may have moved"
+            text = f"no such {listing.kind}, or a private one, and {token}; check its name, it may have moved"
         case errors.RevisionNotFoundError():
-            text = f"no {what}; name a branch, a tag, or a commit of {remote.page}/commits/main"
+            text = f"no {what}; name a branch, a tag, or a commit of {listing.page}/commits/main"
         case errors.HfHubHTTPError(response=answer):
-            busy = "the hub is busy: try later" if answer.status_code in BUSY else f"see {remote.page} and HF_TOKEN"
-            text = f"HTTP {answer.status_code} for {what}; {busy}; what is done is kept"
+            busy = "the hub is busy: try later" if answer.status_code in BUSY else f"see {listing.page} and HF_TOKEN"
+            text = f"HTTP {answer.status_code} for {what}; {busy}; finished downloads are kept"
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
             text = (
                 f"no room for {what} on the disk of {constants.HF_HUB_CACHE}; make room or set HF_HOME, then run again"
@@ -269,4 +288,4 @@ def _explained(error: BaseException, remote: Remote, what: str) -> str:
             text = (
                 f"{what}: {reason}; check the network, HF_ENDPOINT and HF_HOME; HF_HUB_OFFLINE=1 uses the cache alone"
             )
-    return f"{remote.page}: {text}"
+    return f"{listing.page}: {text}"

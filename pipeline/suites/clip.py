@@ -1,11 +1,11 @@
-"""Suites of public CLIP checkpoints: TA-8, TALL-14 and TALL-20 on three backbones, and suites of one's own.
+"""Suites of public CLIP checkpoints: TA-8, TALL-14 and TALL-20 on three backbones, and custom suites.
 
-A definition lists tasks. One that the tables know (tables/tasks.csv) is given by its name alone; its expert is then the
-published one of the definition's `backbone`. Any other is given in full. Repositories are ids of the hub, or folders
-and files of this machine, which start with `.` or `/`.
+A definition lists tasks. A task of the tables (tables/tasks.csv) is listed by its name alone; its expert is then the
+published one for the definition's `backbone`. Any other task is listed in full. Repositories are ids of the hub, or
+folders and files of this machine, which start with `.` or `/`.
 
-`prepare` is all that touches the network. Decoded images are kept beside the hub's cache and shared between suites by
-hard links: TALL-14 does not fetch or decode what TA-8 has.
+Only `prepare` uses the network. Decoded images are stored next to the hub's cache and shared between suites by hard
+links: TALL-14 does not fetch or decode again what TA-8 has.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -26,7 +26,7 @@ from pipeline.models.weights import FROZEN, Weights
 from pipeline.runtime import store
 from pipeline.runtime.device import device
 from pipeline.runtime.errors import BenchmarkError
-from pipeline.runtime.parallel import run, workers
+from pipeline.runtime.parallel import count_workers, run_all
 from pipeline.runtime.schema import Parameters
 from pipeline.suites import _clip_images as images
 from pipeline.suites import _clip_weights as weights
@@ -36,19 +36,20 @@ from pipeline.suites._clip_tasks import (
     SUITES,
     ClipTask,
     check_test_size,
-    parquet_files,
+    find_parquet_files,
+    find_task,
     read_published,
-    task,
 )
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-"""Where a checkpoint's tensors may be, the first that is there."""
-BYTES = images.SIDE * images.SIDE * 3
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+"""Files that may hold a checkpoint's tensors; the first that exists is used."""
+BYTES = images.IMAGE_SIDE * images.IMAGE_SIDE * 3
+"""Bytes of a decoded image."""
 
 
-class OwnTask(Parameters):
-    """A task that the tables do not know: its expert, its images (parquet files), its class names in label order."""
+class CustomTask(Parameters):
+    """A task that is not in the tables: its expert, its images (parquet files), its class names in label order."""
 
     name: Name
     expert: str
@@ -66,8 +67,8 @@ class OwnTask(Parameters):
     classes: list[str]
     templates: list[str] = Field(["a photo of a {}."], min_length=1)
 
-    def described(self) -> ClipTask:
-        """The task as the tables would describe it."""
+    def describe(self) -> ClipTask:
+        """Describe the task as the tables would."""
         fields = self.model_dump(exclude={"expert", "expert_revision"})
         return ClipTask.model_validate({**fields, "suites": "own", "anchors": {}, "note": ""})
 
@@ -76,44 +77,44 @@ class Definition(Parameters):
     """The content of a suite's YAML file."""
 
     backbone: Literal["vit-b-32", "vit-b-16", "vit-l-14"] | None = None
-    """Which published checkpoints stand behind tasks that are given by name."""
+    """Backbone of the published checkpoints of tasks that are listed by name."""
     base: str | None = None
-    """The pre-trained CLIP; by default that of the backbone."""
+    """Repository of the pre-trained CLIP; by default that of the backbone."""
     base_revision: str = "main"
-    tasks: list[str | OwnTask] = Field(min_length=1)
+    tasks: list[str | CustomTask] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _complete(self) -> "Definition":
         named = [entry for entry in self.tasks if isinstance(entry, str)]
         if named and not self.backbone:
-            raise ValueError(f"tasks given by name ({', '.join(named)}) need a backbone: {', '.join(BACKBONES)}")
+            raise ValueError(f"tasks listed by name ({', '.join(named)}) need a backbone: {', '.join(BACKBONES)}")
         if not self.base and not self.backbone:
             raise ValueError("expected a base or a backbone")
-        names = [about.name for about, _, _ in self.described()]
+        names = [task.name for task, _, _ in self.describe()]
         if len({*names}) != len(names):
             raise ValueError(f"a task is listed twice: {', '.join(names)}")
         return self
 
-    def described(self) -> list[tuple[ClipTask, str, str]]:
-        """Per task: its description, its expert, the expert's revision."""
+    def describe(self) -> list[tuple[ClipTask, str, str]]:
+        """Return, for every task, its description, its expert and the expert's revision."""
         return [
-            (task(entry), task(entry).anchors[self.backbone].checkpoint, "main")
+            (find_task(entry), find_task(entry).anchors[cast("str", self.backbone)].checkpoint, "main")
             if isinstance(entry, str)
-            else (entry.described(), entry.expert, entry.expert_revision)
+            else (entry.describe(), entry.expert, entry.expert_revision)
             for entry in self.tasks
         ]
 
 
 class Recipe(Parameters):
-    """What is kept of the training images: a pool to draw calibration images from, and a validation split."""
+    """Sizes of the parts of the training images: the pool of calibration images, and the validation split."""
 
     seed: int = Field(ge=0)
     pool: int = Field(ge=1)
 
 
 @dataclass(frozen=True)
-class Source:
-    """A repository that is fetched, or a place on this machine, and the names of its files that are needed."""
+class FileSource:
+    """A repository of the hub or a path on this machine, and the names of the required files."""
 
     repo: str
     kind: _hub.Kind
@@ -122,42 +123,49 @@ class Source:
 
     @property
     def local(self) -> bool:
-        """Whether it lies on this machine."""
+        """Whether the files are on this machine."""
         return self.repo.startswith((".", "/"))
 
 
 def sizes(definition: Definition, recipe: Recipe) -> dict[str, dict[str, int]]:
-    """{task: {split: number of images}}, known before anything is fetched; train and validation at most so many."""
-    kept = {"train": recipe.pool, "validation": recipe.pool}
-    return {about.name: {**kept, "test": about.test_size} for about, _, _ in definition.described()}
+    """Return {task: {split: number of images}} before anything is fetched; train and validation are upper limits."""
+    limits = {"train": recipe.pool, "validation": recipe.pool}
+    return {task.name: {**limits, "test": task.test_size} for task, _, _ in definition.describe()}
 
 
 def prepare(name: str, definition: Definition, recipe: Recipe, checkpoints: Path, folder: Path) -> None:
-    """Fetch and convert the suite `name` into `folder`; `checkpoints` holds nothing, for nothing is trained here."""
-    entries = definition.described()
-    base = _checkpoint(definition.base or BACKBONES[definition.backbone], definition.base_revision, ("config.json",))
+    """Fetch and convert the suite `name` into `folder`; `checkpoints` is not read, as nothing is trained here.
+
+    Raises BenchmarkError for missing files, invalid images and tensors, and a lack of disk space.
+    """
+    entries = definition.describe()
+    tasks = [task for task, _, _ in entries]
+    pretrained = definition.base or BACKBONES[cast("str", definition.backbone)]
+    base = _checkpoint(pretrained, definition.base_revision, ("config.json",))
     experts = [_checkpoint(expert, revision) for _, expert, revision in entries]
-    data = [_dataset(about) for about, _, _ in entries]
+    data = [_dataset(task) for task in tasks]
     sources = [base, *experts, *data]
-    plans = _hub.plan([_hub.Wanted(s.repo, s.kind, s.revision, s.names) for s in sources if not s.local])
-    kept = _kept()
-    tqdm.write(_hub.announce(plans))
+    plans = _hub.plan_downloads([_hub.Request(s.repo, s.kind, s.revision, s.names) for s in sources if not s.local])
+    cache = _image_cache()
+    tqdm.write(_hub.describe_downloads(plans))
     _hub.check_room(plans)
-    _check_room(kept, sum(about.test_size + 2 * recipe.pool for about, _, _ in entries) * BYTES)
-    fetched = _hub.fetch(plans)
+    _check_room(cache, sum(task.test_size + 2 * recipe.pool for task in tasks) * BYTES)
+    fetched = _hub.fetch_files(plans)
     commits = {plan.repo: plan.commit for plan in plans}
     overlap = {}
-    for (about, _, _), source in zip(entries, data, strict=True):
-        key = commits.get(source.repo) or _contents(_paths(source, fetched))
-        overlap[about.name] = _images(about, source, _paths(source, fetched), key, recipe, kept, folder)
-    config = weights.open_clip_config(json.loads(store.read_text(_paths(base, fetched)[0])))
-    groups = _weights(config, _paths(base, fetched)[1], [about for about, _, _ in entries], folder)
-    for (about, _, _), expert in zip(entries, experts, strict=True):
+    for task, source in zip(tasks, data, strict=True):
+        paths = _paths(source, fetched)
+        key = commits.get(source.repo) or _hash_contents(paths)
+        overlap[task.name] = _images(task, source, paths, key, recipe, cache, folder)
+    config_path, base_path = _paths(base, fetched)
+    config = weights.convert_config(json.loads(store.read_text(config_path)))
+    groups = _weights(config, base_path, tasks, folder)
+    for task, expert in zip(tasks, experts, strict=True):
         tuned = _expert(_paths(expert, fetched)[0])
-        store.write_tensors(folder / "experts" / f"{about.name}.safetensors", tuned)
+        store.write_tensors(folder / "experts" / f"{task.name}.safetensors", tuned)
     Suite(
         name=name,
-        tasks=tuple(Task(name=about.name, classes=about.classes) for about, _, _ in entries),
+        tasks=tuple(Task(name=task.name, classes=task.classes) for task in tasks),
         model=config,
         mean=MEAN,
         std=STD,
@@ -165,7 +173,7 @@ def prepare(name: str, definition: Definition, recipe: Recipe, checkpoints: Path
         provenance={
             "source": "public checkpoints and data sets" if plans else "local checkpoints and data sets",
             "embedded": False,
-            "fetched": _hub.record(plans),
+            "fetched": _hub.record_downloads(plans),
             "overlap": overlap,
             "anchors": _anchors(definition),
             "published": _published(definition),
@@ -174,30 +182,30 @@ def prepare(name: str, definition: Definition, recipe: Recipe, checkpoints: Path
     SuiteFolder(folder)
 
 
-def _checkpoint(repo: str, revision: str, more: Sequence[str] = ()) -> Source:
-    """A checkpoint; the last of its files holds the tensors."""
-    found = _names(repo, "model", revision)
-    tensors = next((name for name in WEIGHTS if name in found), None)
+def _checkpoint(repo: str, revision: str, more: Sequence[str] = ()) -> FileSource:
+    """Locate the files of a checkpoint: `more`, then the file with the tensors."""
+    names = _names(repo, "model", revision)
+    tensors = next((name for name in WEIGHT_FILES if name in names), None)
     if Path(repo).is_file():
         tensors = ""
     if tensors is None:
-        raise BenchmarkError(f"{repo}: no {' or '.join(WEIGHTS)}; it has {', '.join(found[:8]) or 'no files'}")
-    return Source(repo, "model", revision, (*more, tensors))
+        raise BenchmarkError(f"{repo}: no {' or '.join(WEIGHT_FILES)}; it has {', '.join(names[:8]) or 'no files'}")
+    return FileSource(repo, "model", revision, (*more, tensors))
 
 
-def _dataset(about: ClipTask) -> Source:
-    """The parquet files of a task: those of the training split, then those of the test split."""
-    found = _names(about.dataset, "dataset", about.revision)
+def _dataset(task: ClipTask) -> FileSource:
+    """Locate the parquet files of a task: those of the training split, then those of the test split."""
+    names = _names(task.dataset, "dataset", task.revision)
     try:
-        parts = [parquet_files(found, about.config, split) for split in (about.train_split, about.test_split)]
+        train, test = (find_parquet_files(names, task.config, split) for split in (task.train_split, task.test_split))
     except BenchmarkError as error:
-        raise BenchmarkError(f"{about.dataset} (task {about.name}): {error}") from error
-    return Source(about.dataset, "dataset", about.revision, (*parts[0], *parts[1]))
+        raise BenchmarkError(f"{task.dataset} (task {task.name}): {error}") from error
+    return FileSource(task.dataset, "dataset", task.revision, (*train, *test))
 
 
 def _names(repo: str, kind: _hub.Kind, revision: str) -> list[str]:
     if not repo.startswith((".", "/")):
-        return _hub.names(repo, kind, revision)
+        return _hub.list_files(repo, kind, revision)
     root = Path(repo)
     if not root.exists():
         raise BenchmarkError(
@@ -206,7 +214,7 @@ def _names(repo: str, kind: _hub.Kind, revision: str) -> list[str]:
     return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
 
 
-def _paths(source: Source, fetched: dict[tuple[str, str], Path]) -> list[Path]:
+def _paths(source: FileSource, fetched: dict[tuple[str, str], Path]) -> list[Path]:
     return [Path(source.repo) / name if source.local else fetched[source.repo, name] for name in source.names]
 
 
@@ -215,11 +223,11 @@ def _tensors(path: Path) -> Any:
 
 
 def _expert(path: Path) -> Weights:
-    """The merged tensors of an expert: a Hugging Face checkpoint, or a .pt file of the older open_clip line."""
-    return weights.from_pickle(path) if path.suffix in (".pt", ".pth") else weights.vision_tensors(_tensors(path))
+    """Read the merged tensors of an expert: a Hugging Face checkpoint, or a .pt file of older open_clip experts."""
+    return weights.read_older_expert(path) if path.suffix in (".pt", ".pth") else weights.convert_expert(_tensors(path))
 
 
-def _contents(paths: Sequence[Path]) -> str:
+def _hash_contents(paths: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
@@ -228,55 +236,58 @@ def _contents(paths: Sequence[Path]) -> str:
 
 
 def _weights(config: dict[str, Any], path: Path, tasks: Sequence[ClipTask], folder: Path) -> tuple[str, ...]:
-    """Write theta_0 and the zero-shot heads; the names of the merged tensors in the model's order."""
-    base = weights.base_tensors(_tensors(path))
+    """Write theta_0 and the zero-shot heads; return the names of the merged tensors in the model's order."""
+    base = weights.convert_base(_tensors(path))
     store.write_tensors(folder / "base.safetensors", base)
-    heads = run(_head, [(config, path, about.classes, about.templates) for about in tasks], "heads")
+    heads = run_all(_head, [(config, path, task.classes, task.templates) for task in tasks], "heads")
     store.write_tensors(
-        folder / "heads.safetensors", {about.name: head for about, head in zip(tasks, heads, strict=True)}
+        folder / "heads.safetensors", {task.name: head for task, head in zip(tasks, heads, strict=True)}
     )
     return tuple(name for name in base if name not in FROZEN)
 
 
 def _head(config: dict[str, Any], path: Path, classes: Sequence[str], templates: Sequence[str]) -> Tensor:
-    """The zero-shot head [classes, D] of a task."""
+    """Build the zero-shot head [classes, D] of a task."""
     from open_clip import SimpleTokenizer
 
-    clip, target = weights.load_text(config, _tensors(path)), device()
+    clip, target = weights.load_text_tower(config, _tensors(path)), device()
     tokenize = SimpleTokenizer(context_length=clip.context_length)
     for name, parameter in clip.named_parameters():
-        if not name.startswith("visual."):  # which has no storage
+        if not name.startswith("visual."):  # `visual` has no storage
             parameter.data = parameter.data.to(target)
-    clip.attn_mask = clip.attn_mask.to(target)
-    return weights.zero_shot_head(clip, tokenize, classes, templates).cpu()
+    clip.attn_mask = cast("Tensor", clip.attn_mask).to(target)
+    return weights.build_zero_shot_head(clip, tokenize, classes, templates).cpu()
 
 
 def _images(
-    about: ClipTask, source: Source, paths: Sequence[Path], key: str, recipe: Recipe, kept: Path, folder: Path
+    task: ClipTask, source: FileSource, paths: Sequence[Path], key: str, recipe: Recipe, cache: Path, folder: Path
 ) -> dict[str, int]:
-    """Decode a task's splits, or take them as an earlier suite left them; overlaps with the test split by content."""
-    count = len(parquet_files(source.names, about.config, about.train_split))
+    """Decode a task's splits, or link those that an earlier suite decoded into `cache`.
+
+    Returns the number of training and of validation images that occur in the test split, by content.
+    """
+    count = len(find_parquet_files(source.names, task.config, task.train_split))
     parts = {"train": paths[:count], "validation": paths[:count], "test": paths[count:]}
-    train, test = (images.ParquetSplit(parts[split], about) for split in ("train", "test"))
-    check_test_size(about, len(test))
-    learn, validate = images.field_validation(len(train))
-    rows = {
+    train, test = (images.ParquetSplit(parts[split], task) for split in ("train", "test"))
+    check_test_size(task, len(test))
+    learn, validate = images.split_validation(len(train))
+    indices = {
         "train": learn[images.draw_pool(len(learn), recipe.pool, recipe.seed)],
         "validation": validate[images.draw_pool(len(validate), recipe.pool, recipe.seed)],
         "test": None,
     }
     for split in SPLITS:
-        files, chosen = parts[split], rows[split]
-        drawn = "all" if chosen is None else hashlib.sha256(chosen.tobytes()).hexdigest()
-        about_split = (about.dataset, key, [path.name for path in files], about.label_offset, about.transpose, drawn)
-        place = kept / hashlib.sha256(repr(about_split).encode()).hexdigest()[:32]
+        files, rows = parts[split], indices[split]
+        drawn = "all" if rows is None else hashlib.sha256(rows.tobytes()).hexdigest()
+        identity = (task.dataset, key, [path.name for path in files], task.label_offset, task.transpose, drawn)
+        place = cache / hashlib.sha256(repr(identity).encode()).hexdigest()[:32]
         pixels, labels = place / "images.npy", place / "labels.npy"
         if not (pixels.exists() and labels.exists()):
-            images.decode_split(files, about, pixels, labels, chosen, workers())
+            images.decode_split(files, task, pixels, labels, rows, count_workers())
         for decoded, kind in ((pixels, "images"), (labels, "labels")):
-            _link(decoded, folder / kind / split / f"{about.name}.npy")
-    found = {split: store.read_array(folder / "images" / split / f"{about.name}.npy") for split in SPLITS}
-    return {split: images.overlap(found[split], found["test"]) for split in ("train", "validation")}
+            _link(decoded, folder / kind / split / f"{task.name}.npy")
+    arrays = {split: store.read_array(folder / "images" / split / f"{task.name}.npy") for split in SPLITS}
+    return {split: images.count_overlap(arrays[split], arrays["test"]) for split in ("train", "validation")}
 
 
 def _link(source: Path, target: Path) -> None:
@@ -288,33 +299,33 @@ def _link(source: Path, target: Path) -> None:
             shutil.copyfile(source, temporary)
 
 
-def _kept() -> Path:
-    """Where decoded images are kept, beside the cache of the hub's client."""
+def _image_cache() -> Path:
+    """Return the folder of decoded images, next to the cache of the hub's client."""
     return Path(_hub.constants.HF_ASSETS_CACHE) / "samerging" / "images"
 
 
-def _check_room(kept: Path, needed: int) -> None:
-    existing = next(path for path in (kept, *kept.absolute().parents) if path.exists())
-    have = sum(file.stat().st_size for file in kept.glob("*/images.npy"))
+def _check_room(cache: Path, needed: int) -> None:
+    existing = next(path for path in (cache, *cache.absolute().parents) if path.exists())
+    decoded = sum(file.stat().st_size for file in cache.glob("*/images.npy"))
     free = shutil.disk_usage(existing).free
-    if needed - have > free:
+    if needed - decoded > free:
         raise BenchmarkError(
-            f"decoded images need up to {needed / _hub.GIB:.1f} GiB in {kept}, {free / _hub.GIB:.1f} GiB are free; make "
-            "room, set HF_HOME to a folder on a larger disk, or lower the recipe's pool"
+            f"decoded images need up to {needed / _hub.GIB:.1f} GiB in {cache}, {free / _hub.GIB:.1f} GiB are free; "
+            "make room, set HF_HOME to a folder on a larger disk, or lower the recipe's pool"
         )
 
 
 def _anchors(definition: Definition) -> dict[str, dict[str, float]]:
-    """Published accuracies of the same checkpoints, in percent: {task: {zeroshot, individual}}."""
+    """Return published accuracies of the same checkpoints, in per cent: {task: {zeroshot, individual}}."""
     if definition.base or not definition.backbone:
         return {}
-    known = [task(entry) for entry in definition.tasks if isinstance(entry, str)]
-    found = {about.name: about.anchors[definition.backbone] for about in known}
-    return {name: {"zeroshot": anchor.zeroshot, "individual": anchor.expert} for name, anchor in found.items()}
+    tasks = [find_task(entry) for entry in definition.tasks if isinstance(entry, str)]
+    anchors = {task.name: task.anchors[definition.backbone] for task in tasks}
+    return {name: {"zeroshot": anchor.zeroshot, "individual": anchor.expert} for name, anchor in anchors.items()}
 
 
 def _published(definition: Definition) -> list[dict[str, Any]]:
-    """Published results on exactly these checkpoints and tasks."""
+    """Return the published results on exactly these checkpoints and tasks."""
     names = tuple(entry for entry in definition.tasks if isinstance(entry, str))
     suite = next(
         (suite for suite, tasks in SUITES.items() if tasks == names and len(names) == len(definition.tasks)), None

@@ -1,13 +1,13 @@
-"""The embedded suites: eight small tasks at 28x28 and a CLIP of its own, no network, minutes on a CPU.
+"""The embedded suites: up to eight small tasks at 28x28 and a small CLIP; no network, minutes on a CPU.
 
 They show the phenomena of the paper's suites at a thousandth of the cost; they are not the paper's benchmark. Images
-are drawn wherever the suite is prepared. Weights are not trained there: they are read from data/checkpoints/<suite>,
-which stage `train` wrote once and git carries, so that every machine starts from the same ones.
+are drawn wherever a suite is prepared. Weights are not trained there but read from data/checkpoints/<suite>: stage
+`train` wrote them once and they are committed to git, so that every machine starts from the same weights.
 
     base.safetensors, experts/<task>.safetensors    the image towers, float16, under open_clip's names
     heads.safetensors                               {task: zero-shot head [classes, D]}, float32
-    images.json                                     SHA-256 of every array that the weights belong to, and the packages
-    sketches.npz                                    the same images, coarsely: `pipeline.embedded.images.sketch`
+    images.json                                     SHA-256 of all arrays of the suite, and versions of packages
+    sketches.npz                                    coarse versions of the images: `pipeline.embedded.images.sketch`
 """
 
 import hashlib
@@ -25,14 +25,14 @@ from pipeline.models.suite import SPLITS, Suite, SuiteFolder, Task
 from pipeline.models.weights import FROZEN, Weights, split_qkv
 from pipeline.runtime import store
 from pipeline.runtime.errors import BenchmarkError
-from pipeline.runtime.parallel import run
+from pipeline.runtime.parallel import run_all
 from pipeline.runtime.schema import Parameters
 
-__all__ = ["Definition", "Recipe", "assemble", "prepare", "sizes", "train"]
-Drawn = Mapping[str, Mapping[str, images.Images]]
+__all__ = ["Definition", "Recipe", "assemble_suite", "prepare", "sizes", "train"]
+SuiteImages = Mapping[str, Mapping[str, images.Images]]
 """{task: {split: (images uint8 [N, 28, 28, 3], labels int64 [N])}}."""
 ROUNDING = 0.1
-"""Grey levels by which the mean of a cell of an image may change where only rounding differs."""
+"""Largest change of the mean grey level of a sketch's cell that counts as rounding."""
 
 
 class Definition(Parameters):
@@ -47,11 +47,14 @@ def sizes(definition: Definition, recipe: Recipe) -> dict[str, dict[str, int]]:
 
 
 def train(definition: Definition, recipe: Recipe, folder: Path) -> None:
-    """Train the suite's weights and write them with the record of its images into `folder`: see the module."""
+    """Train the suite's weights and write the files that the module describes into `folder`.
+
+    Raises BenchmarkError if the training diverges.
+    """
     drawn = _draw(definition.tasks, recipe)
-    learned = {task: splits["train"] for task, splits in drawn.items()}
+    examples = {task: splits["train"] for task, splits in drawn.items()}
     try:
-        trained = training.train(definition.tasks, learned, recipe, recipe.seed)
+        trained = training.train(definition.tasks, examples, recipe, recipe.seed)
     except training.Diverged as error:
         raise BenchmarkError(f"{error}; lower pretrain_lr of the recipe") from error
     for name, tensors in trained.items():
@@ -63,10 +66,10 @@ def train(definition: Definition, recipe: Recipe, folder: Path) -> None:
 
 
 def prepare(name: str, definition: Definition, recipe: Recipe, checkpoints: Path, folder: Path) -> None:
-    """Write the suite `name` into `folder`: images drawn here, weights from `checkpoints`.
+    """Write the suite `name` into `folder`: draw its images and read its weights from `checkpoints`.
 
-    Raises BenchmarkError if the images are not those that the weights were trained for; where only rounding differs it
-    warns, with the number of images.
+    Raises BenchmarkError if the images are not those that the weights were trained for. If only rounding differs, it
+    warns and names the number of images.
     """
     drawn = _draw(definition.tasks, recipe)
     _compare(drawn, checkpoints)
@@ -76,13 +79,16 @@ def prepare(name: str, definition: Definition, recipe: Recipe, checkpoints: Path
             store.write_array(folder / "labels" / split / f"{task}.npy", labels)
     files = ("base", "heads", *(f"experts/{task}" for task in definition.tasks))
     trained = {file: dict(store.TensorFile(checkpoints / f"{file}.safetensors")) for file in files}
-    assemble(name, definition, recipe, trained, folder)
+    assemble_suite(name, definition, recipe, trained, folder)
 
 
-def assemble(
+def assemble_suite(
     name: str, definition: Definition, recipe: Recipe, trained: Mapping[str, Weights], folder: Path
 ) -> SuiteFolder:
-    """Complete a suite whose images are in `folder` already by what `training.train` returns."""
+    """Write weights and suite.json into `folder`, which holds the images already.
+
+    trained: the result of `training.train`.
+    """
     towers = {
         file: split_qkv({key: tensor.float() for key, tensor in tensors.items()})
         for file, tensors in trained.items()
@@ -109,12 +115,12 @@ def assemble(
     return SuiteFolder(folder)
 
 
-def _draw(tasks: Sequence[str], recipe: Recipe) -> Drawn:
-    drawn = run(images.draw, [(task, recipe.sizes(), recipe.seed) for task in tasks], "images")
+def _draw(tasks: Sequence[str], recipe: Recipe) -> SuiteImages:
+    drawn = run_all(images.draw, [(task, recipe.sizes(), recipe.seed) for task in tasks], "images")
     return dict(zip(tasks, drawn, strict=True))
 
 
-def _hashes(drawn: Drawn) -> dict[str, dict[str, dict[str, str]]]:
+def _hashes(drawn: SuiteImages) -> dict[str, dict[str, dict[str, str]]]:
     """{task: {split: {"images": SHA-256, "labels": SHA-256}}}."""
     return {
         task: {
@@ -128,7 +134,7 @@ def _sha256(array: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
-def _sketches(drawn: Drawn) -> dict[str, np.ndarray]:
+def _sketches(drawn: SuiteImages) -> dict[str, np.ndarray]:
     return {
         f"{task}/{split}": images.sketch(pixels)
         for task, splits in drawn.items()
@@ -136,8 +142,8 @@ def _sketches(drawn: Drawn) -> dict[str, np.ndarray]:
     }
 
 
-def _compare(drawn: Drawn, checkpoints: Path) -> None:
-    """Hold the images drawn here to those that the weights belong to, array by array."""
+def _compare(drawn: SuiteImages, checkpoints: Path) -> None:
+    """Compare the drawn images with those that the weights were trained for: warn about rounding, raise otherwise."""
     record = store.read_json(checkpoints / "images.json")
     recorded = store.read_arrays(checkpoints / "sketches.npz")
     hashes, sketches = _hashes(drawn), _sketches(drawn)
@@ -165,8 +171,8 @@ def _compare(drawn: Drawn, checkpoints: Path) -> None:
 
 
 def _overlap(folder: Path, task: str) -> dict[str, int]:
-    """How many training and validation images occur among the test images, by content."""
+    """Count the training and validation images that occur among the test images, by content."""
     splits = {split: store.read_array(folder / "images" / split / f"{task}.npy") for split in SPLITS}
     contents = {split: [image.tobytes() for image in pixels] for split, pixels in splits.items()}
-    known = {*contents["test"]}
-    return {split: sum(image in known for image in contents[split]) for split in ("train", "validation")}
+    tested = {*contents["test"]}
+    return {split: sum(image in tested for image in contents[split]) for split in ("train", "validation")}

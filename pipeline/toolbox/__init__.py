@@ -1,1 +1,4 @@
-"""What several methods share, as plain functions of tensors: no method, no file, no calibration loop is known here."""
+"""Mathematics that several methods share, as plain functions of tensors.
+
+Nothing here knows a method, a file or a calibration loop.
+"""

@@ -1,4 +1,4 @@
-"""Merging matrices through the directions in which they move what leaves them: their essential subspaces."""
+"""Merge matrices in their essential subspaces: the directions in which task vectors move the outputs most."""
 
 from collections.abc import Sequence
 
@@ -8,29 +8,31 @@ from torch import Tensor
 from pipeline.toolbox.spectra import thin_svd
 
 NORM_POWER = 2
-"""Of the norms of tasks, columns and layers, relative to their means."""
+"""Exponent of the norms of tasks, columns and layers, relative to their means."""
 ENERGY_POWER = 0.15
+"""Exponent of the energies of a task's directions, relative to their mean."""
 GAIN = 2
+"""Factor of every merged matrix."""
 
 
 def relative(values: Tensor) -> Tensor:
-    """values / their mean, for values >= 0; zero where all are."""
+    """Divide values >= 0 by their mean; zeros stay zeros."""
     return values / values.mean().clamp(min=torch.finfo(values.dtype).tiny)
 
 
 def isometry(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """(polar factor of A, mean of its non-zero singular values)."""
+    """Return the polar factor of A and the mean of A's non-zero singular values."""
     left, values, right = thin_svd(matrix)
     return left @ right.mT, values.sum() / (values > 0).sum().clamp(min=1)
 
 
-def essential(change: Tensor, gram: Tensor, keep: int) -> tuple[Tensor, Tensor]:
-    """The `keep` directions [out, k] along which `change` [out, in] moves the output most, and their energies [k].
+def essential_subspace(change: Tensor, gram: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+    """Return the `keep` directions [out, k] in which `change` [out, in] moves outputs most, and their energies [k].
 
     Eigenvectors and eigenvalues of E[d d^T], d = change x, not centred, from `gram` = E[x x^T] [in, in]. Orthonormal,
-    in descending order, float64; k <= min(out, in), since the output moves along no other. Energies below the rounding
-    of the decomposition are zero. They are squares: a `gram` in float32 would blur the directions that move the output
-    less than 3e-4 times as far as the first.
+    in descending order, float64; k <= min(out, in), since the output moves in no other direction. Energies below the
+    rounding of the decomposition are zero. They are squares: a `gram` in float32 would blur the directions that move
+    the output less than 3e-4 times as far as the first.
     """
     basis, rest = torch.linalg.qr(change.double())
     energies, rotation = torch.linalg.eigh(rest @ gram.double() @ rest.T)
@@ -40,10 +42,10 @@ def essential(change: Tensor, gram: Tensor, keep: int) -> tuple[Tensor, Tensor]:
 
 
 def merge_essential(changes: Sequence[Tensor], subspaces: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """ESM of one matrix [out, in] from the tasks' changes and what `essential` found for each of them.
+    """Merge one matrix [out, in] by ESM, from the tasks' changes and their `essential_subspace`.
 
-    Computed in float64, returned in the dtype of the changes: polar factors weigh the smallest singular values, which
-    `isometry` could not tell from rounding in float32, as much as the largest.
+    Computed in float64, returned in the dtype of the changes: polar factors give the smallest singular values the same
+    weight as the largest, and in float32 `isometry` could not tell the smallest from rounding.
     """
     norms = relative(torch.stack([change.double().norm() for change in changes])) ** NORM_POWER
     left, right = [], []
@@ -57,7 +59,7 @@ def merge_essential(changes: Sequence[Tensor], subspaces: Sequence[tuple[Tensor,
     return (GAIN * outer_mean * inner_mean * outer @ inner).to(changes[0].dtype)
 
 
-def balance(layers: Sequence[Tensor]) -> list[Tensor]:
-    """Matrices of one kind, each times the square of its norm relative to their mean norm."""
+def balance_layers(layers: Sequence[Tensor]) -> list[Tensor]:
+    """Multiply each matrix of one kind by the square of its norm relative to their mean norm."""
     factors = relative(torch.stack([layer.norm() for layer in layers])) ** NORM_POWER
     return [factor * layer for factor, layer in zip(factors, layers, strict=True)]

@@ -1,7 +1,7 @@
-"""M-Loss: what is lost at a layer when models are averaged instead of their outputs (arXiv 2602.08564).
+"""M-Loss: the loss at a layer from averaging models instead of their outputs (arXiv 2602.08564).
 
-T models see the same input of a layer; model t answers y_t = W_t x + b_t, the averaged model mean_t y_t. With the
-activation s the two differ by
+T models have the same input x to a layer; model t maps it to y_t = W_t x + b_t, the averaged model to mean_t y_t. After
+the activation s, the ensemble and the averaged model differ by
 
     gap = mean_t s(y_t) - s(mean_t y_t)
 
@@ -18,12 +18,12 @@ Activation = Callable[[Tensor], Tensor]
 
 
 class MLoss(NamedTuple):
-    """What one layer loses."""
+    """M-Loss of one layer."""
 
     layer: Tensor
-    """[N], the length of the gap over tokens and units."""
+    """[N], the norm of the gap over tokens and units."""
     normalised: Tensor
-    """[N], the same divided by the length of s(mean_t y_t)."""
+    """[N], the same divided by the norm of s(mean_t y_t)."""
     node: Tensor
     """[units], per unit the mean square of the gap over samples and tokens."""
     power: Tensor
@@ -31,24 +31,24 @@ class MLoss(NamedTuple):
 
 
 def gap(pre_activations: Iterable[Tensor], activation: Activation) -> tuple[Tensor, Tensor]:
-    """(gap, s(mean_t y_t)), both [N, L, units]."""
+    """Return the gap and s(mean_t y_t), both [N, L, units]."""
     models = iter(pre_activations)
     inside = next(models)
     ensemble = activation(inside)
-    for count, one in enumerate(models, start=2):
-        inside = inside + (one - inside) / count
-        ensemble = ensemble + (activation(one) - ensemble) / count
+    for count, outputs in enumerate(models, start=2):
+        inside = inside + (outputs - inside) / count
+        ensemble = ensemble + (activation(outputs) - ensemble) / count
     merged = activation(inside)
     return ensemble - merged, merged
 
 
-def losses(pre_activations: Iterable[Tensor], activation: Activation) -> MLoss:
-    """All of M-Loss at one layer."""
+def layer_mloss(pre_activations: Iterable[Tensor], activation: Activation) -> MLoss:
+    """Return all of M-Loss at one layer."""
     difference, merged = gap(pre_activations, activation)
     layer, length = difference.flatten(1).norm(dim=1), merged.flatten(1).norm(dim=1)
     return MLoss(layer, layer / length, difference.square().mean((0, 1)), merged.square().mean())
 
 
-def nodes(pre_activations: Iterable[Tensor], activation: Activation) -> Tensor:
-    """Node-level M-Loss [units]: see `MLoss.node`."""
-    return losses(pre_activations, activation).node
+def node_mloss(pre_activations: Iterable[Tensor], activation: Activation) -> Tensor:
+    """Return the node-level M-Loss [units], `MLoss.node`."""
+    return layer_mloss(pre_activations, activation).node

@@ -1,4 +1,4 @@
-"""A tensor of all tasks cut into parts: the steps of a method that works entry by entry stay in a core's cache."""
+"""Split a tensor of all tasks into parts, so that a method that works entry by entry stays in a core's cache."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,26 +6,26 @@ import torch
 from torch import Tensor
 
 PART = 1 << 14
-"""Entries of each task in a part on the CPU, where memory is the limit; twice as many in the last one, less one.
+"""Entries of each task in a part on the CPU, where memory bandwidth is the limit; the last part has up to 2 * PART - 1.
 
-A GPU takes a tensor at once.
+A GPU processes a tensor at once.
 """
 
 
-def parts(stacked: Tensor) -> Sequence[Tensor]:
-    """The entries of `stacked` [T, *shape], in order, as views [T, n]."""
+def split_entries(stacked: Tensor) -> Sequence[Tensor]:
+    """Split the entries of `stacked` [T, *shape], in order, into views [T, n]."""
     entries = stacked.reshape(len(stacked), -1)
     further = entries.shape[1] // PART - 1 if stacked.device.type == "cpu" else 0
     if further < 1:
         return (entries,)
-    # No short part at the end: torch adds up what does not fill its vectors in another order, alone or in a part.
+    # No short part at the end: torch sums entries that do not fill its vectors in another order, so bytes would differ.
     return entries.split([PART] * further + [entries.shape[1] - PART * further], dim=1)
 
 
-def entrywise(function: Callable[..., Tensor], stacked: Tensor, *others: Tensor) -> Tensor:
-    """What `function` makes of `stacked` [T, *shape] and `others` [*shape], entry by entry: a tensor [*shape].
+def apply_entrywise(function: Callable[..., Tensor], stacked: Tensor, *others: Tensor) -> Tensor:
+    """Apply an entrywise `function` to `stacked` [T, *shape] and `others` [*shape] part by part; return [*shape].
 
-    It is called with a part [T, n] of `stacked` and [1, n] of each other, and returns [n]. In the order of the entries.
+    It takes a part [T, n] of `stacked` and [1, n] of each other tensor, and returns [n]. Parts come in order.
     """
-    pieces = zip(parts(stacked), *(parts(other[None]) for other in others), strict=True)
-    return torch.cat([function(*piece) for piece in pieces]).view(stacked.shape[1:])
+    arguments = zip(split_entries(stacked), *(split_entries(other[None]) for other in others), strict=True)
+    return torch.cat([function(*piece) for piece in arguments]).view(stacked.shape[1:])

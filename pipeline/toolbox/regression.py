@@ -1,8 +1,8 @@
-"""Merging linear maps by least squares over their inputs.
+"""Merge linear maps by least squares over their inputs.
 
     argmin_W sum_t |(W - W_t) G_t^(1/2)|^2  =  (sum_t W_t G_t) (sum_t G_t)^-1,    G_t = E[x x^T] at the input of W_t
 
-Everything is in task vectors, which is the same: replace W by W - W_0.
+Everything is written in task vectors, which is equivalent: replace W by W - W_0.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,21 +13,21 @@ from torch import Tensor
 from pipeline.models.encoder import Tower
 from pipeline.models.weights import Weights
 from pipeline.runtime.errors import BenchmarkError
-from pipeline.toolbox.activations import grams
+from pipeline.toolbox.activations import gram_matrices
 
 
-def condition(gram: Tensor, off_diagonal: float, ridge: float) -> Tensor:
-    """`gram` with its off-diagonal entries times `off_diagonal`, plus `ridge` times its mean diagonal on the diagonal.
+def condition_gram(gram: Tensor, off_diagonal: float, ridge: float) -> Tensor:
+    """Multiply the off-diagonal entries by `off_diagonal` and add `ridge` times the mean diagonal to the diagonal.
 
-    A factor below 1 alone makes it positive definite, if only every input moves. The ridge is a part of each G_t, so
-    that it draws towards the average of the W_t and not towards zero.
+    A factor below 1 alone makes the matrix positive definite, provided that every input varies. The ridge is part of
+    each G_t, so that it shrinks towards the average of the W_t and not towards zero.
     """
     diagonal = gram.diagonal()
     return off_diagonal * gram + torch.diag((1 - off_diagonal) * diagonal + ridge * diagonal.mean())
 
 
-def solve(weighted: Tensor, total: Tensor) -> Tensor:
-    """W [out, in] with W total = weighted, by Cholesky; total [in, in] symmetric.
+def solve_cholesky(weighted: Tensor, total: Tensor) -> Tensor:
+    """Solve W total = weighted for W [out, in] by Cholesky; total [in, in] is symmetric.
 
     Raises BenchmarkError if `total` is not positive definite.
     """
@@ -51,17 +51,17 @@ def regress_block(
     ridge: float,
     precision: torch.dtype,
 ) -> Weights:
-    """The merged task vector of each matrix of a block, {name: [out, in]}.
+    """Return the merged task vector of each matrix of a block, {name: [out, in]}.
 
-    experts: each expert's weights of the block; tokens: per task, those that enter it. Sums and solve are in float64;
-    one expert's Gram matrices are held at a time.
+    experts: each expert's weights of the block; tokens: per task, those that enter it. Sums and solution are in
+    float64; the Gram matrices of one expert are held at a time.
     """
     weighted: Weights = {}
     total: Weights = {}
     for task, (weights, entering) in enumerate(zip(experts, tokens, strict=True)):
-        for name, gram in grams(tower, weights, index, entering, precision).items():
-            moments = condition(gram.double(), off_diagonal, ridge)
+        for name, gram in gram_matrices(tower, weights, index, entering, precision).items():
+            moments = condition_gram(gram.double(), off_diagonal, ridge)
             product = vectors[name][task].double() @ moments
             weighted[name] = weighted[name].add_(product) if name in weighted else product
             total[name] = total[name].add_(moments) if name in total else moments
-    return {name: solve(weighted[name], total[name]).to(vectors[name].dtype) for name in weighted}
+    return {name: solve_cholesky(weighted[name], total[name]).to(vectors[name].dtype) for name in weighted}

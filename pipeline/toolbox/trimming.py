@@ -1,6 +1,6 @@
-"""Trimming task vectors by magnitude over the whole model, electing signs, merging what agrees (arXiv 2306.01708).
+"""Trim task vectors by magnitude over the whole model, elect signs, merge agreeing entries (arXiv 2306.01708).
 
-Functions of one task's whole vector or of one tensor of all tasks at a time: memory is a few models, whatever T.
+The functions take one task's whole vector or one tensor of all tasks at a time: memory is a few models for any T.
 """
 
 import math
@@ -13,20 +13,20 @@ from torch import Tensor
 from torch.nn.functional import hardshrink
 
 from pipeline.models.weights import Weights
-from pipeline.toolbox.parts import parts
+from pipeline.toolbox.parts import split_entries
 
 Aggregate = Literal["mean", "sum"]
 
 
-def flat(vector: Mapping[str, Tensor]) -> Tensor:
-    """All entries of a model's tensors, one after the other [P]."""
+def flatten(vector: Mapping[str, Tensor]) -> Tensor:
+    """Concatenate all entries of a model's tensors [P]."""
     return torch.cat([tensor.flatten() for tensor in vector.values()])
 
 
-def ranked(values: Tensor, rank: int) -> Tensor:
-    """The entry of `values` [P] that has `rank` smaller ones before it when they are sorted; a scalar.
+def entry_of_rank(values: Tensor, rank: int) -> Tensor:
+    """Return the entry of `values` [P] at position `rank`, from 0, in ascending order; a scalar.
 
-    By NumPy on the CPU: its selection uses vector instructions and takes a quarter of the time of torch's.
+    NumPy selects it on the CPU: it uses vector instructions and takes a quarter of torch's time.
     """
     if values.device.type != "cpu":
         return values.kthvalue(rank + 1).values
@@ -34,22 +34,22 @@ def ranked(values: Tensor, rank: int) -> Tensor:
 
 
 def lowest_of_top(values: Tensor, share: float) -> Tensor:
-    """The smallest of the `share` of largest `values` [P]: that of rank ceil(share * P) from the top; a scalar."""
-    return ranked(values, len(values) - math.ceil(share * len(values)))
+    """Return the smallest of the `share` of largest `values` [P], the ceil(share * P)-th from the top; a scalar."""
+    return entry_of_rank(values, len(values) - math.ceil(share * len(values)))
 
 
-def threshold(vector: Mapping[str, Tensor], keep: float) -> Tensor:
-    """The smallest magnitude among the `keep` share of largest ones in one task's whole vector; a scalar."""
-    return lowest_of_top(flat(vector).abs_(), keep)
+def trim_threshold(vector: Mapping[str, Tensor], keep: float) -> Tensor:
+    """Return the smallest magnitude among the `keep` share of largest ones of one task's whole vector; a scalar."""
+    return lowest_of_top(flatten(vector).abs_(), keep)
 
 
-def over_tasks(values: Tensor, stacked: Tensor) -> Tensor:
-    """One value per task [T], shaped to act on the tasks of `stacked` [T, *shape]."""
+def align_tasks(values: Tensor, stacked: Tensor) -> Tensor:
+    """Reshape one value per task [T] so that it broadcasts over `stacked` [T, *shape]."""
     return values.view(-1, *[1] * (stacked.ndim - 1))
 
 
-def trimmed(stacked: Tensor, thresholds: Tensor) -> Tensor:
-    """`stacked` [T, *shape] with zeros where the magnitude is below its task's threshold [T]; ties are kept."""
+def trim(stacked: Tensor, thresholds: Tensor) -> Tensor:
+    """Set entries of `stacked` [T, *shape] below their task's threshold [T] in magnitude to zero; ties are kept."""
     below = torch.nextafter(thresholds, torch.zeros_like(thresholds)).tolist()
     return torch.stack([hardshrink(entries, limit) for entries, limit in zip(stacked, below, strict=True)])
 
@@ -57,52 +57,52 @@ def trimmed(stacked: Tensor, thresholds: Tensor) -> Tensor:
 def merge_agreeing(
     read: Callable[[str], Tensor], names: Iterable[str], thresholds: Tensor, aggregate: Aggregate
 ) -> Weights:
-    """Per entry the mean or sum over the trimmed task vectors that have the elected sign: {name: tensor}.
+    """Take the mean or sum, per entry, of the trimmed task vectors that have the elected sign: {name: tensor}.
 
-    `read(name)` gives a tensor of all tasks [T, *shape]; `thresholds` [T]. The elected sign is that of the sum of the
-    trimmed vectors; where they cancel out, the majority of signs over all entries.
+    `read(name)` returns a tensor of all tasks [T, *shape]; `thresholds` [T]. The elected sign is that of the sum of the
+    trimmed vectors; where they cancel out, it is the majority of the signs over all entries.
     """
     merged, majority, cancelled = {}, 0, []
     for name in names:
-        merged[name], votes, undecided = _agreeing(read(name), thresholds, 0, aggregate)
+        merged[name], votes, undecided = _merge_tensor(read(name), thresholds, 0, aggregate)
         majority += votes
         if undecided:
             cancelled.append(name)
     for name in cancelled:
-        merged[name], *_ = _agreeing(read(name), thresholds, majority, aggregate)
+        merged[name], *_ = _merge_tensor(read(name), thresholds, majority, aggregate)
     return merged
 
 
-def selected(vectors: Mapping[str, Tensor], keep: float) -> Weights:
-    """The task vectors [T, *shape] with zeros where TIES would not take an entry.
+def select_entries(vectors: Mapping[str, Tensor], keep: float) -> Weights:
+    """Set the entries of task vectors [T, *shape] that TIES would not merge to zero.
 
-    An entry is taken if it is among the `keep` share of its task's largest and has the elected sign.
+    TIES merges an entry if it is among the `keep` share of its task's largest ones and has the elected sign.
     """
     tasks = range(len(next(iter(vectors.values()))))
     thresholds = torch.stack(
-        [threshold({name: stacked[task] for name, stacked in vectors.items()}, keep) for task in tasks]
+        [trim_threshold({name: stacked[task] for name, stacked in vectors.items()}, keep) for task in tasks]
     )
-    kept = {name: trimmed(stacked, thresholds) for name, stacked in vectors.items()}
-    majority = sum(int(entries.sum(0).sign().sum(dtype=torch.int64)) for entries in kept.values())
-    return {name: _taken(kept.pop(name), majority) for name in vectors}  # pop: no third set of the task vectors
+    trimmed = {name: trim(stacked, thresholds) for name, stacked in vectors.items()}
+    majority = sum(int(entries.sum(0).sign().sum(dtype=torch.int64)) for entries in trimmed.values())
+    return {name: _agreeing_entries(trimmed.pop(name), majority) for name in vectors}  # pop: no third copy
 
 
-def _taken(entries: Tensor, majority: int) -> Tensor:
-    return entries * (entries * elect(entries, majority) > 0)
+def _agreeing_entries(entries: Tensor, majority: int) -> Tensor:
+    return entries * (entries * elect_signs(entries, majority) > 0)
 
 
-def elect(entries: Tensor, majority: int) -> Tensor:
-    """The elected signs [*shape] of trimmed `entries` [T, *shape]: of their sum, or of `majority` where it is zero."""
+def elect_signs(entries: Tensor, majority: int) -> Tensor:
+    """Elect the signs [*shape] of trimmed `entries` [T, *shape]: of their sum, or of `majority` where it is zero."""
     signs = entries.sum(0).sign()
     return signs + (1 - signs.abs()) * float(np.sign(majority))
 
 
-def _agreeing(stacked: Tensor, thresholds: Tensor, majority: int, aggregate: Aggregate) -> tuple[Tensor, int, bool]:
-    """One merged tensor [*shape], the sum of its elected signs, and whether task vectors cancelled without election."""
+def _merge_tensor(stacked: Tensor, thresholds: Tensor, majority: int, aggregate: Aggregate) -> tuple[Tensor, int, bool]:
+    """Return a merged tensor [*shape], the sum of its elected signs, and whether any entries cancelled undecided."""
     merged, votes, undecided = [], 0, False
-    for part in parts(stacked):
-        entries = trimmed(part, thresholds)
-        elected = elect(entries, majority)
+    for part in split_entries(stacked):
+        entries = trim(part, thresholds)
+        elected = elect_signs(entries, majority)
         agreeing = torch.relu(entries * elected)
         total = agreeing.sum(0) * elected + 0.0  # no -0.0
         merged.append(total / (agreeing > 0).sum(0).clamp(min=1) if aggregate == "mean" else total)

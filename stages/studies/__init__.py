@@ -1,1 +1,1 @@
-"""One thin script per study; dvc.yaml beside it is their pipeline (`make studies`)."""
+"""One thin script per study; the dvc.yaml in this folder is their pipeline (`make studies`)."""

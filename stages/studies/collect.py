@@ -1,7 +1,7 @@
-"""The rows of a suite's studies and what they are shown against, into files that Git keeps."""
+"""Collect the rows of a suite's studies and of the methods they are compared with, into files that Git keeps."""
 
 from pipeline.report.collect import collect_studies
-from pipeline.report.evidence import STUDIES, data
+from pipeline.report.evidence import STUDIES, rows_path
 from pipeline.runtime.stage import Job, Stage
 
 FIXED = ("data/scores/{suite}/zeroshot.csv", "data/scores/{suite}/individual.csv")
@@ -10,7 +10,7 @@ STAGE = Stage(
     arguments=("suite",),
     params=(),
     inputs=(
-        *(data(study, "{suite}") for study in STUDIES),
+        *(rows_path(study, "{suite}") for study in STUDIES),
         *(f"data/studies/runs/{study}-{{suite}}.json" for study in STUDIES),
         *FIXED,
     ),
@@ -21,7 +21,7 @@ STAGE = Stage(
 
 
 def run(job: Job) -> None:
-    """Write the files that `pipeline.report.collect` explains."""
+    """Write the files that `pipeline.report.collect` describes."""
     rows, records = job.inputs[: len(STUDIES)], job.inputs[len(STUDIES) : -len(FIXED)]
     collect_studies(dict(zip(STUDIES, rows, strict=True)), job.inputs[-len(FIXED) :], records, job.outputs[0])
 

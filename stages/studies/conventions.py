@@ -1,9 +1,9 @@
-"""Conventions: merge with q, k and v apart and fused, with positions averaged and decomposed, and score each."""
+"""Conventions: merge with q, k and v split and fused, with positions averaged and decomposed, and score each."""
 
 from pipeline.runtime import store
 from pipeline.runtime.stage import Job, Stage
 from pipeline.steps.calibrate import Setting
-from pipeline.studies.conventions import COLUMNS, measure
+from pipeline.studies.conventions import COLUMNS, score_conventions
 
 FREE = tuple(f"merge.{name}" for name in ("iso_c", "iso_cts", "tsv_m", "wudi", "opcm"))
 SHARED = ("calibrate.esm", "schedule.{suite}", "calibration_split", "precision")
@@ -21,10 +21,12 @@ STAGE = Stage(
 
 def run(job: Job) -> None:
     """Write the scores of every method, convention and seed."""
-    free = {key.partition(".")[2]: job.params[key] for key in FREE}
-    esm = Setting(*job.inputs, "esm", *(job.params[key] for key in SHARED))
-    rows = measure(free, esm, *(job.params[key] for key in GRID), job.work)
-    store.write_csv(job.outputs[0], COLUMNS, rows)
+    suite, teachers = job.inputs
+    data_free = {key.partition(".")[2]: job.params[key] for key in FREE}
+    params, schedule, split, precision = (job.params[key] for key in SHARED)
+    esm = Setting(suite, teachers, "esm", params, schedule, split, precision)
+    study, samples, seeds, scored = (job.params[key] for key in GRID)
+    store.write_csv(job.outputs[0], COLUMNS, score_conventions(data_free, esm, study, samples, seeds, scored, job.work))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Data efficiency: calibrate and score with ever more unlabelled images per task."""
+"""Data efficiency: calibrate and score with more and more unlabelled images per task."""
 
 from pipeline.methods.samerging import Params
 from pipeline.runtime import store
 from pipeline.runtime.stage import Job, Stage
 from pipeline.steps.calibrate import Setting
-from pipeline.studies._trials import SCORES, scores
-from pipeline.studies.efficiency import trials
+from pipeline.studies._trials import TRIAL_COLUMNS, score_trials
+from pipeline.studies.efficiency import list_sample_trials
 
 BASELINES = ("adamerging", "distillation")
 SHARED = ("schedule.{suite}", "calibration_split", "precision")
@@ -13,9 +13,7 @@ STAGE = Stage(
     name="studies.efficiency",
     arguments=("suite",),
     params=(
-        *Params.model_fields,
-        *(f"calibrate.{name}" for name in BASELINES),
-        *SHARED,
+        *(*Params.model_fields, *(f"calibrate.{name}" for name in BASELINES), *SHARED),
         *("evaluation_split", "seeds", "study.efficiency"),
     ),
     inputs=("data/suites/{suite}", "data/teachers/{suite}"),
@@ -27,13 +25,14 @@ STAGE = Stage(
 
 def run(job: Job) -> None:
     """Write the scores of every method, number of images and seed."""
-    shared = [job.params[key] for key in SHARED]
-    own = Params(**{key: job.params[key] for key in Params.model_fields})
-    params = {**{name: job.params[f"calibrate.{name}"] for name in BASELINES}, "samerging": own}
-    settings = [Setting(*job.inputs, name, chosen, *shared) for name, chosen in params.items()]
-    todo = trials(settings, job.params["study.efficiency"].samples, job.params["seeds"])
-    rows = scores(todo, job.params["evaluation_split"], "data efficiency", job.work)
-    store.write_csv(job.outputs[0], SCORES, rows)
+    suite, teachers = job.inputs
+    schedule, split, precision = (job.params[key] for key in SHARED)
+    methods = {name: job.params[f"calibrate.{name}"] for name in BASELINES}
+    methods["samerging"] = Params(**{key: job.params[key] for key in Params.model_fields})
+    settings = [Setting(suite, teachers, name, params, schedule, split, precision) for name, params in methods.items()]
+    trials = list_sample_trials(settings, job.params["study.efficiency"].samples, job.params["seeds"])
+    rows = score_trials(trials, job.params["evaluation_split"], "data efficiency", job.work)
+    store.write_csv(job.outputs[0], TRIAL_COLUMNS, rows)
 
 
 if __name__ == "__main__":

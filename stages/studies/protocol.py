@@ -3,9 +3,9 @@
 from pipeline.methods.samerging import Params
 from pipeline.runtime import store
 from pipeline.runtime.stage import Job, Stage
-from pipeline.studies._teachers import teachers
-from pipeline.studies._trials import SCORES, scores
-from pipeline.studies.protocol import splits, trials
+from pipeline.studies._teachers import write_teachers
+from pipeline.studies._trials import TRIAL_COLUMNS, score_trials
+from pipeline.studies.protocol import choose_splits, list_protocol_trials
 
 BASELINES = ("adamerging", "distillation")
 SHARED = ("schedule.{suite}", "precision")
@@ -25,14 +25,15 @@ STAGE = Stage(
 
 def run(job: Job) -> None:
     """Write the scores of every method, protocol, number of images and seed."""
-    (suite,), study, split = job.inputs, job.params["study.protocol"], job.params["evaluation_split"]
-    own = Params(**{key: job.params[key] for key in Params.model_fields})
-    methods = {**{name: job.params[f"calibrate.{name}"] for name in BASELINES}, "samerging": own}
-    scratch = job.outputs[0].parent  # goes when the stage ends
-    taught = {name: (one, teachers(suite, one, scratch, job.work)) for name, one in splits(study, split).items()}
-    shared = [job.params[key] for key in SHARED]
-    todo = trials(suite, taught, methods, *shared, study.samples, job.params["seeds"])
-    store.write_csv(job.outputs[0], SCORES, scores(todo, split, "protocol", job.work))
+    suite, scored, study = job.inputs[0], job.params["evaluation_split"], job.params["study.protocol"]
+    methods = {name: job.params[f"calibrate.{name}"] for name in BASELINES}
+    methods["samerging"] = Params(**{key: job.params[key] for key in Params.model_fields})
+    scratch = job.outputs[0].parent  # removed when the stage ends
+    splits = choose_splits(study, scored)
+    teachers = {name: (split, write_teachers(suite, split, scratch, job.work)) for name, split in splits.items()}
+    schedule, precision = (job.params[key] for key in SHARED)
+    trials = list_protocol_trials(suite, teachers, methods, schedule, precision, study.samples, job.params["seeds"])
+    store.write_csv(job.outputs[0], TRIAL_COLUMNS, score_trials(trials, scored, "protocol", job.work))
 
 
 if __name__ == "__main__":

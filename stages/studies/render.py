@@ -1,4 +1,4 @@
-"""The page of a suite's studies, with their figures and tables."""
+"""Render the page of a suite's studies, with their figures and tables."""
 
 from pipeline.report.render import studies_report
 from pipeline.runtime.stage import Job, Stage
@@ -16,7 +16,7 @@ STAGE = Stage(
 
 
 def run(job: Job) -> None:
-    """Write the folder that reports/README.md explains."""
+    """Write the folder that reports/README.md describes."""
     for name, content in studies_report(job.inputs[0], job.params["report"]).items():
         write_bytes(job.outputs[0] / name, content)
 

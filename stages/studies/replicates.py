@@ -4,7 +4,7 @@ from pipeline.methods.samerging import Params
 from pipeline.runtime import store
 from pipeline.runtime.stage import Job, Stage
 from pipeline.steps.calibrate import Setting
-from pipeline.studies.replicates import COLUMNS, measure, replicates
+from pipeline.studies.replicates import COLUMNS, score_replicates, train_replicates
 
 CLASSICS = ("zeroshot", "individual", "average", "task_arithmetic", "ties", "tsv_m", "iso_c")
 FREE = tuple(f"merge.{name}" for name in CLASSICS)
@@ -24,13 +24,15 @@ STAGE = Stage(
 
 def run(job: Job) -> None:
     """Write the scores of every replicate, method and seed; none for a suite whose experts are public."""
-    free, learned = ({key.partition(".")[2]: job.params[key] for key in keys} for keys in (FREE, BASELINES))
-    learned["samerging"] = Params(**{key: job.params[key] for key in Params.model_fields})
-    shared = [job.params[key] for key in SHARED]
-    settings = [Setting(*job.inputs, name, params, *shared) for name, params in learned.items()]
-    chosen = [job.params[key] for key in ("recipe.{suite}", "study.replicates", "calibration_split")]
-    written = replicates(*job.inputs, *chosen, job.outputs[0].parent, job.work)  # goes when the stage ends
-    rows = measure(written, free, settings, *(job.params[key] for key in SCOPE), job.work)
+    suite, teachers = job.inputs
+    data_free, calibrated = ({key.partition(".")[2]: job.params[key] for key in keys} for keys in (FREE, BASELINES))
+    calibrated["samerging"] = Params(**{key: job.params[key] for key in Params.model_fields})
+    schedule, split, precision, samples, seeds, scored = (job.params[key] for key in (*SHARED, *SCOPE))
+    settings = [Setting(suite, teachers, name, own, schedule, split, precision) for name, own in calibrated.items()]
+    recipe, study = job.params["recipe.{suite}"], job.params["study.replicates"]
+    scratch = job.outputs[0].parent  # removed when the stage ends
+    replicates = train_replicates(suite, teachers, recipe, study, split, scratch, job.work)
+    rows = score_replicates(replicates, data_free, settings, samples, seeds, scored, job.work)
     store.write_csv(job.outputs[0], COLUMNS, rows)
 
 

@@ -1,8 +1,8 @@
-"""Robustness: the merges of all tasks on corrupted test images."""
+"""Robustness: score the merges of all tasks on corrupted test images."""
 
 from pipeline.runtime import store
 from pipeline.runtime.stage import Job, Stage
-from pipeline.studies.robustness import COLUMNS, measure
+from pipeline.studies.robustness import COLUMNS, score_corruptions
 
 METHODS = (
     *("zeroshot", "individual", "average", "task_arithmetic", "ties", "tsv_m"),
@@ -20,9 +20,9 @@ STAGE = Stage(
 
 def run(job: Job) -> None:
     """Write the scores of every method under every corruption and severity."""
-    folder, *artefacts = job.inputs
-    rows = measure(folder, artefacts, *(job.params[key] for key in STAGE.params), job.work)
-    store.write_csv(job.outputs[0], COLUMNS, rows)
+    suite, *artefacts = job.inputs
+    split, study = (job.params[key] for key in STAGE.params)
+    store.write_csv(job.outputs[0], COLUMNS, score_corruptions(suite, artefacts, split, study, job.work))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Sensitivity: score methods with one knob turned at a time, and data-free merges at other scales."""
+"""Sensitivity: score methods with one knob changed at a time, and data-free merges at other scales."""
 
 from pipeline.methods.samerging import Params
 from pipeline.runtime import store
 from pipeline.runtime.stage import Job, Stage
 from pipeline.steps.calibrate import Setting
-from pipeline.studies.sensitivity import COLUMNS, calibrated, data_free
+from pipeline.studies.sensitivity import COLUMNS, score_knobs, score_scales
 
 BASELINES = ("distillation", "adamerging")
 MERGES = ("task_arithmetic", "ties", "dare", "consensus", "pcb", "tsv_m", "iso_c", "iso_cts", "wudi")
@@ -24,13 +24,13 @@ STAGE = Stage(
 def run(job: Job) -> None:
     """Write the scores of every method, knob, value and seed."""
     suite, teachers, *artefacts = job.inputs
-    shared = [job.params[key] for key in SHARED]
-    samples, split, params = (job.params[key] for key in SCOPE)
-    own = {"samerging": Params(**{key: job.params[key] for key in Params.model_fields})}
-    chosen = own | {name: job.params[f"calibrate.{name}"] for name in BASELINES}
-    settings = [Setting(suite, teachers, name, values, *shared) for name, values in chosen.items()]
-    rows = [*calibrated(settings, samples, split, params, job.work)]
-    rows += data_free(suite, artefacts, split, params, job.work)
+    schedule, split, precision = (job.params[key] for key in SHARED)
+    methods = {"samerging": Params(**{key: job.params[key] for key in Params.model_fields})}
+    methods |= {name: job.params[f"calibrate.{name}"] for name in BASELINES}
+    settings = [Setting(suite, teachers, name, params, schedule, split, precision) for name, params in methods.items()]
+    samples, scored, study = (job.params[key] for key in SCOPE)
+    rows = [*score_knobs(settings, samples, scored, study, job.work)]
+    rows += score_scales(suite, artefacts, scored, study, job.work)
     store.write_csv(job.outputs[0], COLUMNS, rows)
 
 

@@ -1,10 +1,10 @@
-"""Number of tasks: merges of subsets of the experts, on the merged tasks and on those left out."""
+"""Number of tasks: merge subsets of the experts; score them on the merged tasks and on those left out."""
 
 from pipeline.methods.samerging import Params
 from pipeline.runtime import store
 from pipeline.runtime.stage import Job, Stage
 from pipeline.steps.calibrate import Setting
-from pipeline.studies.tasks import COLUMNS, measure
+from pipeline.studies.tasks import COLUMNS, score_subsets
 
 FREE = tuple(f"merge.{name}" for name in ("zeroshot", "individual", "average", "task_arithmetic", "ties", "tsv_m"))
 BASELINES = tuple(f"calibrate.{name}" for name in ("adamerging", "distillation"))
@@ -23,12 +23,15 @@ STAGE = Stage(
 
 def run(job: Job) -> None:
     """Write the scores of every method, subset and seed on every task."""
-    free, learned = ({key.partition(".")[2]: job.params[key] for key in keys} for keys in (FREE, BASELINES))
-    learned["samerging"] = Params(**{key: job.params[key] for key in Params.model_fields})
-    shared = [job.params[key] for key in SHARED]
-    settings = [Setting(*job.inputs, name, params, *shared) for name, params in learned.items()]
-    rows = measure(job.inputs[0], free, settings, *(job.params[key] for key in GRID), job.work)
-    store.write_csv(job.outputs[0], COLUMNS, rows)
+    suite, teachers = job.inputs
+    data_free, calibrated = ({key.partition(".")[2]: job.params[key] for key in keys} for keys in (FREE, BASELINES))
+    calibrated["samerging"] = Params(**{key: job.params[key] for key in Params.model_fields})
+    schedule, split, precision = (job.params[key] for key in SHARED)
+    settings = [Setting(suite, teachers, name, own, schedule, split, precision) for name, own in calibrated.items()]
+    study, samples, scored = (job.params[key] for key in GRID)
+    store.write_csv(
+        job.outputs[0], COLUMNS, score_subsets(suite, data_free, settings, study, samples, scored, job.work)
+    )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""What some methods need at inference beside one merged model: a file per kind, found by its name.
+"""Models that are more than merged weights: a file per kind of extras, found by its name.
 
-    masks       per task a mask of the shared delta and a scale: one model per task, from one delta and one bit a weight
+    masks       per task a mask of the shared delta and a scale: one model per task, from one delta and a bit per weight
     adapters    per task a low-rank correction of the features
     routed      per matrix low-rank experts of all tasks, of which a router picks one for every token
-    heads       classification heads of its own
+    heads       classification heads that replace the zero-shot ones
 
-Every kind has `serve(served, base, tensors)`: from the merged model, theta_0 and the kind's tensors to the models that
-answer, one at a time. Evaluation knows `Served`, never a kind or a method.
+Every kind has `serve(served, base, tensors)`, which yields the models to evaluate, one at a time, from the merged
+model, theta_0 and the tensors of the extras. Evaluation knows `Served`, but no kind and no method.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from pipeline.models.weights import Encoder, Weights
 
 @dataclass(frozen=True)
 class Served:
-    """A model that answers: features of `encoder(weights, images)` times the head of one of its `tasks`."""
+    """A model to evaluate: features of `encoder(weights, images)` times the head of one of its `tasks`."""
 
     encoder: Encoder
     weights: Weights
@@ -31,5 +31,5 @@ class Served:
 
 
 def load(kind: str) -> ModuleType:
-    """The kind's module."""
+    """Return the module of a kind."""
     return import_module(f"{__name__}.{kind}")

@@ -1,4 +1,4 @@
-"""Per task a low-rank correction of the features: z - U relu(D z), with D [r, features] and U [features, r].
+"""Per task a low-rank correction of the features: z - U relu(D z), with D [r, features], U [features, r].
 
 `tensors`: "<task>/down" and "<task>/up".
 """
@@ -11,19 +11,19 @@ from torch import Tensor
 from pipeline.merges.serving import Served
 from pipeline.models.weights import Encoder, Weights
 
+DOWN, UP = "adapter.down", "adapter.up"
+"""Names of the correction among the weights, so that it moves to the device with them."""
+
 
 def serve(served: Served, base: Weights, tensors: Mapping[str, Tensor]) -> Iterator[Served]:
-    """One model per task: the same weights, its own correction."""
+    """Yield one model per task: the merged weights with the task's correction."""
     for task in served.tasks:
         weights = {**served.weights, DOWN: tensors[f"{task}/down"], UP: tensors[f"{task}/up"]}
         yield replace(served, encoder=_adapted(served.encoder), weights=weights, tasks=(task,))
 
 
-DOWN, UP = "adapter.down", "adapter.up"
-
-
 def correct(features: Tensor, down: Tensor, up: Tensor) -> Tensor:
-    """The corrected features [N, D]."""
+    """Return the corrected features [N, features]."""
     return features - (features @ down.T).relu() @ up.T
 
 

@@ -1,4 +1,4 @@
-"""Classification heads that a method tuned, in place of the zero-shot ones: {task: [classes, D]}."""
+"""Classification heads that replace the zero-shot ones. `tensors`: {task: [classes, D]}."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -10,5 +10,5 @@ from pipeline.models.weights import Weights
 
 
 def serve(served: Served, base: Weights, tensors: Mapping[str, Tensor]) -> Iterator[Served]:
-    """The merged model with the heads of `tensors`."""
+    """Yield the merged model with the heads of `tensors`."""
     yield replace(served, heads=tensors)

@@ -3,7 +3,7 @@
     y = W x + b + up_t^T down_t x + bias_t,    t = argmax_j |gate_j x|_2,    gate_j the first rows of down_j
 
 `tensors`: "<matrix>/down" [T, k, in], "<matrix>/up" [T, k, out], "<matrix>/bias" [T, out], the matrix named without
-".weight", and "gate_rank", a scalar: how many rows the router looks at.
+".weight", and "gate_rank", a scalar: how many rows of down_j the router uses.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,28 +18,30 @@ from pipeline.models.weights import Encoder, Weights
 
 GATE_RANK = "gate_rank"
 PREFIX = "routed/"
-"""How the experts are named among the weights, so that they go to the device with them."""
+"""Prefix of the experts' names among the weights, so that they move to the device with them."""
 
 
 def serve(served: Served, base: Weights, tensors: Mapping[str, Tensor]) -> Iterator[Served]:
-    """The merged model with the experts beside every matrix; its encoder must be a `Tower`."""
+    """Yield the merged model with the experts next to every matrix; TypeError unless its encoder is a `Tower`."""
+    if not isinstance(served.encoder, Tower):
+        raise TypeError(f"encoder {served.encoder!r}: expected a Tower, whose matrices can have experts")
     experts = {PREFIX + name: tensor for name, tensor in tensors.items() if name != GATE_RANK}
     encoder = _routed(served.encoder, int(tensors[GATE_RANK]))
     yield replace(served, encoder=encoder, weights={**served.weights, **experts})
 
 
 def correction(x: Tensor, down: Tensor, up: Tensor, bias: Tensor, gate_rank: int) -> Tensor:
-    """What the chosen experts add to W x + b: [..., out] for tokens [..., in]. Only the chosen expert is computed."""
-    chosen = route(x, down[:, :gate_rank])
+    """Return what the routed experts add to W x + b, [..., out] for tokens [..., in]; computes one expert per token."""
+    experts = route(x, down[:, :gate_rank])
     added = x.new_empty(*x.shape[:-1], bias.shape[-1])
-    for task in range(len(bias)):
-        mine = chosen == task
-        added[mine] = x[mine] @ down[task].T @ up[task] + bias[task]
+    for expert in range(len(bias)):
+        routed = experts == expert
+        added[routed] = x[routed] @ down[expert].T @ up[expert] + bias[expert]
     return added
 
 
 def route(x: Tensor, gates: Tensor) -> Tensor:
-    """The expert [...] of every token [..., in]: the one whose gate [g, in], of `gates` [T, g, in], passes most."""
+    """Return the expert [...] of every token [..., in]: the j of `gates` [T, g, in] with the largest |gate_j x|_2."""
     return linear(x, gates.flatten(0, 1)).unflatten(-1, gates.shape[:2]).norm(dim=-1).argmax(-1)
 
 
@@ -48,8 +50,9 @@ def _routed(tower: Tower, gate_rank: int) -> Encoder:
         plain = {name: tensor for name, tensor in weights.items() if not name.startswith(PREFIX)}
 
         def multiply(name: str, x: Tensor) -> Tensor:
-            expert = [weights[f"{PREFIX}{name}/{part}"] for part in ("down", "up", "bias")]
-            return linear(x, plain[f"{name}.weight"], plain[f"{name}.bias"]) + correction(x, *expert, gate_rank)
+            down, up, bias = (weights[f"{PREFIX}{name}/{part}"] for part in ("down", "up", "bias"))
+            product = linear(x, plain[f"{name}.weight"], plain[f"{name}.bias"])
+            return product + correction(x, down, up, bias, gate_rank)
 
         tokens = tower.embed(plain, images)
         for index in range(tower.depth):

@@ -1,15 +1,29 @@
 """Robustness in the report: accuracy on corrupted images, and whether sharpness helps there."""
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Mapping, Sequence
+from functools import reduce
 
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pipeline.report.figures import STYLE, Style, styles
+from pipeline.report.figures import STYLE
 from pipeline.report.studies import Context
+from pipeline.report.studies._shared import line_style
 from pipeline.report.view import Drawing, Frame, View
-from pipeline.report.words import ZERO, compare, count, differs, interval, listed, percentages, side_by_side
+from pipeline.report.words import (
+    ZERO,
+    compare,
+    count,
+    differs,
+    excludes_zero,
+    interval,
+    listed,
+    percentages,
+    side_by_side,
+    spread,
+)
 from pipeline.statistics.accuracy import CEILING, FLOOR, MAIN, TWIN
 
 CLEAN = "clean"
@@ -23,34 +37,34 @@ TITLES = {
     "jpeg": "JPEG",
 }
 PANELS = 4
-"""Panels side by side."""
+"""Panels next to each other."""
 
 
 def view(rows: pd.DataFrame, context: Context) -> View:
     """`rows`: columns as in `pipeline.studies.robustness`."""
     frame = percentages(rows)
-    names = [*dict.fromkeys(frame.method)]
-    kinds = [name for name in dict.fromkeys(frame.corruption) if name != CLEAN]
-    clean, changed = frame[frame.corruption == CLEAN], frame[frame.corruption != CLEAN]
-    tables = {name: side_by_side(changed[changed.corruption == name], "task", "accuracy") for name in kinds}
-    both = (side_by_side(clean, "task", "accuracy"), sum(tables.values()) / len(tables))
-    looks = styles({name: context.titles[name] for name in names})
+    kinds = [str(name) for name in dict.fromkeys(frame.corruption) if name != CLEAN]
+    severities = ", ".join(map(str, sorted(frame[frame.corruption != CLEAN].severity.unique())))
+    tables = {name: side_by_side(frame[frame.corruption == name], "task", "accuracy") for name in (CLEAN, *kinds)}
+    clean = tables.pop(CLEAN)
+    corrupted = reduce(operator.add, tables.values()) / len(tables)
+    images = frame[(frame.corruption == CLEAN) & (frame.method == FLOOR)].total.sum()
     scope = (
-        f"{count(int(clean[clean.method == FLOOR].total.sum()), 'image')} of {count(len(context.tasks), 'task')} "
-        f"of the {context.evaluation_split} split; {count(frame[frame.seed >= 0].seed.nunique(), 'seed')} of the "
-        f"calibrated methods"
+        f"{count(int(images), 'image')} of {count(len(context.tasks), 'task')} of the {context.evaluation_split} "
+        f"split; {count(frame[frame.seed >= 0].seed.nunique(), 'seed')} of the calibrated methods"
     )
-    strengths = ", ".join(map(str, sorted(changed.severity.unique())))
+    columns = {"Clean": clean, **{TITLES[name]: table for name, table in tables.items()}}
+    columns |= {"Corrupted": corrupted, "Drop": clean - corrupted}
     return View(
         title="Robustness",
         question=(
             "How much do merges lose on images that are blurred, noisy or compressed, and does sharpness-aware "
             "calibration, on clean images, lose less?"
         ),
-        sentences=tuple(_said(tables, *both, context)),
+        sentences=_describe(tables, clean, corrupted, context),
         figures={
             "robustness": Drawing(
-                figure(frame, kinds, looks, context.width),
+                _draw(frame, kinds, context),
                 f"Suite {context.suite}. Average accuracy against the severity of a corruption; 0: the same images, "
                 f"clean. Means over {scope}. Intervals in the text are "
                 f"bootstraps over seeds and tasks, not over images.",
@@ -58,91 +72,71 @@ def view(rows: pd.DataFrame, context: Context) -> View:
         },
         tables={
             "robustness": Frame(
-                _table(tables, *both, names, context),
-                f"Accuracy in %, mean over severities {strengths} of each corruption; Corrupted: mean over all of "
+                pd.DataFrame(
+                    {"Method": context.titles[name]}
+                    | {title: _cell(table.loc[name].mean(axis=1), context.decimals) for title, table in columns.items()}
+                    for name in dict.fromkeys(frame.method)
+                ),
+                f"Accuracy in %, mean over severities {severities} of each corruption; Corrupted: mean over all of "
                 f"them; Drop: clean minus corrupted, in points; ±: standard deviation over seeds. Over {scope}.",
             )
         },
     )
 
 
-def _said(
+def _describe(
     tables: Mapping[str, pd.DataFrame], clean: pd.DataFrame, corrupted: pd.DataFrame, context: Context
-) -> list[str]:
-    tasks, titles, decimals = [*clean], context.titles, context.decimals
-    lost = {name: compare(clean - corrupted, name, ZERO) for name in (MAIN, TWIN, CEILING, FLOOR)}
-    parts = [f"{titles[name]} {interval(found, decimals, '')}" for name, found in lost.items()]
-    sample = f"n = {count(lost[MAIN].seeds, 'seed')} of the calibrated methods x {count(len(tasks), 'task')}"
+) -> tuple[str, ...]:
+    titles, decimals, digits = context.titles, context.decimals, context.digits
+    losses = {name: compare(clean - corrupted, name, ZERO) for name in (MAIN, TWIN, CEILING, FLOOR)}
+    parts = [f"{titles[name]} {interval(loss, decimals, '')}" for name, loss in losses.items()]
+    sample = f"n = {count(losses[MAIN].seeds, 'seed')} of the calibrated methods x {count(clean.shape[1], 'task')}"
     averages = corrupted.drop(ZERO, level="method").mean(axis=1).groupby("method").mean()
-    best = averages.drop([FLOOR, CEILING]).idxmax()
+    best = str(averages.drop([FLOOR, CEILING]).idxmax())
     hardest = min(tables, key=lambda name: tables[name].loc[MAIN].to_numpy().mean())
     gains = {name: compare(table, MAIN, TWIN) for name, table in tables.items()}
-    clear = [
-        f"{TITLES[name]} ({found.mean:+.{decimals + 1}f})"
-        for name, found in gains.items()
-        if found.low > 0 or found.high < 0
-    ]
-    pair = f"{titles[MAIN]} minus {titles[TWIN]}"
-    return [
+    clear = [f"{TITLES[name]} ({gain.mean:+.{digits}f})" for name, gain in gains.items() if excludes_zero(gain)]
+    pair = context.minus(MAIN, TWIN)
+    on_corrupted, on_clean, on_drop = (
+        differs(compare(table, MAIN, TWIN), digits) for table in (corrupted, clean, corrupted - clean)
+    )
+    return (
         f"Points lost to corruption, mean over {count(len(tables), 'corruption')}, with 95 % intervals: "
         f"{', '.join(parts)} ({sample}).",
         f"The best merge on corrupted images is that of {titles[best]}, {averages[best]:.{decimals}f} % (experts "
         f"{averages[CEILING]:.{decimals}f} %, zero-shot {averages[FLOOR]:.{decimals}f} %; {sample}); the hardest "
         f"corruption for {titles[MAIN]} is '{TITLES[hardest]}'.",
-        f"{pair} on corrupted images: {differs(compare(corrupted, MAIN, TWIN), decimals + 1)}; on the same "
-        f"images clean: {differs(compare(clean, MAIN, TWIN), decimals + 1)}.",
-        f"What sharpness saves of the drop: {differs(compare(corrupted - clean, MAIN, TWIN), decimals + 1)}. "
-        f"Of the intervals of {pair} for single corruptions {len(clear)} of {len(gains)} exclude zero"
-        f"{': ' + listed(clear) if clear else ''}.",
-    ]
-
-
-def _table(
-    tables: Mapping[str, pd.DataFrame],
-    clean: pd.DataFrame,
-    corrupted: pd.DataFrame,
-    names: list[str],
-    context: Context,
-) -> pd.DataFrame:
-    columns = {"Clean": clean, **{TITLES[name]: table for name, table in tables.items()}}
-    columns |= {"Corrupted": corrupted, "Drop": clean - corrupted}
-    return pd.DataFrame(
-        [
-            {"Method": context.titles[name]}
-            | {title: _cell(table.loc[name].mean(axis=1), context.decimals) for title, table in columns.items()}
-            for name in names
-        ]
+        f"{pair} on corrupted images: {on_corrupted}; on the same images clean: {on_clean}.",
+        f"What sharpness saves of the drop: {on_drop}. Of the intervals of {pair} for single corruptions {len(clear)} "
+        f"of {len(gains)} exclude zero{': ' + listed(clear) if clear else ''}.",
     )
 
 
 def _cell(averages: pd.Series, decimals: int) -> str:
-    """The mean over seeds, with its deviation if seeds differ at all."""
-    spread = f" ± {averages.std():.{decimals}f}" if averages.nunique() > 1 else ""
-    return f"{averages.mean():.{decimals}f}{spread}"
+    """Return the mean over seeds, with its deviation if seeds differ at all."""
+    return spread(averages if averages.nunique() > 1 else averages.iloc[:1], decimals)
 
 
 @mpl.rc_context(STYLE)
-def figure(frame: pd.DataFrame, kinds: list[str], looks: Mapping[str, Style], width: float) -> Figure:
-    """A panel per corruption: accuracy over tasks and seeds against severity, a line per method."""
+def _draw(frame: pd.DataFrame, kinds: Sequence[str], context: Context) -> Figure:
+    """Draw a panel per corruption: accuracy over tasks and seeds against severity, a line per method."""
     columns = min(PANELS, len(kinds) + 1)
     lines = -(-(len(kinds) + 1) // columns)
-    drawn = Figure((width, 1.75 * lines), layout="constrained")
-    panels = drawn.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat
+    figure = Figure((context.width, 1.75 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat
     clean = frame[frame.corruption == CLEAN].groupby("method").accuracy.mean()
+    looks = context.styles(dict.fromkeys(frame.method))
     for axes, name in zip(panels, kinds, strict=False):
-        means = frame[frame.corruption == name].groupby(["method", "severity"]).accuracy.mean()
+        means = frame[frame.corruption == name].groupby(["severity", "method"]).accuracy.mean().unstack("method")
         for method, look in looks.items():
-            values = pd.concat([pd.Series({0: clean[method]}), means[method]])
-            axes.plot(
-                values.index, values, color=look.colour, marker=look.marker, linestyle=look.line, label=look.title,
-                markersize=3,
-            )  # fmt: skip
-        axes.set(title=TITLES[name], xticks=[*values.index])
+            values = [clean[method], *means[method]]
+            axes.plot([0, *means.index], values, markersize=3, **line_style(look))
+        axes.set(title=TITLES[name], xticks=[0, *means.index])
         axes.tick_params(labelbottom=True)
         axes.grid(alpha=0.3, linewidth=0.5)
     for axes in panels[len(kinds) :]:
         axes.set_axis_off()
     panels[len(kinds)].legend(*panels[0].get_legend_handles_labels(), loc="center", handlelength=2.6, fontsize=7)
-    drawn.supxlabel("severity", fontsize=8)
-    drawn.supylabel("average accuracy (%)", fontsize=8)
-    return drawn
+    figure.supxlabel("severity", fontsize=8)
+    figure.supylabel("average accuracy (%)", fontsize=8)
+    return figure

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 
-def every() -> list[ModuleType]:
-    """All views, in the order of the page."""
+def load_views() -> list[ModuleType]:
+    """Import all views, in the order of the page."""
     names = sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
     return sorted((import_module(f"{__name__}.{name}") for name in names), key=lambda view: view.ORDER)

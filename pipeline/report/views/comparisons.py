@@ -1,15 +1,16 @@
-"""What may be said of differences: a table and sentences made of comparisons, never of bare means."""
+"""Claims about differences: a table and sentences made of comparisons, never of bare means."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from pipeline.report.evidence import Evidence
-from pipeline.report.tables import Cell, Table, number
+from pipeline.report.evidence import Evidence, format_csv
+from pipeline.report.tables import Cell, Table, format_number, group_rows
 from pipeline.report.view import Look, Sheet, View
+from pipeline.report.words import count, spread
 from pipeline.statistics.accuracy import AVERAGE, CEILING, ENTROPY, FLOOR, GAP, MAIN, TWIN
-from pipeline.statistics.bootstrap import RESAMPLES, Difference, Interval, Resampled, against, iqm
+from pipeline.statistics.bootstrap import RESAMPLES, Comparison, Interval, Resampled, compare_with_others, iqm
 
 ORDER = 10
 
@@ -19,94 +20,79 @@ NOTHING = "no difference shown"
 
 
 def view(evidence: Evidence, look: Look) -> View:
-    """SAMerging against every method."""
-    titles, groups, resampled = evidence.titles, evidence.sections, evidence.resampled
-    compared, scores = compare(resampled), means(resampled)
+    """Compare SAMerging with every method."""
+    comparisons, scores = compare_main(evidence.resampled), interquartile_means(evidence.resampled)
+    table = comparison_table(evidence, comparisons, scores, look.decimals)
+    rows = comparison_csv(evidence, comparisons, scores)
     return View(
-        sentences=tuple(sentences(evidence.runs, compared, groups["Data-free"], titles, look.decimals)),
-        tables={
-            "comparisons": Sheet(
-                table(resampled, compared, scores, groups, titles, look.decimals, evidence.suite),
-                f"{titles[MAIN]} against every method",
-                csv(compared, scores, evidence.tasks, groups, titles),
-            )
-        },
+        sentences=tuple(claims(evidence, comparisons, look.decimals)),
+        tables={"comparisons": Sheet(table, f"{evidence.titles[MAIN]} against every method", rows)},
     )
 
 
-def compare(found: Resampled) -> dict[str, Difference]:
-    """SAMerging minus every other method."""
-    return against(found, MAIN, [name for name in found.observed if name != MAIN])
+def compare_main(resampled: Resampled) -> dict[str, Comparison]:
+    """Compare SAMerging with every other method."""
+    return compare_with_others(resampled, MAIN, [name for name in resampled.observed if name != MAIN])
 
 
-def means(found: Resampled) -> dict[str, Interval]:
+def interquartile_means(resampled: Resampled) -> dict[str, Interval]:
     """Interquartile means of every method; none without the experts."""
-    return {name: iqm(found, name, CEILING) for name in found.observed if CEILING in found.observed}
+    observed = resampled.observed
+    return {name: iqm(resampled, name, CEILING) for name in observed if CEILING in observed}
 
 
-def verdict(one: Difference) -> str:
-    """The difference in words."""
-    if one.p >= SURE:
+def verdict(comparison: Comparison) -> str:
+    """Put the difference in words."""
+    if comparison.p >= SURE:
         return NOTHING
-    word = "better" if one.average.value > 0 else "worse"
-    beyond = bool(one.like.low > 0 or one.like.high < 0)
+    word = "better" if comparison.average.value > 0 else "worse"
+    beyond = bool(comparison.like.low > 0 or comparison.like.high < 0)
     return f"{word} on these tasks{' and on tasks like these' * beyond}"
 
 
-def sentences(
-    runs: pd.DataFrame,
-    compared: Mapping[str, Difference],
-    data_free: Sequence[str],
-    titles: Mapping[str, str],
-    decimals: int,
-) -> list[str]:
-    """What the scores say of SAMerging: the gap it closes, and its differences to those that matter and to all."""
-    means, said = runs.groupby("method")[AVERAGE].mean(), _gap(runs, titles, decimals)
-    best = max(data_free, key=lambda name: means[name], default=None)
+def claims(evidence: Evidence, comparisons: Mapping[str, Comparison], decimals: int) -> list[str]:
+    """State the gap that SAMerging closes, and its differences from the closest rivals and from all methods."""
+    titles, runs, sentences = evidence.titles, evidence.runs, []
+    means, gaps = runs.groupby("method")[AVERAGE].mean(), runs[GAP].xs(MAIN, level="method")
+    if np.isfinite(gaps).all():
+        sentences.append(
+            f"{titles[MAIN]} closes {spread(gaps, decimals)} % of the gap between zero-shot "
+            f"({means[FLOOR]:.{decimals}f} %) and the individual experts ({means[CEILING]:.{decimals}f} %) "
+            f"(n = {count(len(gaps), 'seed')})."
+        )
+    best = max(evidence.sections["Data-free"], key=lambda name: means[name], default=None)
     for name, role in ((best, ", the best data-free method"), (ENTROPY, ""), (TWIN, ", the same without sharpness")):
-        if name in compared:
-            said.append(_pair(compared[name], f"{titles[name]}{role}", titles[MAIN], decimals + 1))
-    return [*said, *_all(compared, titles)]
+        if name in comparisons:
+            sentences.append(_pair(comparisons[name], f"{titles[name]}{role}", titles[MAIN], decimals + 1))
+    return [*sentences, *_all(comparisons, titles)]
 
 
-def _gap(runs: pd.DataFrame, titles: Mapping[str, str], decimals: int) -> list[str]:
-    gaps, means = runs.loc[MAIN, GAP], runs.groupby("method")[AVERAGE].mean()
-    if not np.isfinite(gaps).all():
-        return []
-    spread = f" ± {gaps.std():.{decimals}f}" if len(gaps) > 1 else ""
-    return [
-        f"{titles[MAIN]} closes {gaps.mean():.{decimals}f}{spread} % of the gap between zero-shot "
-        f"({means[FLOOR]:.{decimals}f} %) and the individual experts ({means[CEILING]:.{decimals}f} %) "
-        f"(n = {_plural(len(gaps), 'seed')})."
-    ]
-
-
-def _pair(one: Difference, other: str, title: str, decimals: int) -> str:
-    own, others = one.seeds
+def _pair(comparison: Comparison, other: str, title: str, decimals: int) -> str:
+    seeds, others = comparison.seeds
     runs = (
-        f"{_plural(own, 'seed')} each" if own == others else f"{_plural(own, 'seed')} against {_plural(others, 'run')}"
+        f"{count(seeds, 'seed')} each" if seeds == others else f"{count(seeds, 'seed')} against {count(others, 'run')}"
     )
-    found = verdict(one)
+    words = verdict(comparison)
     return (
-        f"{title} minus {other}: {number(100 * one.average.value, decimals, '+')} points, 95 % interval "
-        f"{_edges(one.average, decimals, '+')} on these tasks, {_edges(one.like, decimals, '+')} on tasks like these "
-        f"(n = {runs}, {_plural(one.images, 'test image')}): "
-        f"{'these runs show no difference' if found == NOTHING else f'{title} is {found}'}."
+        f"{title} minus {other}: {_points(comparison.average.value, decimals, '+')} points, 95 % interval "
+        f"{_edges(comparison.average, decimals, '+')} on these tasks, {_edges(comparison.like, decimals, '+')} on "
+        f"tasks like these (n = {runs}, {count(comparison.images, 'test image')}): "
+        f"{'these runs show no difference' if words == NOTHING else f'{title} is {words}'}."
     )
 
 
-def _all(compared: Mapping[str, Difference], titles: Mapping[str, str]) -> list[str]:
-    if not compared:
+def _all(comparisons: Mapping[str, Comparison], titles: Mapping[str, str]) -> list[str]:
+    if not comparisons:
         return []
-    seeds = _plural(next(iter(compared.values())).seeds[0], "seed")
+    seeds = count(next(iter(comparisons.values())).seeds[0], "seed")
     better, worse, equal = (
-        [titles[name] for name, one in compared.items() if verdict(one).startswith(start)]
+        [titles[name] for name, comparison in comparisons.items() if verdict(comparison).startswith(start)]
         for start in ("better", "worse", NOTHING)
     )
     return [
-        f"Of the {len(compared)} other rows of the table, {titles[MAIN]} is better than {len(better)} and worse than "
-        f"{_named(worse)}; no difference is shown to {_named(equal)}. On these tasks, p below {SURE} after Holm's "
-        f"correction for {_plural(len(compared), 'comparison')}.",
+        f"Of the {len(comparisons)} other rows of the table, {titles[MAIN]} is better than {len(better)} and worse "
+        f"than {_named(worse)}; no difference is shown to {_named(equal)}. On these tasks, p below {SURE} after Holm's "
+        f"correction for {count(len(comparisons), 'comparison')}.",
         "Intervals are percentiles of a bootstrap of paired differences. These tasks: other test images of the same "
         "tasks and other seeds (draw of calibration images, order of batches). Tasks like these: other tasks and "
         "other seeds. None covers other experts: all of it is about these ones; the study of replicates, if there "
@@ -115,95 +101,78 @@ def _all(compared: Mapping[str, Difference], titles: Mapping[str, str]) -> list[
 
 
 def _named(names: Sequence[str]) -> str:
-    return f"{len(names)}{' ' * bool(names)}" + f"({', '.join(names)})" * bool(names)
+    return f"{len(names)} ({', '.join(names)})" if names else "0"
 
 
-def table(
-    found: Resampled,
-    compared: Mapping[str, Difference],
-    scores: Mapping[str, Interval],
-    groups: Mapping[str, Sequence[str]],
-    titles: Mapping[str, str],
-    decimals: int,
-    suite: str,
+def comparison_table(
+    evidence: Evidence, comparisons: Mapping[str, Comparison], scores: Mapping[str, Interval], decimals: int
 ) -> Table:
-    """SAMerging minus every row of the suite's table; groups as there."""
-    more = decimals + 1
+    """Build SAMerging minus every row of the suite's table; sections as there."""
+    titles, sections, resampled, more = evidence.titles, evidence.sections, evidence.resampled, decimals + 1
 
     def cells(method: str) -> tuple[Cell, ...]:
-        texts = ("–",) * 7
-        if method in compared:
-            one = compared[method]
+        texts, mean = ("–",) * 7, "–"
+        if method in comparisons:
+            comparison = comparisons[method]
             texts = (
-                number(100 * one.average.value, more, "+"),
-                _edges(one.average, more, "+"),
-                _edges(one.like, more, "+"),
-                f"{one.p:.4f}",
-                f"{one.won} : {one.lost}",
-                str(one.seeds[1]),
-                verdict(one),
+                _points(comparison.average.value, more, "+"),
+                _edges(comparison.average, more, "+"),
+                _edges(comparison.like, more, "+"),
+                f"{comparison.p:.4f}",
+                f"{comparison.won} : {comparison.lost}",
+                str(comparison.seeds[1]),
+                verdict(comparison),
             )
-        mean = "–"
         if method in scores:
-            score = scores[method]
-            mean = f"{number(100 * score.value, decimals)} {_edges(score, decimals)}"
-        return tuple(Cell(text, "", "") for text in (*texts, mean))
+            mean = f"{_points(scores[method].value, decimals)} {_edges(scores[method], decimals)}"
+        return tuple(map(Cell, (*texts, mean)))
 
     columns = ("Difference", "These tasks", "Tasks like these", "p (Holm)", "Won : lost", "Runs", "Verdict", "IQM")
+    runs, tasks = resampled.observed[MAIN].shape
     caption = (
-        f"Suite {suite}: {titles[MAIN]} ({_plural(found.observed[MAIN].shape[0], 'run')}) minus each method, in points "
-        f"of average accuracy over {found.observed[MAIN].shape[1]} tasks and {found.count:,} test images; 95 % "
+        f"Suite {evidence.suite}: {titles[MAIN]} ({count(runs, 'run')}) minus each method, in points "
+        f"of average accuracy over {tasks} tasks and {resampled.count:,} test images; 95 % "
         f"bootstrap intervals ({RESAMPLES:,} draws). These tasks: test images and seeds are drawn; tasks like these: "
         "tasks and seeds. Won : lost: tasks whose own interval (images and seeds, not corrected for their number) lies "
         f"above or below zero. Runs: of the method. p: two-sided, these tasks, after Holm's correction for "
-        f"{_plural(len(compared), 'comparison')}; a difference is claimed below {SURE}. IQM: interquartile mean over "
+        f"{count(len(comparisons), 'comparison')}; a difference is claimed below {SURE}. IQM: interquartile mean over "
         "seeds and tasks of accuracy over the expert's, in %, with its interval."
     )
-    sections = tuple(
-        (group, tuple((titles[name], cells(name)) for name in names)) for group, names in groups.items() if names
-    )
-    return Table(caption, columns, sections, words=("Verdict",))
+    rows = {name: (titles[name], cells(name)) for names in sections.values() for name in names}
+    return Table(caption, columns, group_rows(sections, rows), words=("Verdict",))
 
 
-def csv(
-    compared: Mapping[str, Difference],
-    scores: Mapping[str, Interval],
-    tasks: Sequence[str],
-    groups: Mapping[str, Sequence[str]],
-    titles: Mapping[str, str],
-) -> str:
-    """The same with every task, in points with six decimals; empty for SAMerging itself."""
+def comparison_csv(evidence: Evidence, comparisons: Mapping[str, Comparison], scores: Mapping[str, Interval]) -> str:
+    """Return the same with every task, in points with six decimals; empty for SAMerging itself."""
     rows = []
-    for group, name in ((group, name) for group, names in groups.items() for name in names):
-        row: dict[str, object] = {"method": name, "title": titles[name], "group": group}
-        if name in compared:
-            one = compared[name]
-            row |= _columns("difference", one.average) | {
-                "like low": 100 * one.like.low,
-                "like high": 100 * one.like.high,
+    for group, name in ((group, name) for group, names in evidence.sections.items() for name in names):
+        row: dict[str, object] = {"method": name, "title": evidence.titles[name], "group": group}
+        if name in comparisons:
+            comparison = comparisons[name]
+            row |= _columns("difference", comparison.average)
+            row |= {"like low": 100 * comparison.like.low, "like high": 100 * comparison.like.high, "p": comparison.p}
+            row |= {
+                "images": str(comparison.images),
+                "seeds": str(comparison.seeds[0]),
+                "runs": str(comparison.seeds[1]),
             }
-            row |= {"p": one.p, "images": str(one.images), "seeds": str(one.seeds[0]), "runs": str(one.seeds[1])}
-            row |= {"won": str(one.won), "lost": str(one.lost), "verdict": verdict(one)}
-            for index, task in enumerate(tasks):
-                row |= _columns(task, Interval(*(edge[index] for edge in _parts(one.tasks))))
+            row |= {"won": str(comparison.won), "lost": str(comparison.lost), "verdict": verdict(comparison)}
+            for index, task in enumerate(evidence.tasks):
+                row |= _columns(task, comparison.tasks, index)
         if name in scores:
             row |= _columns("iqm", scores[name])
         rows.append(row)
-    return pd.DataFrame(rows).to_csv(index=False, float_format="%.6f", lineterminator="\n")
+    return format_csv(pd.DataFrame(rows), "%.6f")
 
 
-def _parts(one: Interval) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return one.value, one.low, one.high
+def _columns(name: str, interval: Interval, index: int | tuple[()] = ()) -> dict[str, float]:
+    parts = {name: interval.value, f"{name} low": interval.low, f"{name} high": interval.high}
+    return {column: 100 * float(values[index]) for column, values in parts.items()}
 
 
-def _columns(name: str, one: Interval) -> dict[str, float]:
-    value, low, high = (100 * float(part) for part in _parts(one))
-    return {name: value, f"{name} low": low, f"{name} high": high}
+def _points(share: np.ndarray, decimals: int, sign: str = "") -> str:
+    return format_number(100 * float(share), decimals, sign)
 
 
-def _edges(one: Interval, decimals: int, sign: str = "") -> str:
-    return f"[{number(100 * one.low, decimals, sign)}, {number(100 * one.high, decimals, sign)}]"
-
-
-def _plural(count: int, name: str) -> str:
-    return f"{count:,} {name}{'s' * (count != 1)}"
+def _edges(interval: Interval, decimals: int, sign: str = "") -> str:
+    return f"[{_points(interval.low, decimals, sign)}, {_points(interval.high, decimals, sign)}]"

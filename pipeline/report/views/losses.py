@@ -6,6 +6,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from pipeline.report.evidence import Evidence
 from pipeline.report.figures import STYLE, Style, styles
@@ -18,41 +19,40 @@ PANELS = 4
 
 
 def view(evidence: Evidence, look: Look) -> View:
-    """A panel per method."""
+    """Show a panel per method."""
     caption = (
         f"Loss of the batch before each step, on {evidence.protocol.calibration_split} images; mean and range over "
         f"{count(len(evidence.protocol.seeds), 'seed')}. Each method has its own objective, unit and scale."
     )
-    figure = curves(evidence.losses, styles(evidence.titles), look.width)
-    return View(figures={"losses": Drawing(figure, caption, "Losses", rows(evidence.losses))})
+    rows = loss_rows(evidence.losses)
+    figure = draw_losses(rows, styles(evidence.titles), look.width)
+    return View(figures={"losses": Drawing(figure, caption, "Losses", rows)})
 
 
-def rows(curves: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """method, step, mean, low, high over seeds of loss [S, steps] per method."""
-    frames = [
-        pd.DataFrame({"mean": values.mean(0), "low": values.min(0), "high": values.max(0)})
-        .rename_axis("step")
-        .reset_index()
-        .assign(method=method)
-        for method, values in curves.items()
-    ]
-    return pd.concat(frames)[["method", "step", "mean", "low", "high"]]
+def loss_rows(losses: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Return method, step, mean, low, high over seeds of losses [S, steps] per method."""
+    frames = []
+    for method, values in losses.items():
+        columns = {"mean": values.mean(0), "low": values.min(0), "high": values.max(0)}
+        frames.append(pd.DataFrame({"method": method, "step": range(values.shape[1]), **columns}))
+    return pd.concat(frames)
 
 
 @mpl.rc_context(STYLE)
-def curves(losses: Mapping[str, np.ndarray], looks: Mapping[str, Style], width: float) -> Figure:
-    """A panel per method: loss [S, steps], mean and least to greatest over seeds. Objectives differ, so do the axes."""
-    columns = min(len(losses), PANELS)
-    lines = -(-len(losses) // columns)
+def draw_losses(rows: pd.DataFrame, looks: Mapping[str, Style], width: float) -> Figure:
+    """Draw a panel per method of `loss_rows`: mean, and least to greatest over seeds, on axes of its own scale."""
+    methods = dict([*rows.groupby("method", sort=False)])
+    columns = min(len(methods), PANELS)
+    lines = -(-len(methods) // columns)
     figure = Figure((width, 1.7 * lines + 0.5), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False)
-    for axes, (name, values) in zip(panels.flat, losses.items(), strict=False):
-        steps = np.arange(values.shape[1])
-        axes.fill_between(steps, values.min(0), values.max(0), color=looks[name].colour, alpha=0.25, linewidth=0)
-        axes.plot(steps, values.mean(0), color=looks[name].colour)
-        axes.set(title=looks[name].title, xlabel="step")
-        axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(3, integer=True))
-    for axes in panels.flat[len(losses) :]:
+    for axes, (name, losses) in zip(panels.flat, methods.items(), strict=False):
+        look = looks[str(name)]
+        axes.fill_between(losses.step, losses.low, losses.high, color=look.colour, alpha=0.25, linewidth=0)
+        axes.plot(losses.step, losses["mean"], color=look.colour)
+        axes.set(title=look.title, xlabel="step")
+        axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
+    for axes in panels.flat[len(methods) :]:
         axes.set_axis_off()
     for axes in panels[:, 0]:
         axes.set_ylabel("loss of the batch")

@@ -4,25 +4,23 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from pipeline.report.evidence import Evidence
-from pipeline.report.tables import Cell, Table, build, number, statistics
+from pipeline.report.evidence import MARK, Evidence
+from pipeline.report.tables import Cell, Table, build_table, group_rows, summarise
 from pipeline.report.view import Look, Sheet, View
 from pipeline.statistics.accuracy import AVERAGE, GAP, NORMALISED, WORST
 
 ORDER = 20
-MARK = "†"
 
 
 def view(evidence: Evidence, look: Look) -> View:
-    """The table; on the page, how long each merge took as well."""
-    lasting, timed = (table(evidence, look.decimals, clock) for clock in (False, True))
+    """Show the table; on the page, how long each merge took as well."""
+    lasting, timed = (overview_table(evidence, look.decimals, clock) for clock in (False, True))
     return View(tables={"overview": Sheet(lasting, "All methods at a glance", page=timed)})
 
 
-def table(evidence: Evidence, decimals: int, clock: bool) -> Table:
-    """A row per method; with `clock`, how long the stage that merged took."""
+def overview_table(evidence: Evidence, decimals: int, clock: bool) -> Table:
+    """Build a row per method; with `clock`, how long the stage that merged took."""
     titles = evidence.titles
     marked = f" {MARK} Our reading: what could not be checked stands in the list of methods." * any(
         title.endswith(MARK) for title in titles.values()
@@ -35,34 +33,22 @@ def table(evidence: Evidence, decimals: int, clock: bool) -> Table:
         f"{' Seconds: of the stage that merged, all seeds and the start of Python included.' * clock}{marked}"
     )
     averages = evidence.runs[[AVERAGE, NORMALISED, GAP, WORST]]
-    summary = build(averages, evidence.sections, titles, decimals, caption, keep=(WORST,))
-    rescaled = statistics(evidence.rescaled[[AVERAGE]]) if len(evidence.rescaled) else None
-
-    def cells(method: str) -> tuple[Cell, ...]:
-        used = f"{evidence.samples[method]:,}"
-        texts = [used, *_prices(evidence.costs[method], decimals)]
-        if clock:
-            texts.append(f"{evidence.seconds[method]:.1f}")
-        return (_rescaled(rescaled, method, decimals), *(Cell(text, "", "") for text in texts))
-
-    columns = ("Scale from KL", "Images", "Extra, %", "FLOPs, ×", *["Seconds"] * clock)
-    order = [methods for methods in evidence.sections.values() if methods]
-    sections = tuple(
-        (title, tuple((name, (*means, *cells(method))) for (name, means), method in zip(rows, methods, strict=True)))
-        for (title, rows), methods in zip(summary.sections, order, strict=True)
-    )
-    return Table(caption, (*summary.columns, *columns), sections)
+    summary = build_table(averages, evidence.sections, titles, decimals, caption, keep=(WORST,))
+    rescaled = summarise(evidence.rescaled[[AVERAGE]])
+    methods = [method for names in evidence.sections.values() for method in names]
+    rows = {}
+    for method, (title, means) in zip(methods, (row for _, part in summary.sections for row in part), strict=True):
+        known = method in rescaled.means.index
+        texts = [f"{evidence.samples[method]:,}", *_prices(evidence.costs[method], decimals)]
+        texts += [f"{evidence.seconds[method]:.1f}"] if clock else []
+        scaled = rescaled.cell(method, AVERAGE, decimals) if known else Cell("–")
+        rows[method] = (title, (*means, scaled, *map(Cell, texts)))
+    columns = (*summary.columns, "Scale from KL", "Images", "Extra, %", "FLOPs, ×", *["Seconds"] * clock)
+    return Table(caption, columns, group_rows(evidence.sections, rows))
 
 
 def _prices(cost: Mapping[str, Any], decimals: int) -> tuple[str, str]:
-    """Bytes held beside one encoder, in % of it; operations of an image over the encoder's."""
+    """Return the bytes held besides one encoder, in % of it, and the operations of an image over the encoder's."""
     held = cost["extra_bytes"] or (cost["encoders"] - 1) * cost["encoder_bytes"]
     work = np.mean([*cost["flops"].values()]) / cost["plain_flops"]
     return f"{100 * held / cost['encoder_bytes']:.{decimals}f}", f"{work:.2f}"
-
-
-def _rescaled(averages: pd.DataFrame | None, method: str, decimals: int) -> Cell:
-    if averages is None or method not in averages.index:
-        return Cell("–", "", "")
-    mean, deviation, _ = averages.loc[method, AVERAGE]
-    return Cell(number(mean, decimals), f"{deviation:.{decimals}f}" if np.isfinite(deviation) else "", "")

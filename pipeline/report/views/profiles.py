@@ -8,10 +8,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from pipeline.report.evidence import Evidence
-from pipeline.report.figures import STYLE, Style, styles
+from pipeline.report.figures import STYLE, Style, single_axes, styles
 from pipeline.report.view import Drawing, Look, View
 from pipeline.statistics.accuracy import AVERAGE, CEILING, ENTROPY, MAIN, TWIN
-from pipeline.statistics.bootstrap import Resampled, profile
+from pipeline.statistics.bootstrap import Resampled, performance_profile
 
 ORDER = 60
 
@@ -21,49 +21,47 @@ THRESHOLDS = np.linspace(0, 1.05, 211)
 
 
 def view(evidence: Evidence, look: Look) -> View:
-    """The usual merges and the best ones; nothing without the experts."""
+    """Show the usual merges and the best ones; nothing without the experts."""
     if CEILING not in evidence.resampled.observed:
         return View()
     groups = evidence.sections
-    averages = evidence.runs.groupby("method")[AVERAGE].mean()
-    names = choose(averages, [groups["Data-free"], groups["Calibrated"]])
+    averages = evidence.runs.groupby("method")[AVERAGE].mean().to_dict()
+    names = select_methods(averages, [groups["Data-free"], groups["Calibrated"]])
     caption = (
         f"Performance profiles: share of runs (a seed and one of {len(evidence.tasks)} tasks) with more than a share "
         f"of the accuracy of the task's expert; higher is better. Bands: 95 % bootstrap intervals, test images of "
         "every task and seeds drawn. Of the merges that are one model: the usual ones, and the best with and without "
         f"data. {evidence.protocol.sentence()}"
     )
-    shares = measure(evidence.resampled, names)
-    figure = profiles(shares, styles({name: evidence.titles[name] for name in names}), look.width)
+    shares = profile_rows(evidence.resampled, names)
+    figure = draw_profiles(shares, styles({name: evidence.titles[name] for name in names}), look.width)
     return View(figures={"profiles": Drawing(figure, caption, "Performance profiles", shares)})
 
 
-def choose(means: Mapping[str, float], sections: Sequence[Sequence[str]]) -> list[str]:
-    """The usual methods and the best of each section by `means`, in the order of the sections."""
-    best = {max(names, key=lambda name: means[name]) for names in sections if names}
+def select_methods(averages: Mapping[str, float], sections: Sequence[Sequence[str]]) -> list[str]:
+    """Select the usual methods and the best of each section by `averages`, in the order of the sections."""
+    best = {max(names, key=lambda name: averages[name]) for names in sections if names}
     return [name for names in sections for name in names if name in {*USUAL, *best}]
 
 
-def measure(found: Resampled, methods: Iterable[str]) -> pd.DataFrame:
-    """method, threshold, share, low, high: share of a method's (seed, task) runs above each share of the expert's."""
+def profile_rows(resampled: Resampled, methods: Iterable[str]) -> pd.DataFrame:
+    """Return method, threshold, share, low, high: share of (seed, task) runs above each share of the expert's."""
     frames = []
     for name in methods:
-        shares = profile(found, name, CEILING, THRESHOLDS)
+        shares = performance_profile(resampled, name, CEILING, THRESHOLDS)
         columns = {"threshold": THRESHOLDS, "share": shares.value, "low": shares.low, "high": shares.high}
         frames.append(pd.DataFrame({"method": name, **columns}))
     return pd.concat(frames, ignore_index=True)
 
 
 @mpl.rc_context(STYLE)
-def profiles(shares: pd.DataFrame, looks: Mapping[str, Style], width: float) -> Figure:
-    """A line per method of `looks`; shares: of `measure`."""
-    figure = Figure((width, 0.5 * width), layout="constrained")
-    axes = figure.add_subplot()
+def draw_profiles(shares: pd.DataFrame, looks: Mapping[str, Style], width: float) -> Figure:
+    """Draw a line per method of `looks`; shares: of `profile_rows`."""
+    figure, axes = single_axes(width, 0.5 * width)
     for name, look in looks.items():
         rows = shares[shares.method == name]
         line = {"color": look.colour, "linestyle": look.line, "label": look.title, "zorder": 3 if name == MAIN else 2}
-        band = {"color": look.colour, "alpha": 0.12, "linewidth": 0, "step": "post"}
-        axes.fill_between(rows.threshold, rows.low, rows.high, **band)
+        axes.fill_between(rows.threshold, rows.low, rows.high, color=look.colour, alpha=0.12, linewidth=0, step="post")
         axes.plot(rows.threshold, rows.share, drawstyle="steps-post", **line)
     least = min(1.0, shares[shares.low < 1].threshold.min())
     axes.set(xlabel="accuracy / accuracy of the task's expert", ylabel="share of runs above")

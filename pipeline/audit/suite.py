@@ -1,0 +1,81 @@
+"""What several checks read of one suite; every file is read once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.audit.repository import EVIDENCE, SCORES, Repository, RepositoryError
+
+TABLES = "pipeline/suites/tables/tasks.csv"
+WHOLE = ("seed", "samples", "correct", "total")
+
+
+@dataclass(frozen=True)
+class AuditedSuite:
+    """The files of a suite by what they mean; None where a file is missing."""
+
+    repository: Repository
+    name: str
+
+    @property
+    def evidence(self) -> str:
+        """The folder of its evidence."""
+        return f"{EVIDENCE}/suites/{self.name}"
+
+    @cached_property
+    def definition(self) -> dict[str, Any]:
+        """The content of its YAML file."""
+        return self.repository.yaml(f"pipeline/suites/{self.name}.yaml")
+
+    @cached_property
+    def tasks(self) -> tuple[str, ...]:
+        """The names of its tasks, in order."""
+        entries = self.definition["tasks"]
+        return tuple(entry if isinstance(entry, str) else entry["name"] for entry in entries)
+
+    @cached_property
+    def public_tasks(self) -> dict[str, dict[str, str]]:
+        """{task: its row of TABLES, which has the published numbers}; empty if there is no table."""
+        return {row["task"]: row for row in self.repository.rows(TABLES) or ()}
+
+    @cached_property
+    def scores(self) -> pd.DataFrame | None:
+        """The integer scores: SCORES, seed -1 without randomness; RepositoryError if a count is no whole number."""
+        path = f"{self.evidence}/scores.csv"
+        read = self.repository.table
+        paths = [path] if self.repository.text(path) else self.repository.names(f"data/scores/{self.name}", ".csv")
+        tables = [table for path in paths if (table := read(path)) is not None and {*SCORES} <= {*table}]
+        if not tables:
+            return None
+        kinds = dict.fromkeys(WHOLE, "int64")
+        try:
+            return pd.concat(tables, ignore_index=True)[[*SCORES]].replace({"seed": {"": "-1"}}).astype(kinds)
+        except ValueError as error:
+            raise RepositoryError(f"{paths[0]}: counts must be whole numbers ({error}); run dvc repro") from error
+
+    @cached_property
+    def answers(self) -> Mapping[str, np.ndarray] | None:
+        """{method/task: bits [S, n / 8], 1 for images that were answered rightly}."""
+        return self.repository.arrays(f"{self.evidence}/answers.npz")
+
+    @cached_property
+    def table(self) -> list[dict[str, str]] | None:
+        """The rows of reports/tables/<suite>.csv."""
+        return self.repository.rows(f"reports/tables/{self.name}.csv")
+
+    @cached_property
+    def caption(self) -> str:
+        """reports/tables/<suite>.md: the table with its caption; empty if there is none."""
+        return self.repository.text(f"reports/tables/{self.name}.md") or ""
+
+    def images(self, split: str, task: str) -> np.ndarray | None:
+        """The images of a task, uint8 [N, ...]."""
+        return self.repository.array(f"data/suites/{self.name}/images/{split}/{task}.npy")
+
+    def labels(self, split: str, task: str) -> np.ndarray | None:
+        """The labels of a task [N]."""
+        return self.repository.array(f"data/suites/{self.name}/labels/{split}/{task}.npy")
