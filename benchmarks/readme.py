@@ -75,7 +75,7 @@ def methods(root: Path = ROOT) -> str:
         defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
         lines["calibrate" if "calibrate" in defined else "merge"].append(_method(path.stem, tree))
     paper, surgery = (
-        ast.parse((root / "pipeline" / f"{name}.py").read_text("utf-8")) for name in ("report/collect", "surgery")
+        ast.parse((root / "pipeline" / f"{name}.py").read_text("utf-8")) for name in ("report/collect", "steps/surgery")
     )
     operated = f"- [Surgery](../pipeline/steps/surgery.py): {_does(surgery, 'Representation Surgery')}. "
     operated += f"*{_linked(_constants(paper, 'SURGERY')['SURGERY'])}.*"

@@ -1,4 +1,4 @@
-"""Fixtures shared by the tests; the problems themselves are built in tests/toy.py."""
+"""Fixtures shared by the tests; the problems themselves are built in tests/support/toy.py."""
 
 import hashlib
 import os
@@ -11,7 +11,7 @@ from filelock import FileLock
 from hypothesis import settings
 
 from pipeline.models.suite import SuiteFolder
-from tests import toy
+from tests.support import toy
 
 os.environ["SAMERGING_DEVICE"] = "cpu"
 torch.set_num_threads(1)
@@ -24,7 +24,7 @@ settings.register_profile("faults", max_examples=10_000)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What needs the finished run is long, and so are the studies. What runs DVC starts first: no core waits for it."""
     for item in items:
-        if "small" in getattr(item, "fixturenames", ()) or item.path.name.startswith("test_study_"):
+        if "small" in getattr(item, "fixturenames", ()) or item.path.parent.name == "studies":
             item.add_marker(pytest.mark.long)
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
@@ -52,8 +52,8 @@ def precise(tmp_path: Path) -> SuiteFolder:
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository in which every stage has run on the tests' suite, see `tests.small_run`; not to be changed."""
-    from tests import small_run
+    """A repository in which every stage has run on the tests' suite, see `tests.support.small_run`; read only."""
+    from tests.support import small_run
 
     if "PYTEST_XDIST_WORKER" not in os.environ:
         root = tmp_path_factory.mktemp("small") / "repository"

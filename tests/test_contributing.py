@@ -15,8 +15,8 @@ from ruamel.yaml import YAML
 from pipeline import methods
 from pipeline.models.suite import SPLITS, SuiteFolder
 from pipeline.suites import clip
-from tests import test_methods as contract
-from tests import toy
+from tests.methods import test_contract as contract
+from tests.support import toy
 
 GUIDES = ("CONTRIBUTING.md", "docs/add-a-method.md", "docs/add-a-suite.md")
 METHOD = "breadcrumbs"

@@ -27,7 +27,7 @@ from pipeline.params import ParamsError
 from pipeline.runtime import store
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.statistics import accuracy as scores
-from tests import toy
+from tests.support import toy
 from tests.test_params import CONTENT, paths
 
 pytestmark = pytest.mark.long

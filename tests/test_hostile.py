@@ -22,7 +22,7 @@ from pipeline.runtime import store
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.suites import _clip_images as images
 from pipeline.suites import _clip_weights as weights
-from tests import toy
+from tests.support import toy
 from tests.test_params import changed
 
 EVIL = "<script>alert(1)</script> & \\input{/etc/passwd} $x$ | `x` [a](javascript:b)"

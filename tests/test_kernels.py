@@ -21,7 +21,7 @@ from pipeline.runtime import store
 from pipeline.steps.calibrate import Setting
 from pipeline.steps.teach import compute_teacher_logits
 from pipeline.studies.tasks import score_subset, score_subset_calibration
-from tests import toy
+from tests.support import toy
 
 pytestmark = pytest.mark.long
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import networkx as nx
 
-from tests import toy
+from tests.support import toy
 
 MOST = 18
 """Packages that a stranger can keep in mind."""

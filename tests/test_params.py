@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from pipeline.params import ParamsError, check, load
-from tests import toy
+from tests.support import toy
 
 CONTENT: dict[str, Any] = YAML(typ="safe").load(toy.ROOT / "params.yaml")
 Key = tuple[str, ...]

@@ -25,7 +25,7 @@ from ruamel.yaml import YAML
 
 from pipeline.runtime.stage import Stage
 from stages.__main__ import main as generate
-from tests import toy
+from tests.support import toy
 
 RENDER = frozenset({"render"})
 REPORT = RENDER | {"collect@mini-8"}

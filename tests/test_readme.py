@@ -11,7 +11,7 @@ import torch
 from benchmarks import RESULTS, readme
 from pipeline.audit import documents as audited
 from pipeline.audit.repository import gather
-from tests import toy
+from tests.support import toy
 
 FRONT = readme.ROOT / "README.md"
 PAGES = {path.relative_to(readme.ROOT).as_posix(): path for path in readme.documents()}

@@ -19,7 +19,7 @@ import pytest
 from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 
-from tests import toy
+from tests.support import toy
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.test_processes import eventually
+from tests.runtime.test_processes import eventually
 from tests.test_repro import Checkout, finish, surroundings
 
 Tally = Callable[..., object]

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.runtime.errors import BenchmarkError
-from tests import small_run, toy
 from tests.faults.conftest import Tally
+from tests.support import small_run, toy
 from tests.test_repro import Checkout
 
 Damage = Callable[[Path], None]

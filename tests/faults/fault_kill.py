@@ -16,7 +16,7 @@ import pytest
 
 from tests.faults.conftest import Say, Tally, copy, deserted, living
 from tests.faults.stages import STAGES, STUDIES, age, content, outputs, restore, studied, whole
-from tests.test_processes import eventually
+from tests.runtime.test_processes import eventually
 from tests.test_repro import Checkout, checkout
 
 RANDOM = 2

@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults.conftest import Tally, copy, deserted
 from tests.faults.stages import STAGES, age, content, outputs, whole
-from tests.test_processes import eventually
+from tests.runtime.test_processes import eventually
 from tests.test_repro import Checkout, checkout
 
 FUTURE = 30 * 365 * 24 * 3600

@@ -1,0 +1,163 @@
+"""What a calibration is said to take, against what torch keeps, and the refusal of what does not fit."""
+
+import weakref
+from collections.abc import Iterable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from pipeline import methods
+from pipeline.calibration import memory
+from pipeline.calibration.problem import Footprint, Problem
+from pipeline.embedded.training import MEAN, STD
+from pipeline.models.encoder import Tower
+from pipeline.models.suite import Suite, SuiteFolder, Task
+from pipeline.models.weights import FROZEN, build_clip, split_qkv
+from pipeline.runtime.schema import Schedule
+from tests.support import toy
+
+CPU = torch.device("cpu")
+
+
+def suite(width: int, layers: int, patch: int, size: int) -> Suite:
+    """A suite of one task on a tower of these dimensions."""
+    vision = {"layers": layers, "width": width, "head_width": 32, "patch_size": patch, "image_size": size}
+    model = {**toy.CLIP, "vision_cfg": vision}
+    return Suite(name="one", tasks=(Task(name="a", classes=("b",)),), model=model, mean=MEAN, std=STD, groups=())
+
+
+def kept(found: Suite, count: int) -> int:
+    """Bytes that autograd keeps of `count` images until the backward pass, the weights apart."""
+    clip = build_clip(found.model)
+    weights = split_qkv({name: value.detach() for name, value in clip.visual.named_parameters()})
+    leaves = {name: tensor.requires_grad_(name not in FROZEN) for name, tensor in weights.items()}
+    size = found.model["vision_cfg"]["image_size"]
+    seen: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        features = found.encoder()(leaves, torch.zeros(count, size, size, 3, dtype=torch.uint8))
+    assert features.requires_grad
+    return sum(seen.values())
+
+
+@pytest.mark.parametrize("shape", [(64, 2, 7, 28), (96, 4, 7, 28), (128, 3, 8, 64)])
+def test_activations_are_estimated_within_15_percent(shape: tuple[int, int, int, int]):
+    found = suite(*shape)
+    measured = (kept(found, 12) - kept(found, 4)) / 8
+    assert 0.85 * measured <= memory.activation_bytes(found) <= 1.15 * measured
+
+
+def test_a_pass_holds_at_least_one_image_and_no_more_than_fit():
+    small, large = suite(96, 4, 7, 28), suite(4096, 100, 4, 224)
+    for found in (small, large):
+        count = memory.images_per_pass(found, CPU)
+        assert count >= 1
+        assert count == 1 or count * memory.activation_bytes(found) <= memory.ACTIVATIONS["cpu"]
+    assert memory.images_per_pass(large, CPU) == 1
+    assert memory.images_per_pass(small, torch.device("cuda")) > memory.images_per_pass(small, CPU)
+
+
+def with_free(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
+
+
+def test_need_is_the_sum_of_its_parts(pristine_suite: Path):
+    folder = SuiteFolder(pristine_suite)
+    model = 4 * sum(folder.base()[name].numel() for name in folder.suite.groups)
+    images = 3 * 5 * 14 * 14 * 3
+    through = 3 * 2 * memory.activation_bytes(folder.suite)  # a batch of two images of every task
+    expected = (3 + 4) * model + through + images + memory.RUNTIME
+    assert memory.estimate_memory(folder, "train", 5, 2, CPU, Footprint()) == expected
+    whole = sum(int(np.prod(folder.images("train", task).shape)) for task in folder.suite.task_names)
+    assert memory.estimate_memory(folder, "train", 10**6, 2, CPU, Footprint()) == expected - images + whole
+
+
+def test_a_pass_is_no_larger_than_the_batches_of_a_step_and_no_smaller_than_one():
+    large, one = suite(4096, 100, 4, 224), Footprint()
+    assert memory.images_per_pass(large, CPU) == 1
+    assert memory.pass_bytes(large, 50, 16, CPU, one) == 16 * memory.activation_bytes(large)
+    small = suite(96, 4, 7, 28)
+    limit = memory.images_per_pass(small, CPU)
+    for batch in (1, limit - 1, limit, 2 * limit):  # of the one task
+        assert memory.pass_bytes(small, 10**6, batch, CPU, one) == batch * memory.activation_bytes(small)
+    assert memory.pass_bytes(small, 10**6, 1, CPU, Footprint(images=4)) == 4 * memory.activation_bytes(small)
+
+
+class Live(TorchDispatchMode):
+    """Bytes of tensors that are alive, those that were `held` before included, and their peak."""
+
+    def __init__(self, held: Iterable[Tensor]) -> None:
+        super().__init__()
+        kept = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in held}
+        self.now = self.peak = sum(kept.values())
+        self.known = {*kept}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        """Count what an operation returns until it dies."""
+        result = function(*args, **(kwargs or {}))
+        for storage in [tensor.untyped_storage() for tensor in tree_leaves(result) if isinstance(tensor, Tensor)]:
+            if storage._cdata not in self.known:
+                self.known.add(storage._cdata)
+                self.now += storage.nbytes()
+                self.peak = max(self.peak, self.now)
+                weakref.finalize(storage, self._forget, storage._cdata, storage.nbytes())
+        return result
+
+    def _forget(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.now -= size
+
+
+def wide(tasks: int) -> tuple[Problem, Suite]:
+    """A problem whose weights outweigh its activations, in float32, and its suite."""
+    found = suite(128, 4, 7, 14)
+    rng, half = torch.Generator().manual_seed(0), (0.5, 0.5, 0.5)
+    _, base = toy.clip_weights(0, found.model)
+    groups = tuple(name for name in base if name not in FROZEN)
+    vectors = {name: 0.02 * torch.randn(tasks, *base[name].shape, generator=rng) for name in groups}
+    images = tuple(torch.randint(256, (4, 14, 14, 3), generator=rng, dtype=torch.uint8) for _ in range(tasks))
+    heads, teachers = (tuple(torch.randn(shape, generator=rng) for _ in range(tasks)) for shape in ((3, 16), (4, 3)))
+    names = tuple("abcd"[:tasks])
+    tasked = tuple(Task(name=name, classes=("x", "y", "z")) for name in names)
+    found = found.model_copy(update={"tasks": tasked, "groups": groups})
+    return Problem(Tower(found.model, half, half), base, vectors, heads, images, teachers, names), found
+
+
+@pytest.mark.parametrize("name", [name for name in methods.names() if hasattr(methods.load(name), "calibrate")])
+def test_what_every_method_holds_is_estimated(name: str):
+    """Never less than it is, and at most 30 % more; for two tasks and for four."""
+    method = methods.load(name)
+    params = method.Params(**{"epochs": 1, "batch_size": 4} if name == "prodistill" else {})
+    footprint, batch = getattr(method, "FOOTPRINT", Footprint()), getattr(params, "batch_size", 1)
+    for tasks in (2, 4):
+        problem, found = wide(tasks)
+        with Live([*problem.base.values(), *problem.vectors.values()]) as live:
+            method.calibrate(problem, Schedule(lr=0.01, steps=2, batch_size=1), 0, params)
+        shapes = {key: tuple(value.shape) for key, value in problem.base.items()}
+        estimated = sum(memory.weight_bytes(found, shapes, footprint))
+        estimated += memory.pass_bytes(found, 4 * tasks, batch, CPU, footprint)
+        assert live.peak <= estimated <= 1.3 * live.peak
+
+
+def test_what_does_not_fit_is_refused_with_what_to_do(pristine_suite: Path, monkeypatch: pytest.MonkeyPatch):
+    folder, asked = SuiteFolder(pristine_suite), ("train", 5, 2, CPU, Footprint())
+    need = memory.estimate_memory(folder, *asked)
+    with_free(monkeypatch, need)
+    assert memory.estimate_memory(folder, *asked) == need
+    with_free(monkeypatch, need - 1)
+    with pytest.raises(
+        memory.NotEnoughMemory, match=r"calibrating tiny takes about .* GiB .* on cpu .*samples_per_task"
+    ) as error:
+        memory.estimate_memory(folder, *asked)
+    assert "3 task vectors" in str(error.value)

@@ -1,0 +1,383 @@
+"""Data-free methods that work entry by entry, against oracles in NumPy, identities and limits."""
+
+import math
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from pipeline import methods
+from pipeline.merges import storage
+from pipeline.merges.serving import masks
+from pipeline.merges.solution import Solution
+from pipeline.methods import consensus, dare, dare_ties, emr, nan, nan_weights, pcb, ties
+from pipeline.models.sampling import generator
+from pipeline.models.suite import SuiteFolder
+from pipeline.models.task_vectors import TaskVectors
+from pipeline.models.weights import Weights
+from pipeline.steps import evaluate
+from pipeline.steps import merge as merge_step
+from pipeline.toolbox.dropping import drop_entries
+from pipeline.toolbox.trimming import lowest_of_top
+from tests.support import toy
+
+SHAPES = {"a": (8, 12), "b": (30,), "c": (4, 5, 6)}
+SIZE = sum(math.prod(shape) for shape in SHAPES.values())
+
+
+def vectors_of(rows: np.ndarray) -> TaskVectors:
+    """Task vectors in float64 from one row of SIZE entries per task; the base is not zero."""
+    base = {name: torch.full(shape, 0.25, dtype=torch.float64) for name, shape in SHAPES.items()}
+    parts = [torch.from_numpy(row).split([math.prod(shape) for shape in SHAPES.values()]) for row in rows]
+    experts = [
+        {name: base[name] + part.view(shape) for (name, shape), part in zip(SHAPES.items(), row, strict=True)}
+        for row in parts
+    ]
+    return TaskVectors(base, experts, tuple(SHAPES), torch.float64)
+
+
+def drawn(seed: int = 0, tasks: int = 4) -> np.ndarray:
+    """Random entries [T, SIZE] that are sums of powers of two, so that subtracting the base loses nothing."""
+    rng = np.random.default_rng(seed)
+    return np.round(rng.standard_normal((tasks, SIZE)) * 2**20) / 2**20
+
+
+def flat(delta: Mapping[str, torch.Tensor]) -> np.ndarray:
+    """All entries, tensor by tensor."""
+    return np.concatenate([delta[name].flatten().numpy() for name in SHAPES])
+
+
+# DARE
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_drop_keeps_the_right_number_and_rescales_it(share: float):
+    tensor = 1 + torch.rand(200, 100, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = drop_entries(tensor, share, torch.Generator().manual_seed(2))
+    kept = found != 0
+    torch.testing.assert_close(found[kept], tensor[kept] / (1 - share), rtol=1e-15, atol=0)
+    deviation = math.sqrt(share * (1 - share) * tensor.numel())
+    assert abs(int(kept.sum()) - (1 - share) * tensor.numel()) <= 4 * deviation
+
+
+def test_drop_is_unbiased():
+    tensor, rng, draws = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64), torch.Generator().manual_seed(3), 20_000
+    mean = drop_entries(tensor.expand(draws, 3), 0.9, rng).mean(0)
+    assert ((mean - tensor).abs() <= 4 * tensor.abs() * math.sqrt(0.9 / 0.1 / draws)).all()
+
+
+def test_dare_without_dropping_is_task_arithmetic():
+    rows = drawn()
+    found = flat(dare.merge(vectors_of(rows), dare.Params(drop=0.0, scale=0.3), 0))
+    np.testing.assert_allclose(found, 0.3 * rows.sum(0), rtol=0, atol=1e-14)
+
+
+def test_dare_draws_anew_for_every_task_tensor_and_seed():
+    same = {name: torch.ones(40, 40) for name in ("a", "b")}
+    base = {name: torch.zeros(40, 40) for name in same}
+
+    def kept(tasks: int, seed: int) -> Weights:
+        vectors = TaskVectors(base, [same] * tasks, tuple(same))
+        return dare.merge(vectors, dare.Params(drop=0.5, scale=1.0), seed)
+
+    one, two, other = kept(1, 0), kept(2, 0), kept(1, 1)
+    assert {*one["a"].unique().tolist()} == {0.0, 2.0}
+    assert {*two["a"].unique().tolist()} == {0.0, 2.0, 4.0}
+    assert not torch.equal(one["a"], one["b"])
+    assert not torch.equal(one["a"], other["a"])
+    assert ((two["a"] - one["a"]) >= 0).all()  # the first task's mask does not depend on the second
+
+
+@pytest.mark.parametrize("name", ["dare", "dare_ties"])
+def test_dare_draws_the_same_masks_in_both_precisions(name: str):
+    module, (base, experts) = methods.load(name), toy.models(dtype=torch.float32)
+    narrow, wide = (
+        module.merge(TaskVectors(base, experts, toy.GROUPS, dtype), module.Params(), 5)
+        for dtype in (torch.float32, torch.float64)
+    )
+    for group in toy.GROUPS:
+        assert narrow[group].dtype == torch.float32
+        torch.testing.assert_close(narrow[group].double(), wide[group], rtol=0, atol=1e-6)
+
+
+def test_dare_ties_without_dropping_is_ties():
+    vectors, same = vectors_of(drawn()), {"keep": 0.3, "scale": 0.7, "aggregate": "mean"}
+    found = dare_ties.merge(vectors, dare_ties.Params(drop=0.0, **same), 0)
+    assert toy.same(found, ties.merge(vectors, ties.Params(**same)))
+
+
+def test_dare_ties_is_ties_of_what_dare_keeps():
+    rows, seed = drawn(), 3
+    vectors = vectors_of(rows)
+    kept = [
+        {name: drop_entries(tensor, 0.5, generator(seed, "drop", t, name)) for name, tensor in vectors.task(t).items()}
+        for t in range(vectors.tasks)
+    ]
+    zero = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in SHAPES.items()}
+    expected = ties.merge(TaskVectors(zero, kept, tuple(SHAPES), torch.float64), ties.Params(keep=0.3, scale=1.0))
+    found = dare_ties.merge(vectors, dare_ties.Params(drop=0.5, keep=0.3, scale=1.0), seed)
+    assert toy.same(found, expected)
+    summed = dare.merge(vectors, dare.Params(drop=0.5, scale=1.0), seed)
+    np.testing.assert_allclose(flat(summed), sum(flat(one) for one in kept), rtol=0, atol=1e-14)
+
+
+# Consensus
+
+
+def consensus_of(rows: np.ndarray, **settings: float) -> np.ndarray:
+    """The merged delta with scale 1."""
+    return flat(consensus.merge(vectors_of(rows), consensus.Params(scale=1.0, **settings)))
+
+
+@pytest.mark.parametrize("threshold", [0.2, 0.6, 1.5])
+@pytest.mark.parametrize("min_tasks", [1, 2, 3])
+def test_consensus_equals_the_oracle(threshold: float, min_tasks: int):
+    rows = drawn()
+    expected = []
+    for column in rows.T:
+        total = math.fsum(column)
+        users = sum(abs(value) > threshold * abs(total - value) for value in column)
+        expected.append(total if users >= min_tasks else 0.0)
+    found = consensus_of(rows, threshold=threshold, min_tasks=min_tasks)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-14)
+    assert found.any()
+
+
+def test_consensus_of_nobody_is_task_arithmetic_and_of_more_than_all_is_the_base():
+    rows = drawn()
+    np.testing.assert_allclose(consensus_of(rows, min_tasks=0), rows.sum(0), rtol=0, atol=1e-14)
+    assert not consensus_of(rows, min_tasks=len(rows) + 1).any()
+
+
+def test_consensus_keeps_less_for_more_tasks_and_a_higher_threshold():
+    rows = drawn()
+    for settings in ([{"min_tasks": k} for k in range(6)], [{"threshold": x} for x in (0.1, 0.3, 0.6, 1.0, 3.0)]):
+        kept = [consensus_of(rows, **one) != 0 for one in settings]
+        assert all(not (fewer & ~more).any() for more, fewer in pairwise(kept))
+        assert kept[0].sum() > kept[-1].sum()
+
+
+def test_consensus_of_one_task_is_its_expert():
+    rows = drawn(tasks=1)
+    assert np.array_equal(consensus_of(rows, min_tasks=1), rows[0])
+
+
+# PCB
+
+
+def pcb_oracle(rows: np.ndarray, keep: float, clip: float) -> tuple[np.ndarray, np.ndarray]:
+    """The merged delta for scale 1 and the cut vectors, from sorted arrays."""
+    tasks, size = rows.shape
+
+    def unit(values: np.ndarray) -> np.ndarray:
+        low, high = values.min(1, keepdims=True), values.max(1, keepdims=True)
+        return (values - low) / (high - low)
+
+    ordered = np.sort(np.abs(rows), axis=1)
+    low, high = (ordered[:, math.floor(rank), None] for rank in (clip * size, (1 - clip) * size - 1))
+    magnitudes = np.clip(np.abs(rows), low, high)
+    normalised = unit(magnitudes)
+    score = np.exp(tasks * normalised**2) * np.tanh(rows * (np.sign(rows) * normalised).sum(0))
+    lowest = np.sort(score, axis=1)[:, size - math.ceil(keep * size), None]
+    weight = unit(np.maximum(score, lowest))
+    vectors = np.sign(rows) * magnitudes
+    return (vectors * weight).sum(0) / np.maximum(weight.sum(0), 1e-12), vectors
+
+
+@pytest.mark.parametrize("keep", [0.05, 0.3, 1.0])
+@pytest.mark.parametrize("clip", [1e-4, 0.05])
+def test_pcb_equals_the_oracle(keep: float, clip: float):
+    rows = drawn()
+    found = flat(pcb.merge(vectors_of(rows), pcb.Params(keep=keep, clip=clip, scale=0.9)))
+    np.testing.assert_allclose(found, 0.9 * pcb_oracle(rows, keep, clip)[0], rtol=1e-12, atol=1e-15)
+    assert found.any()
+
+
+def test_pcb_is_an_average_of_the_cut_task_vectors_or_nothing():
+    rows = drawn()
+    found = flat(pcb.merge(vectors_of(rows), pcb.Params(keep=0.3, scale=1.0)))
+    cut = pcb_oracle(rows, 0.3, 0.01)[1]
+    kept = found != 0
+    assert 0 < kept.sum() < SIZE
+    assert (found[kept] >= cut.min(0)[kept] - 1e-12).all()
+    assert (found[kept] <= cut.max(0)[kept] + 1e-12).all()
+
+
+def test_pcb_of_one_task_is_the_top_of_its_cut_vector():
+    rows, keep = drawn(tasks=1), 0.2
+    found = flat(pcb.merge(vectors_of(rows), pcb.Params(keep=keep, scale=1.0)))
+    cut = pcb_oracle(rows, keep, 0.01)[1][0]
+    kept = found != 0
+    np.testing.assert_allclose(found[kept], cut[kept], rtol=1e-12)
+    assert kept.sum() == math.ceil(keep * SIZE) - 1  # the lowest of the top has weight 0
+    assert np.abs(rows[0][kept]).min() >= np.abs(rows[0][~kept]).max()
+
+
+@pytest.mark.parametrize(
+    ("size", "clip", "low", "high"), [(1000, 0.01, 11, 990), (96, 0.01, 1, 95), (1000, 0.25, 251, 750)]
+)
+def test_pcb_cuts_at_the_ranks_of_the_released_code(size: int, clip: float, low: int, high: int):
+    """Of magnitudes 1 to `size`, each is its own rank."""
+    entries = torch.randperm(size, generator=torch.Generator().manual_seed(0)) + 1.0
+    signs = torch.where(entries % 2 == 0, 1.0, -1.0)
+    expert = {"a": (entries * signs)[: size // 2], "b": (entries * signs)[size // 2 :]}
+    zero = {name: torch.zeros_like(tensor) for name, tensor in expert.items()}
+    found = pcb.merge(TaskVectors(zero, [expert], ("a", "b")), pcb.Params(keep=1.0, clip=clip, scale=1.0))
+    merged = torch.cat([*found.values()])
+    expected = torch.where(entries > low, entries.clamp(max=high), 0) * signs  # what is cut from below has weight zero
+    torch.testing.assert_close(merged, expected, rtol=1e-6, atol=0)
+
+
+def test_pcb_is_odd_but_not_homogeneous():
+    rows = drawn()
+    found, negated, doubled = (flat(pcb.merge(vectors_of(c * rows), pcb.Params(keep=0.3))) for c in (1, -1, 2))
+    np.testing.assert_allclose(negated, -found, rtol=1e-12, atol=0)
+    assert np.abs(doubled - 2 * found).max() > 1e-3
+
+
+# NAN
+
+
+@pytest.mark.parametrize("scope", ["tensor", "model"])
+@pytest.mark.parametrize("method", [nan, nan_weights])
+def test_nan_equals_the_oracle(method: ModuleType, scope: str):
+    rows = drawn() * np.array([[1.0], [2.0], [0.5], [4.0]])
+    vectors = vectors_of(rows)
+    found = method.merge(vectors, method.Params(scope=scope, scale=1.5)).numpy()
+    moved = rows + (0.25 if method is nan_weights else 0.0)
+    ends = np.cumsum([math.prod(shape) for shape in SHAPES.values()])[:-1]
+    parts = np.split(moved, ends, axis=1) if scope == "tensor" else [moved] * len(SHAPES)
+    for column, part in zip(found.T, parts, strict=True):
+        inverse = 1 / np.linalg.norm(part, axis=1)
+        np.testing.assert_allclose(column, 1.5 * inverse / inverse.sum(), rtol=1e-13)
+
+
+def test_nan_of_equal_norms_is_the_average():
+    rows = drawn(tasks=1)[0] * np.sign(drawn(1, tasks=4))
+    for scope in ("tensor", "model"):
+        found = nan.merge(vectors_of(rows), nan.Params(scope=scope))
+        torch.testing.assert_close(found, torch.full((4, 3), 0.25, dtype=torch.float64), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("scope", ["tensor", "model"])
+@pytest.mark.parametrize("size", [1e-3, 1e-2])
+def test_nan_of_the_weights_is_the_average_within_the_spread_of_the_norms(size: float, scope: str):
+    """|T lambda_t - 1| <= (greatest norm - smallest norm) / smallest norm, which is at most 2 |tau| / |theta|."""
+    vectors = vectors_of(size * drawn() * np.array([[1.0], [2.0], [0.5], [4.0]]))
+    found = nan_weights.merge(vectors, nan_weights.Params(scope=scope))
+    squares = torch.stack([(vectors.base(name) + vectors[name]).flatten(1).square().sum(1) for name in vectors], dim=1)
+    norms = (squares if scope == "tensor" else squares.sum(1, keepdim=True).expand_as(squares)).sqrt()
+    spread = (norms.max(0).values - norms.min(0).values) / norms.min(0).values
+    assert ((4 * found - 1).abs() <= spread + 1e-14).all()
+    assert (spread > 0).all()
+    by_vectors = nan.merge(vectors, nan.Params(scope=scope))
+    assert (4 * by_vectors - 1).abs().max() > 1 > 10 * (4 * found - 1).abs().max()
+
+
+def test_nan_of_a_scaled_task_vector_has_an_inversely_scaled_share():
+    rows = drawn()
+    one, other = (
+        nan.merge(vectors_of(rows * np.array([[c], [1.0], [1.0], [1.0]])), nan.Params(scope="tensor")) for c in (1, 8)
+    )
+    torch.testing.assert_close(other[0] / other[1], one[0] / one[1] / 8, rtol=1e-12, atol=0)
+    torch.testing.assert_close(other[2] / other[1], one[2] / one[1], rtol=1e-12, atol=0)
+
+
+def test_nan_leaves_out_an_expert_that_did_not_move():
+    rows = drawn()
+    rows[1] = 0
+    found = nan.merge(vectors_of(rows), nan.Params())
+    rest = nan.merge(vectors_of(rows[[0, 2, 3]]), nan.Params())
+    assert not found[1].any()
+    torch.testing.assert_close(found[[0, 2, 3]], rest, rtol=1e-15, atol=0)  # sums of four numbers and of three
+
+
+# EMR
+
+
+def emr_parts(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, Solution]:
+    """tau_uni [SIZE], masks [T, SIZE] and scales [T] of the method's answer, and the answer."""
+    found = emr.merge(vectors_of(rows), emr.Params())
+    assert found.extras.kind == "masks"
+    tensors = found.extras.tensors
+    unpacked = [
+        flat({name: masks.unpack_mask(tensors[f"{task}/{name}"], torch.Size(shape)) for name, shape in SHAPES.items()})
+        for task in range(len(rows))
+    ]
+    scales = np.array([float(tensors[f"{task}/scale"]) for task in range(len(rows))])
+    return flat(found.delta), np.stack(unpacked), scales, found
+
+
+def test_emr_equals_the_oracle():
+    rows = drawn()
+    rows[:, :3] = [[1, 0, 2], [-1, 0, 2], [0, 0, -5], [0, 0, 0]]  # sums of zero, of nothing, and of one against two
+    unified, kept, scales, _ = emr_parts(rows)
+    for position, column in enumerate(rows.T):
+        sign = 1 if math.fsum(column) > 0 else -1
+        agreeing = [abs(value) for value in column if value * sign > 0]
+        assert unified[position] == sign * max(agreeing, default=0.0)
+        assert [*kept[:, position]] == [value * sign > 0 for value in column]
+    np.testing.assert_allclose(scales, np.abs(rows).sum(1) / (kept * np.abs(unified)).sum(1), rtol=1e-14)
+
+
+def test_emr_gives_every_task_the_l1_norm_of_its_task_vector():
+    rows = drawn()
+    unified, kept, scales, _ = emr_parts(rows)
+    np.testing.assert_allclose(np.abs(scales[:, None] * kept * unified).sum(1), np.abs(rows).sum(1), rtol=1e-13)
+
+
+def test_emr_of_one_task_is_its_expert():
+    rows = drawn(tasks=1)
+    rows[0, ::7] = 0
+    unified, kept, scales, _ = emr_parts(rows)
+    assert np.array_equal(scales, [1.0])
+    assert np.array_equal(unified * kept[0], rows[0])
+
+
+def test_emr_is_positively_homogeneous():
+    rows = drawn()
+    (one, masks_one, scales_one, _), (two, masks_two, scales_two, _) = emr_parts(rows), emr_parts(4 * rows)
+    assert np.array_equal(4 * one, two)
+    assert np.array_equal(masks_one, masks_two)
+    assert np.array_equal(scales_one, scales_two)
+
+
+def test_emr_serves_every_task_its_own_model(pristine_suite: Path, tmp_path: Path):
+    suite = SuiteFolder(pristine_suite)
+    storage.save(merge_step.merge_data_free(emr, suite.vectors(), emr.Params(), suite.suite.task_names), tmp_path)
+    vectors = suite.vectors(torch.float64)
+    unified = emr.merge(vectors, emr.Params()).delta
+    total = sum(float(vectors[name].abs().sum()) for name in vectors)
+    found = [*storage.load_models(suite, tmp_path, 0)]
+    assert [served.tasks for served in found] == [(task,) for task in suite.suite.task_names]
+    reached = 0.0
+    for index, served in enumerate(found):
+        own = vectors.task(index)
+        kept = {name: own[name] * unified[name] > 0 for name in vectors}
+        scale = sum(float(own[name].abs().sum()) for name in vectors)
+        scale /= sum(float((kept[name] * unified[name]).abs().sum()) for name in vectors)
+        for name in vectors:
+            expected = vectors.base(name) + scale * kept[name] * unified[name]
+            torch.testing.assert_close(served.weights[name].double(), expected, rtol=0, atol=2e-6)
+            reached += float((served.weights[name].double() - vectors.base(name)).abs().sum())
+    assert reached == pytest.approx(total, rel=1e-5)
+    counts = evaluate.predict_seed(pristine_suite, tmp_path, 0, "test").counts(0)
+    assert {task: total for task, (_, total) in counts.items()} == dict.fromkeys(toy.TASKS, toy.SIZES["test"])
+
+
+@given(
+    arrays(np.float64, st.integers(1, 40), elements=st.floats(-1e3, 1e3)),
+    st.floats(0.01, 1.0),
+    st.sampled_from([torch.float32, torch.float64]),
+)
+def test_lowest_of_top_is_numpys_order_statistic(values: np.ndarray, share: float, dtype: torch.dtype):
+    tensor = torch.from_numpy(values).to(dtype)
+    expected = np.sort(tensor.numpy())[len(values) - math.ceil(share * len(values))]
+    assert float(lowest_of_top(tensor, share)) == expected

@@ -1,0 +1,172 @@
+"""TIES against a second implementation that handles one number at a time."""
+
+import math
+import random
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.methods.ties import Params, merge
+from pipeline.models.task_vectors import TaskVectors
+from pipeline.toolbox import parts
+from pipeline.toolbox.trimming import Aggregate, lowest_of_top
+from tests.support.pretend_gpu import pretended
+
+SHAPES = {"a": (3, 5), "b": (7,), "c": (2, 2, 2)}
+SIZE = sum(math.prod(shape) for shape in SHAPES.values())
+
+WHOLE = Params(keep=1.0, scale=1.0)
+
+
+def task_vectors(flat: Sequence[Sequence[float]]) -> TaskVectors:
+    """Task vectors in float64 from one flat list per task."""
+    experts = []
+    for row in flat:
+        pieces = torch.tensor(row, dtype=torch.float64).split([math.prod(shape) for shape in SHAPES.values()])
+        experts.append({name: piece.view(shape) for (name, shape), piece in zip(SHAPES.items(), pieces, strict=True)})
+    base = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in SHAPES.items()}
+    return TaskVectors(base, experts, tuple(SHAPES), torch.float64)
+
+
+def flat(delta: dict[str, torch.Tensor]) -> list[float]:
+    """All entries, tensor by tensor."""
+    return [value for name in SHAPES for value in delta[name].flatten().tolist()]
+
+
+def sign(value: float) -> int:
+    """-1, 0 or 1."""
+    return (value > 0) - (value < 0)
+
+
+def oracle(vectors: Sequence[Sequence[float]], keep: float, scale: float, aggregate: str) -> list[float]:
+    """Trim, elect, merge, one entry at a time, in plain Python."""
+    trimmed = []
+    for vector in vectors:
+        limit = sorted((abs(value) for value in vector), reverse=True)[math.ceil(keep * len(vector)) - 1]
+        trimmed.append([value if abs(value) >= limit else 0.0 for value in vector])
+    elected = [sign(math.fsum(column)) for column in zip(*trimmed, strict=True)]
+    majority = sign(sum(elected))
+    merged = []
+    for column, found in zip(zip(*trimmed, strict=True), elected, strict=True):
+        agreeing = [value for value in column if value and sign(value) == (found or majority)]
+        total = math.fsum(agreeing)
+        merged.append(scale * (total / len(agreeing) if aggregate == "mean" and agreeing else total))
+    return merged
+
+
+def drawn(seed: int, kind: str, tasks: int = 4) -> list[list[float]]:
+    """Random task vectors: Gaussian, or small integers with ties in magnitude and sums of zero."""
+    rng = random.Random(seed)
+    value = (lambda: rng.gauss(0, 1)) if kind == "gauss" else (lambda: float(rng.randint(-2, 2)))
+    return [[value() for _ in range(SIZE)] for _ in range(tasks)]
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("kind", ["gauss", "integers"])
+@pytest.mark.parametrize("aggregate", ["mean", "sum"])
+@pytest.mark.parametrize("keep", [0.2, 0.55, 1.0])
+def test_ties_equals_the_oracle(seed: int, kind: str, aggregate: str, keep: float):
+    vectors = drawn(seed, kind)
+    found = flat(merge(task_vectors(vectors), Params(keep=keep, scale=0.7, aggregate=aggregate)))
+    assert found == pytest.approx(oracle(vectors, keep, 0.7, aggregate), abs=1e-12)
+    assert any(found)
+
+
+def test_the_integer_cases_reach_zero_sums_and_tied_thresholds():
+    zero_sums = ties = 0
+    for seed in range(8):
+        vectors = drawn(seed, "integers")
+        zero_sums += sum(sum(column) == 0 and any(column) for column in zip(*vectors, strict=True))
+        ties += sum(sorted(map(abs, vector))[-7] == sorted(map(abs, vector))[-6] for vector in vectors)
+    assert zero_sums > 5
+    assert ties > 5
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("aggregate", ["mean", "sum"])
+def test_ties_is_odd_and_positively_homogeneous(seed: int, aggregate: str):
+    vectors = drawn(seed, "integers")
+    params = Params(keep=0.6, scale=1.0, aggregate=aggregate)
+    found = flat(merge(task_vectors(vectors), params))
+    negated = flat(merge(task_vectors([[-value for value in vector] for vector in vectors]), params))
+    doubled = flat(merge(task_vectors([[2 * value for value in vector] for vector in vectors]), params))
+    assert negated == [-value for value in found]
+    assert doubled == [2 * value for value in found]
+
+
+def test_a_zero_sum_takes_the_majority_sign():
+    up, down = [1.0] * SIZE, [1.0] * SIZE
+    up[0], down[0] = 3.0, -3.0
+    assert flat(merge(task_vectors([up, down]), WHOLE))[0] == 3
+    down = [-value for value in up]
+    assert not any(flat(merge(task_vectors([up, down]), WHOLE)))  # no majority either: nothing agrees
+
+
+def test_where_no_task_agrees_with_a_negative_majority_there_is_no_minus_zero():
+    vectors = [[-1.0] * SIZE, [-1.0] * SIZE]
+    vectors[0][0], vectors[0][1], vectors[1][1] = 1.0, 0.0, 0.0  # the first cancels out, the second is in no task
+    found = flat(merge(task_vectors(vectors), WHOLE))
+    assert found[:3] == [-1.0, 0.0, -2.0]
+    assert math.copysign(1, found[1]) == 1
+
+
+def test_trimming_is_over_the_whole_model_not_per_tensor():
+    vector = [10.0] * 15 + [1.0] * (SIZE - 15)  # all of "a" is larger than the rest
+    merged = merge(task_vectors([vector]), Params(keep=0.5, scale=1.0))
+    assert torch.equal(merged["a"], torch.full((3, 5), 10.0, dtype=torch.float64))
+    assert not merged["b"].any()
+    assert not merged["c"].any()
+
+
+def test_keeping_all_of_agreeing_signs_is_the_sum_or_the_mean():
+    vectors = [[abs(value) for value in vector] for vector in drawn(0, "gauss")]
+    total = [math.fsum(column) for column in zip(*vectors, strict=True)]
+    assert flat(merge(task_vectors(vectors), Params(keep=1.0, scale=1.0, aggregate="sum"))) == pytest.approx(total)
+    mean = Params(keep=1.0, scale=1.0, aggregate="mean")
+    assert flat(merge(task_vectors(vectors), mean)) == pytest.approx([value / 4 for value in total])
+
+
+def test_the_mean_of_equal_task_vectors_is_one_of_them_trimmed():
+    (vector,) = drawn(3, "gauss", tasks=1)
+    limit = sorted(map(abs, vector))[-math.ceil(0.4 * SIZE)]
+    found = flat(merge(task_vectors([vector] * 5), Params(keep=0.4, scale=1.0, aggregate="mean")))
+    assert found == pytest.approx([value if abs(value) >= limit else 0.0 for value in vector], abs=1e-15)
+    assert any(found)
+    assert not all(found)
+
+
+def test_one_task_kept_whole_is_its_expert():
+    (vector,) = drawn(0, "gauss", tasks=1)
+    assert flat(merge(task_vectors([vector]), WHOLE)) == vector
+
+
+@pytest.mark.parametrize("share", [1e-9, 0.1, 0.5, 0.501, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_lowest_of_the_top_is_an_order_statistic(share: float, dtype: torch.dtype):
+    values = torch.randn(1000, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    kept, found = values.clone(), lowest_of_top(values, share)
+    assert found.dtype == dtype
+    assert found == np.sort(values.numpy())[::-1][math.ceil(share * 1000) - 1]
+    assert int((values >= found).sum()) == math.ceil(share * 1000)
+    assert torch.equal(values, kept)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.2, 0.9])
+def test_the_lowest_of_the_top_on_a_gpu_is_that_of_the_cpu(share: float):
+    values = torch.randn(300_000, generator=torch.Generator().manual_seed(0)).round(decimals=3)  # many are equal
+    expected = lowest_of_top(values, share)
+    with pretended():
+        assert float(lowest_of_top(values.to("cuda"), share)) == float(expected)
+
+
+@pytest.mark.parametrize("aggregate", ["mean", "sum"])
+@pytest.mark.parametrize("seed", range(4))
+def test_merging_in_parts_is_merging_whole(monkeypatch: pytest.MonkeyPatch, seed: int, aggregate: Aggregate):
+    vectors = task_vectors(drawn(seed, "integers"))
+    params = Params(keep=1.0, aggregate=aggregate)
+    whole = merge(vectors, params)  # held to the oracle above
+    monkeypatch.setattr(parts, "PART", 3)
+    cut = merge(vectors, params)
+    assert all(torch.equal(cut[name], tensor) for name, tensor in whole.items())

@@ -1,0 +1,202 @@
+"""Suite folders: a good one opens, a broken one is refused with the name of the file that is wrong."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pipeline.models import suite as suites
+from pipeline.models.suite import SuiteError, SuiteFolder
+from pipeline.models.weights import to_device
+from pipeline.runtime.device import device
+from pipeline.runtime.errors import BenchmarkError
+from tests.support import toy
+
+Fault = Callable[[Path], None]
+
+
+def gone(path: Path) -> None:
+    """Delete the file."""
+    path.unlink()
+
+
+def halved(path: Path) -> None:
+    """Cut the file in the middle."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def emptied(path: Path) -> None:
+    """Leave a file of no bytes."""
+    path.write_bytes(b"")
+
+
+def tensors(change: Callable[[dict[str, torch.Tensor]], object]) -> Fault:
+    """Change the tensors of a safetensors file."""
+
+    def fault(path: Path) -> None:
+        content = load_file(path)
+        change(content)
+        save_file(content, path)
+
+    return fault
+
+
+def array(change: Callable[[np.ndarray], np.ndarray]) -> Fault:
+    """Change the array of a .npy file."""
+    return lambda path: np.save(path, change(np.load(path)))
+
+
+def about(**values: object) -> Fault:
+    """Set keys of suite.json."""
+    return lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def tower(**values: object) -> Fault:
+    """Set keys of the vision_cfg of suite.json."""
+
+    def fault(path: Path) -> None:
+        content = json.loads(path.read_text())
+        content["model"]["vision_cfg"] |= values
+        path.write_text(json.dumps(content))
+
+    return fault
+
+
+FAULTS: dict[str, tuple[str, Fault, str]] = {
+    "tower without layers": ("suite.json", tower(layers=0), "model: .*layers is 0, expected a positive whole number"),
+    "tower of a text": ("suite.json", tower(width="96"), "model: .*width is '96', expected a positive whole number"),
+    "tower of half a head": ("suite.json", tower(head_width=5), "is no multiple of head_width 5"),
+    "no deviation": ("suite.json", about(std=[0.0, 1.0, 1.0]), "std.*greater than 0"),
+    "no suite.json": ("suite.json", gone, "no such file"),
+    "suite.json cut": ("suite.json", halved, "not valid JSON"),
+    "suite.json with an unknown key": ("suite.json", about(colour="red"), "colour"),
+    "suite.json with a bad task name": (
+        "suite.json",
+        about(tasks=[{"name": "../x", "classes": []}]),
+        r"tasks\.0\.name",
+    ),
+    "no base": ("base.safetensors", gone, "cannot be read"),
+    "base cut": ("base.safetensors", halved, "cannot be read"),
+    "base empty": ("base.safetensors", emptied, "cannot be read"),
+    "base without the projection": (
+        "base.safetensors",
+        tensors(lambda t: t.pop("proj")),
+        "1 tensors are missing.*'proj'",
+    ),
+    "no expert": ("experts/dogs.safetensors", gone, "cannot be read"),
+    "expert cut": ("experts/dogs.safetensors", halved, "cannot be read"),
+    "expert mis-shaped": (
+        "experts/dogs.safetensors",
+        tensors(lambda t: t.update({"ln_post.bias": torch.zeros(31)})),
+        r"ln_post\.bias has shape \[31\], the base has \[32\]",
+    ),
+    "expert without a tensor": (
+        "experts/fish.safetensors",
+        tensors(lambda t: t.pop("ln_post.bias")),
+        "1 tensors are missing, the first is 'ln_post.bias'",
+    ),
+    "expert with a tensor too many": (
+        "experts/fish.safetensors",
+        tensors(lambda t: t.update(proj=torch.zeros(32, 16))),
+        "1 tensors do not belong to the suite, the first is 'proj'",
+    ),
+    "no heads": ("heads.safetensors", gone, "cannot be read"),
+    "no head of a task": ("heads.safetensors", tensors(lambda t: t.pop("cats")), "head of cats"),
+    "head of too few classes": (
+        "heads.safetensors",
+        tensors(lambda t: t.update(dogs=torch.zeros(2, 16))),
+        r"head of dogs has shape \[2, 16\], expected \[3, D\]",
+    ),
+    "no images": ("images/test/cats.npy", gone, "cannot be read"),
+    "images cut": ("images/test/cats.npy", halved, "cannot be read"),
+    "images empty": ("images/test/cats.npy", emptied, "cannot be read"),
+    "images of another type": ("images/train/cats.npy", array(lambda a: a / 255), "float64.*expected uint8"),
+    "grey images": ("images/train/cats.npy", array(lambda a: a[..., 0]), r"expected uint8 \[N, H, W, 3\]"),
+    "fewer images than labels": ("images/validation/fish.npy", array(lambda a: a[:-1]), "4 images but labels"),
+    "no labels": ("labels/test/dogs.npy", gone, "cannot be read"),
+    "labels cut": ("labels/test/dogs.npy", halved, "cannot be read"),
+    "label above the classes": ("labels/test/dogs.npy", array(lambda a: a + 1), "expected 0 to 2"),
+    "label below zero": ("labels/test/dogs.npy", array(lambda a: a - 1), "expected 0 to 2"),
+    "labels of another type": ("labels/test/dogs.npy", array(lambda a: a / 2), "float64.*expected int64"),
+}
+
+
+@pytest.fixture
+def broken(pristine_suite: Path, tmp_path: Path) -> Path:
+    """A copy of the suite, to be broken."""
+    return Path(shutil.copytree(pristine_suite, tmp_path / "broken"))
+
+
+def test_a_complete_folder_opens(pristine_suite: Path):
+    opened = SuiteFolder(pristine_suite)
+    assert opened.suite.task_names == tuple(toy.TASKS)
+    assert opened.images("test", "dogs").shape == (toy.SIZES["test"], 14, 14, 3)
+    assert opened.labels("train", "dogs").shape == (toy.SIZES["train"],)
+    assert opened.heads()["fish"].shape == (2, 16)
+    vectors = opened.vectors()
+    assert tuple(vectors) == opened.suite.groups
+    expected = opened.expert("dogs")["ln_post.bias"] - opened.base()["ln_post.bias"]
+    assert torch.equal(vectors["ln_post.bias"][1], expected)
+
+
+def test_the_encoder_runs_on_the_stored_weights(pristine_suite: Path):
+    opened = SuiteFolder(pristine_suite)
+    images = torch.from_numpy(np.array(opened.images("test", "cats")))
+    features = opened.suite.encoder()({**opened.base(), **opened.expert("cats")}, images)
+    assert features.shape == (toy.SIZES["test"], 16)
+    torch.testing.assert_close(features.norm(dim=1), torch.ones(toy.SIZES["test"]))
+
+
+@pytest.mark.parametrize(("file", "fault", "message"), FAULTS.values(), ids=FAULTS)
+def test_a_broken_folder_is_refused_by_file(broken: Path, file: str, fault: Fault, message: str):
+    SuiteFolder(broken)
+    fault(broken / file)
+    with pytest.raises(BenchmarkError, match=message) as caught:
+        SuiteFolder(broken)
+    assert file in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("file", ["base.safetensors", "experts/dogs.safetensors"])
+def test_weights_that_are_not_finite_are_refused_by_file(broken: Path, file: str, value: float):
+    tensors(lambda t: t.update({"ln_post.bias": torch.full((32,), value)}))(broken / file)
+    opened = SuiteFolder(broken)
+    with pytest.raises(BenchmarkError, match=r"'ln_post\.bias'.*non-finite") as caught:
+        dict(opened.vectors())
+    assert file in str(caught.value)
+
+
+def test_tasks_of_the_same_name_are_refused(broken: Path):
+    task = {"name": "cats", "classes": ["tabby", "siamese"]}
+    about(tasks=[task, task])(broken / "suite.json")
+    with pytest.raises(SuiteError, match="task names must differ"):
+        SuiteFolder(broken)
+
+
+def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path):
+    with pytest.raises(BenchmarkError, match="no such file"):
+        SuiteFolder(tmp_path)
+
+
+@pytest.mark.parametrize("chosen", ["gpu", "cuda:x"])
+def test_an_unknown_device_is_refused(monkeypatch: pytest.MonkeyPatch, chosen: str):
+    monkeypatch.setenv("SAMERGING_DEVICE", chosen)
+    with pytest.raises(BenchmarkError, match=f"SAMERGING_DEVICE='{chosen}': expected cpu"):
+        device()
+
+
+def test_a_missing_gpu_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SAMERGING_DEVICE", "cuda:1")
+    monkeypatch.setattr(suites.torch.cuda, "is_available", lambda: False)
+    with pytest.raises(BenchmarkError, match="no CUDA device; unset it or use cpu"):
+        device()
+
+
+def test_to_device_keeps_values():
+    weights = toy.weights(0)
+    assert toy.same(to_device(weights, torch.device("cpu")), weights)

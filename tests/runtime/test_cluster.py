@@ -1,0 +1,133 @@
+"""Resumable on a real Ray cluster of two nodes: the same bytes as here, also when a node is killed in the middle."""
+
+import hashlib
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from pipeline import methods
+from pipeline.runtime import cluster, store
+from pipeline.runtime.errors import BenchmarkError
+from pipeline.runtime.resumable import Resumable
+from pipeline.runtime.schema import Schedule
+from pipeline.steps.calibrate import Setting
+from pipeline.steps.teach import compute_teacher_logits
+from pipeline.studies._trials import score_trial
+from tests.support import toy
+
+pytestmark = pytest.mark.long
+
+INPUTS = (Path("data/suites/tiny"), Path("data/teachers/tiny"))
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """Two nodes with one core each, and RAY_ADDRESS of the first."""
+    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    monkeypatch.setenv("PYTHONPATH", str(toy.ROOT))  # `look` is no part of the package
+    found = Cluster()
+    for _ in range(2):
+        found.add_node(num_cpus=1, num_gpus=0, object_store_memory=80 << 20, include_dashboard=False)
+    found.wait_for_nodes()
+    monkeypatch.setenv("RAY_ADDRESS", found.address)
+    yield found
+    ray.shutdown()
+    found.shutdown()
+
+
+@pytest.fixture
+def taught(workspace: Path, pristine_suite: Path) -> Path:
+    """A checkout with a suite and its teachers."""
+    shutil.copytree(pristine_suite, workspace / INPUTS[0])
+    for task in toy.TASKS:
+        store.write_array(INPUTS[1] / f"{task}.npy", compute_teacher_logits(INPUTS[0], task, "train").numpy())
+    return workspace
+
+
+def pieces(steps: int) -> list[tuple[Setting, int, int, str]]:
+    """Six calibrations."""
+    params = methods.load("distillation").Params(temperature=2.0, initial_coefficient=0.0, weight_decay=0.0)
+    setting = Setting(*INPUTS, "distillation", params, Schedule(lr=0.01, steps=steps, batch_size=4), "train", "float32")
+    return [(setting, 8, seed, "test") for seed in range(6)]
+
+
+def look(inputs: tuple[Path, ...], number: int) -> dict[str, Any]:
+    """The folder that a cell runs in, and the hashes of its inputs there."""
+    files = sorted(file for path in inputs for file in path.rglob("*") if file.is_file())
+    hashes = {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return {"folder": str(Path.cwd()), "files": hashes}
+
+
+def contents(kept: Resumable) -> dict[str, bytes]:
+    """The files of the cells."""
+    return {file.name: file.read_bytes() for file in kept.folder.iterdir()}
+
+
+@pytest.fixture
+def alone(taught: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """The cells as this process computes them."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("SAMERGING_WORKERS", "1")
+    kept = Resumable(Path("alone"), INPUTS)
+    kept.run(score_trial, pieces(30), "alone")
+    return contents(kept)
+
+
+def test_a_node_dies_and_nothing_is_lost(alone: dict[str, bytes], nodes: Cluster):
+    kept = Resumable(Path("shared"), INPUTS)
+    victim = nodes.list_all_nodes()[-1]
+
+    def kill() -> None:
+        while not (kept.folder.exists() and contents(kept)):
+            time.sleep(0.05)
+        nodes.remove_node(victim, allow_graceful=False)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    kept.run(score_trial, pieces(30), "shared")
+    killer.join()
+    assert len(nodes.list_all_nodes()) == 1
+    assert contents(kept) == alone
+    assert not [*Path().glob(".samerging-*")]
+
+
+def test_inputs_are_shipped_to_nodes_that_do_not_see_them(
+    taught: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+):
+    monkeypatch.setenv("SAMERGING_SHIP", "1")
+    request.getfixturevalue("nodes")
+    before = {*Path(tempfile.gettempdir()).glob(".samerging-*")}
+    found = Resumable(Path("shipped"), INPUTS).run(look, [(INPUTS, number) for number in range(2)], "shipped")
+    here = look(INPUTS, 0)
+    assert all(files == here["files"] for files in (one["files"] for one in found))
+    assert here["folder"] not in {one["folder"] for one in found}
+    assert {*Path(tempfile.gettempdir()).glob(".samerging-*")} == before
+
+
+def test_an_error_of_a_cell_is_raised_as_it_is(taught: Path, nodes: Cluster):
+    broken = [(piece[0], piece[1], piece[2], "nowhere") for piece in pieces(1)[:1]]
+    with pytest.raises(BenchmarkError, match="nowhere"):
+        Resumable(Path("broken"), INPUTS).run(score_trial, broken, "broken")
+    with pytest.raises(BenchmarkError, match=r"one piece needs .*'memory'.*the most that nodes of the cluster have"):
+        Resumable(Path("large"), INPUTS).run(score_trial, pieces(1), "large", need=1 << 60)
+
+
+def test_no_cluster_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(BenchmarkError, match=r"RAY_ADDRESS='127\.0\.0\.1:1': no cluster answers there"):
+        Resumable(tmp_path, ()).run(score_trial, pieces(1), "none")
+
+
+@pytest.mark.parametrize("value", ["-1", "1.5", "half", "inf", "nan"])
+def test_a_wrong_share_of_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch, value: str):
+    monkeypatch.setenv("SAMERGING_GPUS", value)
+    with pytest.raises(BenchmarkError, match="SAMERGING_GPUS"):
+        cluster.gpus_per_piece()

@@ -1,0 +1,115 @@
+"""From files to calibrations: which images a method is given, what is recorded of them, what is refused before work."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from pipeline import methods
+from pipeline.calibration import memory
+from pipeline.calibration.problem import Problem
+from pipeline.methods.distillation import Params as Distillation
+from pipeline.methods.prodistill import Params as ProDistill
+from pipeline.models.suite import SuiteFolder
+from pipeline.runtime import store
+from pipeline.runtime.resumable import Resumable
+from pipeline.runtime.schema import Parameters, Schedule
+from pipeline.runtime.store import StoreError
+from pipeline.steps import calibrate as module
+from pipeline.steps.calibrate import Setting, calibrate_seeds, draw_indices
+from tests.support import toy
+
+pytestmark = pytest.mark.usefixtures("one_process")
+SCHEDULE = Schedule(lr=0.01, steps=2, batch_size=2)
+SEEDS = [0, 5]
+OWN = [name for name in methods.names() if "samples" in methods.load(name).Params.model_fields]
+"""Methods that look at a number of images of their own."""
+
+
+@pytest.fixture
+def setting(pristine_suite: Path, tmp_path: Path) -> Callable[..., Setting]:
+    """A setting of a method on the tiny suite, with its defaults unless told otherwise."""
+    suite = SuiteFolder(pristine_suite)
+    for task in suite.suite.task_names:
+        images = torch.from_numpy(np.array(suite.images("train", task)))
+        logits = suite.suite.encoder()({**suite.base(), **suite.expert(task)}, images) @ suite.heads()[task].T
+        store.write_array(tmp_path / f"{task}.npy", logits.numpy())
+
+    def build(method: str, params: Parameters, split: str = "train") -> Setting:
+        return Setting(pristine_suite, tmp_path, method, params, SCHEDULE, split, "float32")
+
+    return build
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Resumable:
+    """Where finished calibrations are kept."""
+    return Resumable(tmp_path / "cells", ())
+
+
+def short(method: str, samples: int) -> Parameters:
+    """The method's defaults with so many images; ProDistill with two epochs."""
+    more = {"epochs": 2} if method == "prodistill" else {}
+    return methods.load(method).Params(samples=samples, **more)
+
+
+def test_a_smaller_draw_is_the_beginning_of_a_larger_one(pristine_suite: Path):
+    suite = SuiteFolder(pristine_suite)
+    few, many, whole = (draw_indices(suite, "train", count, 5) for count in (3, 7, 100))
+    for task in suite.suite.task_names:
+        assert few[task].tolist() == many[task].tolist()[:3] == whole[task].tolist()[:3]
+        assert sorted(whole[task].tolist()) == list(range(12))
+
+
+@pytest.mark.parametrize("method", OWN)
+def test_images_that_a_method_does_not_look_at_are_neither_counted_nor_needed(setting, kept: Resumable, method: str):
+    """Its result has the same bits whether or not it is given more."""
+    asked = setting(method, short(method, 5))
+    found = calibrate_seeds(asked, 11, SEEDS, kept)
+    suite = SuiteFolder(asked.suite)
+    assert found.samples == dict.fromkeys(suite.suite.task_names, 5)
+    for task, drawn in found.draws.items():
+        assert torch.equal(drawn, torch.stack([draw_indices(suite, "train", 11, seed)[task][:5] for seed in SEEDS]))
+    for seed, solution in zip(SEEDS, found.solutions, strict=True):
+        more = module.load_problem(asked, draw_indices(suite, "train", 11, seed))
+        expected = methods.load(method).calibrate(more, SCHEDULE, seed, asked.params)
+        assert toy.same(dict(sorted(solution.delta.items())), dict(sorted(expected.delta.items())))
+        assert len(more.images[0]) == 11
+
+
+def test_the_methods_that_have_samples_of_their_own():
+    assert OWN == ["esm", "fisher", "m_ties", "prodistill", "regmean", "regmean_pp"]
+
+
+def test_every_number_of_images_is_recorded_with_its_own_draw(setting, kept: Resumable):
+    asked = setting("prodistill", ProDistill(samples=4, epochs=1))
+    tasks = SuiteFolder(asked.suite).suite.task_names
+    found = [calibrate_seeds(asked, count, SEEDS, kept) for count in (2, 4, 11)]
+    assert [one.samples for one in found] == [dict.fromkeys(tasks, count) for count in (2, 4, 4)]
+    assert [one.draws[tasks[0]].shape for one in found] == [(2, 2), (2, 4), (2, 4)]
+    assert [toy.same(one.solutions[0].delta, found[2].solutions[0].delta) for one in found] == [False, True, True]
+
+
+def test_a_method_without_samples_gets_all_that_are_asked_for_and_a_small_pool_whole(setting, kept: Resumable):
+    asked = setting("distillation", Distillation())
+    found = [calibrate_seeds(asked, count, [0], kept) for count in (11, 100)]
+    assert [{*one.samples.values()} for one in found] == [{11}, {12}]
+
+
+def test_what_does_not_fit_is_refused_before_any_calibration(setting, kept: Resumable, monkeypatch: pytest.MonkeyPatch):
+    def started(problem: Problem, *_: object) -> None:
+        raise AssertionError("a calibration has started")
+
+    monkeypatch.setattr(methods.load("distillation"), "calibrate", started)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=0))
+    with pytest.raises(memory.NotEnoughMemory, match="calibrating tiny takes about"):
+        calibrate_seeds(setting("distillation", Distillation()), 4, SEEDS, kept)
+
+
+def test_a_split_that_the_suite_does_not_have_is_named(setting, kept: Resumable):
+    with pytest.raises(StoreError, match=r"images/holdout/cats\.npy: cannot be read"):
+        calibrate_seeds(setting("distillation", Distillation(), "holdout"), 4, SEEDS, kept)
