@@ -1,15 +1,15 @@
 # make repro   set up and run the whole benchmark on the embedded suite, then show the table
-# make try     the whole pipeline on the tiny suite nano-3, as an experiment beside the workspace
+# make try     the whole pipeline on the tiny suite nano-3, as an experiment; leaves the workspace alone
 # make compare print experiments: changed parameters and their headline numbers
-# make methods run every method, beside the workspace: reports/methods
+# make methods run every method, outside the workspace, into reports/methods
 # make studies run the studies too: ablation, data efficiency, sensitivity, landscape, robustness, ...
 # make check   set up, lint and pass the tests that take no run of the pipeline: under three minutes on two cores
 # make test    set up, lint and pass all tests
 # make faults  kill, interrupt, fill the disk, damage files, fuzz: about half an hour on two cores; counts what was survived
-# make verify  hash every result and every file of the cache anew: finds what changed without a trace; then dvc repro
+# make verify  hash every result and every file of the cache again: finds silent changes; then dvc repro
 # make audit   are the numbers of this repository true? FLAGS="--rerun 3" computes stages again
 # make bundle  one archive for reviewers; python -m pipeline.audit --bundle FILE checks it
-# make lock    resolve requirements.lock anew (needs uv)
+# make lock    resolve requirements.lock again (needs uv)
 
 PYTHON ?= python3
 VENV := .venv
@@ -19,7 +19,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 TRY := -S 'suites=[nano-3]' -S 'methods.merge=[zeroshot,individual,average,task_arithmetic,ties]' \
   -S 'methods.calibrate=[adamerging,distillation]' -S 'methods.rescale=[]' -S 'methods.surgery=[]'
-# What reports/methods keeps of a run beside its parameters and its lock: evidence, and what is rendered from it.
+# What reports/methods keeps of a run, apart from its parameters and its lock: evidence, and what is rendered from it.
 REPORT := evidence/suites tables figures plots index.html metrics.json
 
 .PHONY: repro try compare methods studies check test lint audit bundle faults verify lock env

@@ -16,8 +16,7 @@ A suite is a set of tasks on one backbone; a method edits the task vectors, pick
     report/         results -> evidence -> tables, figures, pages
     audit/          are the numbers true? by code of its own
     runtime/        how a stage runs: guarantees, files, processes, devices
-    params          the schema of params.yaml, and its only reader
+    params          the schema of params.yaml, and the only reader of its values
 
-Imports point down this list's columns in one direction: `runtime` and `models` import none of the others, `stages/` is
-imported by none.
+docs/architecture.md has the order in which packages may import each other.
 """

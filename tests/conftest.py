@@ -16,13 +16,13 @@ from tests.support import toy
 os.environ["SAMERGING_DEVICE"] = "cpu"
 torch.set_num_threads(1)
 RENDERED: dict[tuple, dict[str, bytes]] = {}
-"""What `rendered_once` has rendered."""
+"""The reports that `rendered_once` has rendered."""
 settings.register_profile("faults", max_examples=10_000)
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs the finished run is long, and so are the studies. What runs DVC starts first: no core waits for it."""
+    """Mark tests of the finished run and of the studies as long; start those of DVC first, so that no core waits."""
     for item in items:
         if "small" in getattr(item, "fixturenames", ()) or item.path.parent.name == "studies":
             item.add_marker(pytest.mark.long)
@@ -37,7 +37,7 @@ def problem() -> toy.Problem:
 
 @pytest.fixture(scope="session")
 def pristine_suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A valid suite folder of three tasks on a one-layer CLIP with random weights; not to be changed."""
+    """A valid suite folder of three tasks on a one-layer CLIP with random weights; read only."""
     folder = tmp_path_factory.mktemp("suite") / "tiny"
     toy.write_suite(folder)
     return folder
@@ -45,7 +45,7 @@ def pristine_suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def precise(tmp_path: Path) -> SuiteFolder:
-    """The tiny suite in float64, for formulas: what rounds there is far below what a wrong formula would change."""
+    """The tiny suite in float64, for formulas: its rounding is far below the effect of a wrong formula."""
     toy.write_suite(tmp_path / "precise", torch.float64)
     return SuiteFolder(tmp_path / "precise")
 
@@ -69,7 +69,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def rendered_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rendering is a function of the evidence, so the same evidence is rendered once."""
+    """Render the same evidence only once: the report is a function of it."""
     from pipeline.report import render
 
     def remembered(folders: Sequence[Path], look: object) -> dict[str, bytes]:
@@ -91,13 +91,13 @@ def suite(pristine_suite: Path) -> SuiteFolder:
 
 @pytest.fixture
 def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Milliseconds of work need no pool of processes."""
+    """Work in this process: milliseconds of work need no pool."""
     monkeypatch.setenv("SAMERGING_WORKERS", "1")
 
 
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the code and the parameters, and the current folder: what a stage sees of a checkout."""
+    """A copy of the code and the parameters as the current folder: what a stage sees of a checkout."""
     toy.copy_code(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -1,4 +1,4 @@
-"""`make compare`: experiments side by side, with what changed and nothing else."""
+"""`make compare`: experiments side by side, with only what changed."""
 
 import json
 from pathlib import Path
@@ -12,20 +12,20 @@ NUMBERS = {"samerging": 88.19, "gap_closed": 87.97, "experts": 93.97}
 
 @pytest.fixture
 def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict]:
-    """What DVC tells of a workspace and an experiment."""
+    """The rows that DVC returns for a workspace and an experiment."""
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text("rho: 0.07\nmerge:\n  ties: {scale: 0.3}\nseeds: [0, 1]\n")
     Path("reports").mkdir()
     Path("reports/metrics.json").write_text(json.dumps({"mini-8": NUMBERS}))
     common = {"merge.ties.scale": 0.3, "seeds": "[0, 1]", "data/runs/x.json:seconds": 1.0}
-    told = [
+    records = [
         {"Experiment": None, "rev": "workspace", "rho": 0.07, **common},
         {"Experiment": "other-rho", "rev": "abc", "rho": 0.05, **common},
     ]
-    for index, row in enumerate(told):
+    for index, row in enumerate(records):
         row |= {f"mini-8.{name}": value + index for name, value in NUMBERS.items()}
-    monkeypatch.setattr(compare, "exp_show", lambda: told)
-    return told
+    monkeypatch.setattr(compare, "exp_show", lambda: records)
+    return records
 
 
 def test_a_row_per_experiment_with_what_changed(rows: list[dict], capsys: pytest.CaptureFixture):

@@ -1,4 +1,4 @@
-"""Whatever stands in a file that is read, it is accepted or refused in one clear message; never a traceback.
+"""Any content of a file is accepted or refused in one clear message, never with a traceback.
 
 A few hundred contents here, always the same ones; `make faults` tries ten thousand of each kind.
 """
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.long
 
 TEXT = (toy.ROOT / "params.yaml").read_text()
 LIMIT = 20_000
-"""Characters that a message has at most."""
+"""The most characters that a message may have."""
 HARD = (
     "&a [*a]", "&a {k: *a}", "*nothing", "!!python/object/apply:os.system [x]", "!!python/name:os.system", "!foo x",
     "!!binary abc", "[!!binary YWJj]", "2020-01-01", "2020-99-99", "2001-12-14t21:59:43.10-25:00", "9" * 5000,
@@ -49,7 +49,7 @@ HARD = (
     "&a [x, x, x, x, x, x, x, x]\nb: &b [*a, *a, *a, *a, *a, *a, *a, *a]\nc: &c [*b, *b, *b, *b, *b, *b, *b, *b]\n"
     "d: &d [*c, *c, *c, *c, *c, *c, *c, *c]\ne: &e [*d, *d, *d, *d, *d, *d, *d, *d]\nrho: &f [*e, *e, *e, *e, *e, *e]",
 )  # fmt: skip
-"""Values of which some reader of YAML has died."""
+"""Values that have crashed some reader of YAML."""
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(), st.just(10**400), st.floats(), st.text(max_size=8), st.dates(), st.binary()
 )
@@ -67,8 +67,8 @@ def known() -> Any:
         yield
 
 
-def survives(reader: Callable[[], object], names: str = "") -> None:
-    """Run the reader; what it refuses has a message of some length that names the file."""
+def check_refusal(reader: Callable[[], object], names: str = "") -> None:
+    """Run the reader; if it refuses, its message names the file and has a sensible length."""
     try:
         reader()
     except BenchmarkError as error:
@@ -77,8 +77,8 @@ def survives(reader: Callable[[], object], names: str = "") -> None:
         assert 20 < len(message) < LIMIT
 
 
-def changed(content: Any, data: st.DataObject, values: st.SearchStrategy[Any], most: int = 4) -> Any:
-    """A copy with some keys removed, renamed or given other values."""
+def change_content(content: Any, data: st.DataObject, values: st.SearchStrategy[Any], most: int = 4) -> Any:
+    """Copy the content with some keys removed, renamed or given other values."""
     content = copy.deepcopy(content)
     for _ in range(data.draw(st.integers(1, most))):
         inner, (*parents, last) = content, data.draw(st.sampled_from([*paths(content)]))
@@ -98,7 +98,7 @@ def changed(content: Any, data: st.DataObject, values: st.SearchStrategy[Any], m
 @fuzzed
 @given(st.data())
 def test_any_parameters(data: st.DataObject):
-    content = changed(CONTENT, data, VALUES)
+    content = change_content(CONTENT, data, VALUES)
     try:
         params.check(content)
     except ParamsError as error:
@@ -108,7 +108,7 @@ def test_any_parameters(data: st.DataObject):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where files are written again and again."""
+    """A folder whose files every example overwrites."""
     return tmp_path_factory.mktemp("fuzz")
 
 
@@ -120,8 +120,8 @@ EDITS = st.tuples(
 )
 
 
-def edited(edits: list[tuple[int, str, str]]) -> str:
-    """params.yaml with some lines changed."""
+def edit_lines(edits: list[tuple[int, str, str]]) -> str:
+    """The text of params.yaml with some lines changed."""
     lines = list(LINES)
     for number, kind, text in edits:
         line = lines[number]
@@ -141,8 +141,8 @@ def edited(edits: list[tuple[int, str, str]]) -> str:
 @given(st.lists(EDITS, min_size=1, max_size=3))
 def test_any_text_of_the_parameters(folder: Path, edits: list[tuple[int, str, str]]):
     path = folder / "params.yaml"
-    path.write_bytes(edited(edits).encode("utf-8", "surrogatepass"))
-    survives(lambda: params.load(path=path), "params.yaml")
+    path.write_bytes(edit_lines(edits).encode("utf-8", "surrogatepass"))
+    check_refusal(lambda: params.load(path=path), "params.yaml")
 
 
 @pytest.mark.parametrize("text", HARD, ids=lambda text: repr(text[:20]))
@@ -151,38 +151,42 @@ def test_every_hard_value(folder: Path, key: str, text: str):
     path = folder / "params.yaml"
     before, _, after = TEXT.partition(f"\n{key}:")
     path.write_bytes(f"{before}\n{key}: {text}\n{after.partition(chr(10))[2]}".encode("utf-8", "surrogatepass"))
-    survives(lambda: params.load(path=path), "params.yaml")
+    check_refusal(lambda: params.load(path=path), "params.yaml")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1"])
 def test_other_encodings_give_the_same_parameters_or_a_message(folder: Path, encoding: str):
     path = folder / "params.yaml"
     path.write_bytes(TEXT.replace("# ", "# ü ").encode(encoding, "replace"))
-    survives(lambda: params.load(["rho"], path)["rho"] == YAML(typ="safe").load(TEXT)["rho"], "params.yaml")
+
+    def load() -> None:
+        assert params.load(["rho"], path)["rho"] == YAML(typ="safe").load(TEXT)["rho"]
+
+    check_refusal(load, "params.yaml")
 
 
-def flips(size: int) -> st.SearchStrategy[list[tuple[int, int]]]:
+def byte_changes(size: int) -> st.SearchStrategy[list[tuple[int, int]]]:
     """Some bytes to replace, most of them near the beginning, where headers are."""
     place = st.one_of(st.integers(0, min(size - 1, 200)), st.integers(0, size - 1))
     return st.lists(st.tuples(place, st.integers(0, 255)), min_size=1, max_size=4)
 
 
-def flipped(content: bytes, changes: list[tuple[int, int]], keep: float) -> bytes:
-    """The content with those bytes replaced, and cut."""
-    found = bytearray(content)
+def flip_bytes(content: bytes, changes: list[tuple[int, int]], keep: float) -> bytes:
+    """Replace these bytes of the content, and cut it."""
+    damaged = bytearray(content)
     for place, value in changes:
-        found[place] = value
-    return bytes(found[: round(keep * len(found))])
+        damaged[place] = value
+    return bytes(damaged[: round(keep * len(damaged))])
 
 
 KEEP = st.sampled_from((1.0, 1.0, 1.0, 0.5, 0.0))
 
 
 def read_every_tensor(path: Path) -> None:
-    """Header and content."""
-    found = store.TensorFile(path)
-    found.shapes()
-    dict(found)
+    """Read the header and all tensors."""
+    file = store.TensorFile(path)
+    file.shapes()
+    dict(file)
 
 
 TENSORS = {
@@ -209,8 +213,8 @@ def test_any_bytes_of_a_file(folder: Path, kind: str, data: st.DataObject):
     path = folder / f"x.{kind}"
     write(path)
     content = path.read_bytes()
-    path.write_bytes(flipped(content, data.draw(flips(len(content))), data.draw(KEEP)))
-    survives(lambda: read(path), path.name)
+    path.write_bytes(flip_bytes(content, data.draw(byte_changes(len(content))), data.draw(KEEP)))
+    check_refusal(lambda: read(path), path.name)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -218,16 +222,16 @@ def test_any_bytes_of_a_file(folder: Path, kind: str, data: st.DataObject):
 @given(data=st.data())
 def test_any_header_of_tensors(folder: Path, data: st.DataObject):
     entry = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
-    header = changed({"x": entry, "__metadata__": {"format": "pt"}}, data, VALUES)
+    header = change_content({"x": entry, "__metadata__": {"format": "pt"}}, data, VALUES)
     text = json.dumps(header, default=str, skipkeys=True).encode()
     path = folder / "x.safetensors"
     length = data.draw(st.sampled_from((len(text), 0, 2**32, 2**63, 2**64 - 1)))
     path.write_bytes(struct.pack("<Q", length) + text + bytes(24))
-    survives(lambda: read_every_tensor(path), path.name)
+    check_refusal(lambda: read_every_tensor(path), path.name)
 
 
-def opened(folder: Path) -> None:
-    """The folder and its tower."""
+def open_suite(folder: Path) -> None:
+    """Open the folder and build its tower."""
     SuiteFolder(folder).suite.encoder()
 
 
@@ -237,9 +241,9 @@ def test_any_suite_file(pristine_suite: Path, folder: Path, data: st.DataObject)
     broken = folder / "suite"
     if not broken.exists():
         shutil.copytree(pristine_suite, broken)
-    content = changed(json.loads((pristine_suite / "suite.json").read_text()), data, VALUES)
+    content = change_content(json.loads((pristine_suite / "suite.json").read_text()), data, VALUES)
     (broken / "suite.json").write_text(json.dumps(content, default=str, skipkeys=True))
-    survives(lambda: opened(broken), "suite")
+    check_refusal(lambda: open_suite(broken), "suite")
 
 
 @fuzzed
@@ -251,9 +255,9 @@ def test_any_merge_file(pristine_suite: Path, folder: Path, data: st.DataObject)
         none = dict.fromkeys(suite.suite.task_names, 0)
         storage.save(storage.Merges((None,), none, suite.suite.groups, [solution]), artefact)
         shutil.copy(artefact / "merge.json", folder / "merge.json")
-    content = changed(json.loads((folder / "merge.json").read_text()), data, VALUES)
+    content = change_content(json.loads((folder / "merge.json").read_text()), data, VALUES)
     (artefact / "merge.json").write_text(json.dumps(content, default=str, skipkeys=True))
-    survives(lambda: [*storage.load_models(suite, artefact, 0)], "merge")
+    check_refusal(lambda: [*storage.load_models(suite, artefact, 0)], "merge")
 
 
 ROWS = [("tiny", "ties", "cats", 0, 8, 3, 7), ("tiny", "ties", "dogs", 0, 8, 2, 7)]
@@ -268,15 +272,15 @@ def test_any_scores(edits: list[tuple[int, int, str]], lines: int):
     for row, column, text in edits:
         table[row][column] = text
     text = "\n".join(",".join(row) for row in table[:lines]) + "\n"
-    survives(lambda: scores.check_scores(scores.parse_scores(text, "ties.csv"), ("cats", "dogs")))
+    check_refusal(lambda: scores.check_scores(scores.parse_scores(text, "ties.csv"), ("cats", "dogs")))
 
 
 @fuzzed
 @given(st.binary(max_size=80))
 def test_any_bytes_of_scores(content: bytes):
-    survives(lambda: scores.parse_scores(content.decode("latin-1"), "ties.csv"), "ties.csv")
+    check_refusal(lambda: scores.parse_scores(content.decode("latin-1"), "ties.csv"), "ties.csv")
 
 
-def test_a_suite_comes_back(pristine_suite: Path):
+def test_a_suite_survives_a_round_trip(pristine_suite: Path):
     text = (pristine_suite / "suite.json").read_text()
     assert Suite.model_validate(json.load(io.StringIO(text))).model_dump(mode="json") == json.loads(text)

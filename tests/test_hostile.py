@@ -1,4 +1,4 @@
-"""Files made to do harm: refused, or shown as the text they are."""
+"""Malicious files and names are refused, or shown as plain text."""
 
 import json
 import pickle
@@ -30,7 +30,7 @@ OUTSIDE = ("../x", "/etc/passwd", "a/../../x", "..", "", "a\0b", "a/b", "~", "x"
 
 
 class Code:
-    """Makes a folder when it is unpickled."""
+    """An object that makes a folder when it is unpickled."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -91,7 +91,7 @@ def test_an_array_that_claims_more_than_the_file_holds_is_refused(tmp_path: Path
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
-def test_a_task_cannot_be_called_like_a_path(pristine_suite: Path, tmp_path: Path, name: str):
+def test_a_task_name_cannot_be_a_path(pristine_suite: Path, tmp_path: Path, name: str):
     content = json.loads((pristine_suite / "suite.json").read_text())
     content["tasks"][0]["name"] = name
     (tmp_path / "suite.json").write_text(json.dumps(content))
@@ -102,25 +102,25 @@ def test_a_task_cannot_be_called_like_a_path(pristine_suite: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("kind", ["masks/../..", "os", "../x", "__init__", "heads\n"])
-def test_what_answers_beside_a_merge_is_one_of_the_known_kinds(tmp_path: Path, kind: str):
+def test_the_extras_of_a_merge_are_of_a_known_kind(tmp_path: Path, kind: str):
     none = dict.fromkeys(toy.TASKS, 0)
     solution = Solution(torch.zeros(3, len(toy.GROUPS)))
     storage.save(storage.Merges((None,), none, toy.GROUPS, [solution]), tmp_path)
-    about = json.loads((tmp_path / "merge.json").read_text())
-    (tmp_path / "merge.json").write_text(json.dumps({**about, "extras": kind}))
+    description = json.loads((tmp_path / "merge.json").read_text())
+    (tmp_path / "merge.json").write_text(json.dumps({**description, "extras": kind}))
     with pytest.raises(BenchmarkError, match=r"merge\.json: extras"):
         storage.load(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../ties", "/etc/passwd", "ties/../../x", "os", "__init__", "ties; rm -rf x"])
 @pytest.mark.parametrize("kind", ["merge", "calibrate", "study", "rescale", "surgery"])
-def test_a_method_is_one_of_the_known_ones(kind: str, name: str):
+def test_an_unknown_method_is_refused(kind: str, name: str):
     with pytest.raises(params.ParamsError, match=f"methods.{kind}"):
         params.check(changed(f"methods+{kind}", [name]))
 
 
 @pytest.mark.parametrize("name", ["../mini-8", "/etc/passwd", "mini-8; rm -rf x"])
-def test_a_suite_is_one_of_the_known_ones(name: str):
+def test_an_unknown_suite_is_refused(name: str):
     with pytest.raises(params.ParamsError, match="no such suite"):
         params.check(changed("suites", [name]))
 
@@ -143,11 +143,10 @@ def test_aliases_of_aliases_do_not_explode(tmp_path: Path):
     assert len(str(caught.value)) < 50_000
 
 
-def test_an_image_that_unfolds_to_a_bomb_is_refused_before_it_is_decoded():
+def test_a_decompression_bomb_is_refused_before_it_is_decoded():
     code = (
         "import io, resource, struct, zlib\n"
         "from pipeline.suites import _clip_images as images\n"
-        "resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)\n"
         "chunk = lambda kind, data: (struct.pack('>I', len(data)) + kind + data\n"
         "                            + struct.pack('>I', zlib.crc32(kind + data)))\n"
         "head = struct.pack('>IIBBBBB', 100_000, 100_000, 8, 2, 0, 0, 0)\n"
@@ -174,11 +173,11 @@ def test_the_page_shows_names_as_text():
         page.Entries((page.MethodEntry("entry", EVIL, EVIL, EVIL, EVIL),)),
         page.Fold("fold", EVIL, (page.Prose((EVIL,)),)),
     )
-    found = page.Page(EVIL, (page.Prose((EVIL,)),), (page.Section("section", EVIL, blocks),))
-    shown = page.render_page(found)
-    assert shown.count("<script") == 1, "the page's own"
-    assert shown.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 20
-    assert 'href="javascript' not in shown
+    content = page.Page(EVIL, (page.Prose((EVIL,)),), (page.Section("section", EVIL, blocks),))
+    html = page.render_page(content)
+    assert html.count("<script") == 1, "the page's own"
+    assert html.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 20
+    assert 'href="javascript' not in html
 
 
 def test_tables_show_names_as_text():

@@ -1,4 +1,4 @@
-"""Scores do not depend on the processor: two selections of kernels on one machine, within what the benchmark promises.
+"""Scores under two selections of kernels on one machine agree within what the benchmark promises.
 
 Kernels differ between processors in the order of their sums, in fused multiplications and in their exponential
 functions, and so in the last bits of every result. Environment variables select the kernels of an older processor.
@@ -30,7 +30,7 @@ DATA_FREE = ("zeroshot", "individual", "task_arithmetic", "ties", "tsv_m", "iso_
 CALIBRATED = ("distillation",)
 SEED = 0
 AVERAGE, TASK = 0.1, 0.3
-"""Points of accuracy that separate two processors at most: of a method's average, of each task."""
+"""The largest difference between two processors, in points of accuracy: of a method's average, of each task."""
 PLAINEST = {
     "ATEN_CPU_CAPABILITY": "default",
     "ONEDNN_MAX_CPU_ISA": "SSE41",
@@ -38,7 +38,7 @@ PLAINEST = {
     "OPENBLAS_CORETYPE": "Nehalem",
     "NPY_DISABLE_CPU_FEATURES": "X86_V3",
 }
-"""The kernels that every x86-64 processor has; a library that does not know its variable ignores it."""
+"""The kernels that every x86-64 processor has; a library ignores a variable that it does not know."""
 RUN = "import sys; from tests.test_kernels import report; report(*sys.argv[1:])"
 
 Counts = dict[str, tuple[int, int]]
@@ -56,8 +56,8 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def report(suite: str, teachers: str, threads: str) -> None:
-    """Print what one selection of kernels gives: its name, a hash of the experts' logits, counts of every method."""
-    threads_of_torch(int(threads))
+    """Print the results of one selection of kernels: its name, a hash of the experts' logits, every method's counts."""
+    set_torch_threads(int(threads))
     folder, split = Path(suite), "test"
     tasks = SuiteFolder(folder).suite.task_names
     digest = hashlib.sha256()
@@ -65,54 +65,54 @@ def report(suite: str, teachers: str, threads: str) -> None:
         logits = compute_teacher_logits(folder, task, "train").numpy()
         store.write_array(Path(teachers) / f"{task}.npy", logits)
         digest.update(logits.tobytes())
-    settings = {name: settings_of(name, folder, Path(teachers)) for name in (*CALIBRATED, "samerging")}
-    chosen = params.load([*(f"merge.{name}" for name in DATA_FREE), "samples_per_task"])
-    counts = {name: score_subset(folder, name, chosen[f"merge.{name}"], tasks, split) for name in DATA_FREE}
+    settings = {name: read_setting(name, folder, Path(teachers)) for name in (*CALIBRATED, "samerging")}
+    values = params.load([*(f"merge.{name}" for name in DATA_FREE), "samples_per_task"])
+    counts = {name: score_subset(folder, name, values[f"merge.{name}"], tasks, split) for name in DATA_FREE}
     counts |= {
-        name: score_subset_calibration(setting, chosen["samples_per_task"], SEED, split)
+        name: score_subset_calibration(setting, values["samples_per_task"], SEED, split)
         for name, setting in settings.items()
     }
-    correct = {name: {task: found[1:] for task, found in by_task.items()} for name, by_task in counts.items()}
+    correct = {name: {task: row[1:] for task, row in by_task.items()} for name, by_task in counts.items()}
     kernels = torch.backends.cpu.get_cpu_capability()
     print(json.dumps({"kernels": kernels, "bits": digest.hexdigest(), "counts": correct}))
 
 
-def threads_of_torch(count: int) -> None:
-    """Let torch share its sums among so many threads, although the pipeline asks for one."""
+def set_torch_threads(count: int) -> None:
+    """Let torch split its sums among this many threads, although the pipeline requests one."""
     torch.set_num_threads(count)
     torch.set_num_threads = lambda _: None
 
 
-def settings_of(method: str, suite: Path, teachers: Path) -> Setting:
-    """A calibration as in params.yaml."""
+def read_setting(method: str, suite: Path, teachers: Path) -> Setting:
+    """Read the setting of a calibration from params.yaml."""
     key = f"calibrate.{method}"
-    own = [*samerging.Params.model_fields] if method == "samerging" else [key]
-    found = params.load([*own, f"schedule.{SUITE}", "calibration_split", "precision"])
-    given = samerging.Params(**{name: found[name] for name in own}) if method == "samerging" else found[key]
-    schedule, split, precision = (found[name] for name in (f"schedule.{SUITE}", "calibration_split", "precision"))
-    return Setting(suite, teachers, method, given, schedule, split, precision)
+    keys = [*samerging.Params.model_fields] if method == "samerging" else [key]
+    values = params.load([*keys, f"schedule.{SUITE}", "calibration_split", "precision"])
+    parameters = samerging.Params(**{name: values[name] for name in keys}) if method == "samerging" else values[key]
+    schedule, split, precision = (values[name] for name in (f"schedule.{SUITE}", "calibration_split", "precision"))
+    return Setting(suite, teachers, method, parameters, schedule, split, precision)
 
 
-def started(suite: Path, teachers: Path, threads: int, variables: dict[str, str]) -> subprocess.Popen:
-    """A process that reports under these variables."""
+def start_report(suite: Path, teachers: Path, threads: int, variables: dict[str, str]) -> subprocess.Popen:
+    """Start a process that reports under these variables."""
     unset = {name: value for name, value in os.environ.items() if name not in PLAINEST}
     command = [sys.executable, "-c", RUN, str(suite), str(teachers), str(threads)]
     return subprocess.Popen(command, cwd=toy.ROOT, env=unset | variables, stdout=subprocess.PIPE, text=True)
 
 
 def accuracies(counts: Counts) -> dict[str, float]:
-    """Per cent of every task."""
+    """The accuracy on every task, in per cent."""
     return {task: 100 * correct / total for task, (correct, total) in counts.items()}
 
 
 def test_scores_hardly_depend_on_the_kernels(suite: Path, tmp_path: Path):
-    processes = [started(suite, tmp_path / "own", 1, {}), started(suite, tmp_path / "plainest", 2, PLAINEST)]
+    processes = [start_report(suite, tmp_path / "own", 1, {}), start_report(suite, tmp_path / "plainest", 2, PLAINEST)]
     printed = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
-    own, plainest = map(json.loads, printed)
-    if own["kernels"] != plainest["kernels"]:
-        assert own["bits"] != plainest["bits"], "both selections computed the same bits: nothing was compared"
-    for method, counts in own["counts"].items():
+    native, plainest = map(json.loads, printed)
+    if native["kernels"] != plainest["kernels"]:
+        assert native["bits"] != plainest["bits"], "both selections computed the same bits: nothing was compared"
+    for method, counts in native["counts"].items():
         here, there = accuracies(counts), accuracies(plainest["counts"][method])
         for task, accuracy in here.items():
             assert abs(accuracy - there[task]) <= TASK, f"{method} on {task}"

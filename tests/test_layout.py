@@ -1,4 +1,4 @@
-"""The house: packages that import one way, with a word each; public names that mean one thing."""
+"""The layout of the code: packages have a docstring and import one way; a public name means one thing."""
 
 import ast
 from collections import defaultdict
@@ -9,14 +9,14 @@ import networkx as nx
 from tests.support import toy
 
 MOST = 18
-"""Packages that a stranger can keep in mind."""
+"""The most packages that a newcomer can keep in mind."""
 CONVENTIONS = {
     *("Params", "check", "load", "main", "names", "run", "view"),
     *("merge", "calibrate"),  # of a method, and of the step of that name
     *("Definition", "Recipe", "sizes", "prepare", "train"),  # of a family of suites
     "serve",  # of a kind of serving
 }
-"""Names that a file must have to be found by what is in it, or that mean the same wherever they stand."""
+"""Names that a file needs for its contents to be found, or that mean the same everywhere."""
 
 
 def sources() -> Iterator[tuple[str, ast.Module]]:

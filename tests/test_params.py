@@ -1,4 +1,4 @@
-"""params.yaml: what is refused and how it is said, and that checking never alters a value."""
+"""params.yaml: what is refused, with which message, and that checking never alters a value."""
 
 import copy
 import os
@@ -21,7 +21,7 @@ Key = tuple[str, ...]
 
 
 def leaves(content: Any = CONTENT, prefix: Key = ()) -> Iterator[tuple[Key, Any]]:
-    """(path, value) of everything that is no mapping, and of empty mappings."""
+    """(path, value) of everything but non-empty mappings."""
     if not isinstance(content, dict) or not content:
         yield prefix, content
         return
@@ -179,7 +179,7 @@ def test_an_entry_may_leave_out_parameters_with_defaults():
 
 
 @pytest.mark.parametrize(("text", "message"), [("rho: [", "not valid YAML"), ("a: 1\na: 2\n", "not valid YAML")])
-def test_a_file_that_is_no_yaml_is_named(tmp_path: Path, text: str, message: str):
+def test_a_file_of_invalid_yaml_is_named(tmp_path: Path, text: str, message: str):
     path = tmp_path / "params.yaml"
     path.write_text(text)
     with pytest.raises(ParamsError, match=message) as caught:
@@ -187,20 +187,20 @@ def test_a_file_that_is_no_yaml_is_named(tmp_path: Path, text: str, message: str
     assert str(path) in str(caught.value)
 
 
-def test_bytes_that_are_no_text_are_named(tmp_path: Path):
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path):
     path = tmp_path / "params.yaml"
     path.write_bytes(b"rho: \xff\xfe")
     with pytest.raises(ParamsError, match="not valid YAML"):
         load(path=path)
 
 
-def test_a_missing_file_says_where_to_run(tmp_path: Path):
+def test_a_missing_file_is_refused_with_the_place_to_run(tmp_path: Path):
     with pytest.raises(ParamsError, match="no such file; run from the root of the repository"):
         load(path=tmp_path / "params.yaml")
 
 
 @pytest.mark.parametrize("key", ["merge.tis", "recipe.mini-9", "schedule.mini-9", "rhoo", "study.efficency"])
-def test_a_wanted_key_that_is_not_there_is_named(at_root: Path, key: str):
+def test_a_requested_key_that_is_missing_is_named(at_root: Path, key: str):
     with pytest.raises(ParamsError, match=key):
         load([key])
 
@@ -215,13 +215,13 @@ def test_exponents_without_a_point_are_numbers(tmp_path: Path):
 
 @pytest.mark.parametrize(("key", "value"), list(leaves()), ids=[".".join(key) for key, _ in leaves()])
 def test_checking_never_alters_a_value(at_root: Path, key: Key, value: Any):
-    found = load([".".join(key[:2])])[".".join(key[:2])]
+    loaded = load([".".join(key[:2])])[".".join(key[:2])]
     for part in key[2:]:
-        found = getattr(found, part)
+        loaded = getattr(loaded, part)
     if value == {}:
-        found = found.model_dump()
-    assert found == value
-    assert type(found) is type(value)
+        loaded = loaded.model_dump()
+    assert loaded == value
+    assert type(loaded) is type(value)
 
 
 def test_content_is_not_modified():
@@ -271,7 +271,7 @@ def paths(content: Any, prefix: Key = ()) -> Iterator[Key]:
 
 
 def delete(inner: dict, name: str, data: st.DataObject) -> None:
-    """Take the key out."""
+    """Remove the key."""
     del inner[name]
 
 

@@ -1,6 +1,6 @@
-"""Both dvc.yaml files: which change reruns which stages, and that they say what the stage scripts declare and use.
+"""Both dvc.yaml files: which change reruns which stages, and whether they declare what the stage scripts use.
 
-Computes nothing. A stage of stages/studies/dvc.yaml is called studies.<name>@<suite>.
+Nothing is computed here. The stages of stages/studies/dvc.yaml are called studies.<name>@<suite>.
 """
 
 import ast
@@ -8,7 +8,7 @@ import re
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import reduce
+from functools import cache, reduce
 from importlib import import_module
 from operator import getitem
 from pathlib import Path
@@ -42,7 +42,7 @@ SCALED = (
     "iso_cts", "wudi", "m_ties", "esm",
 )  # fmt: skip
 CONVENTIONS = (".matrices", ".positional_embedding")
-OPERATED = ("average", "task_arithmetic", "adamerging", "samerging")
+ADAPTED = ("average", "task_arithmetic", "adamerging", "samerging")
 LEARNERS = frozenset({"adamerging", "distillation", "samerging"})
 CLASSICS = frozenset({"zeroshot", "individual", "average", "task_arithmetic", "ties", "tsv_m"})
 SWEPT = frozenset({"task_arithmetic", "ties", "dare", "consensus", "pcb", "tsv_m", "iso_c", "iso_cts", "wudi"})
@@ -72,7 +72,7 @@ VARIED = {
     "sensitivity": {"seeds"},
     "tasks": {"seeds"},
 }
-"""The parameters of the main run for which a study has values of its own, or no use; on all others it depends."""
+"""The parameters of the main run that a study replaces or does not use; it depends on all others."""
 
 
 def studies(*names: str) -> frozenset[str]:
@@ -82,8 +82,8 @@ def studies(*names: str) -> frozenset[str]:
 
 def comparing(*methods: str) -> frozenset[str]:
     """The studies of any of these methods, and their report."""
-    found = [study for study, compared in COMPARED.items() if compared & {*methods}]
-    return studies(*found) if found else NOTHING
+    names = [study for study, compared in COMPARED.items() if compared & {*methods}]
+    return studies(*names) if names else NOTHING
 
 
 def sharing(parameter: str) -> frozenset[str]:
@@ -92,19 +92,19 @@ def sharing(parameter: str) -> frozenset[str]:
 
 
 def further(name: str) -> frozenset[str]:
-    """What is made of a method's merge, the report included."""
+    """The stages that take a method's merge further, and the report."""
     scaled = {f"rescale@mini-8-{name}", f"evaluate-rescaled@mini-8-{name}"} if name in SCALED else set()
-    operated = {f"surgery@mini-8-{name}", f"evaluate-surgery@mini-8-{name}"} if name in OPERATED else set()
+    operated = {f"surgery@mini-8-{name}", f"evaluate-surgery@mini-8-{name}"} if name in ADAPTED else set()
     return frozenset(scaled | operated) | REPORT
 
 
 def main(name: str) -> frozenset[str]:
-    """The stages of a method in the main run, the report included."""
+    """The stages of a method in the main run, and the report."""
     kinds = ("merge", "evaluate") if name in DATA_FREE else ("calibrate", "evaluate-calibrated")
     return further(name).union(f"{kind}@mini-8-{name}" for kind in kinds)
 
 
-def those(stages: frozenset[str], *kinds: str) -> frozenset[str]:
+def select(stages: frozenset[str], *kinds: str) -> frozenset[str]:
     """The stages of these kinds, and the report."""
     return frozenset(name for name in stages if name.split("@")[0] in kinds) | REPORT
 
@@ -122,9 +122,9 @@ PREPARED = frozenset({"prepare@mini-8", "teach@mini-8"}) | DIAGNOSIS | MERGED | 
 MAIN = PREPARED | {"train@mini-8"}
 EVERYTHING = MAIN | STUDIES
 UNTRAINED = PREPARED | STUDIES
-"""Everything but the training, whose checkpoints travel in git: what no code but that of the training may rerun."""
-RESCALES = those(MAIN, "rescale", "evaluate-rescaled")
-SURGERIES = those(MAIN, "surgery", "evaluate-surgery")
+"""Everything but the training: its checkpoints travel in git, so that only its own code may rerun it."""
+RESCALES = select(MAIN, "rescale", "evaluate-rescaled")
+SURGERIES = select(MAIN, "surgery", "evaluate-surgery")
 FURTHER = RESCALES | SURGERIES
 EVALUATES = frozenset(name for name in MAIN if name.startswith("evaluate")) | REPORT
 
@@ -338,8 +338,16 @@ SOURCES: dict[str, frozenset[str]] = {
 """Source files and the stages that run again when one changes."""
 
 
+@cache
+def code_below(folder: str) -> frozenset[str]:
+    """The files in a folder of the repository that hold more than a docstring."""
+    files = (toy.ROOT / folder).rglob("*.py")
+    code = (file for file in files if any(not isinstance(node, ast.Expr) for node in ast.parse(file.read_text()).body))
+    return frozenset(file.relative_to(toy.ROOT).as_posix() for file in code)
+
+
 class Declared(NamedTuple):
-    """What dvc.yaml says of a stage."""
+    """The entry of a stage in dvc.yaml."""
 
     cmd: str
     params: frozenset[str]
@@ -348,17 +356,13 @@ class Declared(NamedTuple):
     outs: tuple[str, ...]
 
     def files(self) -> set[str]:
-        """The dependencies, those on a folder of code as its files that hold more than a docstring."""
+        """The dependencies; a folder of code counts as its files that hold more than a docstring."""
         folders = {path for path in self.deps if path.startswith("pipeline/") and [*(toy.ROOT / path).glob("*.py")]}
-        inside = (file for folder in folders for file in (toy.ROOT / folder).rglob("*.py"))
-        code = (
-            file for file in inside if any(not isinstance(one, ast.Expr) for one in ast.parse(file.read_text()).body)
-        )
-        return {*self.deps - folders, *(file.relative_to(toy.ROOT).as_posix() for file in code)}
+        return (self.deps - folders).union(*map(code_below, folders))
 
 
 class Pipeline(NamedTuple):
-    """All stages, and the graph: an edge leads from a stage to what it needs."""
+    """All stages, and the graph: an edge leads from a stage to one that it needs."""
 
     stages: dict[str, Declared]
     graph: nx.DiGraph
@@ -370,34 +374,34 @@ class Pipeline(NamedTuple):
     def reruns(self, leaf: str) -> set[str]:
         """The stages that run again when a leaf of params.yaml changes."""
         covers = lambda key: leaf == key or leaf.startswith(f"{key}.") or key.startswith(f"{leaf}.")  # noqa: E731
-        return self.downstream({name for name, one in self.stages.items() if any(map(covers, one.params))})
+        return self.downstream({name for name, stage in self.stages.items() if any(map(covers, stage.params))})
 
 
-def called(stage: PipelineStage) -> str:
-    """The name of a stage: that in its file, after the folder below stages/ if it lies in one."""
+def stage_name(stage: PipelineStage) -> str:
+    """The name of a stage in its file, with its folder below stages/, if any, in front."""
     return ".".join([*Path(stage.path_in_repo).parent.parts[1:], stage.name])
 
 
 def read(root: Path) -> Pipeline:
-    """The pipeline as DVC understands it."""
+    """Read the pipeline as DVC understands it."""
     content = YAML(typ="safe").load(root / "params.yaml")
     with Repo(str(root)) as repo:
         index, stages = repo.index, {}
         for stage in index.stages:
             keys = frozenset(key for dep in stage.deps if isinstance(dep, ParamsDependency) for key in dep.params)
-            stages[called(stage)] = Declared(
+            stages[stage_name(stage)] = Declared(
                 stage.cmd,
                 keys,
                 {key: reduce(getitem, key.split("."), content) for key in keys},
                 frozenset(dep.def_path for dep in stage.deps if not isinstance(dep, ParamsDependency)),
                 tuple(out.def_path for out in stage.outs),
             )
-        graph = nx.relabel_nodes(index.graph, {stage: called(stage) for stage in index.graph})
+        graph = nx.relabel_nodes(index.graph, {stage: stage_name(stage) for stage in index.graph})
     return Pipeline(stages, graph)
 
 
 def checkout(root: Path) -> Path:
-    """A repository with what DVC reads to build its graph, and every method, as `make methods` runs them."""
+    """Make a repository of what DVC reads to build its graph, with every method, as `make methods` runs them."""
     toy.copy_code(root, ("dvc.yaml", "stages/studies/dvc.yaml", "params.yaml", ".dvc/config", ".dvcignore"))
     apply_overrides(str(root / "params.yaml"), ["methods=${every_method}"])
     subprocess.run(["git", "init", "-q"], cwd=root, check=True)
@@ -411,28 +415,28 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
 
 
 @contextmanager
-def edited(path: Path) -> Iterator[dict[str, Any]]:
-    """The content of params.yaml, written back as DVC writes it."""
+def edit_params(path: Path) -> Iterator[dict[str, Any]]:
+    """Edit the content of params.yaml; DVC writes it back."""
     with modify_yaml(str(path)) as content:
         yield content
 
 
-def after(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> Pipeline:
-    """The pipeline with other parameters."""
+def read_changed(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> Pipeline:
+    """Read the pipeline with other parameters."""
     root = checkout(tmp_path)
-    with edited(root / "params.yaml") as content:
+    with edit_params(root / "params.yaml") as content:
         change(content)
     return read(root)
 
 
-def differing(one: Pipeline, other: Pipeline) -> set[str]:
+def changed_stages(old: Pipeline, new: Pipeline) -> set[str]:
     """The stages of both that are declared differently or read other values, and all that need them."""
-    direct = {name for name in one.stages.keys() & other.stages.keys() if one.stages[name] != other.stages[name]}
-    return other.downstream(direct)
+    direct = {name for name in old.stages.keys() & new.stages.keys() if old.stages[name] != new.stages[name]}
+    return new.downstream(direct)
 
 
 def leaves(content: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """The dotted keys of everything that is no mapping, and of empty mappings."""
+    """The dotted keys of everything but non-empty mappings."""
     for name, value in content.items():
         if isinstance(value, dict) and value:
             yield from leaves(value, f"{prefix}{name}.")
@@ -440,7 +444,7 @@ def leaves(content: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{name}"
 
 
-def test_every_parameter_is_in_the_table_and_no_other():
+def test_the_table_has_exactly_the_parameters():
     content = YAML(typ="safe").load(toy.ROOT / "params.yaml")
     assert content["suites"] == ["mini-8"]
     assert sorted(leaves(content)) == sorted(RERUNS)
@@ -469,7 +473,7 @@ def test_a_parameter_reruns_exactly_its_stages(pipeline: Pipeline, leaf: str):
 def test_the_table_holds_for_values_as_dvc_sets_them(pipeline: Pipeline, tmp_path: Path, change: str):
     root = checkout(tmp_path)
     apply_overrides(str(root / "params.yaml"), [change])  # what `dvc exp run -S` calls
-    assert differing(pipeline, read(root)) == RERUNS[change.split("=", maxsplit=1)[0]]
+    assert changed_stages(pipeline, read(root)) == RERUNS[change.split("=", maxsplit=1)[0]]
 
 
 def test_the_stages_of_the_table_are_those_of_the_pipeline(pipeline: Pipeline):
@@ -479,11 +483,11 @@ def test_the_stages_of_the_table_are_those_of_the_pipeline(pipeline: Pipeline):
 @pytest.mark.parametrize("file", SOURCES)
 def test_a_source_file_reruns_exactly_its_stages(pipeline: Pipeline, file: str):
     assert (toy.ROOT / file).is_file()
-    direct = {name for name, one in pipeline.stages.items() if file in one.files()}
+    direct = {name for name, stage in pipeline.stages.items() if file in stage.files()}
     assert pipeline.downstream(direct) == SOURCES[file]
 
 
-def test_the_default_methods_are_some_of_all_and_enough_for_the_studies():
+def test_the_default_methods_are_known_and_enough_for_the_studies():
     content = YAML(typ="safe").load(toy.ROOT / "params.yaml")
     for key, names in content["methods"].items():
         assert names == [name for name in content["every_method"][key] if name in names]
@@ -498,11 +502,11 @@ def test_a_new_data_free_method_runs_alone(pipeline: Pipeline, tmp_path: Path):
         content["methods"]["merge"].append("new")
         content["merge"]["new"] = {"scale": 1.0}
 
-    found = after(tmp_path, add)
-    assert found.stages.keys() - pipeline.stages.keys() == {"merge@mini-8-new", "evaluate@mini-8-new"}
-    assert differing(pipeline, found) == REPORT
-    assert "pipeline/methods/new.py" in found.stages["merge@mini-8-new"].deps
-    assert found.stages["merge@mini-8-new"].params == {"merge.new"}
+    altered = read_changed(tmp_path, add)
+    assert altered.stages.keys() - pipeline.stages.keys() == {"merge@mini-8-new", "evaluate@mini-8-new"}
+    assert changed_stages(pipeline, altered) == REPORT
+    assert "pipeline/methods/new.py" in altered.stages["merge@mini-8-new"].deps
+    assert altered.stages["merge@mini-8-new"].params == {"merge.new"}
 
 
 @pytest.mark.long
@@ -511,41 +515,41 @@ def test_a_new_calibrated_method_runs_alone(pipeline: Pipeline, tmp_path: Path):
         content["methods"]["calibrate"].append("new")
         content["calibrate"]["new"] = {}
 
-    found = after(tmp_path, add)
+    altered = read_changed(tmp_path, add)
     added = {"calibrate@mini-8-new", "evaluate-calibrated@mini-8-new"}
-    assert found.stages.keys() - pipeline.stages.keys() == added
-    assert differing(pipeline, found) == REPORT
+    assert altered.stages.keys() - pipeline.stages.keys() == added
+    assert changed_stages(pipeline, altered) == REPORT
 
 
 @pytest.mark.long
-def test_a_method_that_is_left_out_reruns_no_other(pipeline: Pipeline, tmp_path: Path):
+def test_leaving_out_a_method_reruns_no_other(pipeline: Pipeline, tmp_path: Path):
     def leave_out(content: dict[str, Any]) -> None:
         for key in ("merge", "rescale"):
             content["methods"][key].remove("ties")
 
-    found = after(tmp_path, leave_out)
-    assert pipeline.stages.keys() - found.stages.keys() == main("ties") - REPORT
-    assert differing(pipeline, found) == REPORT
+    altered = read_changed(tmp_path, leave_out)
+    assert pipeline.stages.keys() - altered.stages.keys() == main("ties") - REPORT
+    assert changed_stages(pipeline, altered) == REPORT
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(("key", "stages"), [("rescale", RESCALES), ("surgery", SURGERIES)])
-def test_no_merge_needs_to_be_taken_further(pipeline: Pipeline, tmp_path: Path, key: str, stages: frozenset[str]):
-    found = after(tmp_path, lambda content: content["methods"][key].clear())
-    assert pipeline.stages.keys() - found.stages.keys() == stages - REPORT
-    assert differing(pipeline, found) == REPORT
+def test_rescaling_and_surgery_can_be_left_out(pipeline: Pipeline, tmp_path: Path, key: str, stages: frozenset[str]):
+    altered = read_changed(tmp_path, lambda content: content["methods"][key].clear())
+    assert pipeline.stages.keys() - altered.stages.keys() == stages - REPORT
+    assert changed_stages(pipeline, altered) == REPORT
 
 
 @pytest.mark.long
 def test_a_new_suite_leaves_the_others_alone(pipeline: Pipeline, tmp_path: Path):
-    found = after(tmp_path, lambda content: content["suites"].append("nano-3"))
-    added = found.stages.keys() - pipeline.stages.keys()
+    altered = read_changed(tmp_path, lambda content: content["suites"].append("nano-3"))
+    added = altered.stages.keys() - pipeline.stages.keys()
     assert added == {name.replace("mini-8", "nano-3") for name in EVERYTHING - RENDER}
-    assert differing(pipeline, found) == RENDER
+    assert changed_stages(pipeline, altered) == RENDER
 
 
 def test_the_graph_stays_small_enough_for_dvc(pipeline: Pipeline):
-    """At most four stages for a method of a suite, all others of the suite counted in."""
+    """At most four stages per method of a suite, its other stages included."""
     assert len(pipeline.stages) <= 4 * len({*DATA_FREE, *LEARNED, "samerging"})
 
 
@@ -553,23 +557,23 @@ def test_the_main_run_needs_no_study(pipeline: Pipeline):
     assert {needed for name in MAIN for needed in nx.descendants(pipeline.graph, name)} <= MAIN
 
 
-def script(one: Declared) -> tuple[Stage, dict[str, str]]:
-    """The stage script that a command runs, and its arguments by name."""
-    found = re.fullmatch(r"python -m (stages\.[\w.]+)((?: [\w.-]+)*)", one.cmd)
-    assert found is not None, one.cmd
-    stage: Stage = import_module(found[1]).STAGE
-    assert found[1] == f"stages.{stage.name}"
-    return stage, dict(zip(stage.arguments, found[2].split(), strict=True))
+def find_script(declared: Declared) -> tuple[Stage, dict[str, str]]:
+    """Find the stage script that a command runs, and its arguments by name."""
+    match = re.fullmatch(r"python -m (stages\.[\w.]+)((?: [\w.-]+)*)", declared.cmd)
+    assert match is not None, declared.cmd
+    stage: Stage = import_module(match[1]).STAGE
+    assert match[1] == f"stages.{stage.name}"
+    return stage, dict(zip(stage.arguments, match[2].split(), strict=True))
 
 
 SHARED: dict[str, set[str]] = {}
-"""What `shared_code` has found, by the name of the stage."""
+"""The results of `shared_code`, by the name of the stage."""
 
 
 def shared_code(pipeline: Pipeline, stage: Stage) -> set[str]:
-    """What any method of a stage imports: dvc.yaml has one list for all of them. Their own files are apart."""
+    """The code that any method of a stage imports, without the methods' own files; dvc.yaml lists it for all."""
     if stage.name not in SHARED:
-        arguments = [names for other, names in map(script, pipeline.stages.values()) if other is stage]
+        arguments = [names for other, names in map(find_script, pipeline.stages.values()) if other is stage]
         files = ({path.as_posix() for path in stage.code(names)} for names in arguments)
         methods = (f"pipeline/methods/{names['method']}.py" for names in arguments)
         SHARED[stage.name] = set().union(*(used - {method} for used, method in zip(files, methods, strict=True)))
@@ -578,23 +582,23 @@ def shared_code(pipeline: Pipeline, stage: Stage) -> set[str]:
 
 @pytest.mark.parametrize("name", sorted(EVERYTHING))
 def test_a_stage_declares_what_its_script_uses(pipeline: Pipeline, at_root: Path, name: str):
-    one = pipeline.stages[name]
-    stage, names = script(one)
+    declared = pipeline.stages[name]
+    stage, names = find_script(declared)
     code = {path.as_posix() for path in stage.code(names)}
     if any("{method}" in module for module in stage.modules):
         code |= shared_code(pipeline, stage)
-    assert one.params == {key.format(**names) for key in stage.params}
-    assert one.files() == code | {path.format(**names) for path in stage.inputs}
+    assert declared.params == {key.format(**names) for key in stage.params}
+    assert declared.files() == code | {path.format(**names) for path in stage.inputs}
     outputs = [path.format(**names) for path in stage.outputs]
-    assert sorted(one.outs) == sorted([*outputs, stage.record(names)] if stage.recorded else outputs)
+    assert sorted(declared.outs) == sorted([*outputs, stage.record(names)] if stage.recorded else outputs)
 
 
-def test_both_files_are_those_that_the_stages_make(at_root: Path, monkeypatch: pytest.MonkeyPatch):
+def test_both_files_are_up_to_date(at_root: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("sys.argv", ["stages", "--check"])
     generate()
 
 
-def test_new_code_is_a_dependency_once_both_files_are_made_anew(workspace: Path, monkeypatch: pytest.MonkeyPatch):
+def test_new_code_is_a_dependency_once_both_files_are_generated(workspace: Path, monkeypatch: pytest.MonkeyPatch):
     """Until then the check fails."""
     root = checkout(workspace)
     before = read(root)
@@ -603,7 +607,7 @@ def test_new_code_is_a_dependency_once_both_files_are_made_anew(workspace: Path,
     (root / "pipeline/methods/new.py").write_text("from pipeline.helping import VALUE\n")
     with (root / "pipeline/steps/surgery.py").open("a") as file:
         file.write("\n\nfrom pipeline import imported\n")
-    with edited(root / "params.yaml") as content:
+    with edit_params(root / "params.yaml") as content:
         content["methods"]["merge"].append("new")
         content["merge"]["new"] = {}
     monkeypatch.setattr("sys.argv", ["stages", "--check"])
@@ -611,9 +615,9 @@ def test_new_code_is_a_dependency_once_both_files_are_made_anew(workspace: Path,
         generate()
     monkeypatch.setattr("sys.argv", ["stages"])
     generate()
-    after, added = read(root).stages, {}
+    generated, added = read(root).stages, {}
     for name in before.stages:
-        for path in after[name].deps ^ before.stages[name].deps:
+        for path in generated[name].deps ^ before.stages[name].deps:
             added.setdefault(path, set()).add(name)
     assert added == {
         "pipeline/imported.py": {name for name in MAIN if name.startswith("surgery@")},
@@ -621,14 +625,14 @@ def test_new_code_is_a_dependency_once_both_files_are_made_anew(workspace: Path,
             name for name in EVERYTHING if name.startswith(("merge@", "collect@", "studies.collect@"))
         },
     }
-    assert "pipeline/methods" in after["studies.collect@mini-8"].deps
-    assert {"pipeline/methods/new.py", "pipeline/helping.py"} <= after["merge@mini-8-new"].deps
+    assert "pipeline/methods" in generated["studies.collect@mini-8"].deps
+    assert {"pipeline/methods/new.py", "pipeline/helping.py"} <= generated["merge@mini-8-new"].deps
     monkeypatch.setattr("sys.argv", ["stages", "--check"])
     generate()
 
 
-def test_every_stage_script_is_a_stage_and_stays_thin(pipeline: Pipeline):
-    used = {script(one)[0].name for one in pipeline.stages.values()}
+def test_every_stage_script_is_a_stage_and_is_short(pipeline: Pipeline):
+    used = {find_script(declared)[0].name for declared in pipeline.stages.values()}
     files = {path.relative_to(toy.ROOT / "stages"): path for path in (toy.ROOT / "stages").rglob("[!_]*.py")}
     texts = {".".join(inside.with_suffix("").parts): path.read_text() for inside, path in files.items()}
     declaring = {name for name, text in texts.items() if "STAGE = Stage(" in text}
@@ -637,21 +641,21 @@ def test_every_stage_script_is_a_stage_and_stays_thin(pipeline: Pipeline):
 
 
 def test_every_data_path_has_one_writer(pipeline: Pipeline):
-    outs = [path for one in pipeline.stages.values() for path in one.outs]
+    outs = [path for stage in pipeline.stages.values() for path in stage.outs]
     assert len({*outs}) == len(outs)
     written = tuple(f"{path}/" for path in outs)
-    for one in pipeline.stages.values():
-        for path in one.deps:
+    for stage in pipeline.stages.values():
+        for path in stage.deps:
             if path.startswith("data/"):
                 assert any(out == f"{path}/" or out.startswith(f"{path}/") for out in written), path
 
 
 def test_dvc_rewrites_params_yaml_without_a_change(tmp_path: Path):
-    """`dvc exp run -S` writes the file anew: block lists, comments and numbers must be as it writes them."""
+    """`dvc exp run -S` rewrites the file: block lists, comments and numbers must be in its style."""
     path = tmp_path / "params.yaml"
     text = (toy.ROOT / "params.yaml").read_text()
     path.write_text(text)
-    with edited(path) as content:
+    with edit_params(path) as content:
         content["rho"] = 0.5
     assert path.read_text() == re.sub(r"(?m)^rho: .*$", "rho: 0.5", text)
 

@@ -1,4 +1,4 @@
-"""README.md and docs/ say what the files say, and name nothing that is not there."""
+"""README.md and docs/ agree with the files and name nothing that does not exist."""
 
 import re
 import shutil
@@ -20,7 +20,7 @@ SUITE = f"pipeline/suites/{readme.SUITE}.yaml"
 POINTS = {"README.md": "## What we found", "docs/studies.md": "## What the studies say"}
 
 
-def test_blocks_are_those_of_the_files():
+def test_blocks_agree_with_the_files():
     made = readme.blocks()
     texts = [path.read_text("utf-8") for path in PAGES.values()]
     assert [readme.replaced(text, made) for text in texts] == texts
@@ -41,7 +41,7 @@ def test_every_kind_of_benchmark_has_a_result():
     assert kinds >= {"calibration_step", "evaluation", "data_free", "growth", "full_size"}
 
 
-def test_the_readme_is_a_front_door():
+def test_the_readme_stays_short():
     content = FRONT.read_bytes()
     assert content.count(b"\n") <= 180
     assert len(content) <= 12 * 1024
@@ -54,6 +54,7 @@ def anchors(path: Path) -> set[str]:
 
 
 def links(path: Path) -> Iterator[str]:
+    """The targets of a page's links, images included."""
     text = FENCED.sub("", path.read_text("utf-8"))
     yield from re.findall(r"(?<!`)\]\(([^)\s]+)\)", text)
     yield from re.findall(r'(?:src|href)="([^"]+)"', text)
@@ -85,7 +86,7 @@ def test_targets_of_make_exist(name: str):
     assert named <= targets
 
 
-def test_the_method_of_the_readme_is_one():
+def test_the_method_of_the_readme_averages():
     (source,) = re.findall(r"```python\n(.*?)```", FRONT.read_text("utf-8"), re.DOTALL)
     method: dict = {}
     exec(compile(source, "scaled_average.py", "exec"), method)
@@ -95,9 +96,9 @@ def test_the_method_of_the_readme_is_one():
 
 @pytest.fixture
 def front(tmp_path: Path) -> Path:
-    """The documents, and the files that their points are from."""
-    found = {f"reports/studies/{readme.SUITE}/sentences.md": f"reports/studies/{readme.SUITE}/sentences.md"}
-    found |= {
+    """A folder with the documents and the files that their points cite."""
+    cited = {f"reports/studies/{readme.SUITE}/sentences.md": f"reports/studies/{readme.SUITE}/sentences.md"}
+    cited |= {
         f"reports/methods/{name}": f"reports/{name}"
         for name in (
             f"tables/{readme.SUITE}-overview.md",
@@ -106,7 +107,7 @@ def front(tmp_path: Path) -> Path:
             f"evidence/suites/{readme.SUITE}/scores.csv",
         )
     }
-    for source, target in {**found, **{name: name for name in (*PAGES, "params.yaml", SUITE)}}.items():
+    for source, target in {**cited, **{name: name for name in (*PAGES, "params.yaml", SUITE)}}.items():
         (tmp_path / target).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(readme.ROOT / source, tmp_path / target)
     for folder in ("pipeline/methods", "benchmarks/results"):
@@ -117,27 +118,30 @@ def front(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def wrong(root: Path) -> tuple[str, ...]:
+def find_errors(root: Path) -> tuple[str, ...]:
+    """The messages of the audit of the documents."""
     evidence = gather(root)
     return audited.check(evidence, evidence).wrong
 
 
 @pytest.mark.parametrize(("name", "least"), [("README.md", 12), ("docs/studies.md", 30)])
-def test_numbers_of_points_stand_in_what_they_cite(front: Path, name: str, least: int):
-    assert wrong(front) == []
+def test_numbers_in_points_are_in_the_files_they_cite(front: Path, name: str, least: int):
+    assert find_errors(front) == []
     path = front / name
     text = path.read_text("utf-8")
     points = text[text.index(POINTS[name]) :]
     points = points[: points.index("\n## ", 1)]
-    found = [*re.finditer(r"\d+\.\d+", points)]
+    matches = [*re.finditer(r"\d+\.\d+", points)]
     caught = 0
-    for match in found:
+    for match in matches:
         last = points[match.end() - 1]
-        other = points[: match.end() - 1] + str((int(last) + 1) % 10) + points[match.end() :]
-        path.write_text(text.replace(points, other), "utf-8")
-        caught += any("is not in the sentences on" in one or " the scores give " in one for one in wrong(front))
-    assert len(found) > least
-    assert caught > 0.8 * len(found)
+        altered = points[: match.end() - 1] + str((int(last) + 1) % 10) + points[match.end() :]
+        path.write_text(text.replace(points, altered), "utf-8")
+        caught += any(
+            "is not in the sentences on" in line or " the scores give " in line for line in find_errors(front)
+        )
+    assert len(matches) > least
+    assert caught > 0.8 * len(matches)
 
 
 @pytest.mark.parametrize(
@@ -174,9 +178,9 @@ def test_numbers_of_points_stand_in_what_they_cite(front: Path, name: str, least
         ),
     ],
 )
-def test_what_does_not_stand_in_the_files_is_named(front: Path, name: str, old: str, new: str, why: str):
+def test_statements_that_the_files_contradict_are_named(front: Path, name: str, old: str, new: str, why: str):
     path = front / name
     text = path.read_text("utf-8")
     assert old in text
     path.write_text(text.replace(old, new, 1), "utf-8")
-    assert why in "; ".join(wrong(front))
+    assert why in "; ".join(find_errors(front))

@@ -1,4 +1,4 @@
-"""The real thing on the tests' suite: `dvc repro` in a fresh checkout, minutes.
+"""`dvc repro` of the tests' suite in a fresh checkout; takes minutes.
 
 One checkout is run once and shared; every test leaves it as it found it. A second checkout shows that the results are
 the same bytes elsewhere and with another number of processes.
@@ -65,7 +65,7 @@ class Checkout:
     environment: dict[str, str]
 
     def call(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Run a command at the root; its output is in stdout, errors included."""
+        """Run a command at the root; its stdout includes its errors."""
         return subprocess.run(
             command,
             cwd=self.root,
@@ -77,7 +77,7 @@ class Checkout:
         )
 
     def ran(self, *arguments: str) -> set[str]:
-        """Call DVC, which must succeed; the stages whose command it ran."""
+        """Call DVC, which must succeed; return the stages that it ran."""
         done = self.call("dvc", *arguments)
         assert done.returncode == 0, done.stdout
         return set(re.findall(r"Running stage '([^']+)'", done.stdout))
@@ -91,7 +91,7 @@ class Checkout:
         return YAML(typ="safe").load(self.root / "dvc.lock")["stages"]
 
     def hashes(self) -> dict[str, str]:
-        """{path: hash} of every result; run records, and what shows them, hold times and hardware."""
+        """{path: hash} of every result, except run records and reports on them, which hold times and hardware."""
         outs = (out for stage in self.lock().values() for out in stage["outs"])
         measured = ("data/runs/", "reports/index.html", "reports/evidence/")
         return {out["path"]: out["md5"] for out in outs if not out["path"].startswith(measured)}
@@ -110,15 +110,17 @@ class Checkout:
 def surroundings(root: Path) -> dict[str, str]:
     """The environment of commands in a checkout: its own home, the CPU, nothing inherited that would change a run."""
     paths = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(root.parent)}
-    who = {f"GIT_{role}_{what}": "test@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    own = {"DVC_SITE_CACHE_DIR": str(root.parent / "site"), "DVC_NO_ANALYTICS": "1", "SAMERGING_DEVICE": "cpu"}
-    ours = ("GIT_", "PYTHON", "SAMERGING_")
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
-    return {**inherited, **paths, **who, **own}
+    identity = {
+        f"GIT_{role}_{what}": "test@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
+    }
+    settings = {"DVC_SITE_CACHE_DIR": str(root.parent / "site"), "DVC_NO_ANALYTICS": "1", "SAMERGING_DEVICE": "cpu"}
+    prefixes = ("GIT_", "PYTHON", "SAMERGING_")
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(prefixes)}
+    return {**inherited, **paths, **identity, **settings}
 
 
 def checkout(root: Path, **environment: str) -> Checkout:
-    """A fresh repository of the files that Git knows or would add, with small parameters and no results."""
+    """Make a fresh repository of the files that Git knows or would add, with small parameters and no results."""
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listed, cwd=toy.ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     toy.copy_code(root, [name for name in names if not name.endswith("dvc.lock") and (toy.ROOT / name).is_file()])
@@ -217,26 +219,26 @@ def test_a_wrong_parameter_fails_with_its_message_and_loses_nothing(finished: Ch
     assert finished.contents("data/merges") == merges
 
 
-def test_studies_run_when_asked_and_a_grown_grid_computes_what_is_new(finished: Checkout):
+def test_studies_run_on_request_and_a_larger_grid_computes_only_its_new_points(finished: Checkout):
     assert finished.contents("data/studies") == {}
     written = lambda: {path: path.stat().st_mtime_ns for path in (finished.root / "data/.resumable").rglob("*.json")}  # noqa: E731
     stage = "stages/studies/dvc.yaml:{}@nano-3"
-    asked = [stage.format(name) for name in ("ablation", "efficiency")]
-    assert finished.ran("repro", *asked) == {*asked}
+    stages = [stage.format(name) for name in ("ablation", "efficiency")]
+    assert finished.ran("repro", *stages) == {*stages}
     suite = json.loads((finished.root / "data/suites/nano-3/suite.json").read_text())
-    every = [(seed, task["name"]) for seed in ("0", "1") for task in suite["tasks"]]
+    pairs = [(seed, task["name"]) for seed in ("0", "1") for task in suite["tasks"]]
     rows = finished.rows("data/studies/nano-3/efficiency.csv")
     methods = ("adamerging", "distillation", "samerging")
-    expected = [(method, k, *one) for method in methods for k in ("1", "4") for one in every]
+    expected = [(method, k, *pair) for method in methods for k in ("1", "4") for pair in pairs]
     assert [(row["method"], row["k"], row["seed"], row["task"]) for row in rows] == expected
     assert all(row["samples"] == row["k"] for row in rows)
     settings = {row["setting"] for row in finished.rows("data/studies/nano-3/ablation.csv")}
     assert {"entropy", "distillation"} == {setting.split("/")[0] for setting in settings}
-    kept = written()
+    before = written()
     finished.set("study.efficiency.samples=[1,2,4]")
-    assert finished.ran("repro", *asked) == {stage.format("efficiency")}
+    assert finished.ran("repro", *stages) == {stage.format("efficiency")}
     assert [row for row in finished.rows("data/studies/nano-3/efficiency.csv") if row["k"] != "2"] == rows
-    assert kept.items() < written().items()
+    assert before.items() < written().items()
     finished.set("study.efficiency.samples=[1,4]")
     assert finished.ran("repro") == set()
     shutil.rmtree(finished.root / "data/studies")

@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(finding.line())
     verdicts = [finding.verdict for finding in findings]
     failed, blind = verdicts.count("FAIL"), verdicts.count("none")
-    print(f"{verdicts.count('ok')} checks hold, {failed} FAIL, {blind} had nothing at hand to compare")
+    print(f"{verdicts.count('ok')} checks hold, {failed} FAIL, {blind} had nothing to compare")
     if not options.bundle:
         text = json.dumps([finding.plain() for finding in findings], indent=1, ensure_ascii=False)
         temporary = RESULT.with_suffix(".json.new")

@@ -32,7 +32,9 @@ def _digest(image: np.ndarray) -> bytes:
 
 def _check_overlap(suite: AuditedSuite) -> Finding:
     """Count the overlap where images are there, else take the count of `prepare`; the page must state any."""
-    finding = Finding(f"{suite.name}: overlap", "tasks whose calibration images are no test images, or it is said")
+    finding = Finding(
+        f"{suite.name}: overlap", "tasks whose calibration images are no test images, or the report names them"
+    )
     pool, scored = (suite.repository.params[f"{kind}_split"] for kind in ("calibration", "evaluation"))
     flagged = "TRANSDUCTIVE" in suite.caption
     if pool == scored:

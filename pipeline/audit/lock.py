@@ -1,7 +1,7 @@
 """dvc.lock against everything whose hash it holds: nothing was edited after the run.
 
 A directory's hash is, as DVC defines it, the MD5 of the JSON list of its files' MD5s and paths, sorted by path. Where
-that list is at hand (DVC's cache keeps it, a bundle brings it) a directory can be compared file by file, whole or not.
+that list is there (DVC's cache keeps it, a bundle brings it) a directory can be compared file by file, whole or not.
 """
 
 import json

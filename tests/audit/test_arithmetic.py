@@ -1,4 +1,4 @@
-"""The audit's own arithmetic against closed forms; comparisons that are not those of the answers are named."""
+"""The audit's arithmetic agrees with closed forms and names comparisons that do not follow from the answers."""
 
 import itertools
 import shutil
@@ -52,21 +52,21 @@ def made(answers, tmp_path_factory: pytest.TempPathFactory) -> Path:
     groups = {"zeroshot": "Floor", "individual": "Floor", "average": "Data-free"}
     titled = [(name, TITLES.get(name, name), groups.get(name, "Calibrated")) for name in SEEDS]
     store.write_csv(tmp_path / "reports/tables/s.csv", ("method", "title", "group"), titled)
-    seeds = {method: tuple(own) for method, own in SEEDS.items()}
+    seeds = {method: tuple(method_seeds) for method, method_seeds in SEEDS.items()}
     compared = bootstrap.compare_with_others(
         bootstrap.resample_accuracies(answers, seeds), "samerging", [name for name in SEEDS if name != "samerging"]
     )
     table = []
-    for name, one in compared.items():
-        row = {"method": name, "p": one.p, "images": one.images, "seeds": 3, "runs": len(SEEDS[name])}
-        parts = {"difference": one.average, "like": one.like}
-        parts |= {task: Interval(*ends) for task, *ends in zip(TASKS, *vars(one.tasks).values(), strict=True)}
+    for name, comparison in compared.items():
+        row = {"method": name, "p": comparison.p, "images": comparison.images, "seeds": 3, "runs": len(SEEDS[name])}
+        parts = {"difference": comparison.average, "like": comparison.like}
+        parts |= {task: Interval(*ends) for task, *ends in zip(TASKS, *vars(comparison.tasks).values(), strict=True)}
         for column, part in parts.items():
             row |= {column: 100 * part.value, f"{column} low": 100 * part.low, f"{column} high": 100 * part.high}
-        row |= {"won": one.won, "lost": one.lost}
-        beyond = " and on tasks like these" * bool(one.like.low > 0 or one.like.high < 0)
+        row |= {"won": comparison.won, "lost": comparison.lost}
+        beyond = " and on tasks like these" * bool(comparison.like.low > 0 or comparison.like.high < 0)
         word = "better" if row["difference"] > 0 else "worse"
-        row["verdict"] = f"{word} on these tasks{beyond}" if one.p < 0.05 else "no difference shown"
+        row["verdict"] = f"{word} on these tasks{beyond}" if comparison.p < 0.05 else "no difference shown"
         table.append(row)
     frame = pd.DataFrame(table)
     main = pd.DataFrame([{"method": "samerging", "difference": ""}])
@@ -81,17 +81,19 @@ def root(made: Path, tmp_path: Path) -> Path:
     return shutil.copytree(made, tmp_path / "root")
 
 
-def checked(root: Path) -> Finding:
-    """What the audit says of the comparisons."""
+def check(root: Path) -> Finding:
+    """Return the audit's finding on the comparisons."""
     suite = AuditedSuite(gather(root), "s")
     return arithmetic.check_comparisons(suite, arithmetic.derive_accuracies(suite.scores, TASKS))
 
 
-def wrong(root: Path) -> str:
-    return "; ".join(checked(root).wrong)
+def list_faults(root: Path) -> str:
+    """Return what the audit finds wrong with the comparisons."""
+    return "; ".join(check(root).wrong)
 
 
-def altered(root: Path, method: str, **columns: object) -> None:
+def alter(root: Path, method: str, **columns: object) -> None:
+    """Change the values of a method in the table of comparisons."""
     frame = pd.read_csv(root / TABLE, dtype=str, keep_default_na=False)
     for name, value in columns.items():
         frame.loc[frame.method == method, name.replace("_", " ")] = str(value)
@@ -99,34 +101,35 @@ def altered(root: Path, method: str, **columns: object) -> None:
 
 
 def test_drawn_differences_have_the_variance_of_paired_samples(answers, root: Path):
-    """Of images: sum over tasks of var(d) / n; of seeds (three, drawn with replacement) the variance of their means."""
-    known = arithmetic.derive_accuracies(AuditedSuite(gather(root), "s").scores, TASKS)
+    """Images: the sum over tasks of var(d) / n; three seeds, drawn with replacement: the variance of their mean."""
+    accuracies = arithmetic.derive_accuracies(AuditedSuite(gather(root), "s").scores, TASKS)
     runs = {
-        method: Runs(known.seeds[method], [right[task][None] for task in TASKS]) for method, right in answers.items()
+        method: Runs(accuracies.seeds[method], [right[task][None] for task in TASKS])
+        for method, right in answers.items()
     }
     resampled = resample_runs(runs, arithmetic.DRAWS)
     images = {method: draws.images for method, draws in resampled.items()}
     tasks = {method: draws.tasks for method, draws in resampled.items()}
     for other in ("average", "zeroshot"):
-        own = [answers["samerging"][task].mean(0) - answers[other][task].mean(0) for task in TASKS]
-        of_images = sum(one.var() / IMAGES for one in own) / len(TASKS) ** 2
-        seeds = known.per_cent["samerging"].mean(1).var() / 3 / 1e4
-        # Seeds and images are crossed: their interaction, the spread of single answers over seeds, is drawn as well.
-        crossed = sum(
+        differences = [answers["samerging"][task].mean(0) - answers[other][task].mean(0) for task in TASKS]
+        image_variance = sum(difference.var() / IMAGES for difference in differences) / len(TASKS) ** 2
+        seed_variance = accuracies.per_cent["samerging"].mean(1).var() / 3 / 1e4
+        # Seeds and images are crossed: their interaction, the spread of answers over seeds, adds to the variance.
+        interaction = sum(
             (answers["samerging"][task] - answers["samerging"][task].mean(0)).var() / IMAGES / 3 for task in TASKS
         )
-        expected = 1e4 * (of_images + seeds + crossed / len(TASKS) ** 2)
+        expected = 1e4 * (image_variance + seed_variance + interaction / len(TASKS) ** 2)
         drawn = (images["samerging"] - images[other]).mean(1)
         assert drawn.var() == pytest.approx(expected, rel=0.06)
-        assert drawn.mean() == pytest.approx(100 * np.mean(own), abs=0.2)
-    paired = known.per_cent["samerging"].mean(1) - known.per_cent["distillation"].mean(1)
+        assert drawn.mean() == pytest.approx(100 * np.mean(differences), abs=0.2)
+    paired = accuracies.per_cent["samerging"].mean(1) - accuracies.per_cent["distillation"].mean(1)
     assert (tasks["samerging"] - tasks["distillation"]).mean() == pytest.approx(paired.mean(), abs=0.2)
 
 
-def test_a_true_table_of_comparisons_holds(root: Path):
-    found = checked(root)
-    assert (found.wrong, found.absent) == ([], ["intervals of IQM"])
-    assert found.compared > 40
+def test_a_true_table_of_comparisons_passes(root: Path):
+    finding = check(root)
+    assert (finding.wrong, finding.absent) == ([], ["intervals of IQM"])
+    assert finding.compared > 40
 
 
 @pytest.mark.parametrize(
@@ -144,19 +147,19 @@ def test_a_true_table_of_comparisons_holds(root: Path):
     ],
 )
 def test_a_false_comparison_is_named(root: Path, columns: dict[str, object], why: str):
-    altered(root, "distillation", **columns)
-    assert why in wrong(root)
+    alter(root, "distillation", **columns)
+    assert why in list_faults(root)
 
 
-def test_without_answers_only_what_counts_give_is_compared(root: Path):
+def test_without_answers_only_counts_are_compared(root: Path):
     (root / f"{EVIDENCE}/answers.npz").unlink()
-    found = checked(root)
-    assert not found.wrong
-    assert "answers to single images: intervals, p" in found.absent
+    finding = check(root)
+    assert not finding.wrong
+    assert "answers to single images: intervals, p" in finding.absent
 
 
-def test_holm_rejects_what_stepping_down_rejects():
-    """Against the definition: with p sorted, the first k are rejected while p(i) <= level / (m - i + 1)."""
+def test_holm_agrees_with_the_step_down_definition():
+    """With p sorted, hypotheses are rejected as long as p(i) <= level / (m - i + 1)."""
     for p in itertools.permutations([0.001, 0.02, 0.02, 0.3]):
         adjusted = arithmetic.adjust_holm(dict(enumerate(p))).values()
         for level in (0.003, 0.01, 0.05, 0.07, 0.5):

@@ -1,4 +1,4 @@
-"""The bundle: the same bytes every time, described file by file, audited where nothing else is at hand."""
+"""A bundle has the same bytes every time, describes each of its files and can be audited by itself."""
 
 import gzip
 import io
@@ -21,37 +21,37 @@ pytestmark = pytest.mark.usefixtures("rendered_once")
 
 @pytest.fixture(scope="module")
 def files(small: Path) -> dict[str, bytes]:
-    """What a bundle of the finished run holds."""
+    """The contents of a bundle of the finished run."""
     evidence = gather(small)
-    found = bundle.read_contents(evidence)
-    return {METADATA: bundle.describe_contents(evidence, found, DAY), **found}
+    contents = bundle.read_contents(evidence)
+    return {METADATA: bundle.describe_contents(evidence, contents, DAY), **contents}
 
 
-def packed(files: dict[str, bytes], path: Path) -> Path:
+def pack(files: dict[str, bytes], path: Path) -> Path:
     path.write_bytes(bundle.pack_bundle(files))
     return path
 
 
 def test_a_bundle_is_audited_like_the_repository(small: Path, files, tmp_path: Path):
-    whole = {one.name: one for one in audit(gather(small))}
-    described = unpack_bundle(packed(files, tmp_path / "b.tar.gz"), tmp_path / "unpacked")
-    assert (described.verdict, described.compared) == ("ok", len(files) - 1)
-    found = {one.name: one for one in audit(gather(tmp_path / "unpacked"))}
-    assert not [one.line() for one in found.values() if one.wrong]
+    whole = {finding.name: finding for finding in audit(gather(small))}
+    unpacking = unpack_bundle(pack(files, tmp_path / "b.tar.gz"), tmp_path / "unpacked")
+    assert (unpacking.verdict, unpacking.compared) == ("ok", len(files) - 1)
+    checks = {finding.name: finding for finding in audit(gather(tmp_path / "unpacked"))}
+    assert not [finding.line() for finding in checks.values() if finding.wrong]
     for name in ("scores", "table", "comparisons", "sizes", "seeds", "draws"):
-        assert found[f"{SUITE}: {name}"] == whole[f"{SUITE}: {name}"]
-    assert found["lock: code"] == whole["lock: code"]
-    assert found["environment"] == whole["environment"]
-    assert found["lock: data"].compared > 100
-    assert any(name.endswith(f"files of data/suites/{SUITE}") for name in found["lock: data"].absent)
+        assert checks[f"{SUITE}: {name}"] == whole[f"{SUITE}: {name}"]
+    assert checks["lock: code"] == whole["lock: code"]
+    assert checks["environment"] == whole["environment"]
+    assert checks["lock: data"].compared > 100
+    assert any(name.endswith(f"files of data/suites/{SUITE}") for name in checks["lock: data"].absent)
 
 
-def test_a_bundle_is_the_same_bytes_wherever_it_is_made(small: Path, files, tmp_path: Path):
+def test_a_bundle_has_the_same_bytes_wherever_it_is_made(small: Path, files, tmp_path: Path):
     copy = small_run.copy(small, tmp_path / "elsewhere")
     evidence = gather(copy)
-    again = bundle.read_contents(evidence)
+    contents = bundle.read_contents(evidence)
     assert bundle.pack_bundle(
-        {METADATA: bundle.describe_contents(evidence, again, DAY), **again}
+        {METADATA: bundle.describe_contents(evidence, contents, DAY), **contents}
     ) == bundle.pack_bundle(files)
 
 
@@ -77,7 +77,7 @@ def test_the_metadata_cites_the_paper_and_every_data_set_with_its_licence(files)
     paper = graph["https://arxiv.org/abs/2512.21288"]
     assert root["citation"] == [{"@id": paper["@id"]}]
     assert paper["author"] == ["Seyed Arshan Dalili", "Mehrdad Mahdavi"]
-    assert [one["@id"] for one in root["mentions"]] == ["#optdigits", "#textures", "#signs"]
+    assert [mention["@id"] for mention in root["mentions"]] == ["#optdigits", "#textures", "#signs"]
     assert graph["#optdigits"]["license"] == "BSD-3; UCI: CC BY 4.0"
     assert graph["#textures"]["license"] == "CC0"
     assert graph["#signs"]["license"] == "public domain, CC0 or CC BY 2.0"
@@ -87,11 +87,11 @@ def test_a_public_suite_names_repositories_and_revisions(small: Path, tmp_path: 
     copy = small_run.copy(small, tmp_path / "copy")
     text = (copy / "params.yaml").read_text()
     (copy / "params.yaml").write_text(text.replace("- nano-3", "- ta8-vit-b-32", 1))
-    found = {one["identifier"]: one for one in bundle.cite_sources(gather(copy))}
-    images = found["https://huggingface.co/datasets/tanganke/sun397"]
+    sources = {source["identifier"]: source for source in bundle.cite_sources(gather(copy))}
+    images = sources["https://huggingface.co/datasets/tanganke/sun397"]
     assert (images["kind"], images["version"]) == ("Dataset", "9c4afd6174afa3974f209a0ef099dbbe244dfd27")
-    assert "https://huggingface.co/tanganke/clip-vit-base-patch32_sun397" in found
-    assert len(found) == 16
+    assert "https://huggingface.co/tanganke/clip-vit-base-patch32_sun397" in sources
+    assert len(sources) == 16
 
 
 @pytest.mark.parametrize(
@@ -103,28 +103,28 @@ def test_a_public_suite_names_repositories_and_revisions(small: Path, tmp_path: 
         (METADATA, None, f"{METADATA} is missing"),
     ],
 )
-def test_a_bundle_that_is_not_as_described_is_named(files, tmp_path: Path, name: str, content: bytes | None, why: str):
+def test_a_difference_from_the_description_is_named(files, tmp_path: Path, name: str, content: bytes | None, why: str):
     changed = {**files, name: content}
-    kept = {path: text for path, text in changed.items() if text is not None}
-    assert why in unpack_bundle(packed(kept, tmp_path / "b.tar.gz"), tmp_path / "unpacked").wrong
+    contents = {path: text for path, text in changed.items() if text is not None}
+    assert why in unpack_bundle(pack(contents, tmp_path / "b.tar.gz"), tmp_path / "unpacked").wrong
 
 
-def test_a_forged_score_in_a_bundle_described_anew_is_not_that_of_the_lock(small: Path, files, tmp_path: Path):
+def test_a_forged_score_in_a_consistent_bundle_contradicts_the_lock(small: Path, files, tmp_path: Path):
     path = f"data/scores/{SUITE}/ties.csv"
     forged = {
         **files,
         path: files[path].replace(b",0,0,", b",0,1,", 1).replace(b"ties,textures,,0,", b"ties,textures,,0,1"),
     }
-    described = {name: content for name, content in forged.items() if name != METADATA}
-    forged[METADATA] = bundle.describe_contents(gather(small), described, DAY)
-    assert unpack_bundle(packed(forged, tmp_path / "b.tar.gz"), tmp_path / "unpacked").verdict == "ok"
-    found = {one.name: one for one in audit(gather(tmp_path / "unpacked"))}
-    assert f"{path} is not the file of stage evaluate@{SUITE}-ties" in "; ".join(found["lock: data"].wrong)
+    contents = {name: content for name, content in forged.items() if name != METADATA}
+    forged[METADATA] = bundle.describe_contents(gather(small), contents, DAY)
+    assert unpack_bundle(pack(forged, tmp_path / "b.tar.gz"), tmp_path / "unpacked").verdict == "ok"
+    checks = {finding.name: finding for finding in audit(gather(tmp_path / "unpacked"))}
+    assert f"{path} is not the file of stage evaluate@{SUITE}-ties" in "; ".join(checks["lock: data"].wrong)
 
 
 def test_the_command_audits_a_bundle(files, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["--bundle", str(packed(files, tmp_path / "b.tar.gz"))]) == 0
+    assert main(["--bundle", str(pack(files, tmp_path / "b.tar.gz"))]) == 0
     assert capsys.readouterr().out.startswith("ok    bundle")
     (tmp_path / "broken.tar.gz").write_bytes(b"no archive")
     with pytest.raises(SystemExit, match=r"audit: .*broken\.tar\.gz: not a bundle of `make bundle`"):
@@ -143,7 +143,7 @@ def test_the_command_audits_a_bundle(files, tmp_path: Path, monkeypatch, capsys)
         ("device", tarfile.CHRTYPE),
     ],
 )
-def test_an_archive_that_holds_more_than_files_of_its_folder_is_refused(tmp_path: Path, name: str, kind: bytes):
+def test_an_archive_with_more_than_files_of_its_folder_is_refused(tmp_path: Path, name: str, kind: bytes):
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         member = tarfile.TarInfo(name)
@@ -156,7 +156,7 @@ def test_an_archive_that_holds_more_than_files_of_its_folder_is_refused(tmp_path
     assert not [*tmp_path.rglob("escaped.txt"), *tmp_path.rglob("link"), *tmp_path.rglob("pipe")]
 
 
-def test_no_bundle_is_made_of_data_that_is_not_the_locks(small: Path, tmp_path: Path):
+def test_no_bundle_is_made_of_data_that_differs_from_the_lock(small: Path, tmp_path: Path):
     copy = small_run.copy(small, tmp_path / "copy")
     (copy / f"data/merges/{SUITE}/ties/merge.json").write_text("{}")
     with pytest.raises(bundle.BundleError, match=rf"data/merges/{SUITE}/ties is not the directory of stage "):

@@ -1,4 +1,4 @@
-"""The audit's own contrasts: those that the views state, to the digit; frauds in rows and contrasts are named."""
+"""The audit's contrasts equal those of the views to the digit, and frauds in rows and contrasts are named."""
 
 import re
 import shutil
@@ -22,78 +22,85 @@ from pipeline.report.view import View
 from pipeline.runtime import store
 from tests.studies import test_ablation, test_conventions, test_efficiency, test_replicates
 
-EVIDENCE, SHOWN = "reports/evidence/studies/s", "reports/studies/s/tables"
+EVIDENCE, TABLES = "reports/evidence/studies/s", "reports/studies/s/tables"
 
 
 def _views() -> Mapping[str, tuple[pd.DataFrame, View, tuple[str, ...]]]:
-    """{study: made-up rows, what its view makes of them, tasks}."""
-    made = {
+    """{study: (made-up rows, their view, tasks)}."""
+    examples = {
         "ablation": (test_ablation.scores(), ablation, test_ablation.context()),
         "efficiency": (test_efficiency.rows(), efficiency, test_efficiency.context(90.0)),
         "replicates": (test_replicates.made_up(spread=0.03), replicates, test_replicates.context()),
         "conventions": (test_conventions.made_up(), conventions, test_conventions.context()),
     }
-    return {study: (rows, module.view(rows, context), context.tasks) for study, (rows, module, context) in made.items()}
+    return {
+        study: (rows, module.view(rows, context), context.tasks) for study, (rows, module, context) in examples.items()
+    }
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """{study: a repository with its rows and what its view states}."""
+    """{study: a repository with its rows and the contrasts of its view}."""
     roots = {}
     for study, (rows, view, tasks) in _views().items():
         root = roots[study] = tmp_path_factory.mktemp(study)
         store.write_text(root / "pipeline/suites/s.yaml", f"tasks: [{', '.join(tasks)}]\n")
-        whole = rows.assign(seed=rows.seed.astype("Int64").replace(-1, pd.NA))
-        store.write_text(root / f"{EVIDENCE}/{study}.csv", whole.to_csv(index=False, lineterminator="\n"))
-        store.write_text(root / f"{SHOWN}/{study}-contrasts.csv", format_csv(contrast_rows(view), "%.10g"))
+        table = rows.assign(seed=rows.seed.astype("Int64").replace(-1, pd.NA))
+        store.write_text(root / f"{EVIDENCE}/{study}.csv", table.to_csv(index=False, lineterminator="\n"))
+        store.write_text(root / f"{TABLES}/{study}-contrasts.csv", format_csv(contrast_rows(view), "%.10g"))
     return roots
 
 
-def checked(root: Path) -> Finding:
+def check(root: Path) -> Finding:
     (finding,) = contrasts.check(AuditedSuite(gather(root), "s"))
     return finding
 
 
 @pytest.mark.parametrize("study", ["ablation", "efficiency", "replicates", "conventions"])
-def test_what_views_state_follows_from_the_rows(made: dict[str, Path], study: str):
-    finding = checked(made[study])
+def test_contrasts_of_views_follow_from_the_rows(made: dict[str, Path], study: str):
+    finding = check(made[study])
     assert (finding.wrong, finding.absent) == ([], [])
     rows = len(pd.read_csv(made[study] / f"{EVIDENCE}/{study}.csv"))
-    stated_rows = pd.read_csv(made[study] / f"{SHOWN}/{study}-contrasts.csv")
+    stated_rows = pd.read_csv(made[study] / f"{TABLES}/{study}-contrasts.csv")
     assert finding.compared > rows + 3 * len(stated_rows)
 
 
 @pytest.mark.parametrize("study", ["efficiency", "replicates", "conventions"])
-def test_no_other_number_would_do(made: dict[str, Path], tmp_path: Path, study: str):
-    """Every number that a view states, changed in its third digit or beyond, is named."""
+def test_every_changed_number_is_named(made: dict[str, Path], tmp_path: Path, study: str):
+    """Each number of a view is changed slightly."""
     root = shutil.copytree(made[study], tmp_path / "root")
-    path = root / f"{SHOWN}/{study}-contrasts.csv"
+    path = root / f"{TABLES}/{study}-contrasts.csv"
     frame = pd.read_csv(path)
     columns = [name for name in ("mean", "low", "high", "like low", "like high") if name in frame]
     for column in columns:
         changed = frame.assign(**{column: frame[column] + 0.01 + frame[column].abs() / 1000})
         path.write_text(format_csv(changed, "%.10g"))
-        named = {text for text in checked(root).wrong if f", {column} is " in text}
-        assert len(named) == len(frame[frame[column].notna()].drop_duplicates(["name", "replicates"]))
+        messages = {message for message in check(root).wrong if f", {column} is " in message}
+        assert len(messages) == len(frame[frame[column].notna()].drop_duplicates(["name", "replicates"]))
 
 
-def more(match: re.Match) -> str:
+def increment_digit(match: re.Match) -> str:
     return f"{match[1]}{(int(match[2]) + 1) % 10}"
 
 
 FRAUDS: Mapping[str, tuple[str, str, str | Callable[[re.Match], str], str]] = {
-    "a count": (f"{EVIDENCE}/efficiency.csv", r"(,samerging,\w+,1,\d+,)(\d)", more, "`right` has|of \\d+ correct"),
+    "a count": (
+        f"{EVIDENCE}/efficiency.csv",
+        r"(,samerging,\w+,1,\d+,)(\d)",
+        increment_digit,
+        "`right` has|of \\d+ correct",
+    ),
     "an image": (f"{EVIDENCE}/efficiency.csv", r"(?m)[1-9a-f](\w*)$", r"0\1", "correct, but `right` has"),
     "half a count": (f"{EVIDENCE}/efficiency.csv", r"(?m),(\d+),(\d+),(\w+)$", r",\1.5,\2,\3", "counts must be whole"),
     "a missing row": (f"{EVIDENCE}/efficiency.csv", r"(?m)^.*,samerging,\w+,1,.*\n", "", "expected each of "),
     "another setting": (
-        f"{SHOWN}/efficiency-contrasts.csv",
+        f"{TABLES}/efficiency-contrasts.csv",
         r'\[""distillation""',
         '[""elsewhere""',
         "runs that are not there",
     ),
-    "an end left out": (f"{SHOWN}/efficiency-contrasts.csv", r"(?m)(,all,[^,]*),[^,]*,", r"\1,,", "low is missing"),
-    "tasks won": (f"{SHOWN}/efficiency-contrasts.csv", r"(?m)\d,(\d)$", r"9,\1", "won is 9"),
+    "an end left out": (f"{TABLES}/efficiency-contrasts.csv", r"(?m)(,all,[^,]*),[^,]*,", r"\1,,", "low is missing"),
+    "tasks won": (f"{TABLES}/efficiency-contrasts.csv", r"(?m)\d,(\d)$", r"9,\1", "won is 9"),
 }
 
 
@@ -105,23 +112,23 @@ def test_a_fraud_is_named(made: dict[str, Path], tmp_path: Path, name: str):
     changed = re.sub(pattern, new, text, count=1)
     assert changed != text
     (root / file).write_text(changed)
-    assert re.search(why, "; ".join(checked(root).wrong)), checked(root).wrong
+    assert re.search(why, "; ".join(check(root).wrong)), check(root).wrong
 
 
-def test_rows_without_answers_are_said_to_have_none(made: dict[str, Path], tmp_path: Path):
+def test_missing_answers_are_reported(made: dict[str, Path], tmp_path: Path):
     root = shutil.copytree(made["efficiency"], tmp_path / "root")
     path = root / f"{EVIDENCE}/efficiency.csv"
     path.write_text(pd.read_csv(path).drop(columns="right").to_csv(index=False))
-    assert checked(root).absent == ["answers to single images (`right`)"]
+    assert check(root).absent == ["answers to single images (`right`)"]
 
 
 def test_a_repository_without_studies_has_nothing_to_check(tmp_path: Path):
     store.write_text(tmp_path / "pipeline/suites/s.yaml", "tasks: [a]\n")
-    assert replace(checked(tmp_path), what="").verdict == "none"
+    assert replace(check(tmp_path), what="").verdict == "none"
 
 
-def test_a_contrast_of_one_run_is_its_difference():
-    """One seed, one image per task, three tasks: only the tasks are drawn."""
+def test_a_contrast_of_one_run_is_its_accuracy():
+    """With one seed and one image per task, only the tasks vary."""
     rows = pd.DataFrame(
         [("m", task, 0, right, 1, [right]) for task, right in zip("abc", (1, 0, 1), strict=True)],
         columns=["method", "task", "seed", "correct", "total", "answers"],

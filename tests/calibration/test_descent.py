@@ -1,4 +1,4 @@
-"""The calibration loop: its gradient, its sharpness, its batches, and what it refuses."""
+"""The calibration loop: its gradient, sharpness, batches and errors."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -27,70 +27,70 @@ OBJECTIVE = distillation(2.0)
 
 
 def point(seed: int = 3) -> Tensor:
-    """Coefficients [3, G]."""
+    """Return random coefficients [3, G]."""
     rng = torch.Generator().manual_seed(seed)
     return 0.3 * torch.randn(3, len(toy.GROUPS), generator=rng, dtype=torch.float64)
 
 
 def divergence(student: Tensor, teacher: Tensor) -> Tensor:
-    """Distillation at temperature 2, another way."""
+    """Compute the distillation loss at temperature 2 by `kl_div`."""
     p, q = (torch.softmax(logits / 2, -1) for logits in (teacher, student))
     return kl_div(q.log(), p, reduction="batchmean")
 
 
 def uncertainty(student: Tensor, teacher: Tensor) -> Tensor:
-    """Entropy, another way."""
+    """Compute the entropy by `torch.distributions`."""
     return torch.distributions.Categorical(logits=student).entropy().mean()
 
 
-def by_hand_loss(
-    problem: Problem, at: Tensor, chosen: tuple[Tensor, ...] | None = None, objective: Objective = divergence
+def reference_loss(
+    problem: Problem, at: Tensor, indices: tuple[Tensor, ...] | None = None, objective: Objective = divergence
 ) -> Tensor:
-    """A loss summed over tasks, on all images unless told otherwise; autograd goes through the merge."""
+    """Return a loss summed over tasks, by default on all images; autograd goes through the merge."""
     merged = {
         name: problem.base[name] + sum(at[t, g] * problem.vectors[name][t] for t in range(len(at)))
         for g, name in enumerate(problem.vectors)
     }
     loss = torch.zeros((), dtype=torch.float64)
-    batches = chosen or toy.whole(problem)
+    batches = indices or toy.whole(problem)
     for head, pool, teacher, batch in zip(problem.heads, problem.images, problem.teachers, batches, strict=True):
         student = problem.encoder(merged, pool[batch]) @ head.T
         loss = loss + objective(student, teacher[batch])
     return loss
 
 
-def by_hand(
-    problem: Problem, at: Tensor, chosen: tuple[Tensor, ...], objective: Objective = divergence
+def reference_gradient(
+    problem: Problem, at: Tensor, indices: tuple[Tensor, ...], objective: Objective = divergence
 ) -> tuple[Tensor, Tensor]:
-    """That loss and its gradient."""
+    """Return the reference loss and its gradient."""
     at = at.clone().requires_grad_()
-    loss = by_hand_loss(problem, at, chosen, objective)
+    loss = reference_loss(problem, at, indices, objective)
     (slope,) = torch.autograd.grad(loss, at)
     return loss.detach(), slope
 
 
 @pytest.mark.parametrize(("objective", "other_way"), [(OBJECTIVE, divergence), (entropy, uncertainty)])
 def test_gradient_equals_autograd_through_the_merge(problem: Problem, objective: Objective, other_way: Objective):
-    chosen = (torch.tensor([0, 3]), torch.tensor([5, 1, 2]), torch.tensor([8]))
-    loss, slope = coefficient_gradient(problem, objective, point(), chosen)
-    expected_loss, expected = by_hand(problem, point(), chosen, other_way)
+    indices = (torch.tensor([0, 3]), torch.tensor([5, 1, 2]), torch.tensor([8]))
+    loss, slope = coefficient_gradient(problem, objective, point(), indices)
+    expected_loss, expected = reference_gradient(problem, point(), indices, other_way)
     torch.testing.assert_close(loss, expected_loss, rtol=0, atol=1e-12)
     torch.testing.assert_close(slope, expected, rtol=0, atol=1e-10)
     assert slope.abs().min() > 1e-6
 
 
-def test_gradient_leaves_its_inputs_alone(problem: Problem):
-    kept = toy.cloned(problem.base), toy.cloned(problem.vectors)
+def test_gradient_does_not_modify_its_inputs(problem: Problem):
+    originals = toy.cloned(problem.base), toy.cloned(problem.vectors)
     at = point()
     coefficient_gradient(problem, OBJECTIVE, at, toy.whole(problem))
-    assert toy.same(problem.base, kept[0])
-    assert toy.same(problem.vectors, kept[1])
+    assert toy.same(problem.base, originals[0])
+    assert toy.same(problem.vectors, originals[1])
     assert torch.equal(at, point())
     assert not any(tensor.requires_grad for tensor in (*problem.base.values(), *problem.vectors.values(), at))
 
 
 def quadratic(seed: int = 0) -> tuple[Tensor, LossAndGradient]:
-    """A positive definite A and the function x -> (x'Ax / 2, Ax)."""
+    """Return a positive definite A and the function x -> (x'Ax / 2, Ax)."""
     root = torch.randn(6, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     matrix = root @ root.T + torch.eye(6, dtype=torch.float64)
     return matrix, lambda x: (x @ matrix @ x / 2, matrix @ x)
@@ -121,7 +121,7 @@ def test_asam_perturbs_relative_to_the_coefficients():
 
 
 @pytest.mark.parametrize("sharpness", ["sam", "asam"])
-def test_no_direction_gives_no_perturbation(sharpness: Sharpness):
+def test_a_zero_gradient_gives_no_perturbation(sharpness: Sharpness):
     zero = torch.zeros(3, 4, dtype=torch.float64)
     assert torch.equal(perturbation(zero, zero, 0.07, sharpness), zero)
 
@@ -133,60 +133,60 @@ def test_asam_at_zero_coefficients_gives_no_perturbation():
 
 @pytest.mark.parametrize("sharpness", ["sam", "asam"])
 def test_second_gradient_is_taken_at_the_perturbed_point(problem: Problem, sharpness: Sharpness):
-    chosen, at = toy.whole(problem), point()
-    loss, sharp = sharp_gradient(lambda x: coefficient_gradient(problem, OBJECTIVE, x, chosen), at, 0.3, sharpness)
-    first_loss, first = by_hand(problem, at, chosen)
-    _, expected = by_hand(problem, at + perturbation(at, first, 0.3, sharpness), chosen)
+    indices, at = toy.whole(problem), point()
+    loss, sharp = sharp_gradient(lambda x: coefficient_gradient(problem, OBJECTIVE, x, indices), at, 0.3, sharpness)
+    first_loss, first = reference_gradient(problem, at, indices)
+    _, expected = reference_gradient(problem, at + perturbation(at, first, 0.3, sharpness), indices)
     torch.testing.assert_close(loss, first_loss, rtol=0, atol=1e-12)
     torch.testing.assert_close(sharp, expected, rtol=0, atol=1e-10)
     assert (sharp - first).norm() > 1e-2 * first.norm()
 
 
-def test_descend_merges_anew_at_the_perturbed_point(problem: Problem):
+def test_descend_merges_again_at_the_perturbed_point(problem: Problem):
     seen = []
 
     def recording(weights, images):
         seen.append(toy.cloned({name: tensor.detach() for name, tensor in weights.items()}))
         return toy.encoder(weights, images)
 
-    one = Schedule(lr=0.05, steps=1, batch_size=100)
-    descend(replace(problem, encoder=recording), OBJECTIVE, one, 0, rho=0.3, sharpness="sam", **START)
+    schedule = Schedule(lr=0.05, steps=1, batch_size=100)
+    descend(replace(problem, encoder=recording), OBJECTIVE, schedule, 0, rho=0.3, sharpness="sam", **START)
     start = torch.full((3, len(toy.GROUPS)), 0.2, dtype=torch.float64)
-    _, slope = by_hand(problem, start, toy.whole(problem))
+    _, slope = reference_gradient(problem, start, toy.whole(problem))
     points = (start, start + 0.3 * slope / slope.norm())
     assert len(seen) == 2
-    for found, at in zip(seen, points, strict=True):
+    for merged, at in zip(seen, points, strict=True):
         expected = merge(problem.base, problem.vectors, at)
         for name in toy.GROUPS:
-            torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-10)
+            torch.testing.assert_close(merged[name], expected[name], rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("settings", [{"rho": 0.0, "sharpness": "sam"}, {"rho": 0.07, "sharpness": "none"}])
 def test_without_sharpness_descend_is_plain_descent(problem: Problem, settings: dict):
     plain = descend(problem, OBJECTIVE, SCHEDULE, 0, **START)
-    found = descend(problem, OBJECTIVE, SCHEDULE, 0, **START, **settings)
-    assert torch.equal(found.coefficients, plain.coefficients)
-    assert torch.equal(found.losses, plain.losses)
+    solution = descend(problem, OBJECTIVE, SCHEDULE, 0, **START, **settings)
+    assert torch.equal(solution.coefficients, plain.coefficients)
+    assert torch.equal(solution.losses, plain.losses)
 
 
 @pytest.mark.parametrize("sharpness", ["sam", "asam"])
 def test_sharpness_changes_the_result(problem: Problem, sharpness: Sharpness):
     plain = descend(problem, OBJECTIVE, SCHEDULE, 0, **START)
-    found = descend(problem, OBJECTIVE, SCHEDULE, 0, rho=0.07, sharpness=sharpness, **START)
-    assert (found.coefficients - plain.coefficients).abs().max() > 1e-4
+    solution = descend(problem, OBJECTIVE, SCHEDULE, 0, rho=0.07, sharpness=sharpness, **START)
+    assert (solution.coefficients - plain.coefficients).abs().max() > 1e-4
 
 
 def test_sam_without_the_second_merge_is_plain_descent(problem: Problem, monkeypatch: pytest.MonkeyPatch):
-    """The released code merges once per step: its second gradient repeats the first, whatever rho."""
+    """The released code merges once per step: its second gradient repeats the first for every rho."""
     plain = descend(problem, OBJECTIVE, SCHEDULE, 0, **START)
     calls: list[Tensor] = []
-    kept: list[dict[str, Tensor]] = []
+    merges: list[dict[str, Tensor]] = []
 
     def merged_once_per_step(base, vectors, coefficients):
         calls.append(coefficients.clone())
         if len(calls) % 2:
-            kept.append(merge(base, vectors, coefficients))
-        return {name: tensor.detach().clone() for name, tensor in kept[-1].items()}
+            merges.append(merge(base, vectors, coefficients))
+        return {name: tensor.detach().clone() for name, tensor in merges[-1].items()}
 
     monkeypatch.setattr(descent, "merge", merged_once_per_step)
     released = descend(problem, OBJECTIVE, SCHEDULE, 0, rho=0.07, sharpness="sam", **START)
@@ -199,29 +199,29 @@ def test_sam_without_the_second_merge_is_plain_descent(problem: Problem, monkeyp
 def test_descend_is_adam_on_the_summed_loss(problem: Problem):
     """Against a loop written with torch alone, full batches."""
     schedule = Schedule(lr=0.05, steps=5, batch_size=100)
-    found = descend(problem, OBJECTIVE, schedule, 0, rho=0.2, sharpness="sam", **START)
+    solution = descend(problem, OBJECTIVE, schedule, 0, rho=0.2, sharpness="sam", **START)
     at = torch.full((3, len(toy.GROUPS)), 0.2, dtype=torch.float64)
     optimiser = torch.optim.Adam([at], lr=0.05, weight_decay=5e-4)
     losses = []
     for _ in range(5):
-        loss, first = by_hand(problem, at, toy.whole(problem))
-        _, at.grad = by_hand(problem, at + 0.2 * first / first.norm(), toy.whole(problem))
+        loss, first = reference_gradient(problem, at, toy.whole(problem))
+        _, at.grad = reference_gradient(problem, at + 0.2 * first / first.norm(), toy.whole(problem))
         optimiser.step()
         losses.append(loss)
-    torch.testing.assert_close(found.coefficients, at, rtol=0, atol=1e-8)
-    torch.testing.assert_close(found.losses, torch.stack(losses), rtol=0, atol=1e-8)
-    assert found.losses[-1] < found.losses[0]
+    torch.testing.assert_close(solution.coefficients, at, rtol=0, atol=1e-8)
+    torch.testing.assert_close(solution.losses, torch.stack(losses), rtol=0, atol=1e-8)
+    assert solution.losses[-1] < solution.losses[0]
 
 
 @pytest.mark.parametrize("sharpness", ["sam", "asam", "none"])
 def test_task_granularity_is_adam_and_sharpness_on_one_coefficient_per_task(problem: Problem, sharpness: Sharpness):
     """Against a loop on [T] alone: autograd sums over the groups, the perturbation has the norm of T numbers."""
     schedule = Schedule(lr=0.05, steps=4, batch_size=100)
-    found = descend(problem, OBJECTIVE, schedule, 0, rho=0.2, sharpness=sharpness, granularity="task", **START)
+    solution = descend(problem, OBJECTIVE, schedule, 0, rho=0.2, sharpness=sharpness, granularity="task", **START)
 
     def slope(at: Tensor) -> Tensor:
         leaf = at.clone().requires_grad_()
-        return torch.autograd.grad(by_hand_loss(problem, leaf[:, None].expand(3, len(toy.GROUPS))), leaf)[0]
+        return torch.autograd.grad(reference_loss(problem, leaf[:, None].expand(3, len(toy.GROUPS))), leaf)[0]
 
     at = torch.full((3,), 0.2, dtype=torch.float64)
     optimiser = torch.optim.Adam([at], lr=0.05, weight_decay=5e-4)
@@ -230,20 +230,22 @@ def test_task_granularity_is_adam_and_sharpness_on_one_coefficient_per_task(prob
         step = {"sam": 0.2 * first / first.norm(), "asam": 0.2 * at**2 * first / (at * first).norm(), "none": 0}
         at.grad = slope(at + step[sharpness])
         optimiser.step()
-    torch.testing.assert_close(found.coefficients, at[:, None].expand(3, len(toy.GROUPS)), rtol=0, atol=1e-8)
-    assert found.losses[-1] < found.losses[0]
+    torch.testing.assert_close(solution.coefficients, at[:, None].expand(3, len(toy.GROUPS)), rtol=0, atol=1e-8)
+    assert solution.losses[-1] < solution.losses[0]
 
 
 def test_granularities_agree_where_there_is_one_group(problem: Problem):
     alone = replace(problem, vectors={"first.weight": problem.vectors["first.weight"]})
     settings = {"rho": 0.2, "sharpness": "sam", **START}
-    one, other = (descend(alone, OBJECTIVE, SCHEDULE, 0, granularity=kind, **settings) for kind in ("layer", "task"))
-    assert torch.equal(one.coefficients, other.coefficients)
-    assert torch.equal(one.losses, other.losses)
+    by_layer, by_task = (
+        descend(alone, OBJECTIVE, SCHEDULE, 0, granularity=kind, **settings) for kind in ("layer", "task")
+    )
+    assert torch.equal(by_layer.coefficients, by_task.coefficients)
+    assert torch.equal(by_layer.losses, by_task.losses)
 
 
 def test_no_output_depends_on_the_bias_of_k():
-    """softmax(q (k + b)) = softmax(q k + q b): the same number for every key. Of other biases outputs do depend."""
+    """softmax(q (k + b)) = softmax(q k + q b): the same shift for every key. Outputs do depend on the other biases."""
     problem, rng = toy.clip_problem(), torch.Generator().manual_seed(0)
     expected = problem.encoder(problem.base, problem.images[0])
     for name, tensor in problem.base.items():
@@ -255,27 +257,29 @@ def test_no_output_depends_on_the_bias_of_k():
     assert still == ["0.attn.k.bias", "1.attn.k.bias"]
 
 
-def without_gradient(groups: Iterable[str]) -> Tensor:
-    """Which coefficients belong to a bias of k [G]."""
+def gradient_free(groups: Iterable[str]) -> Tensor:
+    """Return the mask [G] of coefficients that belong to a bias of k."""
     return torch.tensor([name.endswith("attn.k.bias") for name in groups])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("settings", [{}, {"clamp": True}, {"rho": 0.1, "sharpness": "asam"}])
-def test_coefficients_without_a_gradient_stay_where_they_start(dtype: torch.dtype, settings: dict):
-    """Exactly: no rounding that Adam amplifies, no weight decay, no clamp."""
+def test_coefficients_without_a_gradient_keep_their_initial_value(dtype: torch.dtype, settings: dict):
+    """Exactly: without rounding amplified by Adam, weight decay or clamping."""
     problem = toy.clip_problem(dtype=dtype)
-    found = descend(problem, OBJECTIVE, SCHEDULE, 0, initial_coefficient=1.2, weight_decay=0.1, **settings).coefficients
-    still = without_gradient(problem.vectors)
-    assert found.shape == (3, len(problem.vectors)) and found.dtype == dtype
-    assert (found[:, still] == torch.tensor(1.2, dtype=dtype)).all()
-    assert (found[:, ~still] != torch.tensor(1.2, dtype=dtype)).all()
+    coefficients = descend(
+        problem, OBJECTIVE, SCHEDULE, 0, initial_coefficient=1.2, weight_decay=0.1, **settings
+    ).coefficients
+    still = gradient_free(problem.vectors)
+    assert coefficients.shape == (3, len(problem.vectors)) and coefficients.dtype == dtype
+    assert (coefficients[:, still] == torch.tensor(1.2, dtype=dtype)).all()
+    assert (coefficients[:, ~still] != torch.tensor(1.2, dtype=dtype)).all()
 
 
-def test_coefficients_with_a_gradient_are_those_of_learning_all():
+def test_leaving_out_coefficients_without_a_gradient_does_not_change_the_others():
     """Against Adam and SAM on the coefficients of all groups, in float64, where the rounding is not amplified."""
     problem, schedule = toy.clip_problem(), Schedule(lr=0.05, steps=4, batch_size=100)
-    found = descend(problem, OBJECTIVE, schedule, 0, rho=0.2, sharpness="sam", **START)
+    solution = descend(problem, OBJECTIVE, schedule, 0, rho=0.2, sharpness="sam", **START)
     at = torch.full((3, len(problem.vectors)), 0.2, dtype=torch.float64)
     optimiser, losses = torch.optim.Adam([at], lr=0.05, weight_decay=5e-4), []
     for _ in range(4):
@@ -283,15 +287,15 @@ def test_coefficients_with_a_gradient_are_those_of_learning_all():
         _, at.grad = coefficient_gradient(problem, OBJECTIVE, at + 0.2 * first / first.norm(), toy.whole(problem))
         optimiser.step()
         losses.append(loss)
-    still = without_gradient(problem.vectors)
-    torch.testing.assert_close(found.coefficients[:, ~still], at[:, ~still], rtol=0, atol=1e-9)
-    torch.testing.assert_close(found.losses, torch.stack(losses), rtol=0, atol=1e-9)
+    still = gradient_free(problem.vectors)
+    torch.testing.assert_close(solution.coefficients[:, ~still], at[:, ~still], rtol=0, atol=1e-9)
+    torch.testing.assert_close(solution.losses, torch.stack(losses), rtol=0, atol=1e-9)
 
 
 def test_descend_is_deterministic_and_depends_on_the_seed(problem: Problem):
-    found = [descend(problem, OBJECTIVE, SCHEDULE, seed, **START).coefficients for seed in (0, 0, 1)]
-    assert torch.equal(found[0], found[1])
-    assert not torch.equal(found[0], found[2])
+    runs = [descend(problem, OBJECTIVE, SCHEDULE, seed, **START).coefficients for seed in (0, 0, 1)]
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
 
 
 def test_weight_decay_pulls_the_coefficients_to_zero(problem: Problem):
@@ -304,29 +308,29 @@ def test_clamp_keeps_coefficients_between_zero_and_one(problem: Problem):
     fast = Schedule(lr=0.9, steps=4, batch_size=4)
     settings = {"initial_coefficient": 0.5, "weight_decay": 0.0}
     free = descend(problem, entropy, fast, 0, **settings).coefficients
-    kept = descend(problem, entropy, fast, 0, clamp=True, **settings).coefficients
+    clamped = descend(problem, entropy, fast, 0, clamp=True, **settings).coefficients
     assert free.min() < 0
     assert free.max() > 1
-    assert kept.min() >= 0
-    assert kept.max() <= 1
+    assert clamped.min() >= 0
+    assert clamped.max() <= 1
 
 
-def test_one_task_at_its_own_expert_has_nothing_to_learn():
+def test_loss_and_gradient_vanish_at_the_only_expert():
     alone = toy.problem(tasks=1)
-    one = torch.ones(1, len(toy.GROUPS), dtype=torch.float64)
-    loss, slope = coefficient_gradient(alone, OBJECTIVE, one, toy.whole(alone))
+    ones = torch.ones(1, len(toy.GROUPS), dtype=torch.float64)
+    loss, slope = coefficient_gradient(alone, OBJECTIVE, ones, toy.whole(alone))
     assert abs(float(loss)) < 1e-12
     assert slope.abs().max() < 1e-12
-    assert float(coefficient_gradient(alone, OBJECTIVE, 0 * one, toy.whole(alone))[0]) > 1e-3
+    assert float(coefficient_gradient(alone, OBJECTIVE, 0 * ones, toy.whole(alone))[0]) > 1e-3
 
 
 @pytest.mark.parametrize("settings", [{"rho": 0.0}, {"sharpness": "none"}])
 def test_samerging_without_sharpness_is_distillation_bit_for_bit(problem: Problem, settings: dict):
     samerging, distilled = methods.load("samerging"), methods.load("distillation")
-    found = samerging.calibrate(problem, SCHEDULE, 0, samerging.Params(**settings))
+    solution = samerging.calibrate(problem, SCHEDULE, 0, samerging.Params(**settings))
     expected = distilled.calibrate(problem, SCHEDULE, 0, distilled.Params())
-    assert torch.equal(found.coefficients, expected.coefficients)
-    assert torch.equal(found.losses, expected.losses)
+    assert torch.equal(solution.coefficients, expected.coefficients)
+    assert torch.equal(solution.losses, expected.losses)
     assert not torch.equal(
         samerging.calibrate(problem, SCHEDULE, 0, samerging.Params()).coefficients, expected.coefficients
     )
@@ -334,8 +338,8 @@ def test_samerging_without_sharpness_is_distillation_bit_for_bit(problem: Proble
 
 def test_temperature_reaches_the_objective(problem: Problem):
     module = methods.load("samerging")
-    one, two = (module.calibrate(problem, SCHEDULE, 0, module.Params(temperature=t)) for t in (1.0, 2.0))
-    assert not torch.equal(one.losses, two.losses)
+    low, high = (module.calibrate(problem, SCHEDULE, 0, module.Params(temperature=t)) for t in (1.0, 2.0))
+    assert not torch.equal(low.losses, high.losses)
 
 
 @pytest.mark.parametrize(("count", "size"), [(10, 3), (10, 5), (7, 7), (5, 4), (1, 1)])
@@ -353,12 +357,12 @@ def test_batches_larger_than_the_pool_hold_the_pool():
 
 
 def test_batches_are_deterministic():
-    found = [torch.stack([*islice(batches(9, 4, generator(seed, "x")), 9)]) for seed in (0, 0, 1)]
-    assert torch.equal(found[0], found[1])
-    assert not torch.equal(found[0], found[2])
+    runs = [torch.stack([*islice(batches(9, 4, generator(seed, "x")), 9)]) for seed in (0, 0, 1)]
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
 
 
-def test_generators_do_not_touch_the_global_one():
+def test_generators_do_not_touch_the_global_generator():
     before = torch.random.get_rng_state()
     torch.rand(3, generator=generator(0))
     descend(toy.problem(), OBJECTIVE, SCHEDULE, 0, **START)
@@ -387,17 +391,17 @@ def test_a_huge_learning_rate_is_reported_at_the_step_it_diverges(problem: Probl
 
 def test_the_gradient_does_not_depend_on_the_number_of_passes():
     problem = toy.problem()
-    chosen = toy.whole(problem)
-    whole = coefficient_gradient(problem, OBJECTIVE, point(), chosen)
+    indices = toy.whole(problem)
+    whole = coefficient_gradient(problem, OBJECTIVE, point(), indices)
     seen: list[int] = []
     counted = replace(problem, encoder=lambda at, images: seen.append(len(images)) or problem.encoder(at, images))
-    coefficient_gradient(counted, OBJECTIVE, point(), chosen)
-    assert seen == [sum(len(batch) for batch in chosen)]
+    coefficient_gradient(counted, OBJECTIVE, point(), indices)
+    assert seen == [sum(len(batch) for batch in indices)]
     seen.clear()
-    parts = coefficient_gradient(replace(counted, images_per_pass=1), OBJECTIVE, point(), chosen)
-    assert seen == [len(batch) for batch in chosen]
-    for one, other in zip(whole, parts, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+    parts = coefficient_gradient(replace(counted, images_per_pass=1), OBJECTIVE, point(), indices)
+    assert seen == [len(batch) for batch in indices]
+    for expected, actual in zip(whole, parts, strict=True):
+        torch.testing.assert_close(expected, actual, rtol=1e-12, atol=1e-12)
 
 
 def test_bfloat16_ends_near_float32():
@@ -406,7 +410,7 @@ def test_bfloat16_ends_near_float32():
     schedule = Schedule(lr=0.02, steps=10, batch_size=8)
     start = {"initial_coefficient": 0.3, "weight_decay": 0.0}
     precisions = (torch.float32, torch.bfloat16)
-    runs = [descend(replace(problem, precision=one), OBJECTIVE, schedule, 0, **start) for one in precisions]
+    runs = [descend(replace(problem, precision=precision), OBJECTIVE, schedule, 0, **start) for precision in precisions]
     fine, coarse = (run.coefficients - 0.3 for run in runs)
     assert coarse.dtype == torch.float32
     assert not torch.equal(fine, coarse)

@@ -1,4 +1,4 @@
-"""What a calibration is said to take, against what torch keeps, and the refusal of what does not fit."""
+"""Memory of a calibration: the estimate against measured use, and the error where it does not fit."""
 
 import weakref
 from collections.abc import Iterable
@@ -26,19 +26,19 @@ from tests.support import toy
 CPU = torch.device("cpu")
 
 
-def suite(width: int, layers: int, patch: int, size: int) -> Suite:
-    """A suite of one task on a tower of these dimensions."""
+def make_suite(width: int, layers: int, patch: int, size: int) -> Suite:
+    """Return a suite of one task on a tower of these dimensions."""
     vision = {"layers": layers, "width": width, "head_width": 32, "patch_size": patch, "image_size": size}
     model = {**toy.CLIP, "vision_cfg": vision}
     return Suite(name="one", tasks=(Task(name="a", classes=("b",)),), model=model, mean=MEAN, std=STD, groups=())
 
 
-def kept(found: Suite, count: int) -> int:
-    """Bytes that autograd keeps of `count` images until the backward pass, the weights apart."""
-    clip = build_clip(found.model)
+def saved_bytes(suite: Suite, count: int) -> int:
+    """Return the bytes that autograd saves for the backward pass of `count` images, without the weights."""
+    clip = build_clip(suite.model)
     weights = split_qkv({name: value.detach() for name, value in clip.visual.named_parameters()})
     leaves = {name: tensor.requires_grad_(name not in FROZEN) for name, tensor in weights.items()}
-    size = found.model["vision_cfg"]["image_size"]
+    size = suite.model["vision_cfg"]["image_size"]
     seen: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -46,33 +46,33 @@ def kept(found: Suite, count: int) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        features = found.encoder()(leaves, torch.zeros(count, size, size, 3, dtype=torch.uint8))
+        features = suite.encoder()(leaves, torch.zeros(count, size, size, 3, dtype=torch.uint8))
     assert features.requires_grad
     return sum(seen.values())
 
 
 @pytest.mark.parametrize("shape", [(64, 2, 7, 28), (96, 4, 7, 28), (128, 3, 8, 64)])
 def test_activations_are_estimated_within_15_percent(shape: tuple[int, int, int, int]):
-    found = suite(*shape)
-    measured = (kept(found, 12) - kept(found, 4)) / 8
-    assert 0.85 * measured <= memory.activation_bytes(found) <= 1.15 * measured
+    suite = make_suite(*shape)
+    measured = (saved_bytes(suite, 12) - saved_bytes(suite, 4)) / 8
+    assert 0.85 * measured <= memory.activation_bytes(suite) <= 1.15 * measured
 
 
 def test_a_pass_holds_at_least_one_image_and_no_more_than_fit():
-    small, large = suite(96, 4, 7, 28), suite(4096, 100, 4, 224)
-    for found in (small, large):
-        count = memory.images_per_pass(found, CPU)
+    small, large = make_suite(96, 4, 7, 28), make_suite(4096, 100, 4, 224)
+    for suite in (small, large):
+        count = memory.images_per_pass(suite, CPU)
         assert count >= 1
-        assert count == 1 or count * memory.activation_bytes(found) <= memory.ACTIVATIONS["cpu"]
+        assert count == 1 or count * memory.activation_bytes(suite) <= memory.ACTIVATIONS["cpu"]
     assert memory.images_per_pass(large, CPU) == 1
     assert memory.images_per_pass(small, torch.device("cuda")) > memory.images_per_pass(small, CPU)
 
 
-def with_free(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+def set_free_memory(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
 
 
-def test_need_is_the_sum_of_its_parts(pristine_suite: Path):
+def test_the_estimate_is_the_sum_of_its_parts(pristine_suite: Path):
     folder = SuiteFolder(pristine_suite)
     model = 4 * sum(folder.base()[name].numel() for name in folder.suite.groups)
     images = 3 * 5 * 14 * 14 * 3
@@ -83,25 +83,25 @@ def test_need_is_the_sum_of_its_parts(pristine_suite: Path):
     assert memory.estimate_memory(folder, "train", 10**6, 2, CPU, Footprint()) == expected - images + whole
 
 
-def test_a_pass_is_no_larger_than_the_batches_of_a_step_and_no_smaller_than_one():
-    large, one = suite(4096, 100, 4, 224), Footprint()
+def test_a_pass_holds_between_one_batch_and_the_batches_of_a_step():
+    large, footprint = make_suite(4096, 100, 4, 224), Footprint()
     assert memory.images_per_pass(large, CPU) == 1
-    assert memory.pass_bytes(large, 50, 16, CPU, one) == 16 * memory.activation_bytes(large)
-    small = suite(96, 4, 7, 28)
+    assert memory.pass_bytes(large, 50, 16, CPU, footprint) == 16 * memory.activation_bytes(large)
+    small = make_suite(96, 4, 7, 28)
     limit = memory.images_per_pass(small, CPU)
     for batch in (1, limit - 1, limit, 2 * limit):  # of the one task
-        assert memory.pass_bytes(small, 10**6, batch, CPU, one) == batch * memory.activation_bytes(small)
+        assert memory.pass_bytes(small, 10**6, batch, CPU, footprint) == batch * memory.activation_bytes(small)
     assert memory.pass_bytes(small, 10**6, 1, CPU, Footprint(images=4)) == 4 * memory.activation_bytes(small)
 
 
 class Live(TorchDispatchMode):
-    """Bytes of tensors that are alive, those that were `held` before included, and their peak."""
+    """Count the bytes of live tensors, including those `held` before, and their peak."""
 
     def __init__(self, held: Iterable[Tensor]) -> None:
         super().__init__()
-        kept = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in held}
-        self.now = self.peak = sum(kept.values())
-        self.known = {*kept}
+        sizes = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in held}
+        self.now = self.peak = sum(sizes.values())
+        self.known = {*sizes}
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         """Count what an operation returns until it dies."""
@@ -119,45 +119,45 @@ class Live(TorchDispatchMode):
         self.now -= size
 
 
-def wide(tasks: int) -> tuple[Problem, Suite]:
-    """A problem whose weights outweigh its activations, in float32, and its suite."""
-    found = suite(128, 4, 7, 14)
+def wide_problem(tasks: int) -> tuple[Problem, Suite]:
+    """Return a float32 problem whose weights outweigh its activations, and its suite."""
+    suite = make_suite(128, 4, 7, 14)
     rng, half = torch.Generator().manual_seed(0), (0.5, 0.5, 0.5)
-    _, base = toy.clip_weights(0, found.model)
+    _, base = toy.clip_weights(0, suite.model)
     groups = tuple(name for name in base if name not in FROZEN)
     vectors = {name: 0.02 * torch.randn(tasks, *base[name].shape, generator=rng) for name in groups}
     images = tuple(torch.randint(256, (4, 14, 14, 3), generator=rng, dtype=torch.uint8) for _ in range(tasks))
     heads, teachers = (tuple(torch.randn(shape, generator=rng) for _ in range(tasks)) for shape in ((3, 16), (4, 3)))
     names = tuple("abcd"[:tasks])
-    tasked = tuple(Task(name=name, classes=("x", "y", "z")) for name in names)
-    found = found.model_copy(update={"tasks": tasked, "groups": groups})
-    return Problem(Tower(found.model, half, half), base, vectors, heads, images, teachers, names), found
+    suite_tasks = tuple(Task(name=name, classes=("x", "y", "z")) for name in names)
+    suite = suite.model_copy(update={"tasks": suite_tasks, "groups": groups})
+    return Problem(Tower(suite.model, half, half), base, vectors, heads, images, teachers, names), suite
 
 
 @pytest.mark.parametrize("name", [name for name in methods.names() if hasattr(methods.load(name), "calibrate")])
-def test_what_every_method_holds_is_estimated(name: str):
-    """Never less than it is, and at most 30 % more; for two tasks and for four."""
+def test_estimates_cover_the_measured_peak_of_every_method(name: str):
+    """The estimate is never below the measured peak and at most 30 % above it, for two and for four tasks."""
     method = methods.load(name)
     params = method.Params(**{"epochs": 1, "batch_size": 4} if name == "prodistill" else {})
     footprint, batch = getattr(method, "FOOTPRINT", Footprint()), getattr(params, "batch_size", 1)
     for tasks in (2, 4):
-        problem, found = wide(tasks)
+        problem, suite = wide_problem(tasks)
         with Live([*problem.base.values(), *problem.vectors.values()]) as live:
             method.calibrate(problem, Schedule(lr=0.01, steps=2, batch_size=1), 0, params)
         shapes = {key: tuple(value.shape) for key, value in problem.base.items()}
-        estimated = sum(memory.weight_bytes(found, shapes, footprint))
-        estimated += memory.pass_bytes(found, 4 * tasks, batch, CPU, footprint)
+        estimated = sum(memory.weight_bytes(suite, shapes, footprint))
+        estimated += memory.pass_bytes(suite, 4 * tasks, batch, CPU, footprint)
         assert live.peak <= estimated <= 1.3 * live.peak
 
 
-def test_what_does_not_fit_is_refused_with_what_to_do(pristine_suite: Path, monkeypatch: pytest.MonkeyPatch):
-    folder, asked = SuiteFolder(pristine_suite), ("train", 5, 2, CPU, Footprint())
-    need = memory.estimate_memory(folder, *asked)
-    with_free(monkeypatch, need)
-    assert memory.estimate_memory(folder, *asked) == need
-    with_free(monkeypatch, need - 1)
+def test_a_calibration_that_does_not_fit_is_refused_with_a_cure(pristine_suite: Path, monkeypatch: pytest.MonkeyPatch):
+    folder, arguments = SuiteFolder(pristine_suite), ("train", 5, 2, CPU, Footprint())
+    need = memory.estimate_memory(folder, *arguments)
+    set_free_memory(monkeypatch, need)
+    assert memory.estimate_memory(folder, *arguments) == need
+    set_free_memory(monkeypatch, need - 1)
     with pytest.raises(
         memory.NotEnoughMemory, match=r"calibrating tiny takes about .* GiB .* on cpu .*samples_per_task"
     ) as error:
-        memory.estimate_memory(folder, *asked)
+        memory.estimate_memory(folder, *arguments)
     assert "3 task vectors" in str(error.value)

@@ -11,7 +11,7 @@ from pipeline.calibration.objectives import distillation, entropy
 
 
 def logits(seed: int, batch: int = 7, classes: int = 5) -> torch.Tensor:
-    """Random logits in float64."""
+    """Return random logits in float64."""
     return 3 * torch.randn(batch, classes, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
@@ -19,10 +19,10 @@ def logits(seed: int, batch: int = 7, classes: int = 5) -> torch.Tensor:
 def test_distillation_is_the_divergence_from_the_expert(temperature: float):
     student, teacher = logits(0), logits(1)
     p, q = (softmax(x.numpy() / temperature, axis=-1) for x in (teacher, student))
-    found = distillation(temperature)(student, teacher)
-    assert found.shape == ()
-    assert float(found) == pytest.approx(rel_entr(p, q).sum(-1).mean(), abs=1e-12)
-    assert abs(rel_entr(p, q).sum() - rel_entr(q, p).sum()) > 1e-3  # so that the order of the two matters here
+    divergence = distillation(temperature)(student, teacher)
+    assert divergence.shape == ()
+    assert float(divergence) == pytest.approx(rel_entr(p, q).sum(-1).mean(), abs=1e-12)
+    assert abs(rel_entr(p, q).sum() - rel_entr(q, p).sum()) > 1e-3  # so the order of the arguments matters
 
 
 def test_distillation_from_itself_is_zero_with_zero_gradient():
@@ -40,8 +40,8 @@ def test_distillation_survives_far_apart_logits():
 
 @pytest.mark.parametrize("classes", [2, 10, 397])
 def test_entropy_of_uniform_predictions_is_the_log_of_the_classes(classes: int):
-    found = entropy(torch.full((4, classes), 3.0, dtype=torch.float64), torch.zeros(4, classes))
-    assert float(found) == pytest.approx(math.log(classes), abs=1e-12)
+    value = entropy(torch.full((4, classes), 3.0, dtype=torch.float64), torch.zeros(4, classes))
+    assert float(value) == pytest.approx(math.log(classes), abs=1e-12)
 
 
 def test_entropy_is_shannons_and_ignores_the_expert():

@@ -1,4 +1,4 @@
-"""What is measured before merging, against brute force, identities and limits; the statistics against scipy."""
+"""Measures taken before merging, against brute force, identities and limits; their statistics against scipy."""
 
 import itertools
 import math
@@ -37,7 +37,7 @@ from pipeline.models.suite import SuiteFolder
 from pipeline.models.task_vectors import TaskVectors
 from pipeline.report import figures
 from pipeline.report.collect import NAMES
-from pipeline.report.views import diagnosis as shown_diagnosis
+from pipeline.report.views import diagnosis as diagnosis_view
 from pipeline.runtime import store
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.steps import diagnose
@@ -47,110 +47,110 @@ from tests.support import toy
 T, N, L, D = 3, 4, 5, 6
 
 
-def drawn(*shape: int, seed: int = 0) -> Tensor:
-    """Standard normal numbers in float64."""
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    """Draw standard normal numbers in float64."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def orthonormal(rows: int, columns: int, seed: int = 0) -> Tensor:
+def orthonormal_matrix(rows: int, columns: int, seed: int = 0) -> Tensor:
     """A matrix with orthonormal columns."""
-    return torch.linalg.qr(drawn(rows, columns, seed=seed)).Q
+    return torch.linalg.qr(normal(rows, columns, seed=seed)).Q
 
 
 # M-Loss of one layer
 
 
 def test_mloss_equals_its_definition_entry_by_entry():
-    answers = drawn(T, N, L, D)
+    outputs = normal(T, N, L, D)
     gap = np.empty((N, L, D))
     averaged = np.empty((N, L, D))
     for place in itertools.product(range(N), range(L), range(D)):
-        values = [float(answers[(t, *place)]) for t in range(T)]
+        values = [float(outputs[(t, *place)]) for t in range(T)]
         averaged[place] = math.tanh(sum(values) / T)
         gap[place] = sum(math.tanh(value) for value in values) / T - averaged[place]
     lengths = [math.sqrt((gap[n] ** 2).sum()) for n in range(N)]
     shares = [lengths[n] / math.sqrt((averaged[n] ** 2).sum()) for n in range(N)]
-    assert mloss.layer_mloss(answers, torch.tanh).layer.tolist() == pytest.approx(lengths, rel=1e-12)
-    assert mloss.layer_mloss(answers, torch.tanh).normalised.tolist() == pytest.approx(shares, rel=1e-12)
-    assert mloss.node_mloss(answers, torch.tanh).tolist() == pytest.approx((gap**2).mean((0, 1)), rel=1e-12)
-    assert float(mloss.layer_mloss(answers, torch.tanh).power) == pytest.approx((averaged**2).mean(), rel=1e-12)
+    assert mloss.layer_mloss(outputs, torch.tanh).layer.tolist() == pytest.approx(lengths, rel=1e-12)
+    assert mloss.layer_mloss(outputs, torch.tanh).normalised.tolist() == pytest.approx(shares, rel=1e-12)
+    assert mloss.node_mloss(outputs, torch.tanh).tolist() == pytest.approx((gap**2).mean((0, 1)), rel=1e-12)
+    assert float(mloss.layer_mloss(outputs, torch.tanh).power) == pytest.approx((averaged**2).mean(), rel=1e-12)
 
 
 def test_mloss_is_zero_for_a_linear_activation_and_for_models_that_agree():
-    answers = drawn(T, N, L, D)
-    assert mloss.layer_mloss(answers, lambda y: 3 * y).layer.max() < 1e-12
-    same = answers[:1].expand(T, -1, -1, -1)
+    outputs = normal(T, N, L, D)
+    assert mloss.layer_mloss(outputs, lambda y: 3 * y).layer.max() < 1e-12
+    same = outputs[:1].expand(T, -1, -1, -1)
     assert mloss.layer_mloss(same, gelu).layer.max() < 1e-12
     assert mloss.node_mloss(same, gelu).max() < 1e-24
-    assert mloss.layer_mloss(answers, gelu).layer.min() > 0.1
+    assert mloss.layer_mloss(outputs, gelu).layer.min() > 0.1
 
 
-def test_a_convex_activation_loses_in_one_direction_only():
-    answers = drawn(T, N, L, D)
-    ensembled, averaged = answers.relu().mean(0), answers.mean(0).relu()
+def test_a_convex_activation_has_a_gap_of_one_sign():
+    outputs = normal(T, N, L, D)
+    ensembled, averaged = outputs.relu().mean(0), outputs.mean(0).relu()
     assert (ensembled - averaged).min() >= -1e-15  # Jensen
-    assert mloss.node_mloss(answers, torch.relu).tolist() == pytest.approx((ensembled - averaged).square().mean((0, 1)))
+    assert mloss.node_mloss(outputs, torch.relu).tolist() == pytest.approx((ensembled - averaged).square().mean((0, 1)))
 
 
 def test_small_disagreements_cost_half_the_curvature_times_the_variance():
-    centre, spread = drawn(1, N, L, D), drawn(T, N, L, D, seed=1)
+    centre, spread = normal(1, N, L, D), normal(T, N, L, D, seed=1)
     spread = spread - spread.mean(0)
     curvature = torch.func.vmap(torch.func.grad(torch.func.grad(gelu)))(centre.flatten()).view_as(centre[0])
     for scale in (1e-2, 1e-3):
         expected = (curvature / 2 * (scale * spread).square().mean(0)).flatten(1).norm(dim=1)
-        found = mloss.layer_mloss(centre + scale * spread, gelu).layer
-        assert found.tolist() == pytest.approx(expected.tolist(), rel=3 * scale)
+        lengths = mloss.layer_mloss(centre + scale * spread, gelu).layer
+        assert lengths.tolist() == pytest.approx(expected.tolist(), rel=3 * scale)
 
 
 def test_nodes_and_layers_are_the_same_squares_summed_differently():
-    found = mloss.layer_mloss(drawn(T, 1, L, D), gelu)
-    assert float(found.layer.square()) == pytest.approx(L * D * float(found.node.mean()), rel=1e-12)
-    assert float(found.normalised.square()) == pytest.approx(float(found.node.mean() / found.power), rel=1e-12)
+    loss = mloss.layer_mloss(normal(T, 1, L, D), gelu)
+    assert float(loss.layer.square()) == pytest.approx(L * D * float(loss.node.mean()), rel=1e-12)
+    assert float(loss.normalised.square()) == pytest.approx(float(loss.node.mean() / loss.power), rel=1e-12)
 
 
 # M-Loss of a tower
 
 
-def test_mloss_of_a_tower_is_that_of_its_layers_inputs():
+def test_mloss_of_a_tower_is_that_of_the_inputs_of_its_layers():
     problem = toy.clip_problem()
-    experts = experts_of(problem)
-    average = {name: torch.stack([one[name] for one in experts]).mean(0) for name in problem.vectors}
+    experts = expert_tensors(problem)
+    average = {name: torch.stack([expert[name] for expert in experts]).mean(0) for name in problem.vectors}
     average = {**problem.base, **average}
     images = problem.images[0]
-    found = ensembles.measure_mloss(problem.encoder, average, experts, images)
+    losses = ensembles.measure_mloss(problem.encoder, average, experts, images)
     tokens = problem.encoder.embed(average, images)
     for index in range(problem.encoder.depth):
         name = ensembles.layer_name(index)
         entering = problem.encoder.inputs(average, index, tokens)[f"{name}.weight"]
-        answers = torch.stack([entering @ one[f"{name}.weight"].T + one[f"{name}.bias"] for one in experts])
-        activated = answers * torch.sigmoid(1.702 * answers)
-        averaged = answers.mean(0) * torch.sigmoid(1.702 * answers.mean(0))
+        outputs = torch.stack([entering @ expert[f"{name}.weight"].T + expert[f"{name}.bias"] for expert in experts])
+        activated = outputs * torch.sigmoid(1.702 * outputs)
+        averaged = outputs.mean(0) * torch.sigmoid(1.702 * outputs.mean(0))
         gap = activated.mean(0) - averaged
-        assert torch.allclose(found[index].layer, gap.flatten(1).norm(dim=1), rtol=1e-10)
-        assert torch.allclose(found[index].node, gap.square().mean((0, 1)), rtol=1e-10)
+        assert torch.allclose(losses[index].layer, gap.flatten(1).norm(dim=1), rtol=1e-10)
+        assert torch.allclose(losses[index].node, gap.square().mean((0, 1)), rtol=1e-10)
         tokens = problem.encoder.block(average, index, tokens)
 
 
 def test_mloss_of_a_tower_does_not_depend_on_the_batches(monkeypatch: pytest.MonkeyPatch):
     problem = toy.clip_problem()
-    experts = experts_of(problem)
+    experts = expert_tensors(problem)
     whole = ensembles.measure_mloss(problem.encoder, problem.base, experts, problem.images[0])
     monkeypatch.setattr(ensembles, "NUMBERS", 3 * 3 * 5 * 128)  # three images of five tokens
-    for one, other in zip(
+    for block, batched in zip(
         whole, ensembles.measure_mloss(problem.encoder, problem.base, experts, problem.images[0]), strict=True
     ):
-        assert all(torch.allclose(a, b, rtol=1e-10) for a, b in zip(one, other, strict=True))
+        assert all(torch.allclose(a, b, rtol=1e-10) for a, b in zip(block, batched, strict=True))
 
 
 def test_mloss_of_one_expert_repeated_is_zero():
     problem = toy.clip_problem()
-    expert = experts_of(problem)[0]
-    found = ensembles.measure_mloss(problem.encoder, {**problem.base, **expert}, [expert] * 3, problem.images[0])
-    assert max(float(block.normalised.max()) for block in found) < 1e-14
+    expert = expert_tensors(problem)[0]
+    losses = ensembles.measure_mloss(problem.encoder, {**problem.base, **expert}, [expert] * 3, problem.images[0])
+    assert max(float(block.normalised.max()) for block in losses) < 1e-14
 
 
-def experts_of(problem: toy.Problem) -> list[dict[str, Tensor]]:
-    """The experts' tensors."""
+def expert_tensors(problem: toy.Problem) -> list[dict[str, Tensor]]:
+    """Tensors of all experts."""
     return [
         {name: problem.base[name] + vectors[t] for name, vectors in problem.vectors.items()}
         for t in range(len(problem.images))
@@ -190,28 +190,28 @@ def test_sign_conflicts_by_hand():
     rows = [[9.0, -8.0, 7.0, 0.1], [9.0, 8.0, 0.1, 7.0], [-9.0, 0.1, 8.0, -7.0]]  # the smallest is trimmed
     pairs, mixed = directions.sign_conflicts(flat_vectors(rows), keep=0.75)
     assert pairs.tolist() == [[0, 1 / 2, 1 / 2], [1 / 2, 0, 1], [1 / 2, 1, 0]]
-    assert mixed == 3 / 4  # the third entry is kept by two that agree
+    assert mixed == 3 / 4  # the third entry remains in two that agree
 
 
 @given(st.integers(0, 10_000), st.sampled_from([0.2, 0.5, 1.0]))
 @settings(max_examples=25, deadline=None)
 def test_sign_conflicts_equal_counting(seed: int, keep: float):
-    rows = drawn(4, 15, seed=seed)
+    rows = normal(4, 15, seed=seed)
     pairs, mixed = directions.sign_conflicts(flat_vectors(rows.tolist()), keep)
-    kept = []
+    trimmed = []
     for row in rows.float().tolist():
         limit = sorted((abs(value) for value in row), reverse=True)[math.ceil(keep * 15) - 1]
-        kept.append([math.copysign(1, value) if abs(value) >= limit else 0 for value in row])
+        trimmed.append([math.copysign(1, value) if abs(value) >= limit else 0 for value in row])
     for i, j in itertools.combinations(range(4), 2):
-        both = [a * b for a, b in zip(kept[i], kept[j], strict=True) if a and b]
+        both = [a * b for a, b in zip(trimmed[i], trimmed[j], strict=True) if a and b]
         assert float(pairs[i, j]) == pytest.approx(both.count(-1) / max(len(both), 1))
         assert pairs[j, i] == pairs[i, j]
-    shared = [column for column in zip(*kept, strict=True) if sum(map(abs, column)) >= 2]
+    shared = [column for column in zip(*trimmed, strict=True) if sum(map(abs, column)) >= 2]
     assert mixed == pytest.approx(sum(1 in column and -1 in column for column in shared) / max(len(shared), 1))
 
 
 def test_sign_conflicts_of_equal_and_of_opposite_task_vectors():
-    row = drawn(12).tolist()
+    row = normal(12).tolist()
     assert directions.sign_conflicts(flat_vectors([row, row]), 0.2) == (pytest.approx(torch.zeros(2, 2)), 0)
     pairs, mixed = directions.sign_conflicts(flat_vectors([row, [-value for value in row]]), 0.2)
     assert (pairs[0, 1], mixed) == (1, 1)
@@ -221,8 +221,8 @@ def test_sign_conflicts_of_equal_and_of_opposite_task_vectors():
 
 
 def test_matrices_are_the_weights_of_attention_and_mlp():
-    found = subspaces.select_matrices([*toy.clip_weights()[1]])
-    assert found == [
+    names = subspaces.select_matrices([*toy.clip_weights()[1]])
+    assert names == [
         f"transformer.resblocks.0.{name}.weight"
         for name in ("attn.q", "attn.k", "attn.v", "attn.out_proj", "mlp.c_fc", "mlp.c_proj")
     ]
@@ -230,69 +230,69 @@ def test_matrices_are_the_weights_of_attention_and_mlp():
 
 @pytest.mark.parametrize("shape", [(7, 5), (5, 7), (6, 6)])
 def test_alignment_equals_the_projection_written_out(shape: tuple[int, int]):
-    stacked = drawn(T, *shape)
+    stacked = normal(T, *shape)
     left, values, _ = np.linalg.svd(stacked.sum(0).numpy())
     energy = np.sqrt(np.cumsum(values**2) / (values**2).sum())
     rank = next(k for k in range(1, len(values) + 1) if energy[k - 1] >= 0.95)
     assert rank < min(shape)
     projector = left[:, :rank] @ left[:, :rank].T
-    expected = [np.linalg.norm(projector @ one.numpy()) / np.linalg.norm(one.numpy()) for one in stacked]
+    expected = [np.linalg.norm(projector @ matrix.numpy()) / np.linalg.norm(matrix.numpy()) for matrix in stacked]
     assert subspaces.subspace_alignment(stacked).tolist() == pytest.approx(expected, rel=1e-12)
 
 
-def test_alignment_in_its_limits():
-    matrix = drawn(1, 6, 4)
-    assert subspaces.subspace_alignment(matrix).item() >= 0.95  # what 95 % of the energy means
-    left = orthonormal(8, 4)
-    hidden = torch.stack([100 * left[:, :2] @ drawn(2, 5), left[:, 2:] @ drawn(2, 5, seed=1)])
+def test_alignment_in_limiting_cases():
+    matrix = normal(1, 6, 4)
+    assert subspaces.subspace_alignment(matrix).item() >= 0.95  # by the definition of 95 % of the energy
+    left = orthonormal_matrix(8, 4)
+    hidden = torch.stack([100 * left[:, :2] @ normal(2, 5), left[:, 2:] @ normal(2, 5, seed=1)])
     aligned = subspaces.subspace_alignment(hidden)
     assert aligned[0] >= 0.95
-    assert aligned[1] < 1e-2  # the small task lies where the merge has nothing
+    assert aligned[1] < 1e-2  # the small task is orthogonal to the subspace of the merge
     assert torch.allclose(
         subspaces.subspace_alignment(7 * hidden), aligned, rtol=1e-10
     )  # the scale of a merge does not matter
 
 
 def test_interference_equals_the_product_written_out():
-    parts = subspaces.task_triplets(drawn(T, 7, 5), 2)
+    parts = subspaces.task_triplets(normal(T, 7, 5), 2)
     left, right = (np.concatenate([*part.numpy()], axis=1) for part in (parts[0], parts[2]))
     values = np.diag(parts[1].numpy().ravel())
     full = np.abs((left.T @ left - np.eye(6)) @ values @ (right.T @ right - np.eye(6)))
-    found = subspaces.task_interference(*parts)
-    assert float(found.sum()) == pytest.approx(full.sum(), rel=1e-12)
+    interference = subspaces.task_interference(*parts)
+    assert float(interference.sum()) == pytest.approx(full.sum(), rel=1e-12)
     for i, j in itertools.product(range(T), repeat=2):
-        assert float(found[i, j]) == pytest.approx(full[2 * i : 2 * i + 2, 2 * j : 2 * j + 2].sum(), abs=1e-12)
+        assert float(interference[i, j]) == pytest.approx(full[2 * i : 2 * i + 2, 2 * j : 2 * j + 2].sum(), abs=1e-12)
 
 
-def test_triplets_rebuild_matrices_of_that_rank():
-    matrices = drawn(T, 7, 2) @ drawn(T, 2, 5, seed=1)
+def test_triplets_rebuild_matrices_of_their_rank():
+    matrices = normal(T, 7, 2) @ normal(T, 2, 5, seed=1)
     left, values, right = subspaces.task_triplets(matrices, 2)
     assert torch.allclose(left * values[:, None] @ right.mT, matrices, atol=1e-12)
 
 
 def test_orthogonal_tasks_and_one_task_do_not_interfere():
-    left, right = orthonormal(9, 6), orthonormal(8, 6, seed=1)
-    values = drawn(3, 2, seed=2).abs()
+    left, right = orthonormal_matrix(9, 6), orthonormal_matrix(8, 6, seed=1)
+    values = normal(3, 2, seed=2).abs()
     apart = [side.T.reshape(3, 2, -1).mT for side in (left, right)]
     assert subspaces.task_interference(apart[0], values, apart[1]).max() < 1e-12
-    assert subspaces.task_interference(*subspaces.task_triplets(drawn(1, 7, 5), 5)).max() < 1e-12
-    twice = subspaces.task_triplets(drawn(1, 7, 5).expand(2, -1, -1), 3)
-    found = subspaces.task_interference(*twice)
-    assert found.diagonal().tolist() == pytest.approx(
-        [float(one.sum()) for one in twice[1]]
+    assert subspaces.task_interference(*subspaces.task_triplets(normal(1, 7, 5), 5)).max() < 1e-12
+    twice = subspaces.task_triplets(normal(1, 7, 5).expand(2, -1, -1), 3)
+    interference = subspaces.task_interference(*twice)
+    assert interference.diagonal().tolist() == pytest.approx(
+        [float(singular_values.sum()) for singular_values in twice[1]]
     )  # U'U V'V is a permutation
-    assert float(found.sum()) == pytest.approx(float(twice[1].sum()))
+    assert float(interference.sum()) == pytest.approx(float(twice[1].sum()))
 
 
-def test_a_matrix_measured_for_subsets_is_measured_on_each_alone(pristine_suite: Path):
+def test_subspaces_of_subsets_are_measured_on_each_subset_alone(pristine_suite: Path):
     name, subsets = "transformer.resblocks.0.mlp.c_fc.weight", [(0, 1, 2), (0, 2), (1, 2)]
     aligned, shares = subspaces.measure_subspaces(pristine_suite, name, subsets)
     stacked = SuiteFolder(pristine_suite).vectors()[name]
     rank = 32 // 3
     for row, subset in enumerate(subsets):
-        chosen_tasks = stacked[[*subset]]
-        assert torch.equal(aligned[row, [*subset]], subspaces.subspace_alignment(chosen_tasks))
-        whole = subspaces.task_interference(*subspaces.task_triplets(chosen_tasks, rank)).sum()
+        members = stacked[[*subset]]
+        assert torch.equal(aligned[row, [*subset]], subspaces.subspace_alignment(members))
+        whole = subspaces.task_interference(*subspaces.task_triplets(members, rank)).sum()
         assert float(shares[row].nansum()) == pytest.approx(float(whole), rel=1e-4)
     assert (
         aligned.isnan().tolist() == shares.isnan().tolist() == [[False] * 3, [False, True, False], [True, False, False]]
@@ -308,18 +308,18 @@ def test_experts_are_scored_on_every_task_with_its_head(pristine_suite: Path):
     expected = []
     for task in suite.suite.task_names:
         images = torch.from_numpy(np.array(suite.images("validation", task)))
-        found = (suite.suite.encoder()(weights, images) @ suite.heads()[task].T).argmax(1)
-        expected.append(100 * float((found.numpy() == suite.labels("validation", task)).mean()))
+        classes = (suite.suite.encoder()(weights, images) @ suite.heads()[task].T).argmax(1)
+        expected.append(100 * float((classes.numpy() == suite.labels("validation", task)).mean()))
     assert measure_transfer(pristine_suite, "dogs", 50, 0) == pytest.approx(expected)
 
 
-def test_chosen_images_keep_their_labels_and_depend_on_the_seed(pristine_suite: Path):
+def test_sampled_images_keep_their_labels_and_depend_on_the_seed(pristine_suite: Path):
     suite = SuiteFolder(pristine_suite)
     images, labels = sample_images(suite, "train", "cats", 5, 0)
-    pool, known = suite.images("train", "cats"), suite.labels("train", "cats")
+    pool, pool_labels = suite.images("train", "cats"), suite.labels("train", "cats")
     for image, label in zip(images, labels, strict=True):
         (place,) = (index for index in range(len(pool)) if (pool[index] == image).all())
-        assert known[place] == label
+        assert pool_labels[place] == label
     assert not np.array_equal(images, sample_images(suite, "train", "cats", 5, 1)[0])
 
 
@@ -329,60 +329,60 @@ def test_disagreement_counts_differing_classes():
 
 def test_arithmetic_is_the_scaled_sum(pristine_suite: Path):
     suite = SuiteFolder(pristine_suite)
-    vectors, found = suite.vectors(torch.float64), add_task_vectors(suite, [0, 2], 0.3)
+    vectors, weights = suite.vectors(torch.float64), add_task_vectors(suite, [0, 2], 0.3)
     for name in suite.suite.groups:
         expected = suite.base()[name].double() + 0.3 * (vectors[name][0] + vectors[name][2])
-        assert torch.allclose(found[name].double(), expected, atol=1e-6)
+        assert torch.allclose(weights[name].double(), expected, atol=1e-6)
 
 
-def test_disentanglement_is_zero_alone_and_with_a_task_vector_that_does_nothing(tmp_path: Path):
+def test_disentanglement_error_is_zero_with_itself_and_with_a_zero_task_vector(tmp_path: Path):
     toy.write_suite(tmp_path)
     base = dict(SuiteFolder(tmp_path).base())
-    still = {name: base[name] for name in SuiteFolder(tmp_path).suite.groups}
-    store.write_tensors(tmp_path / "experts" / "dogs.safetensors", still)
-    moved = {name: tensor + 0.5 * drawn(*tensor.shape, seed=3).float() for name, tensor in still.items()}
+    unmoved = {name: base[name] for name in SuiteFolder(tmp_path).suite.groups}
+    store.write_tensors(tmp_path / "experts" / "dogs.safetensors", unmoved)
+    moved = {name: tensor + 0.5 * normal(*tensor.shape, seed=3).float() for name, tensor in unmoved.items()}
     store.write_tensors(tmp_path / "experts" / "fish.safetensors", moved)
     errors = measure_disentanglement(tmp_path, 0, "train", 12, 1.0, 0)
     assert errors[:2] == [0, 0]
     assert errors[2] > 0
-    assert errors[3] == errors[2]  # all of them together: cats and fish, for dogs adds nothing
+    assert errors[3] == errors[2]  # the merge of all tasks is that of cats and fish: dogs add nothing
 
 
 # Subsets
 
 
 @pytest.mark.parametrize(("tasks", "count"), [(3, 200), (5, 7), (8, 200), (8, 1000), (2, 5), (20, 40)])
-def test_subsets_are_different_and_of_every_size_in_turn(tasks: int, count: int):
-    found = draw_task_subsets(tasks, count, generator(0))
-    assert len({*found}) == len(found) == min(count, 2**tasks - tasks - 2)
-    assert all(subset == tuple(sorted({*subset})) and 2 <= len(subset) < tasks for subset in found)
-    assert all(0 <= task < tasks for subset in found for task in subset)
-    sizes = [sum(len(subset) == size for subset in found) for size in range(2, tasks)]
+def test_subsets_are_distinct_and_cycle_through_the_sizes(tasks: int, count: int):
+    subsets = draw_task_subsets(tasks, count, generator(0))
+    assert len({*subsets}) == len(subsets) == min(count, 2**tasks - tasks - 2)
+    assert all(subset == tuple(sorted({*subset})) and 2 <= len(subset) < tasks for subset in subsets)
+    assert all(0 <= task < tasks for subset in subsets for task in subset)
+    sizes = [sum(len(subset) == size for subset in subsets) for size in range(2, tasks)]
     most = max(sizes, default=0)
     assert all(n in (most, most - 1) or n == math.comb(tasks, size) for size, n in enumerate(sizes, start=2))
-    assert found == draw_task_subsets(tasks, count, generator(0))
+    assert subsets == draw_task_subsets(tasks, count, generator(0))
 
 
-def test_among_is_the_mean_over_the_other_tasks_of_the_subset():
+def test_pairs_are_averaged_over_the_other_tasks_of_the_subset():
     pairs = torch.tensor([[9.0, 1, 2], [3, 9, 4], [5, 6, 9]], dtype=torch.float64)
-    found = average_pairs(pairs, [(0, 1, 2), (0, 2)])
-    assert found[0].tolist() == [1.5, 3.5, 5.5]
-    assert found[1, [0, 2]].tolist() == [2, 5]
-    assert bool(found[1, 1].isnan())
+    averages = average_pairs(pairs, [(0, 1, 2), (0, 2)])
+    assert averages[0].tolist() == [1.5, 3.5, 5.5]
+    assert averages[1, [0, 2]].tolist() == [2, 5]
+    assert bool(averages[1, 1].isnan())
 
 
 def test_merges_of_a_subset_are_scored_on_its_tasks(pristine_suite: Path):
-    found = merge_subset(pristine_suite, (0, 2), "train", Settings(scale=1.0, images=5, samples=12))
+    merged = merge_subset(pristine_suite, (0, 2), "train", Settings(scale=1.0, images=5, samples=12))
     suite = SuiteFolder(pristine_suite)
-    assert [*found.accuracies] == [*PREDICTED_MERGES]
-    for scale, reached in zip((0.5, 1.0), found.accuracies.values(), strict=True):
+    assert [*merged.accuracies] == [*PREDICTED_MERGES]
+    for scale, accuracies in zip((0.5, 1.0), merged.accuracies.values(), strict=True):
         weights = add_task_vectors(suite, [0, 2], scale)
-        for task, accuracy in zip(("cats", "fish"), reached, strict=True):
+        for task, accuracy in zip(("cats", "fish"), accuracies, strict=True):
             images = torch.from_numpy(np.array(suite.images("validation", task)))
             right = (suite.suite.encoder()(weights, images) @ suite.heads()[task].T).argmax(1).numpy()
             assert accuracy == pytest.approx(100 * float((right == suite.labels("validation", task)).mean()))
-    assert [len(blocks) for blocks in found.ensembles] == [1, 1]
-    assert len(found.ensembles[0][0].layer) == 12
+    assert [len(blocks) for blocks in merged.ensembles] == [1, 1]
+    assert len(merged.ensembles[0][0].layer) == 12
 
 
 # Statistics
@@ -390,48 +390,48 @@ def test_merges_of_a_subset_are_scored_on_its_tasks(pristine_suite: Path):
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=3, max_size=12))
 @settings(max_examples=60, deadline=None)
-def test_the_correlation_is_spearmans_with_ties(points: list[tuple[int, int]]):
-    one, other = (np.array(side, dtype=float) for side in zip(*points, strict=True))
-    (found,) = prediction.rank_correlation(one[None], other[None], np.zeros(len(points)))
-    if len({*one}) == 1 or len({*other}) == 1:
-        assert np.isnan(found)
+def test_the_correlation_is_that_of_spearman_with_ties(points: list[tuple[int, int]]):
+    xs, ys = (np.array(side, dtype=float) for side in zip(*points, strict=True))
+    (rho,) = prediction.rank_correlation(xs[None], ys[None], np.zeros(len(points)))
+    if len({*xs}) == 1 or len({*ys}) == 1:
+        assert np.isnan(rho)
     else:
-        assert found == pytest.approx(stats.spearmanr(one, other).statistic, abs=1e-12)
+        assert rho == pytest.approx(stats.spearmanr(xs, ys).statistic, abs=1e-12)
 
 
-def test_strata_take_away_what_they_explain():
+def test_strata_remove_the_differences_between_them():
     rng = np.random.default_rng(0)
     strata = np.repeat([0, 1, 2], 40)
-    one, other = rng.normal(size=(2, 120)) + 10 * strata
+    xs, ys = rng.normal(size=(2, 120)) + 10 * strata
     zeros = np.zeros(120)
-    assert prediction.rank_correlation(one[None], other[None], zeros)[0] > 0.85
-    assert abs(prediction.rank_correlation(one[None], other[None], strata)[0]) < 0.25
-    related = one + 20 * np.array([2, 0, 1])[strata]  # the same order within strata, another between them
-    assert prediction.rank_correlation(one[None], related[None], strata)[0] == pytest.approx(1)
+    assert prediction.rank_correlation(xs[None], ys[None], zeros)[0] > 0.85
+    assert abs(prediction.rank_correlation(xs[None], ys[None], strata)[0]) < 0.25
+    related = xs + 20 * np.array([2, 0, 1])[strata]  # the same order within strata, a different one between them
+    assert prediction.rank_correlation(xs[None], related[None], strata)[0] == pytest.approx(1)
 
 
 def test_the_interval_is_that_of_a_plain_bootstrap():
     rng = np.random.default_rng(1)
-    one = rng.normal(size=30)
-    other = one + rng.normal(size=30)
-    low, high = prediction.bootstrap_interval(one, other, np.zeros(30), seed=0)
+    xs = rng.normal(size=30)
+    ys = xs + rng.normal(size=30)
+    low, high = prediction.bootstrap_interval(xs, ys, np.zeros(30), seed=0)
     draws = rng.integers(30, size=(3000, 30))
-    ranks = (stats.rankdata(values[draws], axis=1) for values in (one, other))
+    ranks = (stats.rankdata(values[draws], axis=1) for values in (xs, ys))
     edges = np.quantile([np.corrcoef(pair)[0, 1] for pair in zip(*ranks, strict=True)], (0.025, 0.975))
     assert (low, high) == pytest.approx(tuple(edges), abs=0.03)
-    assert low < stats.spearmanr(one, other).statistic < high
-    assert prediction.bootstrap_interval(one, other, np.zeros(30), seed=0) == (low, high)
+    assert low < stats.spearmanr(xs, ys).statistic < high
+    assert prediction.bootstrap_interval(xs, ys, np.zeros(30), seed=0) == (low, high)
 
 
 def test_the_interval_resamples_within_strata():
     strata = np.array([0, 0, 0, 1])
-    one, other = np.array([1.0, 2, 3, 9]), np.array([3.0, 2, 1, 9])
-    assert prediction.bootstrap_interval(one, other, strata, seed=0) == (pytest.approx(-1), pytest.approx(-1))
+    xs, ys = np.array([1.0, 2, 3, 9]), np.array([3.0, 2, 1, 9])
+    assert prediction.bootstrap_interval(xs, ys, strata, seed=0) == (pytest.approx(-1), pytest.approx(-1))
 
 
-def test_what_is_constant_predicts_nothing():
-    flat, other = np.ones(5), np.arange(5.0)
-    (row,) = prediction.correlate_measures("s", {"m": flat}, {"a": other}, [0] * 5, [(t,) for t in range(5)], 0)
+def test_a_constant_measure_has_an_undefined_correlation():
+    constant, losses = np.ones(5), np.arange(5.0)
+    (row,) = prediction.correlate_measures("s", {"m": constant}, {"a": losses}, [0] * 5, [(t,) for t in range(5)], 0)
     assert row[:4] == ("s", "m", "a", 5)
     assert np.isnan(row[4:]).all()
 
@@ -439,30 +439,30 @@ def test_what_is_constant_predicts_nothing():
 def test_the_jackknife_leaves_out_each_task_with_all_its_points():
     rng = np.random.default_rng(2)
     members = [*itertools.combinations(range(6), 2)]
-    one, other = rng.normal(size=(2, len(members)))
+    xs, ys = rng.normal(size=(2, len(members)))
     without = []
     for task in range(6):
-        kept = [index for index, tasks in enumerate(members) if task not in tasks]
-        without.append(stats.spearmanr(one[kept], other[kept]).statistic)
+        remaining = [index for index, tasks in enumerate(members) if task not in tasks]
+        without.append(stats.spearmanr(xs[remaining], ys[remaining]).statistic)
     error = math.sqrt(5 / 6 * sum((rho - np.mean(without)) ** 2 for rho in without))
-    centre, reach = stats.spearmanr(one, other).statistic, 2.5705818 * error  # t(0.975, 5)
-    found = prediction.jackknife_interval(one, other, np.zeros(len(members)), members)
-    assert found == pytest.approx((max(centre - reach, -1), min(centre + reach, 1)), abs=1e-6)
+    centre, reach = stats.spearmanr(xs, ys).statistic, 2.5705818 * error  # t(0.975, 5)
+    interval = prediction.jackknife_interval(xs, ys, np.zeros(len(members)), members)
+    assert interval == pytest.approx((max(centre - reach, -1), min(centre + reach, 1)), abs=1e-6)
 
 
-def test_subsets_of_few_tasks_fool_the_bootstrap_but_less_the_jackknife():
-    """Measures and losses that belong to tasks and are independent: the means over subsets are not."""
+def test_subsets_of_few_tasks_fool_the_bootstrap_more_than_the_jackknife():
+    """Measures and losses of tasks are independent, but their means over subsets are not."""
     rng = np.random.default_rng(0)
     members = [*itertools.combinations(range(8), 4)]
     membership = np.array([[task in subset for task in range(8)] for subset in members]) / 4
     fooled = np.zeros(2)
     for seed in range(20):
-        one, other = rng.normal(size=(2, 8)) @ membership.T
+        xs, ys = rng.normal(size=(2, 8)) @ membership.T
         strata = np.zeros(len(members))
         for kind, (low, high) in enumerate(
             (
-                prediction.bootstrap_interval(one, other, strata, seed),
-                prediction.jackknife_interval(one, other, strata, members),
+                prediction.bootstrap_interval(xs, ys, strata, seed),
+                prediction.jackknife_interval(xs, ys, strata, members),
             )
         ):
             fooled[kind] += low > 0 or high < 0
@@ -470,12 +470,12 @@ def test_subsets_of_few_tasks_fool_the_bootstrap_but_less_the_jackknife():
     assert fooled[1] < fooled[0] / 2
 
 
-# The whole
+# The stage
 
 
 @pytest.fixture(scope="module")
 def diagnosis(tmp_path_factory: pytest.TempPathFactory, pristine_suite: Path) -> Path:
-    """The diagnosis of the tiny suite."""
+    """Diagnose the tiny suite."""
     output = tmp_path_factory.mktemp("diagnosis")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SAMERGING_WORKERS", "1")
@@ -494,11 +494,11 @@ def test_the_tables_hold_every_measure_for_every_task(diagnosis: Path):
 
 def test_a_loss_is_the_experts_accuracy_minus_that_of_the_merge(diagnosis: Path, pristine_suite: Path):
     tasks = pd.read_csv(diagnosis / "tasks.csv").set_index("task")
-    own = [measure_transfer(pristine_suite, task, 5, 0)[index] for index, task in enumerate(toy.TASKS)]
-    assert [*tasks.expert] == pytest.approx(own)
-    reached = merge_subset(pristine_suite, (0, 1, 2), "train", Settings(samples=6, images=5)).accuracies
-    for method, accuracies in reached.items():
-        assert [*tasks[f"loss_{method}"]] == pytest.approx(np.subtract(own, accuracies))
+    expert = [measure_transfer(pristine_suite, task, 5, 0)[index] for index, task in enumerate(toy.TASKS)]
+    assert [*tasks.expert] == pytest.approx(expert)
+    merged = merge_subset(pristine_suite, (0, 1, 2), "train", Settings(samples=6, images=5)).accuracies
+    for method, accuracies in merged.items():
+        assert [*tasks[f"loss_{method}"]] == pytest.approx(np.subtract(expert, accuracies))
 
 
 def test_the_measures_are_tidy_and_agree_with_the_tables(diagnosis: Path):
@@ -520,16 +520,16 @@ def test_predictions_are_the_correlations_of_the_tables(diagnosis: Path):
     rows, tasks = (pd.read_csv(diagnosis / f"{name}.csv") for name in ("prediction", "tasks"))
     assert {*rows.scope} == {"tasks", "subsets", "subsets of one size"}
     for row in rows[rows.scope == "tasks"].itertuples():
-        one, other = tasks[row.measure], tasks[f"loss_{row.method}"]
-        if one.nunique() > 1 and other.nunique() > 1:
-            assert row.rho == pytest.approx(stats.spearmanr(one, other).statistic, abs=1e-5)
+        xs, ys = tasks[row.measure], tasks[f"loss_{row.method}"]
+        if xs.nunique() > 1 and ys.nunique() > 1:
+            assert row.rho == pytest.approx(stats.spearmanr(xs, ys).statistic, abs=1e-5)
         else:
             assert np.isnan(row.rho)
     means = pd.read_csv(diagnosis / "subsets.csv").groupby("subset", sort=False).mean(numeric_only=True)
     for row in rows[rows.scope == "subsets"].itertuples():
-        one, other = means[row.measure], means[f"loss_{row.method}"]
-        if one.nunique() > 1 and other.nunique() > 1:
-            assert row.rho == pytest.approx(stats.spearmanr(one, other).statistic, abs=1e-5)
+        xs, ys = means[row.measure], means[f"loss_{row.method}"]
+        if xs.nunique() > 1 and ys.nunique() > 1:
+            assert row.rho == pytest.approx(stats.spearmanr(xs, ys).statistic, abs=1e-5)
 
 
 def test_a_suite_of_one_task_is_refused(pristine_suite: Path, tmp_path: Path):
@@ -542,7 +542,7 @@ def test_a_suite_of_one_task_is_refused(pristine_suite: Path, tmp_path: Path):
         diagnose.diagnose(tmp_path, "train", Settings(), tmp_path / "out")
 
 
-# What is said and drawn
+# Sentences and figures
 
 
 def prediction_rows(first: str = "sar", **changes: float) -> pd.DataFrame:
@@ -557,43 +557,43 @@ def prediction_rows(first: str = "sar", **changes: float) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def test_the_paragraph_says_what_the_intervals_say():
-    said = shown_diagnosis.paragraph(prediction_rows(), NAMES)
-    assert "Over the 8 tasks" in said
-    assert "2 of their 95 % intervals exclude zero" in said  # tasks: the bootstrap
-    assert "0 of their 95 % intervals exclude zero" in said  # subsets: the interval over tasks
-    assert "M-Loss has with the loss of simple average ρ = +0.50 [+0.10, +0.80], which excludes zero." in said
-    assert "M-Loss has with the loss of simple average ρ = +0.50 [-0.10, +0.90], which includes zero." in said
-    assert "strongest is that of subspace alignment ratio" in said
-    assert said.endswith("the number of tasks alone has with the mean loss of simple average ρ = +0.50.")
+def test_the_paragraph_follows_the_intervals():
+    paragraph = diagnosis_view.paragraph(prediction_rows(), NAMES)
+    assert "Over the 8 tasks" in paragraph
+    assert "2 of their 95 % intervals exclude zero" in paragraph  # tasks: the bootstrap
+    assert "0 of their 95 % intervals exclude zero" in paragraph  # subsets: the interval over tasks
+    assert "M-Loss has with the loss of simple average ρ = +0.50 [+0.10, +0.80], which excludes zero." in paragraph
+    assert "M-Loss has with the loss of simple average ρ = +0.50 [-0.10, +0.90], which includes zero." in paragraph
+    assert "strongest is that of subspace alignment ratio" in paragraph
+    assert paragraph.endswith("the number of tasks alone has with the mean loss of simple average ρ = +0.50.")
 
 
 @pytest.mark.parametrize("measure", [*MEASURES])
-def test_a_measure_that_could_not_be_checked_is_marked_and_no_other(measure: str):
-    said = shown_diagnosis.paragraph(prediction_rows(measure), NAMES)
-    marked = f"is that of {MEASURES[measure]} (our reading) with" in said
-    explained = said.endswith(f": {MEASURES[measure]} ({UNVERIFIED.get(measure)}).")
-    assert marked == explained == ("our reading" in said.lower()) == (measure in {"sti", "disentanglement"})
+def test_exactly_the_unverified_measures_are_marked(measure: str):
+    paragraph = diagnosis_view.paragraph(prediction_rows(measure), NAMES)
+    marked = f"is that of {MEASURES[measure]} (our reading) with" in paragraph
+    explained = paragraph.endswith(f": {MEASURES[measure]} ({UNVERIFIED.get(measure)}).")
+    assert marked == explained == ("our reading" in paragraph.lower()) == (measure in {"sti", "disentanglement"})
 
 
-def test_the_paragraph_leaves_out_what_is_undefined():
-    assert shown_diagnosis.paragraph(prediction_rows(rho=math.nan), NAMES) == ""
+def test_the_paragraph_is_empty_for_undefined_correlations():
+    assert diagnosis_view.paragraph(prediction_rows(rho=math.nan), NAMES) == ""
 
 
 def test_the_heat_maps_show_the_measured_values(diagnosis: Path):
     measures = pd.read_csv(diagnosis / "measures.csv", keep_default_na=False)
     tasks = tuple(toy.TASKS)
-    panels = shown_diagnosis.draw_mloss(measures, tasks, 6.5).axes[:2]
+    panels = diagnosis_view.draw_mloss(measures, tasks, 6.5).axes[:2]
     for axes, measure in zip(panels, ("mloss", "mloss_normalised"), strict=True):
         rows = measures[measures.measure == measure].set_index("task").value
         assert axes.images[0].get_array()[:, 0].tolist() == rows[[*tasks]].tolist()
-    crossed = measures[measures.measure == "transfer"].set_index(["task", "other"]).value
-    shown = shown_diagnosis.draw_transfer(measures, tasks, 6.5).axes[0].images[0].get_array()
-    assert shown.tolist() == [[crossed[task, other] for other in tasks] for task in tasks]
-    figure = shown_diagnosis.draw_cosines(measures, tasks, 6.5)
+    transfers = measures[measures.measure == "transfer"].set_index(["task", "other"]).value
+    accuracies = diagnosis_view.draw_transfer(measures, tasks, 6.5).axes[0].images[0].get_array()
+    assert accuracies.tolist() == [[transfers[task, other] for other in tasks] for task in tasks]
+    figure = diagnosis_view.draw_cosines(measures, tasks, 6.5)
     grid = figure.axes[0].images[0].get_array()
     pairs = measures[(measures.measure == "cosine") & (measures.layer == "")].set_index(["task", "other"]).value
     assert grid[0, 1] == grid[1, 0] == pairs["cats", "dogs"]
     assert np.ma.getmaskarray(grid).diagonal().all()
-    again = shown_diagnosis.draw_cosines(measures, tasks, 6.5)
-    assert figures.render_figure(figure, "svg", "x", 100) == figures.render_figure(again, "svg", "x", 100)
+    redrawn = diagnosis_view.draw_cosines(measures, tasks, 6.5)
+    assert figures.render_figure(figure, "svg", "x", 100) == figures.render_figure(redrawn, "svg", "x", 100)

@@ -1,4 +1,4 @@
-"""What faults are tried on: a finished run of the tests' suite and copies of it; and the table of counts."""
+"""A finished run of the tests' suite, copies of it to damage, and the table of counts."""
 
 import fcntl
 import os
@@ -16,25 +16,30 @@ from tests.test_repro import Checkout, finish, surroundings
 
 Tally = Callable[..., object]
 Say = Callable[[str], None]
-SAID = "said"
-"""Names what a test says, among the properties of its report; the others are faults with [tried, survived]."""
+FIGURE = "said"
+"""The property of a test's report that is a figure to show; the others are faults with [tried, survived]."""
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """How often every fault was tried and how often all was well afterwards, from the reports of all processes."""
-    tried, survived, said = Counter[str](), Counter[str](), []
-    reports = [one for each in terminalreporter.stats.values() for one in each if isinstance(one, pytest.TestReport)]
-    for report in [one for one in reports if one.when == "call"]:
+    """Print how often every fault was tried and survived, from the reports of all processes."""
+    tried, survived, figures = Counter[str](), Counter[str](), []
+    reports = [
+        entry
+        for entries in terminalreporter.stats.values()
+        for entry in entries
+        if isinstance(entry, pytest.TestReport)
+    ]
+    for report in [entry for entry in reports if entry.when == "call"]:
         for name, value in report.user_properties:
-            if name == SAID:
-                said.append(value)
+            if name == FIGURE:
+                figures.append(value)
             else:
                 tried[name] += value[0]
                 survived[name] += value[1]
     if tried:
         width = max(map(len, tried))
         terminalreporter.section("faults")
-        for line in said:
+        for line in figures:
             terminalreporter.write_line(line)
         terminalreporter.write_line(f"{'fault':<{width}}  tried  survived")
         for fault, count in sorted(tried.items()):
@@ -44,7 +49,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture
 def tally(request: pytest.FixtureRequest) -> Tally:
-    """`with tally(fault, times):` counts what is tried, and what the block then finds well."""
+    """`with tally(fault, times):` counts a fault as tried, and as survived if the block passes."""
 
     @contextmanager
     def counting(fault: str, times: int = 1) -> Iterator[None]:
@@ -58,15 +63,15 @@ def tally(request: pytest.FixtureRequest) -> Tally:
 
 @pytest.fixture
 def say(request: pytest.FixtureRequest) -> Say:
-    """`say(line)`: a figure that is shown with the counts."""
-    return lambda line: request.node.user_properties.append((SAID, line))
+    """`say(line)` shows a figure with the counts."""
+    return lambda line: request.node.user_properties.append((FIGURE, line))
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """A checkout in which `dvc repro` has run, made by the first of the processes that share the tests."""
-    own = tmp_path_factory.getbasetemp()
-    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     root, done = shared / "finished/repo", shared / "finished/done"
     root.parent.mkdir(exist_ok=True)
     with (shared / "finished/lock").open("w") as lock:
@@ -84,21 +89,21 @@ def copied(finished: Checkout, tmp_path: Path) -> Checkout:
 
 
 def copy(source: Checkout, root: Path) -> Checkout:
-    """A copy of a checkout with its results and its cache."""
+    """Copy a checkout with its results and its cache."""
     shutil.copytree(source.root, root, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     return Checkout(root, source.environment)
 
 
 def living(root: Path) -> list[psutil.Process]:
     """The processes that work in a checkout."""
-    found = []
+    processes = []
     for process in psutil.process_iter():
         try:
             if process.cwd() == str(root) and process.status() != psutil.STATUS_ZOMBIE and process.pid != os.getpid():
-                found.append(process)
+                processes.append(process)
         except psutil.Error:  # ended meanwhile
             continue
-    return found
+    return processes
 
 
 def deserted(root: Path) -> bool:

@@ -1,8 +1,7 @@
-"""Files that are cut, emptied, gone or changed in one bit: what notices it, and the one command that mends it.
+"""Files that are cut, emptied, deleted or changed in one bit: what notices it, and the command that mends it.
 
-A stage refuses by name what cannot be parsed. `dvc repro` notices whatever changed size, inode or time, and makes or
-fetches it anew. A bit that flips behind the file system's back is seen by nobody until `make verify` hashes every file
-anew; the tests say so.
+A stage names the file that it cannot parse. `dvc repro` notices a change of size, inode or time, and makes or fetches
+the file again. A bit that flips behind the file system's back goes unnoticed until `make verify` hashes every file.
 """
 
 import os
@@ -66,7 +65,7 @@ def flipped(path: Path) -> None:
 
 
 def silently_flipped(path: Path) -> None:
-    """Change one bit where size, inode and time stay what they were."""
+    """Change one bit, but not size, inode or time."""
     stat, content = path.stat(), bytearray(path.read_bytes())
     content[2 * len(content) // 3] ^= 1
     with path.open("r+b") as file:
@@ -74,18 +73,18 @@ def silently_flipped(path: Path) -> None:
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
-@pytest.mark.parametrize("damage", [cut, emptied, gone], ids=lambda one: one.__name__)
+@pytest.mark.parametrize("damage", [cut, emptied, gone], ids=lambda damage: damage.__name__)
 @pytest.mark.parametrize("file", READERS)
 def test_a_stage_names_what_it_cannot_read(copied: Checkout, tally: Tally, file: str, damage: Damage):
     damage(copied.root / "data" / file)
     with tally(f"artefact {damage.__name__}, read by a stage"):
-        name, *given = READERS[file]
+        name, *arguments = READERS[file]
         script = import_module(f"stages.{name}")
-        names = dict(zip(script.STAGE.arguments, given, strict=True))
-        with small_run.inside(copied.root), pytest.raises(BenchmarkError) as refused:
+        names = dict(zip(script.STAGE.arguments, arguments, strict=True))
+        with small_run.inside(copied.root), pytest.raises(BenchmarkError) as refusal:
             script.STAGE.run(script.run, names)
-        assert Path(file).name in str(refused.value)
-        assert "dvc repro" in str(refused.value)
+        assert Path(file).name in str(refusal.value)
+        assert "dvc repro" in str(refusal.value)
 
 
 @pytest.mark.parametrize("shift", [0, 1])
@@ -107,8 +106,8 @@ def test_dvc_notices_and_mends_what_was_damaged(finished: Checkout, copied: Chec
             assert (copied.root / "data" / file).read_bytes() == (finished.root / "data" / file).read_bytes(), file
 
 
-def verified(made: Checkout) -> str:
-    """What `make verify` says, without the installation."""
+def verify(made: Checkout) -> str:
+    """The output of `make verify`, without the installation."""
     (made.root / ".venv").mkdir(exist_ok=True)
     (made.root / ".venv/.installed").touch()
     return made.call("make", "--no-print-directory", "verify").stdout
@@ -118,9 +117,9 @@ def test_a_bit_that_flips_silently_is_found_by_make_verify(finished: Checkout, c
     assert "up to date" in copied.call("dvc", "status", "dvc.yaml").stdout
     for file in READERS:
         silently_flipped(copied.root / "data" / file)
-    assert "up to date" in copied.call("dvc", "status", "dvc.yaml").stdout  # nobody can know
+    assert "up to date" in copied.call("dvc", "status", "dvc.yaml").stdout  # DVC cannot know
     with tally("artefact silently flipped, then make verify", len(READERS)):
-        assert "modified:           data/suites/nano-3" in verified(copied)
+        assert "modified:           data/suites/nano-3" in verify(copied)
         copied.ran("repro")
         for file in READERS:
             assert (copied.root / "data" / file).read_bytes() == (finished.root / "data" / file).read_bytes(), file
@@ -130,14 +129,14 @@ def test_a_damaged_cache_is_found_and_mended(finished: Checkout, copied: Checkou
     objects = sorted(path for path in (copied.root / ".dvc/cache/files/md5").rglob("*") if path.is_file())
     with ExitStack() as counting:
         for place, damage in enumerate((cut, emptied, gone, flipped)):
-            chosen = objects[place::16]
-            counting.enter_context(tally(f"file of the cache {damage.__name__}, then make verify", len(chosen)))
-            for path in chosen:
+            damaged = objects[place::16]
+            counting.enter_context(tally(f"file of the cache {damage.__name__}, then make verify", len(damaged)))
+            for path in damaged:
                 path.chmod(0o644)
                 damage(path)
                 if path.exists():
                     path.chmod(0o444)
-        assert "not in cache" in verified(copied)
+        assert "not in cache" in verify(copied)
         copied.ran("repro")
         assert copied.hashes() == finished.hashes()
         for path in [path for path in (copied.root / "data").glob("[!.]*/*") if path.parent.name != "runs"]:

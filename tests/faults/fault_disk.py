@@ -1,4 +1,4 @@
-"""A disk that is full or cannot be written: one clear line, nothing by halves; `dvc repro` goes on when it is mended.
+"""A disk that is full or read-only: one clear line, nothing half-written; `dvc repro` goes on once there is room.
 
 A real full disk is a small tmpfs, in a mount namespace of its own; without such namespaces those tests are skipped.
 """
@@ -36,8 +36,8 @@ NAMESPACES = subprocess.run(["unshare", "-rm", "true"], check=False, capture_out
 mounting = pytest.mark.skipif(not NAMESPACES, reason="needs user and mount namespaces (unshare -rm)")
 
 
-def isolated(made: Checkout, tmp_path: Path, script: str, command: str, **more: object) -> tuple[int, str]:
-    """Run a script in its own mount namespace; the exit code of `command` and what it said."""
+def run_isolated(made: Checkout, tmp_path: Path, script: str, command: str, **more: object) -> tuple[int, str]:
+    """Run a script in its own mount namespace; return the exit code of `command` and its output."""
     places = {"source": made.root, "disk": tmp_path / "disk", "said": tmp_path / "said", "code": tmp_path / "code"}
     places["disk"].mkdir(exist_ok=True)
     text = script.format(**places, command=command, **more)
@@ -55,9 +55,8 @@ def size(made: Checkout) -> int:
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_without_room_from_some_moment_on(copied: Checkout, tally: Tally, stage: str):
     done = copied.call("env", "SAMERGING_WORKERS=1", sys.executable, "-B", "-m", "tests.faults.forks", "full", stage)
-    assert done.returncode == 0, done.stdout
     with tally("stage without room from some change of the disk on", int(done.stdout.splitlines()[-1])):
-        pass
+        assert done.returncode == 0, done.stdout
 
 
 @mounting
@@ -67,13 +66,13 @@ def test_a_stage_on_a_full_disk(copied: Checkout, tmp_path: Path, tally: Tally, 
     command = f"{sys.executable} -B -m stages.{stage} {' '.join(STAGES[stage])}"
     with tally("stage on a full tmpfs"):
         saved = f"rm -rf {tmp_path}/after; mkdir {tmp_path}/after; cp -a data reports {tmp_path}/after"
-        code, said = isolated(copied, tmp_path, FULL, command, size=size(copied) + free, mended=saved)
-        found = [content(path) for path in outputs(stage, tmp_path / "after")]
-        assert found == [content(path) for path in outputs(stage, copied.root)]
+        code, output = run_isolated(copied, tmp_path, FULL, command, size=size(copied) + free, mended=saved)
+        results = [content(path) for path in outputs(stage, tmp_path / "after")]
+        assert results == [content(path) for path in outputs(stage, copied.root)]
         if code:
-            assert code == 1, said
-            assert "Traceback" not in said
-            assert "cannot be written" in said
+            assert code == 1, output
+            assert "Traceback" not in output
+            assert "cannot be written" in output
 
 
 @mounting
@@ -83,9 +82,9 @@ def test_dvc_on_a_full_disk(finished: Checkout, tmp_path: Path, tally: Tally):
         mended = f"{{ grep 'read RWLock-file .*rwlock' {tmp_path}/again && rm .dvc/tmp/rwlock && {again}; }}"
         saved = f"rm fill; {again} || {mended}; cp dvc.lock {tmp_path}/dvc.lock"
         start = "rm -rf data/suites .dvc/cache; cat /dev/zero > fill; dvc repro"
-        code, said = isolated(finished, tmp_path, FULL, f"sh -c '{start}'", size=2 * size(finished), mended=saved)
+        code, output = run_isolated(finished, tmp_path, FULL, f"sh -c '{start}'", size=2 * size(finished), mended=saved)
         assert code != 0
-        assert "No space left on device" in said
+        assert "No space left on device" in output
         assert Checkout(tmp_path, {}).hashes() == finished.hashes()
 
 
@@ -94,7 +93,7 @@ def test_dvc_on_a_full_disk(finished: Checkout, tmp_path: Path, tally: Tally):
 def test_a_stage_in_a_read_only_folder(copied: Checkout, tmp_path: Path, tally: Tally, stage: str):
     command = f"{sys.executable} -B -m stages.{stage} {' '.join(STAGES[stage])}"
     with tally("stage in a read-only folder"):
-        code, said = isolated(copied, tmp_path, READ_ONLY, command)
-        assert code == 1, said
-        assert "Traceback" not in said
-        assert "cannot be written ([Errno 30] Read-only file system" in said
+        code, output = run_isolated(copied, tmp_path, READ_ONLY, command)
+        assert code == 1, output
+        assert "Traceback" not in output
+        assert "cannot be written ([Errno 30] Read-only file system" in output

@@ -1,4 +1,4 @@
-"""kill -9 at any moment: outputs are old, new or not there, nothing lives on, the next run ends with the same bytes.
+"""kill -9 at any moment: outputs are old, new or absent, no process lives on, the next run ends with the same bytes.
 
 Seeded, but what a moment hits depends on the machine.
 """
@@ -15,26 +15,25 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import Say, Tally, copy, deserted, living
-from tests.faults.stages import STAGES, STUDIES, age, content, outputs, restore, studied, whole
+from tests.faults.stages import STAGES, STUDIES, age, content, outputs, restore, study_stage, whole
 from tests.runtime.test_processes import eventually
 from tests.test_repro import Checkout, checkout
 
 RANDOM = 2
-"""Random moments per stage."""
+"""Number of random moments per stage."""
 RUNS = 16
-"""Runs of `dvc repro` that are killed."""
+"""Number of runs of `dvc repro` that are killed."""
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_killed_before_a_change_of_the_disk(copied: Checkout, tally: Tally, stage: str):
     done = copied.call("env", "SAMERGING_WORKERS=1", sys.executable, "-B", "-m", "tests.faults.forks", "kill", stage)
-    assert done.returncode == 0, done.stdout
     with tally("stage killed before a change of the disk", int(done.stdout.splitlines()[-1])):
-        pass
+        assert done.returncode == 0, done.stdout
 
 
-def at_work(made: Checkout, command: list[str]) -> subprocess.Popen[bytes]:
-    """A stage with two worker processes."""
+def start_stage(made: Checkout, command: list[str]) -> subprocess.Popen[bytes]:
+    """Start a stage with two worker processes."""
     environment = {**made.environment, "SAMERGING_WORKERS": "2"}
     return subprocess.Popen(command, cwd=made.root, env=environment, stderr=subprocess.DEVNULL)
 
@@ -50,7 +49,7 @@ def test_a_stage_killed_at_random(copied: Checkout, tally: Tally, stage: str):
     for _ in range(RANDOM):
         for path in paths:
             age(path)
-        process = at_work(copied, command)
+        process = start_stage(copied, command)
         time.sleep(rng.uniform(0.3, 0.9) * lasts)
         process.kill()
         late = process.wait() == 0
@@ -64,35 +63,35 @@ def test_a_stage_killed_at_random(copied: Checkout, tally: Tally, stage: str):
     assert not [*(copied.root / "data/.partial").iterdir()]
 
 
-def test_a_killed_study_keeps_its_finished_cells(copied: Checkout, tally: Tally):
+def test_a_killed_study_keeps_its_finished_pieces(copied: Checkout, tally: Tally):
     command = [sys.executable, "-B", "-m", "stages.studies.efficiency", "nano-3"]
-    cells, output = copied.root / "data/.resumable", copied.root / "data/studies/nano-3/efficiency.csv"
+    pieces, output = copied.root / "data/.resumable", copied.root / "data/studies/nano-3/efficiency.csv"
     assert copied.call(*command).returncode == 0
     new = content(output)
     assert new is not None
-    whole_study = {path: path.read_bytes() for path in cells.rglob("*.json")}
-    for kept in range(1, len(whole_study) - 3, 2):
-        shutil.rmtree(cells)
+    all_pieces = {path: path.read_bytes() for path in pieces.rglob("*.json")}
+    for count in range(1, len(all_pieces) - 3, 2):
+        shutil.rmtree(pieces)
         output.unlink()
-        with tally("study killed after some of its cells"):
-            process = at_work(copied, command)
-            assert eventually(lambda least=kept: len([*cells.rglob("[!.]*.json")]) >= least)
+        with tally("study killed after some of its pieces"):
+            process = start_stage(copied, command)
+            assert eventually(lambda least=count: len([*pieces.rglob("[!.]*.json")]) >= least)
             process.kill()
             process.wait()
             assert deserted(copied.root)
-            finished_cells = {path: path.stat().st_mtime_ns for path in cells.rglob("[!.]*.json")}
-            assert kept <= len(finished_cells) < len(whole_study)
-            assert all(path.read_bytes() == whole_study[path] for path in finished_cells)
+            finished_pieces = {path: path.stat().st_mtime_ns for path in pieces.rglob("[!.]*.json")}
+            assert count <= len(finished_pieces) < len(all_pieces)
+            assert all(path.read_bytes() == all_pieces[path] for path in finished_pieces)
             assert not output.exists()
             assert copied.call(*command).returncode == 0
             assert content(output) == new
-            assert all(path.stat().st_mtime_ns == written for path, written in finished_cells.items())
+            assert all(path.stat().st_mtime_ns == written for path, written in finished_pieces.items())
 
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_a_study_killed_at_random(copied: Checkout, tally: Tally, study: str):
     command = [sys.executable, "-B", "-m", f"stages.studies.{study}", "nano-3"]
-    (output,) = (copied.root / path.format(suite="nano-3") for path in studied(study).outputs)
+    (output,) = (copied.root / path.format(suite="nano-3") for path in study_stage(study).outputs)
     began = time.monotonic()
     assert copied.call(*command).returncode == 0
     lasts, new = time.monotonic() - began, content(output)
@@ -100,7 +99,7 @@ def test_a_study_killed_at_random(copied: Checkout, tally: Tally, study: str):
     shutil.rmtree(copied.root / "data/.resumable")
     age(output)
     with tally("study killed at random, with its workers at work"):
-        process = at_work(copied, command)
+        process = start_stage(copied, command)
         time.sleep(random.Random(study).uniform(0.3, 0.7) * lasts)
         process.kill()
         process.wait()
@@ -110,8 +109,8 @@ def test_a_study_killed_at_random(copied: Checkout, tally: Tally, study: str):
         assert content(output) == new
 
 
-def fresh(made: Checkout) -> None:
-    """Forget every result, those in the cache too."""
+def delete_results(made: Checkout) -> None:
+    """Delete every result, in the cache too."""
     for name in ("data", "reports/tables", "reports/figures", "reports/plots", ".dvc/cache", ".dvc/tmp"):
         shutil.rmtree(made.root / name, ignore_errors=True)
     (made.root / "dvc.lock").unlink(missing_ok=True)
@@ -139,20 +138,20 @@ def test_dvc_killed_again_and_again(finished: Checkout, tmp_path: Path, tally: T
                 start_new_session=True,
             )
             if alone:
-                assert eventually(lambda one=process: running(made.root) or one.poll() is not None)
+                assert eventually(lambda child=process: running(made.root) or child.poll() is not None)
             time.sleep(rng.uniform(0, 8))
             over = process.poll() is not None
             if alone:
                 process.kill()
             elif not over:
                 os.killpg(process.pid, signal.SIGKILL)
-            said, _ = process.communicate()
-            assert deserted(made.root), [one.cmdline() for one in living(made.root)]
-            assert "ERROR" not in said
-            assert "Traceback" not in said
+            output, _ = process.communicate()
+            assert deserted(made.root), [child.cmdline() for child in living(made.root)]
+            assert "ERROR" not in output
+            assert "Traceback" not in output
         if over:
             assert made.hashes() == finished.hashes()
-            fresh(made)
+            delete_results(made)
             ended += 1
     made.ran("repro")
     assert made.hashes() == finished.hashes()
@@ -160,7 +159,7 @@ def test_dvc_killed_again_and_again(finished: Checkout, tmp_path: Path, tally: T
     say(f"{RUNS} kills of dvc repro, {ended} runs ended before theirs")
 
 
-def test_what_is_left_of_a_killed_run_is_no_obstacle(finished: Checkout, tmp_path: Path, tally: Tally):
+def test_leftovers_of_a_killed_run_do_no_harm(finished: Checkout, tmp_path: Path, tally: Tally):
     made = copy(finished, tmp_path / "repo")
     for name in ("lock", "rwlock.lock"):
         (made.root / ".dvc/tmp" / name).write_text("4194304")

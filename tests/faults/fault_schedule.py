@@ -1,4 +1,4 @@
-"""What is the same in every bit, and what is only close: the figures are shown.
+"""Results that are the same in every bit under another schedule, and results that are only close, with figures.
 
 The same: any number of processes, any order of the stages. Close: bfloat16 against float32. Another number of threads
 inside one process may change sums; the stages fix it at one.
@@ -19,14 +19,14 @@ THREADS = """
 import sys
 import numpy as np, torch
 from pathlib import Path
-from pipeline import suite
-from pipeline.teach import teach
+from pipeline.models.suite import SuiteFolder
+from pipeline.steps.teach import compute_teacher_logits
 
-one = suite.torch.set_num_threads
-suite.torch.set_num_threads = lambda count: one(int(sys.argv[2]))
+set_threads = torch.set_num_threads
+torch.set_num_threads = lambda count: set_threads(int(sys.argv[2]))
 folder = Path("data/suites") / sys.argv[1]
-for task in suite.SuiteFolder(folder).suite.task_names:
-    np.save(f"{task}-{sys.argv[2]}.npy", teach(folder, task, "train").numpy())
+for task in SuiteFolder(folder).suite.task_names:
+    np.save(f"{task}-{sys.argv[2]}.npy", compute_teacher_logits(folder, task, "train").numpy())
     print(task)
 """
 
@@ -74,8 +74,8 @@ def test_how_close_another_number_of_threads_is(copied: Checkout, say: Say):
         )
         assert done.returncode == 0, done.stderr
     for task in done.stdout.split():
-        one, two = (np.load(copied.root / f"{task}-{threads}.npy") for threads in ("1", "2"))
-        assert (one == np.load(copied.root / f"data/teachers/nano-3/{task}.npy")).all()
-        difference = float(np.abs(one - two).max())
-        say(f"2 threads against 1: logits of {task} differ by at most {difference:.2g} of {np.abs(one).max():.3g}")
-        assert difference < 1e-3 * np.abs(one).max()
+        single, double = (np.load(copied.root / f"{task}-{threads}.npy") for threads in ("1", "2"))
+        assert (single == np.load(copied.root / f"data/teachers/nano-3/{task}.npy")).all()
+        difference = float(np.abs(single - double).max())
+        say(f"2 threads against 1: logits of {task} differ by at most {difference:.2g} of {np.abs(single).max():.3g}")
+        assert difference < 1e-3 * np.abs(single).max()

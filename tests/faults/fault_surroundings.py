@@ -1,4 +1,4 @@
-"""Odd surroundings: another run beside, Ctrl-C, strange names of folders, no UTF-8, no home, a clock that went back."""
+"""Odd surroundings: a second run, Ctrl-C, strange names of folders, no UTF-8, no home, a clock that was set back."""
 
 import os
 import shutil
@@ -18,8 +18,8 @@ FUTURE = 30 * 365 * 24 * 3600
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
-def started(made: Checkout, *command: str) -> subprocess.Popen[str]:
-    """A command in a process group of its own, as a terminal starts it."""
+def start(made: Checkout, *command: str) -> subprocess.Popen[str]:
+    """Start a command in a process group of its own, as a terminal does."""
     return subprocess.Popen(
         command,
         cwd=made.root,
@@ -34,16 +34,16 @@ def started(made: Checkout, *command: str) -> subprocess.Popen[str]:
 def test_two_runs_at_once(finished: Checkout, tmp_path: Path, tally: Tally):
     made = checkout(tmp_path / "repo")
     with tally("two dvc repro at once"):
-        both = [started(made, "dvc", "repro") for _ in range(2)]
-        said = [process.communicate()[0] for process in both]
-        for process, text in zip(both, said, strict=True):
+        both = [start(made, "dvc", "repro") for _ in range(2)]
+        outputs = [process.communicate()[0] for process in both]
+        for process, text in zip(both, outputs, strict=True):
             assert "Traceback" not in text
             busy = "Unable to acquire lock" in text or "is busy, it is being blocked by" in text
             assert process.returncode == 0 or busy, text
         made.ran("repro")
         assert made.hashes() == finished.hashes()
     with tally("a second dvc repro that waits (--wait-for-lock)"):
-        first = started(made, "dvc", "repro", "--force", "merge")
+        first = start(made, "dvc", "repro", "--force", "merge")
         second = made.call("dvc", "--wait-for-lock", "repro", "merge")
         first.communicate()
         assert "Traceback" not in second.stdout
@@ -59,14 +59,14 @@ def test_ctrl_c_while_a_stage_works(copied: Checkout, tally: Tally, stage: str):
         age(path)
     scratch = copied.root / "data/.partial"
     with tally("Ctrl-C while a stage works"):
-        process = started(copied, sys.executable, "-B", "-m", f"stages.{stage}", *STAGES[stage])
+        process = start(copied, sys.executable, "-B", "-m", f"stages.{stage}", *STAGES[stage])
         assert eventually(lambda: scratch.exists() and any(scratch.iterdir()))
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGINT)
-        said, _ = process.communicate()
+        output, _ = process.communicate()
         assert deserted(copied.root)
-        assert process.returncode in (0, 130, -signal.SIGINT), said  # done before it; at work; about to end
-        assert process.returncode != 130 or f"{stage}: interrupted; `dvc repro` goes on from here\n" in said
+        assert process.returncode in (0, 130, -signal.SIGINT), output  # done before; at work; about to end
+        assert process.returncode != 130 or f"{stage}: interrupted; `dvc repro` goes on from here\n" in output
         assert all(map(whole, paths, new))
 
 
@@ -74,15 +74,15 @@ def test_ctrl_c_while_dvc_runs(finished: Checkout, tmp_path: Path, tally: Tally)
     made = checkout(tmp_path / "repo")
     for _ in range(3):
         with tally("Ctrl-C while dvc repro works"):
-            process = started(made, "dvc", "repro")
+            process = start(made, "dvc", "repro")
             scratch = made.root / "data/.partial"
-            assert eventually(lambda: scratch.exists() and any(scratch.iterdir()))  # noqa: B023, asked at once
+            assert eventually(lambda: scratch.exists() and any(scratch.iterdir()))  # noqa: B023, called at once
             os.killpg(process.pid, signal.SIGINT)
-            said, _ = process.communicate()
-            assert process.returncode != 0, said
-            assert "interrupted; `dvc repro` goes on from here" in said
+            output, _ = process.communicate()
+            assert process.returncode != 0, output
+            assert "interrupted; `dvc repro` goes on from here" in output
             assert deserted(made.root)
-            shutil.rmtree(scratch)  # the next start shows by its own
+            shutil.rmtree(scratch)  # its return shows that the next run has started
     made.ran("repro")
     assert made.hashes() == finished.hashes()
 
@@ -98,21 +98,21 @@ def test_a_run_in_odd_surroundings(
     finished: Checkout, tmp_path: Path, tally: Tally, fault: str, name: str, changes: dict[str, str], without: tuple
 ):
     usual = checkout(tmp_path / name)
-    kept = {key: value for key, value in usual.environment.items() if key not in without}
-    made = Checkout(usual.root, {**kept, **changes})
+    environment = {key: value for key, value in usual.environment.items() if key not in without}
+    made = Checkout(usual.root, {**environment, **changes})
     with tally(fault):
         made.ran("repro")
         assert made.hashes() == finished.hashes()
-        shown = made.call(sys.executable, "-B", "-m", "stages.show")
-        assert shown.returncode == 0, shown.stdout
+        printed = made.call(sys.executable, "-B", "-m", "stages.show")
+        assert printed.returncode == 0, printed.stdout
         (made.root / "stages/studies/dvc.yaml").unlink()  # neither the studies nor every method ran here
         shutil.rmtree(made.root / "reports/methods")
         audited = made.call(sys.executable, "-B", "-m", "pipeline.audit")  # the documents have another suite's results
         assert [line for line in audited.stdout.splitlines() if "FAIL  documents" in line]
-        assert "Traceback" not in shown.stdout + audited.stdout
+        assert "Traceback" not in printed.stdout + audited.stdout
 
 
-def test_a_clock_that_went_back(finished: Checkout, copied: Checkout, tally: Tally):
+def test_a_clock_that_was_set_back(finished: Checkout, copied: Checkout, tally: Tally):
     for path in copied.root.rglob("*"):
         if path.is_file() and not path.is_relative_to(copied.root / ".git"):
             stat = path.stat()

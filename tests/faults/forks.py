@@ -1,7 +1,7 @@
 """A stage that is killed, or has no room, at one moment after another: python -m tests.faults.forks <fault> <stage>.
 
 Run at the root of a finished checkout. What a stage does to the disk raises audit events (PEP 578); each attempt is a
-fork that hears them and ends itself, or refuses them, from the n-th on. Prints how many moments were tried.
+fork that hears them and, from the n-th on, ends itself or refuses them. Prints how many moments were tried.
 """
 
 import errno
@@ -28,11 +28,11 @@ def changes(event: str, args: tuple[Any, ...], *, growing: bool) -> bool:
         path, _, flags = args
         return bool(flags & (os.O_WRONLY | os.O_RDWR)) and not str(path).startswith(("/dev", "/proc"))
     if event in GROWS:
-        return not (growing and Path(args[0]).is_dir())  # a folder that is there needs no room
+        return not (growing and Path(args[0]).is_dir())  # an existing folder needs no room
     return not growing and event in SHRINKS
 
 
-def killing(moment: int, counted: list[int]) -> Hook:
+def kill_hook(moment: int, counted: list[int]) -> Hook:
     """End this process before its n-th change."""
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
@@ -44,8 +44,8 @@ def killing(moment: int, counted: list[int]) -> Hook:
     return hook
 
 
-def full(moment: int, counted: list[int]) -> Hook:
-    """From the n-th change on there is no room."""
+def full_hook(moment: int, counted: list[int]) -> Hook:
+    """Refuse the n-th change and all later ones for lack of room."""
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
         if changes(event, args, growing=True):
@@ -56,11 +56,11 @@ def full(moment: int, counted: list[int]) -> Hook:
     return hook
 
 
-FAULTS = {"kill": killing, "full": full}
+FAULTS = {"kill": kill_hook, "full": full_hook}
 
 
-def child(name: str, fault: str, moment: int, counts: int, errors: int) -> NoReturn:
-    """Run the stage under the fault and end; files get the number of changes that it made, and what it says."""
+def run_child(name: str, fault: str, moment: int, counts: int, errors: int) -> NoReturn:
+    """Run the stage under the fault and end; write the number of its changes and its messages to the files."""
     os.dup2(errors, 2)
     stage, counted = import_module(f"stages.{name}"), [0]
     sys.argv = [name, *STAGES[name]]
@@ -73,24 +73,24 @@ def child(name: str, fault: str, moment: int, counts: int, errors: int) -> NoRet
 
 
 def attempt(name: str, fault: str, moment: int) -> tuple[int, int, str]:
-    """(exit status, changes made, what was said) of one run of the stage; moment 0: undisturbed."""
+    """(exit status, changes made, messages) of one run of the stage; moment 0: undisturbed."""
     with tempfile.TemporaryFile() as errors, tempfile.TemporaryFile() as counts:
         pid = os.fork()
         if pid == 0:
-            child(name, fault, moment or sys.maxsize, counts.fileno(), errors.fileno())
+            run_child(name, fault, moment or sys.maxsize, counts.fileno(), errors.fileno())
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        found = [file.seek(0) or file.read().decode(errors="replace") for file in (counts, errors)]
-        return status, int(found[0] or 0), found[1]
+        texts = [file.seek(0) or file.read().decode(errors="replace") for file in (counts, errors)]
+        return status, int(texts[0] or 0), texts[1]
 
 
 def main(fault: str, name: str) -> None:
-    """Try moment after moment; AssertionError at the first that is not survived."""
-    paths = outputs(name)  # imports the stage, which forks then have; so they do open_clip
+    """Try moment after moment; raise AssertionError at the first that is not survived."""
+    paths = outputs(name)  # imports the stage for all forks, as the next line does open_clip
     import_module("open_clip")
     new = [content(path) for path in paths]
     assert all(new)
-    status, total, said = attempt(name, fault, 0)
-    assert status == 0, said
+    status, total, output = attempt(name, fault, 0)
+    assert status == 0, output
     assert [content(path) for path in paths] == new
     first = range(1, total - LAST + 1)
     moments = [*first[:: max(1, len(first) // SPREAD)], *range(max(1, total - LAST + 1), total + 1)]
@@ -98,23 +98,23 @@ def main(fault: str, name: str) -> None:
     for moment in moments:
         for path in paths:
             age(path)
-        status, made, said = attempt(name, fault, moment)
+        status, made, output = attempt(name, fault, moment)
         if status == 0 and made < moment:  # a library found its own cache warm: fewer changes than counted
             assert [content(path) for path in paths] == new
             continue
         hit += 1
-        where = f"{name}, {fault} at {moment} of {total}: exit {status}: {said}"
+        where = f"{name}, {fault} at {moment} of {total}: exit {status}: {output}"
         if fault == "kill":
             assert status == -signal.SIGKILL, where
         else:
             assert status == 1, where
-            assert "Traceback" not in said, where
-            assert "cannot be written ([Errno 28] No space left on device" in said, where
+            assert "Traceback" not in output, where
+            assert "cannot be written ([Errno 28] No space left on device" in output, where
         for path, expected in zip(paths, new, strict=True):
             assert whole(path, expected), where
             restore(path, expected)
-    status, _, said = attempt(name, fault, 0)
-    assert status == 0, said
+    status, _, output = attempt(name, fault, 0)
+    assert status == 0, output
     assert [content(path) for path in paths] == new
     assert not [*Path("data/.partial").iterdir()]
     print(hit)

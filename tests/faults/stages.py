@@ -1,4 +1,4 @@
-"""Every stage with arguments that a finished run of the tests' suite has, and what its outputs may look like."""
+"""Every stage with arguments from a finished run of the tests' suite, and the states its outputs may be in."""
 
 from importlib import import_module
 from pathlib import Path
@@ -20,25 +20,25 @@ STAGES = {
     "render": (),
 }
 STUDIES = ("ablation", "conventions", "flatness", "protocol", "replicates", "tasks")
-"""Beside efficiency, which has a test of its own; the others look at merges that this run does not have."""
+"""Without efficiency, which has a test of its own, and those that need merges which this run lacks."""
 Content = dict[str, bytes] | None
 OLD = b"of an earlier run"
 
 
-def studied(name: str) -> Stage:
+def study_stage(name: str) -> Stage:
     """The declaration of a study."""
     return import_module(f"stages.studies.{name}").STAGE
 
 
 def outputs(name: str, root: Path = Path()) -> list[Path]:
-    """The outputs of a stage, its run record aside."""
+    """The outputs of a stage without its run record."""
     stage: Stage = import_module(f"stages.{name}").STAGE
     names = dict(zip(stage.arguments, STAGES[name], strict=True))
     return [root / path.format(**names) for path in stage.outputs]
 
 
 def content(path: Path) -> Content:
-    """Every file of an output; None if it is not there."""
+    """Every file of an output; None if it is absent."""
     if not path.exists():
         return None
     files = [path] if path.is_file() else [file for file in sorted(path.rglob("*")) if file.is_file()]
@@ -46,13 +46,13 @@ def content(path: Path) -> Content:
 
 
 def age(path: Path) -> None:
-    """Let an output be that of an earlier run, with the same files."""
+    """Overwrite the files of an output as if an earlier run had made them."""
     for file in [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]:
         file.write_bytes(OLD)
 
 
 def whole(path: Path, new: Content) -> bool:
-    """Whether an output is not there, the earlier one or the new one, each with all its files."""
+    """Whether an output is absent, the earlier one or the new one, with all its files."""
     return content(path) in (None, new, dict.fromkeys(new or (), OLD))
 
 

@@ -1,4 +1,4 @@
-"""The calibrated methods beside plain descent: AdaMerging's variants, ProDistill, SyMerge."""
+"""Calibrated methods other than plain descent: AdaMerging's variants, ProDistill and SyMerge."""
 
 import re
 from dataclasses import replace
@@ -25,16 +25,16 @@ STILL = Schedule(lr=1e-12, steps=1, batch_size=4)
 
 
 def calibrated(name: str, problem: Problem, schedule: Schedule = SCHEDULE, **settings: float) -> Solution:
-    """What a method answers for seed 0."""
+    """Return a method's solution for seed 0."""
     module = methods.load(name)
     return module.calibrate(problem, schedule, 0, module.Params(**settings))
 
 
-def close(one: Weights, other: Weights, tolerance: float) -> None:
+def close(actual: Weights, expected: Weights, tolerance: float) -> None:
     """Assert that both hold the same tensors to an absolute tolerance."""
-    assert [*one] == [*other]
-    for name in one:
-        torch.testing.assert_close(one[name], other[name], rtol=0, atol=tolerance)
+    assert [*actual] == [*expected]
+    for name in actual:
+        torch.testing.assert_close(actual[name], expected[name], rtol=0, atol=tolerance)
 
 
 # AdaMerging: one coefficient per task, selected entries
@@ -47,38 +47,38 @@ def test_variants_of_adamerging_lower_the_entropy(name: str, problem: Problem):
 
 
 def test_taskwise_coefficients_do_not_depend_on_the_group(problem: Problem):
-    found = calibrated("adamerging_taskwise", problem).coefficients
-    assert found.shape == (3, len(toy.GROUPS))
-    assert torch.equal(found, found[:, :1].expand_as(found))
-    assert len({*found[:, 0].tolist()}) == 3
+    coefficients = calibrated("adamerging_taskwise", problem).coefficients
+    assert coefficients.shape == (3, len(toy.GROUPS))
+    assert torch.equal(coefficients, coefficients[:, :1].expand_as(coefficients))
+    assert len({*coefficients[:, 0].tolist()}) == 3
 
 
-def taken(flat: Tensor, keep: int) -> Tensor:
-    """The entries that TIES takes of flat task vectors [T, P], `keep` per task, by sorting."""
-    kept = torch.zeros_like(flat)
+def select_by_sorting(flat: Tensor, keep: int) -> Tensor:
+    """Select TIES's entries of flat task vectors [T, P] by sorting, `keep` per task."""
+    trimmed = torch.zeros_like(flat)
     for task, row in enumerate(flat):
         largest = row.abs().argsort(descending=True)[:keep]
-        kept[task, largest] = row[largest]
-    signs = kept.sum(0).sign()
+        trimmed[task, largest] = row[largest]
+    signs = trimmed.sum(0).sign()
     signs[signs == 0] = signs.sum().sign()
-    return kept * (kept.sign() == signs)
+    return trimmed * (trimmed.sign() == signs)
 
 
 @pytest.mark.parametrize("keep", [1.0, 0.5, 0.2])
-def test_selected_entries_are_those_that_sorting_finds(keep: float, problem: Problem):
+def test_selected_entries_equal_those_found_by_sorting(keep: float, problem: Problem):
     flat = torch.cat([stacked.flatten(1) for stacked in problem.vectors.values()], dim=1)
-    found = torch.cat([stacked.flatten(1) for stacked in select_entries(problem.vectors, keep).values()], dim=1)
-    expected = taken(flat, -(-int(100 * keep) * flat.shape[1] // 100))
-    assert torch.equal(found, expected)
-    assert 0 < int((found != 0).sum()) < flat.numel() * keep
+    selected = torch.cat([stacked.flatten(1) for stacked in select_entries(problem.vectors, keep).values()], dim=1)
+    expected = select_by_sorting(flat, -(-int(100 * keep) * flat.shape[1] // 100))
+    assert torch.equal(selected, expected)
+    assert 0 < int((selected != 0).sum()) < flat.numel() * keep
 
 
-def test_where_signs_cancel_the_majority_decides():
+def test_the_majority_sign_decides_where_signs_cancel():
     up, down = [3.0, 1.0, 1.0, -2.0], [-3.0, 1.0, -2.0, -2.0]
     for sign in (1.0, -1.0):  # one sum is positive, two are negative, and the first is zero
-        found = select_entries({"weight": sign * torch.tensor([up, down])}, keep=1.0)["weight"]
+        selected = select_entries({"weight": sign * torch.tensor([up, down])}, keep=1.0)["weight"]
         expected = sign * torch.tensor([[0, 1.0, 0, -2.0], [-3.0, 1.0, -2.0, -2.0]])
-        assert torch.equal(found, expected)
+        assert torch.equal(selected, expected)
 
 
 def test_the_sum_of_selected_entries_is_ties():
@@ -95,22 +95,22 @@ def test_plus_plus_starts_at_ties(name: str, problem: Problem):
 
 @pytest.mark.parametrize("name", ["adamerging", "adamerging_taskwise"])
 def test_plus_plus_is_adamerging_of_the_selected_entries(name: str, problem: Problem):
-    found = calibrated(f"{name}_pp", problem, keep=0.4)
-    chosen = replace(problem, vectors=select_entries(problem.vectors, 0.4))
-    expected = calibrated(name, chosen)
-    assert torch.equal(found.losses, expected.losses)
-    assert toy.same(found.delta, merge_delta(chosen.vectors, expected.coefficients))
-    assert not torch.equal(found.losses, calibrated(name, problem).losses)
+    solution = calibrated(f"{name}_pp", problem, keep=0.4)
+    selected = replace(problem, vectors=select_entries(problem.vectors, 0.4))
+    expected = calibrated(name, selected)
+    assert torch.equal(solution.losses, expected.losses)
+    assert toy.same(solution.delta, merge_delta(selected.vectors, expected.coefficients))
+    assert not torch.equal(solution.losses, calibrated(name, problem).losses)
 
 
 @pytest.mark.parametrize("name", ["adamerging", "adamerging_taskwise"])
-def test_of_one_task_kept_whole_plus_plus_is_adamerging(name: str):
+def test_plus_plus_is_adamerging_for_one_untrimmed_task(name: str):
     alone = toy.problem(tasks=1)
-    found, plain = calibrated(f"{name}_pp", alone, keep=1.0), calibrated(name, alone)
-    assert toy.same(found.delta, merge_delta(alone.vectors, plain.coefficients))
+    solution, plain = calibrated(f"{name}_pp", alone, keep=1.0), calibrated(name, alone)
+    assert toy.same(solution.delta, merge_delta(alone.vectors, plain.coefficients))
 
 
-def test_combined_task_vectors_are_what_merge_adds(problem: Problem):
+def test_merge_delta_equals_merge_on_a_zero_base(problem: Problem):
     coefficients = torch.randn(3, len(toy.GROUPS), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     delta, zero = (
         merge_delta(problem.vectors, coefficients),
@@ -125,13 +125,13 @@ def test_combined_task_vectors_are_what_merge_adds(problem: Problem):
 SHORT = {"epochs": 3, "batch_size": 100}
 
 
-def followed(problem: Problem, epochs: int, lr: float) -> tuple[Weights, list[float]]:
-    """ProDistill with full batches from its definition: chain rule and Adam written out, one pass for every model."""
+def run_prodistill(problem: Problem, epochs: int, lr: float) -> tuple[Weights, list[float]]:
+    """Run ProDistill on full batches from its definition: chain rule and Adam written out, one pass per model."""
     tower, tasks = problem.encoder, range(len(problem.images))
     delta, losses = {name: 0.3 * stacked.sum(0) for name, stacked in problem.vectors.items()}, []
     experts = [{**problem.base, **{n: problem.base[n] + v[task] for n, v in problem.vectors.items()}} for task in tasks]
 
-    def reached(weights: Weights, images: Tensor, blocks: int) -> Tensor:
+    def encode_blocks(weights: Weights, images: Tensor, blocks: int) -> Tensor:
         tokens = tower.embed(weights, images)
         for index in range(blocks):
             tokens = tower.block(weights, index, tokens)
@@ -143,12 +143,12 @@ def followed(problem: Problem, epochs: int, lr: float) -> tuple[Weights, list[fl
         first, second = ({name: torch.zeros_like(c[name]) for name in names} for _ in range(2))
         for step in range(1, epochs + 1):
             theta = {name: problem.base[name] + delta.get(name, 0) for name in problem.base}
-            own = {name: (problem.base[name] + (c[name] * problem.vectors[name]).sum(0)) for name in names}
-            leaves = {name: tensor.requires_grad_() for name, tensor in own.items()}
+            merged = {name: (problem.base[name] + (c[name] * problem.vectors[name]).sum(0)) for name in names}
+            leaves = {name: tensor.requires_grad_() for name, tensor in merged.items()}
             loss = torch.zeros((), dtype=torch.float64)
             for task in tasks:
-                entering = reached(theta, problem.images[task], index)
-                goal = reached(experts[task], problem.images[task], index + 1)
+                entering = encode_blocks(theta, problem.images[task], index)
+                goal = encode_blocks(experts[task], problem.images[task], index + 1)
                 loss = loss + (tower.block({**theta, **leaves}, index, entering) - goal).square().sum()
             losses.append(float(loss.detach()))
             slopes = torch.autograd.grad(loss, [leaves[name] for name in names])
@@ -164,16 +164,16 @@ def followed(problem: Problem, epochs: int, lr: float) -> tuple[Weights, list[fl
 
 def test_prodistill_is_adam_on_every_block_in_turn():
     problem = toy.clip_problem()
-    found = calibrated("prodistill", problem, **SHORT)
-    delta, losses = followed(problem, epochs=3, lr=0.01)
-    close(found.delta, delta, 1e-8)
-    assert found.losses.tolist() == pytest.approx(losses, rel=1e-8)
-    for steps in found.losses.split(3):
+    solution = calibrated("prodistill", problem, **SHORT)
+    delta, losses = run_prodistill(problem, epochs=3, lr=0.01)
+    close(solution.delta, delta, 1e-8)
+    assert solution.losses.tolist() == pytest.approx(losses, rel=1e-8)
+    for steps in solution.losses.split(3):
         assert steps[-1] < steps[0]
 
 
 def test_prodistill_has_no_loss_at_the_only_expert():
-    """The learning rate is tiny because Adam walks off on rounding errors alone."""
+    """The learning rate is tiny because Adam drifts on rounding errors alone."""
     alone = toy.clip_problem(tasks=1)
     at, near = (calibrated("prodistill", alone, initial_coefficient=c, lr=1e-12, **SHORT) for c in (1.0, 0.9))
     assert at.losses.max() < 1e-20
@@ -181,40 +181,40 @@ def test_prodistill_has_no_loss_at_the_only_expert():
     close(at.delta, {name: stacked[0] for name, stacked in alone.vectors.items()}, 1e-10)
 
 
-def test_prodistill_starts_at_task_arithmetic_and_learns_the_blocks_alone():
+def test_prodistill_starts_at_task_arithmetic_and_learns_only_the_blocks():
     problem = toy.clip_problem()
     start = {name: 0.3 * stacked.sum(0) for name, stacked in problem.vectors.items()}
     close(calibrated("prodistill", problem, lr=1e-12, **SHORT).delta, start, 1e-10)
-    found = calibrated("prodistill", problem, **SHORT).delta
+    delta = calibrated("prodistill", problem, **SHORT).delta
     for name, tensor in start.items():
-        assert torch.equal(found[name], tensor) == ("resblocks" not in name or name.endswith("k.bias"))
+        assert torch.equal(delta[name], tensor) == ("resblocks" not in name or name.endswith("k.bias"))
 
 
 def test_prodistill_uses_the_first_images_of_the_draw():
     problem = toy.clip_problem()
     few = replace(problem, images=tuple(pool[:4] for pool in problem.images))
-    found, expected = (calibrated("prodistill", one, samples=4, **SHORT) for one in (problem, few))
-    assert toy.same(found.delta, expected.delta)
-    assert not toy.same(found.delta, calibrated("prodistill", problem, samples=5, **SHORT).delta)
+    solution, expected = (calibrated("prodistill", variant, samples=4, **SHORT) for variant in (problem, few))
+    assert toy.same(solution.delta, expected.delta)
+    assert not toy.same(solution.delta, calibrated("prodistill", problem, samples=5, **SHORT).delta)
 
 
 def test_prodistill_takes_every_image_once_per_epoch():
     problem = toy.clip_problem()
     batches = -(-sum(len(pool) for pool in problem.images) // 7)
-    found = calibrated("prodistill", problem, epochs=2, batch_size=7, lr=1e-12).losses
-    assert len(found) == 2 * batches * 2
-    torch.testing.assert_close(found[:batches].sum(), found[batches : 2 * batches].sum(), rtol=1e-9, atol=0)
-    assert not torch.equal(found[:batches], found[batches : 2 * batches])
+    losses = calibrated("prodistill", problem, epochs=2, batch_size=7, lr=1e-12).losses
+    assert len(losses) == 2 * batches * 2
+    torch.testing.assert_close(losses[:batches].sum(), losses[batches : 2 * batches].sum(), rtol=1e-9, atol=0)
+    assert not torch.equal(losses[:batches], losses[batches : 2 * batches])
 
 
 def test_prodistill_does_not_depend_on_the_size_of_a_pass():
     problem = toy.clip_problem()
-    found = [calibrated("prodistill", replace(problem, images_per_pass=n), **SHORT).delta for n in (1, 4, 1000)]
-    close(found[0], found[2], 1e-9)
-    close(found[1], found[2], 1e-9)
+    deltas = [calibrated("prodistill", replace(problem, images_per_pass=n), **SHORT).delta for n in (1, 4, 1000)]
+    close(deltas[0], deltas[2], 1e-9)
+    close(deltas[1], deltas[2], 1e-9)
 
 
-def test_prodistill_says_where_it_diverges():
+def test_prodistill_reports_the_step_at_which_it_diverges():
     problem = toy.clip_problem()
     name = "transformer.resblocks.0.mlp.c_fc.weight"
     broken = replace(problem, base={**problem.base, name: problem.base[name] * float("nan")})
@@ -233,18 +233,18 @@ def logits(seed: int, images: int = 40, classes: int = 3) -> Tensor:
     return torch.randn(images, classes, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def test_trusted_cross_entropy_image_by_image():
+def test_trusted_cross_entropy_equals_a_loop_over_images():
     student, teacher = logits(0), logits(1)
     losses, cases = [], set()
-    for mine, other in zip(student.softmax(-1).tolist(), teacher.softmax(-1).tolist(), strict=True):
-        label, agree = other.index(max(other)), mine.index(max(mine)) == other.index(max(other))
-        cases.add((agree, max(other) >= max(mine)))
-        if agree or max(other) >= max(mine):
-            losses.append(-torch.tensor(mine[label], dtype=torch.float64).log())
+    for merged, expert in zip(student.softmax(-1).tolist(), teacher.softmax(-1).tolist(), strict=True):
+        label, agree = expert.index(max(expert)), merged.index(max(merged)) == expert.index(max(expert))
+        cases.add((agree, max(expert) >= max(merged)))
+        if agree or max(expert) >= max(merged):
+            losses.append(-torch.tensor(merged[label], dtype=torch.float64).log())
     assert len(cases) == 4
     assert 5 < len(losses) < 40
-    found = symerge.trusted_cross_entropy(student, teacher)
-    torch.testing.assert_close(found, torch.stack(losses).mean(), rtol=0, atol=1e-12)
+    loss = symerge.trusted_cross_entropy(student, teacher)
+    torch.testing.assert_close(loss, torch.stack(losses).mean(), rtol=0, atol=1e-12)
 
 
 def test_an_expert_is_trusted_on_its_own_predictions():
@@ -253,15 +253,15 @@ def test_an_expert_is_trusted_on_its_own_predictions():
     torch.testing.assert_close(symerge.trusted_cross_entropy(teacher, teacher), expected, rtol=0, atol=1e-12)
 
 
-def test_symerge_says_how_many_images_it_leaves_out(problem: Problem, capsys):
+def test_symerge_reports_the_number_of_trusted_images(problem: Problem, capsys):
     calibrated("symerge", problem, ROUNDS)
-    said = re.search(r"symerge: seed \d+: ([\d,]+) of ([\d,]+) images had a trusted expert", capsys.readouterr().out)
-    assert said is not None
-    kept, seen = (int(number.replace(",", "")) for number in said.groups())
-    assert 0 < kept <= seen == ROUNDS.steps * sum(min(ROUNDS.batch_size, len(images)) for images in problem.images)
+    message = re.search(r"symerge: seed \d+: ([\d,]+) of ([\d,]+) images had a trusted expert", capsys.readouterr().out)
+    assert message is not None
+    trusted, seen = (int(number.replace(",", "")) for number in message.groups())
+    assert 0 < trusted <= seen == ROUNDS.steps * sum(min(ROUNDS.batch_size, len(images)) for images in problem.images)
 
 
-def test_without_a_trusted_image_there_is_nothing_to_learn():
+def test_loss_and_gradient_are_zero_without_a_trusted_image():
     student = torch.tensor([[9.0, 0.0], [0.0, 8.0]], requires_grad=True)
     loss = symerge.trusted_cross_entropy(student, torch.tensor([[0.0, 1.0], [2.0, 0.0]]))
     (slope,) = torch.autograd.grad(loss, student)
@@ -281,46 +281,46 @@ def test_symerge_gradients_equal_autograd_through_the_merge(task: int, problem: 
     student = toy.encoder(weights, problem.images[task][batch]) @ head.T
     expected = symerge.trusted_cross_entropy(student, problem.teachers[task][batch])
     slopes = torch.autograd.grad(expected, (at, head))
-    *found, kept = symerge.trusted_gradient(problem, at.detach(), head.detach(), task, batch)
-    assert int(kept) == int(symerge.trusted(student, problem.teachers[task][batch]).sum())
-    for one, other in zip(found, (expected.detach(), *slopes), strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
-        assert one.abs().max() > 1e-3
+    *results, trusted = symerge.trusted_gradient(problem, at.detach(), head.detach(), task, batch)
+    assert int(trusted) == int(symerge.trusted(student, problem.teachers[task][batch]).sum())
+    for result, reference in zip(results, (expected.detach(), *slopes), strict=True):
+        torch.testing.assert_close(result, reference, rtol=0, atol=1e-10)
+        assert result.abs().max() > 1e-3
     assert slopes[0][:, 0].abs().min() > 1e-6
 
 
 def test_symerge_tunes_the_heads_of_all_tasks(problem: Problem):
-    found = calibrated("symerge", problem, ROUNDS)
-    assert found.extras.kind == "heads"
-    assert [*found.extras.tensors] == [*problem.tasks]
-    assert len(found.losses) == 3 * ROUNDS.steps
+    solution = calibrated("symerge", problem, ROUNDS)
+    assert solution.extras.kind == "heads"
+    assert [*solution.extras.tensors] == [*problem.tasks]
+    assert len(solution.losses) == 3 * ROUNDS.steps
     served = Served(problem.encoder, problem.base, dict(zip(problem.tasks, problem.heads, strict=True)), problem.tasks)
-    (tuned,) = heads.serve(served, problem.base, found.extras.tensors)
+    (tuned,) = heads.serve(served, problem.base, solution.extras.tensors)
     for task, head in zip(problem.tasks, problem.heads, strict=True):
         assert tuned.heads[task].shape == head.shape
         assert (tuned.heads[task] - head).abs().max() > 1e-3
 
 
 def test_a_step_of_symerge_moves_the_coefficients_and_one_head(problem: Problem):
-    """Adam's first step is at most its learning rate: a round is one step for a head, T for the coefficients."""
-    found = calibrated("symerge", problem, Schedule(lr=1.0, steps=1, batch_size=100))
+    """Adam's first step is at most its learning rate: a round is one step for a head and T for the coefficients."""
+    solution = calibrated("symerge", problem, Schedule(lr=1.0, steps=1, batch_size=100))
     for task, head in zip(problem.tasks, problem.heads, strict=True):
-        assert float((found.extras.tensors[task] - head).abs().max()) == pytest.approx(0.01, rel=1e-4)
-    assert 0.015 < (found.coefficients - 0.3).abs().max() < 0.04
+        assert float((solution.extras.tensors[task] - head).abs().max()) == pytest.approx(0.01, rel=1e-4)
+    assert 0.015 < (solution.coefficients - 0.3).abs().max() < 0.04
 
 
-def test_heads_stay_without_a_learning_rate(problem: Problem):
-    found = calibrated("symerge", problem, ROUNDS, head_lr=0.0)
-    assert toy.same(found.extras.tensors, dict(zip(problem.tasks, problem.heads, strict=True)))
-    assert (found.coefficients - 0.3).abs().max() > 1e-3
+def test_a_zero_head_learning_rate_leaves_the_heads_unchanged(problem: Problem):
+    solution = calibrated("symerge", problem, ROUNDS, head_lr=0.0)
+    assert toy.same(solution.extras.tensors, dict(zip(problem.tasks, problem.heads, strict=True)))
+    assert (solution.coefficients - 0.3).abs().max() > 1e-3
 
 
-def test_symerge_leaves_coefficients_without_a_gradient_where_they_start():
+def test_symerge_leaves_coefficients_without_a_gradient_unchanged():
     problem = toy.clip_problem(dtype=torch.float32)
-    found = calibrated("symerge", problem, Schedule(lr=1.0, steps=3, batch_size=4)).coefficients
-    moved = {name: bool((column != 0.3).all()) for name, column in zip(problem.vectors, found.T, strict=True)}
+    coefficients = calibrated("symerge", problem, Schedule(lr=1.0, steps=3, batch_size=4)).coefficients
+    moved = {name: bool((column != 0.3).all()) for name, column in zip(problem.vectors, coefficients.T, strict=True)}
     assert moved == {name: not name.endswith("attn.k.bias") for name in problem.vectors}
-    assert (found[:, [not still for still in moved.values()]] == torch.tensor(0.3)).all()
+    assert (coefficients[:, [not still for still in moved.values()]] == torch.tensor(0.3)).all()
 
 
 def test_symerge_lowers_its_loss_and_heads_help(problem: Problem):
@@ -330,15 +330,17 @@ def test_symerge_lowers_its_loss_and_heads_help(problem: Problem):
     assert both[-1].sum() < alone[-1].sum() < alone[0].sum()
 
 
-def test_symerge_clamps_unless_told_not_to(problem: Problem):
-    free, kept = (calibrated("symerge", problem, ROUNDS, lr=0.5, clamp=clamp).coefficients for clamp in (False, True))
+def test_clamp_keeps_symerge_coefficients_between_zero_and_one(problem: Problem):
+    free, clamped = (
+        calibrated("symerge", problem, ROUNDS, lr=0.5, clamp=clamp).coefficients for clamp in (False, True)
+    )
     assert free.min() < 0
     assert free.max() > 1
-    assert kept.min() >= 0
-    assert kept.max() <= 1
+    assert clamped.min() >= 0
+    assert clamped.max() <= 1
 
 
-def test_symerge_says_where_it_diverges(problem: Problem):
+def test_symerge_reports_the_step_at_which_it_diverges(problem: Problem):
     broken = replace(problem, heads=tuple(head * float("nan") for head in problem.heads))
     with pytest.raises(Diverged, match="step 1: loss nan"):
         calibrated("symerge", broken)
@@ -348,9 +350,9 @@ def test_symerge_says_where_it_diverges(problem: Problem):
 def test_methods_keep_the_precision_of_the_problem(name: str):
     problem = toy.clip_problem(dtype=torch.float32)
     settings: dict[str, float] = SHORT if name == "prodistill" else {}
-    fine, coarse = (calibrated(name, replace(problem, precision=one), **settings) for one in PRECISIONS)
-    for found in (fine, coarse):
-        tensors = [found.losses, *(found.delta or {"coefficients": found.coefficients}).values()]
+    fine, coarse = (calibrated(name, replace(problem, precision=precision), **settings) for precision in PRECISIONS)
+    for solution in (fine, coarse):
+        tensors = [solution.losses, *(solution.delta or {"coefficients": solution.coefficients}).values()]
         assert {tensor.dtype for tensor in tensors} == {torch.float32}
     assert not torch.equal(fine.losses, coarse.losses)
     torch.testing.assert_close(fine.losses, coarse.losses, rtol=0.1, atol=0.02)

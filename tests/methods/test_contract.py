@@ -1,4 +1,4 @@
-"""One contract for every method file, and the identities between methods."""
+"""The contract of every method file, and identities between methods."""
 
 import importlib
 from collections.abc import Mapping, Sequence
@@ -24,48 +24,48 @@ SCHEDULE = Schedule(lr=0.05, steps=3, batch_size=4)
 TASKS = len(toy.CLASSES)
 
 
-def draws(name: str) -> bool:
-    """Whether a data-free method has randomness."""
+def is_random(name: str) -> bool:
+    """Return whether a data-free method is random."""
     return "seeds" in methods.load(name).Params.model_fields
 
 
 def result_of(name: str, vectors: TaskVectors) -> Tensor | Weights | Solution:
-    """What a data-free method without randomness returns with its defaults."""
+    """Return the result of a deterministic data-free method with its defaults."""
     module = methods.load(name)
     return module.merge(vectors, module.Params())
 
 
 def solutions_of(name: str, vectors: TaskVectors) -> Sequence[Solution]:
-    """What a data-free method answers with its defaults, for each of its seeds."""
+    """Return a data-free method's solutions with its defaults, one per seed."""
     module = methods.load(name)
     return merge_data_free(module, vectors, module.Params(), [str(task) for task in range(vectors.tasks)]).solutions
 
 
 def calibration_of(name: str, problem: toy.Problem, seed: int = 0) -> Solution:
-    """What a calibrated method returns with its defaults."""
+    """Return a calibrated method's solution with its defaults."""
     module = methods.load(name)
     return module.calibrate(problem, SCHEDULE, seed, module.Params())
 
 
 def clip_vectors(dtype: torch.dtype) -> tuple[TaskVectors, Weights, list[Weights]]:
     """Task vectors on two transformer blocks, their base and their experts."""
-    made = toy.clip_problem(dtype=dtype)
+    problem = toy.clip_problem(dtype=dtype)
     experts = [
-        {name: made.base[name] + stacked[task] for name, stacked in made.vectors.items()} for task in range(TASKS)
+        {name: problem.base[name] + stacked[task] for name, stacked in problem.vectors.items()} for task in range(TASKS)
     ]
-    return TaskVectors(made.base, experts, [*made.vectors], dtype), made.base, experts
+    return TaskVectors(problem.base, experts, [*problem.vectors], dtype), problem.base, experts
 
 
-def merged_by(found: Tensor | Weights | Solution, base: Weights, vectors: Mapping[str, Tensor]) -> list[Weights]:
-    """The models that an answer stands for, its extras apart: one, or one per task."""
-    if isinstance(found, Solution):
-        found = found.delta if found.coefficients is None else found.coefficients
-    if not isinstance(found, Tensor):
-        return [add_delta(base, found)]
-    return [merge(base, vectors, matrix) for matrix in (found if found.ndim == 3 else found[None])]
+def models_of(result: Tensor | Weights | Solution, base: Weights, vectors: Mapping[str, Tensor]) -> list[Weights]:
+    """Return the models of a result without its extras: one, or one per task."""
+    if isinstance(result, Solution):
+        result = result.delta if result.coefficients is None else result.coefficients
+    if not isinstance(result, Tensor):
+        return [add_delta(base, result)]
+    return [merge(base, vectors, matrix) for matrix in (result if result.ndim == 3 else result[None])]
 
 
-def test_methods_are_found_by_their_files():
+def test_methods_are_discovered_by_their_files():
     assert {"zeroshot", "individual", "average", "task_arithmetic", "ties"} <= {*DATA_FREE}
     assert {"adamerging", "distillation", "samerging"} <= {*CALIBRATED}
     assert {*DATA_FREE}.isdisjoint(CALIBRATED)
@@ -99,30 +99,30 @@ def test_parameters_are_frozen_and_have_defaults(name: str):
         type(params)(no_such_parameter=1)
 
 
-def check_merged(found: Solution, shapes: Mapping[str, torch.Size]) -> None:
-    """Coefficients or a delta, not both, of the right shapes and finite."""
-    assert (found.coefficients is None) != (found.delta is None)
-    if found.coefficients is not None:
-        assert found.coefficients.shape in {(TASKS, len(shapes)), (TASKS, TASKS, len(shapes))}
-        assert torch.isfinite(found.coefficients).all()
+def check_merged(solution: Solution, shapes: Mapping[str, torch.Size]) -> None:
+    """Check that a solution has either coefficients or a delta, of the right shapes and finite."""
+    assert (solution.coefficients is None) != (solution.delta is None)
+    if solution.coefficients is not None:
+        assert solution.coefficients.shape in {(TASKS, len(shapes)), (TASKS, TASKS, len(shapes))}
+        assert torch.isfinite(solution.coefficients).all()
     else:
-        assert {key: tensor.shape for key, tensor in found.delta.items()} == shapes
-        assert all(torch.isfinite(tensor).all() for tensor in found.delta.values())
+        assert {key: tensor.shape for key, tensor in solution.delta.items()} == shapes
+        assert all(torch.isfinite(tensor).all() for tensor in solution.delta.values())
 
 
-def equal(one: Solution, other: Solution) -> bool:
-    """Whether two answers have the same bits."""
-    kinds = [answer.extras and answer.extras.kind for answer in (one, other)]
-    return kinds[0] == kinds[1] and toy.same(tensors_of(one), tensors_of(other))
+def equal(first: Solution, second: Solution) -> bool:
+    """Return whether two solutions have the same bits."""
+    kinds = [solution.extras and solution.extras.kind for solution in (first, second)]
+    return kinds[0] == kinds[1] and toy.same(tensors_of(first), tensors_of(second))
 
 
-def tensors_of(found: Solution) -> Weights:
-    """Everything that an answer holds."""
-    tensors = {"coefficients": found.coefficients, "losses": found.losses}
+def tensors_of(solution: Solution) -> Weights:
+    """Return all tensors of a solution."""
+    tensors = {"coefficients": solution.coefficients, "losses": solution.losses}
     return {
         **{name: tensor for name, tensor in tensors.items() if tensor is not None},
-        **(found.delta or {}),
-        **(found.extras.tensors if found.extras else {}),
+        **(solution.delta or {}),
+        **(solution.extras.tensors if solution.extras else {}),
     }
 
 
@@ -130,16 +130,16 @@ def tensors_of(found: Solution) -> Weights:
 def test_data_free_method_keeps_its_contract(name: str):
     vectors, base, experts = clip_vectors(torch.float32)
     before = [toy.cloned(weights) for weights in (base, *experts)]
-    found, again = solutions_of(name, vectors), solutions_of(name, vectors)
-    assert all(toy.same(one, other) for one, other in zip((base, *experts), before, strict=True))
+    solutions, repeated = solutions_of(name, vectors), solutions_of(name, vectors)
+    assert all(toy.same(first, second) for first, second in zip((base, *experts), before, strict=True))
     shapes = {group: base[group].shape for group in vectors}
-    for one, other in zip(found, again, strict=True):
-        check_merged(one, shapes)
-        assert equal(one, other)
+    for first, second in zip(solutions, repeated, strict=True):
+        check_merged(first, shapes)
+        assert equal(first, second)
 
 
-@pytest.mark.parametrize("name", [name for name in DATA_FREE if draws(name)])
-def test_a_method_that_draws_depends_on_its_seed(name: str):
+@pytest.mark.parametrize("name", [name for name in DATA_FREE if is_random(name)])
+def test_a_random_method_depends_on_its_seed(name: str):
     first, second, *_ = solutions_of(name, clip_vectors(torch.float32)[0])
     assert not equal(first, second)
 
@@ -149,31 +149,31 @@ def test_data_free_method_of_experts_equal_to_the_base_is_the_base(name: str):
     _, base, _ = clip_vectors(torch.float32)
     groups = [group for group in base if group not in FROZEN]
     vectors = TaskVectors(base, [toy.cloned(base) for _ in range(TASKS)], groups)
-    for found in solutions_of(name, vectors):
-        assert all(toy.same(model, base) for model in merged_by(found, base, vectors))
+    for solution in solutions_of(name, vectors):
+        assert all(toy.same(model, base) for model in models_of(solution, base, vectors))
 
 
-@pytest.mark.parametrize("name", [name for name in DATA_FREE if not draws(name)])
+@pytest.mark.parametrize("name", [name for name in DATA_FREE if not is_random(name)])
 def test_order_of_tasks_does_not_matter(name: str):
     vectors, base, experts = clip_vectors(torch.float64)
     order = [2, 0, 1]
     permuted = TaskVectors(base, [experts[task] for task in order], [*vectors], torch.float64)
-    (one,), (other,) = solutions_of(name, vectors), solutions_of(name, permuted)
-    models, found = merged_by(one, base, vectors), merged_by(other, base, permuted)
+    (solution,), (reordered,) = solutions_of(name, vectors), solutions_of(name, permuted)
+    models, reordered_models = models_of(solution, base, vectors), models_of(reordered, base, permuted)
     expected = models if len(models) == 1 else [models[task] for task in order]
-    for one_model, other_model in zip(found, expected, strict=True):
+    for model, expected_model in zip(reordered_models, expected, strict=True):
         for group in vectors:
-            torch.testing.assert_close(one_model[group], other_model[group], rtol=0, atol=1e-10)
+            torch.testing.assert_close(model[group], expected_model[group], rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", [name for name in DATA_FREE if name not in ("wudi", "pcb", "smile", "nan_weights")])
 def test_a_merge_grows_with_its_task_vectors(name: str):
-    """Positively homogeneous; not so WUDI's fixed steps, PCB's tanh and SMILE, whose merge is theta_0."""
+    """Positive homogeneity; WUDI (fixed steps), PCB (tanh), SMILE (it merges to theta_0) and NAN of weights lack it."""
     vectors, base, _ = clip_vectors(torch.float64)
     moved = [{group: base[group] + 4 * vectors[group][task] for group in vectors} for task in range(TASKS)]
     longer = TaskVectors(base, moved, [*vectors], torch.float64)
-    for one, other in zip(solutions_of(name, vectors), solutions_of(name, longer), strict=True):
-        pairs = zip(merged_by(one, base, vectors), merged_by(other, base, longer), strict=True)
+    for solution, longer_solution in zip(solutions_of(name, vectors), solutions_of(name, longer), strict=True):
+        pairs = zip(models_of(solution, base, vectors), models_of(longer_solution, base, longer), strict=True)
         for short, long in pairs:
             for group in vectors:
                 expected = 4 * (short[group] - base[group])
@@ -191,8 +191,8 @@ def test_a_merge_grows_with_its_task_vectors(name: str):
 def test_one_task_is_its_expert(name: str, settings: dict[str, float]):
     vectors, base, experts = clip_vectors(torch.float64)
     only, module = TaskVectors(base, experts[:1], [*vectors], torch.float64), methods.load(name)
-    for found in merge_data_free(module, only, module.Params(**settings), ["one"]).solutions:
-        (model,) = merged_by(found, base, only)
+    for solution in merge_data_free(module, only, module.Params(**settings), ["one"]).solutions:
+        (model,) = models_of(solution, base, only)
         for group in vectors:
             torch.testing.assert_close(model[group], experts[0][group], rtol=0, atol=1e-12)
 
@@ -200,24 +200,24 @@ def test_one_task_is_its_expert(name: str, settings: dict[str, float]):
 @pytest.mark.parametrize("name", CALIBRATED)
 def test_calibrated_method_keeps_its_contract(name: str):
     problem, untouched = toy.clip_problem(), toy.clip_problem()
-    found, again = calibration_of(name, problem), calibration_of(name, problem)
-    assert equal(found, again)
-    check_merged(found, {group: stacked.shape[1:] for group, stacked in problem.vectors.items()})
-    if found.losses is not None:
-        assert torch.isfinite(found.losses).all()
-        assert not equal(found, calibration_of(name, problem, seed=1))
-    assert not any(tensor.requires_grad for tensor in tensors_of(found).values())
+    solution, repeated = calibration_of(name, problem), calibration_of(name, problem)
+    assert equal(solution, repeated)
+    check_merged(solution, {group: stacked.shape[1:] for group, stacked in problem.vectors.items()})
+    if solution.losses is not None:
+        assert torch.isfinite(solution.losses).all()
+        assert not equal(solution, calibration_of(name, problem, seed=1))
+    assert not any(tensor.requires_grad for tensor in tensors_of(solution).values())
     assert toy.same(problem.base, untouched.base)
     assert toy.same(problem.vectors, untouched.vectors)
     for field in ("heads", "images", "teachers"):
         pairs = zip(getattr(problem, field), getattr(untouched, field), strict=True)
-        assert all(torch.equal(one, other) for one, other in pairs)
+        assert all(torch.equal(value, original) for value, original in pairs)
 
 
 @pytest.mark.parametrize("name", CALIBRATED)
 def test_calibrated_method_of_experts_equal_to_the_base_is_the_base(name: str):
     same = toy.clip_problem(spread=0.0)
-    for model in merged_by(calibration_of(name, same), same.base, same.vectors):
+    for model in models_of(calibration_of(name, same), same.base, same.vectors):
         for group in same.vectors:
             torch.testing.assert_close(model[group], same.base[group], rtol=0, atol=1e-9)
 
@@ -233,10 +233,10 @@ def test_descending_method_lowers_its_loss(name: str, problem: toy.Problem):
 def test_average_is_the_mean_of_the_experts():
     base, experts = toy.models()
     vectors = toy.task_vectors()
-    (found,) = merged_by(result_of("average", vectors), base, vectors)
+    (average,) = models_of(result_of("average", vectors), base, vectors)
     for name in toy.GROUPS:
         mean = torch.stack([expert[name] for expert in experts]).mean(0)
-        torch.testing.assert_close(found[name], mean, rtol=0, atol=1e-14)
+        torch.testing.assert_close(average[name], mean, rtol=0, atol=1e-14)
 
 
 def test_task_arithmetic_of_one_over_the_tasks_is_the_average():
@@ -247,32 +247,32 @@ def test_task_arithmetic_of_one_over_the_tasks_is_the_average():
 def test_task_arithmetic_adds_scaled_task_vectors():
     base, vectors = toy.models()[0], toy.task_vectors()
     module = methods.load("task_arithmetic")
-    (found,) = merged_by(module.merge(vectors, module.Params(scale=0.4)), base, vectors)
+    (merged,) = models_of(module.merge(vectors, module.Params(scale=0.4)), base, vectors)
     for name in toy.GROUPS:
-        torch.testing.assert_close(found[name], base[name] + 0.4 * vectors[name].sum(0), rtol=0, atol=1e-14)
+        torch.testing.assert_close(merged[name], base[name] + 0.4 * vectors[name].sum(0), rtol=0, atol=1e-14)
 
 
 def test_zeroshot_is_the_base_and_individual_are_the_experts():
     base, experts = toy.models(dtype=torch.float32)
     vectors = TaskVectors(base, experts, toy.GROUPS, torch.float64)
-    (floor,) = merged_by(result_of("zeroshot", vectors), base, vectors)
-    ceiling = merged_by(result_of("individual", vectors), base, vectors)
+    (floor,) = models_of(result_of("zeroshot", vectors), base, vectors)
+    ceiling = models_of(result_of("individual", vectors), base, vectors)
     assert toy.same(floor, base)
-    assert all(toy.same(one, other) for one, other in zip(ceiling, experts, strict=True))
+    assert all(toy.same(model, expert) for model, expert in zip(ceiling, experts, strict=True))
 
 
-def test_adamerging_starts_where_it_is_told_and_clamps(problem: toy.Problem):
+def test_adamerging_starts_at_the_initial_coefficient_and_clamps(problem: toy.Problem):
     module = methods.load("adamerging")
     fast = Schedule(lr=0.9, steps=4, batch_size=4)
-    found = module.calibrate(problem, fast, 0, module.Params(initial_coefficient=0.5, clamp=True)).coefficients
-    assert found.min() >= 0
-    assert found.max() <= 1
+    coefficients = module.calibrate(problem, fast, 0, module.Params(initial_coefficient=0.5, clamp=True)).coefficients
+    assert coefficients.min() >= 0
+    assert coefficients.max() <= 1
     still = Schedule(lr=1e-9, steps=1, batch_size=4)
     near = module.calibrate(problem, still, 0, module.Params(initial_coefficient=0.7))
     torch.testing.assert_close(near.coefficients, torch.full_like(near.coefficients, 0.7), rtol=0, atol=1e-8)
 
 
-def test_load_knows_only_files():
+def test_load_finds_exactly_the_method_files():
     with pytest.raises(ModuleNotFoundError):
         methods.load("no_such_method")
     assert all(importlib.import_module(f"pipeline.methods.{name}") is methods.load(name) for name in ALL)

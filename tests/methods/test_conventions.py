@@ -17,7 +17,7 @@ from pipeline.toolbox.conventions import FUSED, POSITIONS, Conventions, FusedVie
 from pipeline.toolbox.essential import balance_layers
 from pipeline.toolbox.spectra import decorrelate, is_matrix
 from pipeline.toolbox.threads import map_tensors
-from tests.methods.test_statistics import entering, esm_matrix, own
+from tests.methods.test_statistics import block_inputs, esm_matrix, expert_prefix
 from tests.support import toy
 
 DATA_FREE = ("iso_c", "iso_cts", "tsv_m", "wudi", "opcm")
@@ -52,25 +52,25 @@ def problem() -> Problem:
 @pytest.fixture(scope="module")
 def vectors(problem: Problem) -> TaskVectors:
     """Their task vectors."""
-    return stacked_as(problem, problem.vectors)
+    return make_vectors(problem, problem.vectors)
 
 
-def stacked_as(problem: Problem, tensors: Mapping[str, Tensor]) -> TaskVectors:
-    """Task vectors formed from stacked tensors [T, ...]."""
+def make_vectors(problem: Problem, tensors: Mapping[str, Tensor]) -> TaskVectors:
+    """Return task vectors from stacked tensors [T, ...]."""
     base = {name: torch.zeros_like(problem.base[name]) for name in tensors}
     experts = [{name: stacked[task] for name, stacked in tensors.items()} for task in range(3)]
     return TaskVectors(base, experts, tuple(tensors), torch.float64)
 
 
 def merged(name: str, vectors: TaskVectors, **settings: str) -> Weights:
-    """The merged delta of a data-free method; that of one order of the tasks if it draws one."""
+    """Return the merged delta of a data-free method; OPCM merges the tasks in one fixed order."""
     module = methods.load(name)
     params = module.Params(**settings)
     return opcm.merge_in_order([1, 2, 0], vectors, params) if name == "opcm" else module.merge(vectors, params)
 
 
 def opcm_sums(vectors: Mapping[str, Tensor], matrices: Callable[[str], bool]) -> Weights:
-    """OPCM in the order 1, 2, 0 before its whole vector is scaled."""
+    """Return OPCM's sums in the order 1, 2, 0 before its whole vector is scaled."""
     totals = {}
     for name, stacked in vectors.items():
         totals[name] = stacked[1]
@@ -80,15 +80,15 @@ def opcm_sums(vectors: Mapping[str, Tensor], matrices: Callable[[str], bool]) ->
     return totals
 
 
-def scaled(totals: Weights, vectors: Mapping[str, Tensor]) -> Weights:
-    """OPCM's scaling: the whole vector gets the mean norm of the task vectors."""
+def scale_total(totals: Weights, vectors: Mapping[str, Tensor]) -> Weights:
+    """Scale OPCM's whole vector to the mean norm of the task vectors."""
     sizes = [torch.cat([stacked[task].flatten() for stacked in vectors.values()]).norm() for task in range(3)]
     norm = torch.cat([total.flatten() for total in totals.values()]).norm()
     return {name: total * (sum(sizes) / 3 / norm) for name, total in totals.items()}
 
 
 def close(deltas: Mapping[str, Tensor], expected: Mapping[str, Tensor], names: Sequence[str]) -> None:
-    """Equal up to rounding on these tensors."""
+    """Assert equality of these tensors up to rounding."""
     for name in names:
         torch.testing.assert_close(deltas[name], expected[name], rtol=0, atol=1e-10)
 
@@ -104,7 +104,7 @@ def test_every_method_that_decomposes_has_the_conventions():
     assert {methods.load(name).Params().positional_embedding for name in having} == {"average"}
 
 
-def test_fused_vectors_are_those_of_open_clip_in_its_order(vectors: TaskVectors):
+def test_fused_vectors_equal_open_clips_in_its_order(vectors: TaskVectors):
     view = FusedView(vectors)
     assert len(view) == len([*view]) == len(vectors) - 2 * 2
     tasks = [fuse_qkv(vectors.task(task)) for task in range(3)]
@@ -114,23 +114,23 @@ def test_fused_vectors_are_those_of_open_clip_in_its_order(vectors: TaskVectors)
         assert torch.equal(stacked, expected)
 
 
-def test_a_fused_matrix_is_formed_when_it_is_asked_for(vectors: TaskVectors):
-    asked = []
+def test_a_fused_matrix_is_formed_on_access(vectors: TaskVectors):
+    accessed = []
 
     class Watched(TaskVectors):
         def __getitem__(self, name: str) -> Tensor:
-            asked.append(name)
+            accessed.append(name)
             return super().__getitem__(name)
 
     watched = Watched(vectors._base, vectors._experts, tuple(vectors), torch.float64)
     view = Conventions(**FUSION).view(watched)
     assert f"{STEM}in_proj_weight" in [*view]
-    assert asked == []
+    assert accessed == []
     view[f"{STEM}in_proj_weight"]
-    assert asked == QKV
+    assert accessed == QKV
 
 
-def test_the_default_is_no_view_at_all(vectors: TaskVectors):
+def test_the_default_view_is_the_task_vectors_themselves(vectors: TaskVectors):
     conventions = Conventions()
     assert conventions.view(vectors) is vectors
     assert [conventions.decomposes(name) for name in vectors] == [is_matrix(name) for name in vectors]
@@ -140,18 +140,18 @@ def test_the_default_is_no_view_at_all(vectors: TaskVectors):
 
 
 @pytest.mark.parametrize("name", MATRIX)
-def test_the_default_has_the_bytes_of_the_method_matrix_by_matrix(name: str, vectors: TaskVectors):
-    def by_hand(group: str) -> Tensor:
+def test_the_default_equals_the_method_matrix_by_matrix(name: str, vectors: TaskVectors):
+    def merge_tensor(group: str) -> Tensor:
         return (MATRIX if is_matrix(group) else REST)[name](vectors[group])
 
-    expected = map_tensors(by_hand, vectors)
+    expected = map_tensors(merge_tensor, vectors)
     assert toy.same(merged(name, vectors), expected)
     assert toy.same(merged(name, vectors, **SPLIT, positional_embedding="average"), expected)
 
 
 @pytest.mark.parametrize("name", MATRIX)
 @pytest.mark.parametrize("further", [{}, DECOMPOSE])
-def test_fused_is_the_method_on_the_three_below_each_other(name: str, further: dict, vectors: TaskVectors):
+def test_fused_merges_q_k_and_v_as_one_stacked_matrix(name: str, further: dict, vectors: TaskVectors):
     delta = merged(name, vectors, **FUSION, **further)
     assert [*delta] == [*vectors]
     expected = MATRIX[name](torch.cat([vectors[part] for part in QKV], dim=1))
@@ -161,7 +161,7 @@ def test_fused_is_the_method_on_the_three_below_each_other(name: str, further: d
 
 
 @pytest.mark.parametrize("name", MATRIX)
-def test_a_decomposed_positional_embedding_is_one_more_matrix(name: str, vectors: TaskVectors):
+def test_a_decomposed_positional_embedding_is_merged_as_a_matrix(name: str, vectors: TaskVectors):
     averaged, delta = merged(name, vectors), merged(name, vectors, **DECOMPOSE)
     torch.testing.assert_close(delta[POSITIONS], MATRIX[name](vectors[POSITIONS]), rtol=0, atol=1e-10)
     assert torch.equal(averaged[POSITIONS], REST[name](vectors[POSITIONS]))
@@ -170,12 +170,12 @@ def test_a_decomposed_positional_embedding_is_one_more_matrix(name: str, vectors
 
 @pytest.mark.parametrize("matrices", ["split", "fused"])
 @pytest.mark.parametrize("positions", ["average", "decompose"])
-def test_opcm_follows_the_conventions_before_it_scales_the_whole(vectors: TaskVectors, matrices: str, positions: str):
+def test_opcm_applies_the_conventions_before_scaling(vectors: TaskVectors, matrices: str, positions: str):
     delta = merged("opcm", vectors, matrices=matrices, positional_embedding=positions)
-    shown = FusedView(vectors) if matrices == "fused" else vectors
+    view = FusedView(vectors) if matrices == "fused" else vectors
     decomposed = {POSITIONS} if positions == "decompose" else set()
-    totals = opcm_sums(shown, lambda name: name in decomposed or name.endswith(FUSED) or is_matrix(name))
-    expected = scaled(totals, shown)
+    totals = opcm_sums(view, lambda name: name in decomposed or name.endswith(FUSED) or is_matrix(name))
+    expected = scale_total(totals, view)
     assert [*delta] == [*vectors]
     if matrices == "fused":
         fused = {f"{STEM}in_proj_weight": torch.cat([delta[part] for part in QKV])}
@@ -184,10 +184,10 @@ def test_opcm_follows_the_conventions_before_it_scales_the_whole(vectors: TaskVe
 
 
 @pytest.mark.parametrize("name", DATA_FREE)
-def test_where_only_q_moves_fused_is_split(name: str, problem: Problem):
+def test_fused_equals_split_where_only_q_moves(name: str, problem: Problem):
     still = {group: 0 * stacked if ".k.weight" in group or ".v.weight" in group else stacked
              for group, stacked in problem.vectors.items()}  # fmt: skip
-    vectors = stacked_as(problem, still)
+    vectors = make_vectors(problem, still)
     split, fused = (merged(name, vectors, **choice) for choice in (SPLIT, FUSION))
     close(fused, split, [*split])
     assert split[QKV[0]].any()
@@ -195,8 +195,10 @@ def test_where_only_q_moves_fused_is_split(name: str, problem: Problem):
 
 
 @pytest.mark.parametrize("name", [name for name in DATA_FREE if name != "wudi"])  # Adam looks at single entries
-def test_a_fused_merge_is_equivariant_where_a_split_one_is_not(name: str, problem: Problem, vectors: TaskVectors):
-    """A rotation of all 3d outputs mixes q, k and v: only what sees them together turns with it."""
+def test_only_a_fused_merge_is_equivariant_to_rotations_across_q_k_and_v(
+    name: str, problem: Problem, vectors: TaskVectors
+):
+    """A rotation of all 3d outputs mixes q, k and v: only a merge of all three turns with it."""
     rotation, _ = torch.linalg.qr(torch.randn(96, 96, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))
     turned = dict(problem.vectors)
     for index in (0, 1):
@@ -206,7 +208,7 @@ def test_a_fused_merge_is_equivariant_where_a_split_one_is_not(name: str, proble
     for choice, equal in ((FUSION, True), (SPLIT, False)):
         before, after = (
             torch.cat([delta[part] for part in QKV])
-            for delta in (merged(name, vectors, **choice), merged(name, stacked_as(problem, turned), **choice))
+            for delta in (merged(name, vectors, **choice), merged(name, make_vectors(problem, turned), **choice))
         )
         assert torch.allclose(rotation @ before, after, rtol=0, atol=1e-10) is equal
 
@@ -214,24 +216,24 @@ def test_a_fused_merge_is_equivariant_where_a_split_one_is_not(name: str, proble
 # ESM
 
 
-def solved(problem: Problem, **settings: str) -> Weights:
-    """The merged delta of ESM."""
+def esm_delta(problem: Problem, **settings: str) -> Weights:
+    """Return the merged delta of ESM."""
     return esm.calibrate(problem, UNUSED, 0, esm.Params(**settings)).delta
 
 
-def test_esm_by_default_shares_a_subspace_and_averages_positions(problem: Problem):
-    assert toy.same(solved(problem), solved(problem, **FUSION, positional_embedding="average"))
-    assert torch.equal(solved(problem)[POSITIONS], 1.0 * problem.vectors[POSITIONS].mean(0))
+def test_esm_fuses_and_averages_positions_by_default(problem: Problem):
+    assert toy.same(esm_delta(problem), esm_delta(problem, **FUSION, positional_embedding="average"))
+    assert torch.equal(esm_delta(problem)[POSITIONS], 1.0 * problem.vectors[POSITIONS].mean(0))
 
 
-def test_esm_split_gives_each_of_the_three_a_subspace(problem: Problem):
-    delta, fused = solved(problem, **SPLIT), solved(problem)
+def test_esm_split_gives_q_k_and_v_a_subspace_each(problem: Problem):
+    delta, fused = esm_delta(problem, **SPLIT), esm_delta(problem)
     assert [*delta] == [*problem.vectors]
     for part in PARTS:
         layers = []
         for index in (0, 1):
             name = f"{block_name(index)}attn.{part}.weight"
-            rows = [entering(problem, task, own(problem), index)[name].numpy() for task in range(3)]
+            rows = [block_inputs(problem, task, expert_prefix(problem), index)[name].numpy() for task in range(3)]
             layers.append(torch.as_tensor(esm_matrix([*problem.vectors[name].numpy()], rows)))
         for index, expected in enumerate(balance_layers(layers)):
             merge = delta[f"{block_name(index)}attn.{part}.weight"]
@@ -239,7 +241,7 @@ def test_esm_split_gives_each_of_the_three_a_subspace(problem: Problem):
     assert {name for name in delta if not torch.equal(delta[name], fused[name])} == FUSABLE
 
 
-def test_esm_gives_a_decomposed_positional_embedding_to_the_singular_merge(problem: Problem):
-    delta, averaged = solved(problem, **DECOMPOSE), solved(problem)
+def test_esm_merges_a_decomposed_positional_embedding_like_tsv_m(problem: Problem):
+    delta, averaged = esm_delta(problem, **DECOMPOSE), esm_delta(problem)
     assert torch.equal(delta[POSITIONS], 1.0 * decorrelate(problem.vectors[POSITIONS]))
     assert [name for name in delta if not torch.equal(delta[name], averaged[name])] == [POSITIONS]

@@ -1,4 +1,4 @@
-"""SMILE: its experts, its router, and the model that is served, against token-by-token oracles."""
+"""SMILE: its experts, its router and the served model, against token-by-token oracles."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,43 +25,46 @@ MATRICES = ("attn.q", "attn.k", "attn.v", "attn.out_proj", "mlp.c_fc", "mlp.c_pr
 
 
 def is_matrix(name: str) -> bool:
-    """Whether a tensor or its bias belongs to a matrix of a block."""
+    """Return whether a tensor is a matrix of a block or its bias."""
     return any(f".{matrix}." in name for matrix in MATRICES)
 
 
-def served_of(solution: Solution, made: toy.Problem) -> Served:
-    """The model that a merge of a toy problem serves."""
-    plain = Served(made.encoder, made.base, {}, ("0", "1", "2"))
-    (found,) = routed.serve(plain, made.base, solution.extras.tensors)
-    return found
+def served_of(solution: Solution, problem: toy.Problem) -> Served:
+    """Return the served model of a merge of a toy problem."""
+    plain = Served(problem.encoder, problem.base, {}, ("0", "1", "2"))
+    (served,) = routed.serve(plain, problem.base, solution.extras.tensors)
+    return served
 
 
-def moved_matrices(made: toy.Problem, tasks: int) -> tuple[TaskVectors, list[Weights]]:
-    """Experts of a toy problem that differ from the base in matrices and their biases only."""
-    groups = [*made.vectors]
+def moved_matrices(problem: toy.Problem, tasks: int) -> tuple[TaskVectors, list[Weights]]:
+    """Return experts of a toy problem that differ from the base only in matrices and their biases."""
+    groups = [*problem.vectors]
     experts = [
-        {name: made.base[name] + (stacked[task] if is_matrix(name) else 0) for name, stacked in made.vectors.items()}
+        {
+            name: problem.base[name] + (stacked[task] if is_matrix(name) else 0)
+            for name, stacked in problem.vectors.items()
+        }
         for task in range(tasks)
     ]
-    return TaskVectors(made.base, experts, groups, torch.float64), experts
+    return TaskVectors(problem.base, experts, groups, torch.float64), experts
 
 
 def oracle(tower: Tower, base: Weights, vectors: Mapping[str, Tensor], params: Params, images: Tensor) -> Tensor:
-    """Features of the routed model, every token and matrix by itself, from NumPy's SVD of every task vector."""
+    """Compute the routed model's features token by token from NumPy's SVD of every task vector."""
 
-    def expert(stem: str) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        found = []
+    def decompose(stem: str) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        factors = []
         for change, bias in zip(vectors[f"{stem}.weight"], vectors[f"{stem}.bias"], strict=True):
             left, values, right = np.linalg.svd(change.double().numpy())
             top = slice(params.rank)
             low_rank = left[:, : len(values)][:, top] * values[top] @ right[: len(values)][top]
-            found.append((low_rank, right[: min(params.gate_rank, params.rank)], bias.double().numpy()))
-        return found
+            factors.append((low_rank, right[: min(params.gate_rank, params.rank)], bias.double().numpy()))
+        return factors
 
     def multiply(stem: str, x: Tensor) -> Tensor:
-        experts, out = expert(stem), []
+        experts, out = decompose(stem), []
         for token in x.reshape(-1, x.shape[-1]).double().numpy():
-            best = max(experts, key=lambda one: np.linalg.norm(one[1] @ token))
+            best = max(experts, key=lambda candidate: np.linalg.norm(candidate[1] @ token))
             weight, bias = (base[f"{stem}.{kind}"].double().numpy() for kind in ("weight", "bias"))
             out.append(weight @ token + bias + best[0] @ token + best[2])
         return torch.from_numpy(np.array(out)).to(x.dtype).view(*x.shape[:-1], -1)
@@ -72,10 +75,10 @@ def oracle(tower: Tower, base: Weights, vectors: Mapping[str, Tensor], params: P
     return tower.finish(base, tokens)
 
 
-def test_an_expert_is_the_best_of_its_rank():
-    """Eckart-Young: what a rank-k expert leaves out is the sum of the squares of the other singular values."""
-    made = toy.clip_problem()
-    vectors, _ = moved_matrices(made, 3)
+def test_an_expert_is_the_best_approximation_of_its_rank():
+    """Eckart-Young: the squared error of a rank-k expert is the sum of squares of the other singular values."""
+    problem = toy.clip_problem()
+    vectors, _ = moved_matrices(problem, 3)
     tensors = merge(vectors, Params(rank=5, gate_rank=2)).extras.tensors
     stems = {name.rpartition("/")[0] for name in tensors} - {""}
     assert stems == {name.removesuffix(".weight") for name in vectors if is_matrix(name) and name.endswith(".weight")}
@@ -93,28 +96,28 @@ def test_a_matrix_with_fewer_singular_values_keeps_them_all():
     vectors, _ = moved_matrices(toy.clip_problem(), 2)
     tensors = merge(vectors, Params(rank=1000)).extras.tensors
     stem = "transformer.resblocks.1.mlp.c_fc"
-    found = tensors[f"{stem}/up"].mT @ tensors[f"{stem}/down"]
-    torch.testing.assert_close(found, vectors[f"{stem}.weight"], rtol=0, atol=1e-12)
+    product = tensors[f"{stem}/up"].mT @ tensors[f"{stem}/down"]
+    torch.testing.assert_close(product, vectors[f"{stem}.weight"], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("gate_rank", [1, 7])
 def test_one_task_of_full_rank_is_its_expert(gate_rank: int):
-    made = toy.clip_problem()
-    vectors, (expert,) = moved_matrices(made, 1)
-    found = served_of(merge(vectors, Params(rank=1000, gate_rank=gate_rank)), made)
-    expected = made.encoder({**made.base, **expert}, made.images[0])
-    torch.testing.assert_close(found.encoder(found.weights, made.images[0]), expected, rtol=0, atol=1e-12)
-    assert (expected - made.encoder(made.base, made.images[0])).abs().max() > 1e-3
+    problem = toy.clip_problem()
+    vectors, (expert,) = moved_matrices(problem, 1)
+    served = served_of(merge(vectors, Params(rank=1000, gate_rank=gate_rank)), problem)
+    expected = problem.encoder({**problem.base, **expert}, problem.images[0])
+    torch.testing.assert_close(served.encoder(served.weights, problem.images[0]), expected, rtol=0, atol=1e-12)
+    assert (expected - problem.encoder(problem.base, problem.images[0])).abs().max() > 1e-3
 
 
-def test_what_is_no_matrix_stays_the_base():
-    made = toy.clip_problem()
-    vectors, experts = moved_matrices(made, 3)
-    further = [{name: t if is_matrix(name) else t + 1 for name, t in expert.items()} for expert in experts]
-    one = merge(vectors, Params())
-    other = merge(TaskVectors(made.base, further, [*vectors], torch.float64), Params())
-    assert not one.coefficients.any()
-    assert toy.same(one.extras.tensors, other.extras.tensors)
+def test_tensors_other_than_matrices_stay_at_the_base():
+    problem = toy.clip_problem()
+    vectors, experts = moved_matrices(problem, 3)
+    moved_experts = [{name: t if is_matrix(name) else t + 1 for name, t in expert.items()} for expert in experts]
+    solution = merge(vectors, Params())
+    moved_solution = merge(TaskVectors(problem.base, moved_experts, [*vectors], torch.float64), Params())
+    assert not solution.coefficients.any()
+    assert toy.same(solution.extras.tensors, moved_solution.extras.tensors)
 
 
 def test_the_router_takes_the_expert_whose_gate_passes_most():
@@ -130,47 +133,49 @@ def test_only_the_chosen_expert_acts():
     down, up, bias, x = (
         torch.randn(shape, generator=rng, dtype=torch.float64) for shape in ((4, 3, 6), (4, 3, 5), (4, 5), (3, 20, 6))
     )
-    found = routed.correction(x, down, up, bias, gate_rank=2)
-    chosen = set()
+    corrections = routed.correction(x, down, up, bias, gate_rank=2)
+    routed_tasks = set()
     for place in np.ndindex(3, 20):
         task = max(range(4), key=lambda t: float((down[t, :2] @ x[place]).norm()))
-        chosen.add(task)
-        torch.testing.assert_close(found[place], up[task].T @ (down[task] @ x[place]) + bias[task], rtol=0, atol=1e-13)
-    assert chosen == {0, 1, 2, 3}
+        routed_tasks.add(task)
+        torch.testing.assert_close(
+            corrections[place], up[task].T @ (down[task] @ x[place]) + bias[task], rtol=0, atol=1e-13
+        )
+    assert routed_tasks == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize("params", [Params(rank=3, gate_rank=1), Params(rank=4, gate_rank=4)])
 def test_the_served_model_equals_the_oracle(params: Params):
-    made = toy.clip_problem(spread=0.2)
-    vectors, _ = moved_matrices(made, 3)
-    found = served_of(merge(vectors, params), made)
-    images = made.images[0][:3]
-    expected = oracle(made.encoder, made.base, vectors, params, images)
-    torch.testing.assert_close(found.encoder(found.weights, images), expected, rtol=0, atol=1e-11)
-    assert (expected - made.encoder(made.base, images)).abs().max() > 1e-3
+    problem = toy.clip_problem(spread=0.2)
+    vectors, _ = moved_matrices(problem, 3)
+    served = served_of(merge(vectors, params), problem)
+    images = problem.images[0][:3]
+    expected = oracle(problem.encoder, problem.base, vectors, params, images)
+    torch.testing.assert_close(served.encoder(served.weights, images), expected, rtol=0, atol=1e-11)
+    assert (expected - problem.encoder(problem.base, images)).abs().max() > 1e-3
 
 
-def test_the_experts_travel_with_the_weights():
-    """A served model has no tensors of its own: zeros in its weights take the experts away."""
-    made = toy.clip_problem()
-    found = served_of(merge(moved_matrices(made, 3)[0], Params(rank=3)), made)
-    without = {name: torch.zeros_like(t) if name not in made.base else t for name, t in found.weights.items()}
-    expected = made.encoder(made.base, made.images[0])
-    torch.testing.assert_close(found.encoder(without, made.images[0]), expected, rtol=0, atol=1e-12)
+def test_the_experts_are_part_of_the_served_weights():
+    """The served encoder holds no tensors itself: zeros in the weights remove the experts."""
+    problem = toy.clip_problem()
+    served = served_of(merge(moved_matrices(problem, 3)[0], Params(rank=3)), problem)
+    without = {name: torch.zeros_like(t) if name not in problem.base else t for name, t in served.weights.items()}
+    expected = problem.encoder(problem.base, problem.images[0])
+    torch.testing.assert_close(served.encoder(without, problem.images[0]), expected, rtol=0, atol=1e-12)
 
 
 def test_smile_is_served_from_its_artefact(pristine_suite: Path, tmp_path: Path):
     suite, params = SuiteFolder(pristine_suite), Params(rank=4, gate_rank=2)
     vectors = suite.vectors()
     storage.save(merge_step.merge_data_free(smile, vectors, params, suite.suite.task_names), tmp_path)
-    (found,) = storage.load_models(suite, tmp_path, 0)
-    assert found.tasks == suite.suite.task_names
+    (served,) = storage.load_models(suite, tmp_path, 0)
+    assert served.tasks == suite.suite.task_names
     counts = evaluate.predict_seed(pristine_suite, tmp_path, 0, "test").counts(0)
     base = dict(suite.base())
     for task in suite.suite.task_names:
         images = torch.from_numpy(np.array(suite.images("test", task)))
         expected = oracle(suite.suite.encoder(), base, vectors, params, images)
-        torch.testing.assert_close(found.encoder(found.weights, images), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(served.encoder(served.weights, images), expected, rtol=0, atol=1e-5)
         labels = torch.from_numpy(np.array(suite.labels("test", task)))
         right = (expected @ suite.heads()[task].T).argmax(1) == labels
         assert counts[task] == (int(right.sum()), len(labels))

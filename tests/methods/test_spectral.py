@@ -1,6 +1,6 @@
-"""Merges by singular value decomposition or by solving: against numpy and scipy, one matrix at a time, and identities.
+"""Merges by singular value decomposition or linear solves: identities, and NumPy and SciPy one matrix at a time.
 
-All in float64 unless a test says otherwise.
+All in float64 unless a test specifies otherwise.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,37 +38,40 @@ MERGES: dict[str, Callable[[TaskVectors], Weights]] = {
 }
 
 
-def drawn(*shape: int, seed: int = 0) -> Tensor:
-    """Gaussian numbers."""
+def gaussian(*shape: int, seed: int = 0) -> Tensor:
+    """Return Gaussian numbers."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def low_rank(rows: int, columns: int, rank: int, seed: int = 0) -> Tensor:
-    """A random matrix of that rank."""
-    return drawn(rows, rank, seed=seed) @ drawn(rank, columns, seed=seed + 100)
+    """Return a random matrix of this rank."""
+    return gaussian(rows, rank, seed=seed) @ gaussian(rank, columns, seed=seed + 100)
 
 
 def task_vectors(experts: Sequence[Weights], dtype: torch.dtype = torch.float64) -> TaskVectors:
-    """Task vectors from experts on a base of zeros."""
+    """Return task vectors of experts on a base of zeros."""
     base = {name: torch.zeros(tensor.shape, dtype=torch.float64) for name, tensor in experts[0].items()}
     return TaskVectors(base, experts, tuple(base), dtype)
 
 
 def experts(tasks: int, factor: float = 1.0) -> list[Weights]:
-    """Random experts of SHAPES."""
+    """Return random experts with SHAPES."""
     return [
-        {name: factor * drawn(*shape, seed=10 * task + number) for number, (name, shape) in enumerate(SHAPES.items())}
+        {
+            name: factor * gaussian(*shape, seed=10 * task + number)
+            for number, (name, shape) in enumerate(SHAPES.items())
+        }
         for task in range(tasks)
     ]
 
 
-def close(found: Tensor, expected: Tensor | np.ndarray, tolerance: float = 1e-10) -> None:
-    """Equal up to an absolute tolerance."""
-    torch.testing.assert_close(found, torch.as_tensor(expected), rtol=0, atol=tolerance)
+def close(actual: Tensor, expected: Tensor | np.ndarray, tolerance: float = 1e-10) -> None:
+    """Assert equality up to an absolute tolerance."""
+    torch.testing.assert_close(actual, torch.as_tensor(expected), rtol=0, atol=tolerance)
 
 
 def spectrum(matrix: Tensor) -> np.ndarray:
-    """Singular values, by scipy."""
+    """Return the singular values by SciPy."""
     return scipy.linalg.svdvals(matrix.numpy())
 
 
@@ -78,7 +81,7 @@ def spectrum(matrix: Tensor) -> np.ndarray:
 @pytest.mark.parametrize("shape", [(7, 7), (12, 5), (5, 12)])
 @pytest.mark.parametrize("rank", [5, 2, 0])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_thin_svd_holds_the_matrix_and_only_directions_that_it_has(shape: tuple, rank: int, dtype: torch.dtype):
+def test_thin_svd_reproduces_the_matrix_without_spurious_directions(shape: tuple, rank: int, dtype: torch.dtype):
     matrix = low_rank(*shape, rank).to(dtype)
     u, s, v = thin_svd(matrix)
     tolerance = 1e-12 if dtype == torch.float64 else 1e-4
@@ -92,23 +95,23 @@ def test_thin_svd_holds_the_matrix_and_only_directions_that_it_has(shape: tuple,
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_rounding_of_repeated_directions_counts_as_zero(dtype: torch.dtype):
-    basis, _ = torch.linalg.qr(drawn(64, 16).to(dtype))
+    basis, _ = torch.linalg.qr(gaussian(64, 16).to(dtype))
     _, s, _ = thin_svd(torch.cat([basis, basis, basis], dim=1))
     assert int((s > 0).sum()) == 16
 
 
 @pytest.mark.parametrize("shape", [(3, 7, 4), (2, 4, 7), (5, 5)])
-def test_a_matrix_that_torch_cannot_decompose_is_decomposed_otherwise(shape: tuple, monkeypatch):
-    stacked, able = drawn(*shape), torch.linalg.svd
+def test_svd_falls_back_where_torch_fails(shape: tuple, monkeypatch):
+    stacked, torch_svd = gaussian(*shape), torch.linalg.svd
     hard = stacked.view(-1, *shape[-2:])[-1]
-    expected = able(stacked, full_matrices=False)
+    expected = torch_svd(stacked, full_matrices=False)
 
-    def unable(matrices: Tensor, full_matrices: bool) -> tuple[Tensor, ...]:
-        if any(torch.equal(one, hard) for one in matrices.view(-1, *shape[-2:])):
+    def failing_svd(matrices: Tensor, full_matrices: bool) -> tuple[Tensor, ...]:
+        if any(torch.equal(matrix, hard) for matrix in matrices.view(-1, *shape[-2:])):
             raise torch.linalg.LinAlgError("the algorithm failed to converge")
-        return able(matrices, full_matrices=full_matrices)
+        return torch_svd(matrices, full_matrices=full_matrices)
 
-    monkeypatch.setattr(torch.linalg, "svd", unable)
+    monkeypatch.setattr(torch.linalg, "svd", failing_svd)
     u, s, vh = svd(stacked)
     assert (u.shape, s.shape, vh.shape) == tuple(part.shape for part in expected)
     assert u.dtype == stacked.dtype
@@ -116,37 +119,37 @@ def test_a_matrix_that_torch_cannot_decompose_is_decomposed_otherwise(shape: tup
     close(u * s[..., None, :] @ vh, stacked)
 
 
-def test_rounding_is_relative_to_the_size_given():
+def test_the_rounding_threshold_is_relative_to_the_given_size():
     small = 1e-9 * low_rank(6, 6, 3)
     assert int((thin_svd(small)[1] > 0).sum()) == 3
     assert not thin_svd(small, size=torch.tensor(1e9, dtype=torch.float64))[1].any()
 
 
 @pytest.mark.parametrize("shape", [(7, 7), (12, 5), (5, 12)])
-def test_polar_is_that_of_scipy(shape: tuple):
-    matrix = drawn(*shape)
+def test_polar_factor_equals_scipys(shape: tuple):
+    matrix = gaussian(*shape)
     side = "right" if shape[0] >= shape[1] else "left"
     close(polar_factor(matrix), scipy.linalg.polar(matrix.numpy(), side=side)[0])
 
 
-def test_polar_of_a_rank_deficient_matrix_is_its_partial_isometry():
+def test_polar_factor_of_a_rank_deficient_matrix_is_its_partial_isometry():
     matrix = low_rank(9, 6, 3)
-    found = polar_factor(matrix)
+    factor = polar_factor(matrix)
     gram = (matrix.mT @ matrix).numpy()
     values, basis = np.linalg.eigh(gram)
     roots = np.where(values > 1e-9, np.abs(values), np.inf) ** -0.5
-    close(found, matrix.numpy() @ (basis * roots) @ basis.T)
-    close(found @ found.mT @ found, found)
+    close(factor, matrix.numpy() @ (basis * roots) @ basis.T)
+    close(factor @ factor.mT @ factor, factor)
 
 
-def test_leading_triplets_stand_side_by_side_in_the_order_of_tasks():
-    stacked = drawn(3, 8, 6)
+def test_leading_triplets_are_concatenated_in_task_order():
+    stacked = gaussian(3, 8, 6)
     u, s, v = leading_triplets(stacked, 2)
     assert (u.shape, s.shape, v.shape) == ((8, 6), (6,), (6, 6))
     for task, matrix in enumerate(stacked.numpy()):
-        own = slice(2 * task, 2 * task + 2)
+        columns = slice(2 * task, 2 * task + 2)
         left, values, right = np.linalg.svd(matrix)
-        close((u[:, own] * s[own]) @ v[:, own].mT, (left[:, :2] * values[:2]) @ right[:2])
+        close((u[:, columns] * s[columns]) @ v[:, columns].mT, (left[:, :2] * values[:2]) @ right[:2])
 
 
 def test_matrices_are_those_of_the_blocks():
@@ -159,7 +162,7 @@ def test_matrices_are_those_of_the_blocks():
 
 
 @pytest.mark.parametrize("name", MERGES)
-def test_a_merge_in_float32_is_the_one_in_float64_rounded(name: str):
+def test_a_float32_merge_is_close_to_the_float64_merge(name: str):
     exact, single = (MERGES[name](task_vectors(experts(3), dtype)) for dtype in (torch.float64, torch.float32))
     for key in SHAPES:
         assert single[key].dtype == torch.float32
@@ -169,48 +172,48 @@ def test_a_merge_in_float32_is_the_one_in_float64_rounded(name: str):
 
 @pytest.mark.parametrize("name", [name for name in MERGES if name != "wudi"])
 def test_a_merge_is_positively_homogeneous(name: str):
-    one, other = (MERGES[name](task_vectors(experts(3, factor))) for factor in (1.0, 2.5))
+    plain, scaled = (MERGES[name](task_vectors(experts(3, factor))) for factor in (1.0, 2.5))
     for key in SHAPES:
-        close(other[key], 2.5 * one[key])
+        close(scaled[key], 2.5 * plain[key])
 
 
 @pytest.mark.parametrize("name", [name for name in MERGES if not name.startswith("iso")])
 def test_one_task_is_its_expert(name: str):
     (only,) = experts(1)
-    found = MERGES[name](task_vectors([only]))
+    delta = MERGES[name](task_vectors([only]))
     for key in MATRICES if name.startswith("wudi") else SHAPES:
-        close(found[key], only[key])
+        close(delta[key], only[key])
 
 
 @pytest.mark.parametrize("name", [name for name in MERGES if name not in ("wudi", "wudi closed", "opcm")])
-def test_what_is_no_matrix_gets_the_scaled_mean(name: str):
-    made = experts(3)
-    found = MERGES[name](task_vectors(made))
+def test_tensors_other_than_matrices_get_the_scaled_mean(name: str):
+    models = experts(3)
+    delta = MERGES[name](task_vectors(models))
     scale = {"tsv_m": 1.0, "iso_c": 1.5, "iso_cts": 1.5}[name]
     for key in OTHERS:
-        close(found[key], scale * sum(expert[key] for expert in made) / 3, 1e-14)
+        close(delta[key], scale * sum(expert[key] for expert in models) / 3, 1e-14)
 
 
 @pytest.mark.parametrize("module", [tsv_m, iso_c, iso_cts, wudi])
 def test_scale_multiplies_the_whole_delta(module: object):
     vectors = task_vectors(experts(3))
-    one, other = (module.merge(vectors, module.Params(scale=scale)) for scale in (1.0, 0.25))
+    plain, scaled = (module.merge(vectors, module.Params(scale=scale)) for scale in (1.0, 0.25))
     for key in SHAPES:
-        close(other[key], 0.25 * one[key], 1e-14)
+        close(scaled[key], 0.25 * plain[key], 1e-14)
 
 
 # TSV-M
 
 
 def tsv_oracle(stacked: np.ndarray) -> np.ndarray:
-    """TSV-M with zero columns where T does not divide the rank, as public code has them."""
+    """Compute TSV-M with zero columns where T does not divide the rank, as in public code."""
     tasks, *shape = stacked.shape
     rank = int(min(shape) / tasks)
     u, s, v = np.zeros((shape[0], min(shape))), np.zeros(min(shape)), np.zeros((min(shape), shape[1]))
     for task, matrix in enumerate(stacked):
         left, values, right = np.linalg.svd(matrix, full_matrices=False)
-        own = slice(task * rank, (task + 1) * rank)
-        u[:, own], s[own], v[own] = left[:, :rank], values[:rank], right[:rank]
+        columns = slice(task * rank, (task + 1) * rank)
+        u[:, columns], s[columns], v[columns] = left[:, :rank], values[:rank], right[:rank]
     factors = []
     for factor in (u, v):
         left, _, right = np.linalg.svd(factor, full_matrices=False)
@@ -219,25 +222,25 @@ def tsv_oracle(stacked: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("shape", [(3, 9, 9), (3, 10, 7), (4, 7, 10), (2, 13, 6)])
-def test_tsv_m_is_the_zero_padded_one(shape: tuple):
-    stacked = drawn(*shape)
+def test_tsv_m_equals_the_zero_padded_oracle(shape: tuple):
+    stacked = gaussian(*shape)
     close(decorrelate(stacked), tsv_oracle(stacked.numpy()))
 
 
 def test_tsv_m_of_orthogonal_tasks_is_the_sum_of_their_leading_parts():
-    left, right = (torch.linalg.qr(drawn(12, 12, seed=seed))[0] for seed in (1, 2))
+    left, right = (torch.linalg.qr(gaussian(12, 12, seed=seed))[0] for seed in (1, 2))
     values = torch.tensor([5.0, 4, 3, 2, 1.5, 1], dtype=torch.float64)
     halves = [
         (left[:, part] * values) @ right[:, part].mT for part in (slice(0, 6), slice(6, 12))
     ]  # two tasks, so six directions each stay: all that they have
     close(decorrelate(torch.stack(halves)), halves[0] + halves[1])
     thirds = torch.stack([*halves, torch.zeros(12, 12, dtype=torch.float64)])  # four each
-    kept = sum((left[:, part] * values[:4]) @ right[:, part].mT for part in (slice(0, 4), slice(6, 10)))
-    close(decorrelate(thirds), kept)
+    expected = sum((left[:, part] * values[:4]) @ right[:, part].mT for part in (slice(0, 4), slice(6, 10)))
+    close(decorrelate(thirds), expected)
 
 
 def test_tsv_m_of_equal_experts_is_one_of_them_truncated():
-    matrix = drawn(9, 8)
+    matrix = gaussian(9, 8)
     left, values, right = np.linalg.svd(matrix.numpy(), full_matrices=False)
     close(decorrelate(torch.stack([matrix] * 4)), (left[:, :2] * values[:2]) @ right[:2])
 
@@ -248,7 +251,7 @@ def test_tsv_m_of_one_rank_deficient_task_is_its_expert():
 
 def test_tsv_m_refuses_more_tasks_than_directions():
     with pytest.raises(BenchmarkError, match=r"T = 4 on a matrix of shape \[9, 3\]; merge at most 3 tasks"):
-        decorrelate(drawn(4, 9, 3))
+        decorrelate(gaussian(4, 9, 3))
 
 
 # Iso-C and Iso-CTS
@@ -256,32 +259,32 @@ def test_tsv_m_refuses_more_tasks_than_directions():
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (3, 11, 6), (3, 6, 11)])
 def test_iso_c_flattens_the_spectrum_at_its_mean(shape: tuple):
-    stacked = drawn(*shape)
-    found, total = iso_c.flatten_spectrum(stacked), stacked.sum(0)
-    np.testing.assert_allclose(spectrum(found), spectrum(total).mean(), rtol=0, atol=1e-12)
+    stacked = gaussian(*shape)
+    flattened, total = iso_c.flatten_spectrum(stacked), stacked.sum(0)
+    np.testing.assert_allclose(spectrum(flattened), spectrum(total).mean(), rtol=0, atol=1e-12)
     side = "right" if shape[1] >= shape[2] else "left"
-    close(found, spectrum(total).mean() * scipy.linalg.polar(total.numpy(), side=side)[0])
+    close(flattened, spectrum(total).mean() * scipy.linalg.polar(total.numpy(), side=side)[0])
 
 
 def test_iso_c_moves_nothing_where_no_task_moves():
     total = low_rank(8, 6, 2)
-    found = spectrum(iso_c.flatten_spectrum(torch.stack([3 * total, -2 * total])))
+    values = spectrum(iso_c.flatten_spectrum(torch.stack([3 * total, -2 * total])))
     mean = spectrum(total).mean()
-    np.testing.assert_allclose(found, [mean, mean, 0, 0, 0, 0], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(values, [mean, mean, 0, 0, 0, 0], rtol=0, atol=1e-12)
 
 
 def iso_cts_oracle(stacked: np.ndarray, fraction: float) -> np.ndarray:
-    """Iso-CTS one triplet at a time; scipy's polar factors."""
+    """Compute Iso-CTS one triplet at a time, with SciPy's polar factors."""
     tasks, *shape = stacked.shape
     smaller = min(shape)
-    own = round((smaller - int(smaller * fraction)) / tasks)
+    count = round((smaller - int(smaller * fraction)) / tasks)
     u, s, vh = np.linalg.svd(stacked.sum(0), full_matrices=False)
-    shared = smaller - own * tasks
+    shared = smaller - count * tasks
     triplets = [(u[:, i], s[i], vh[i]) for i in range(shared)]
     projector = np.eye(shape[0]) - u[:, :shared] @ u[:, :shared].T
     for matrix in stacked:
         left, values, right = np.linalg.svd(projector @ matrix, full_matrices=False)
-        triplets += [(left[:, i], values[i], right[i]) for i in range(own)]
+        triplets += [(left[:, i], values[i], right[i]) for i in range(count)]
     lefts, rights = (np.stack([triplet[side] for triplet in triplets], axis=1) for side in (0, 2))
     factors = [scipy.linalg.polar(side)[0] for side in (lefts, rights)]
     return np.mean([value for _, value, _ in triplets]) * factors[0] @ factors[1].T
@@ -289,48 +292,48 @@ def iso_cts_oracle(stacked: np.ndarray, fraction: float) -> np.ndarray:
 
 @pytest.mark.parametrize("shape", [(3, 12, 12), (2, 17, 10), (4, 10, 17)])
 @pytest.mark.parametrize("common", [0.8, 0.5, 0.3])
-def test_iso_cts_is_the_one_of_single_triplets_and_flat(shape: tuple, common: float):
-    stacked = drawn(*shape)
-    found = iso_cts.merge_subspaces(stacked, common)
-    close(found, iso_cts_oracle(stacked.numpy(), common))
-    values = spectrum(found)
+def test_iso_cts_equals_the_oracle_and_has_a_flat_spectrum(shape: tuple, common: float):
+    stacked = gaussian(*shape)
+    merged = iso_cts.merge_subspaces(stacked, common)
+    close(merged, iso_cts_oracle(stacked.numpy(), common))
+    values = spectrum(merged)
     assert values.std() < 1e-12
     assert values.mean() > 0.1
 
 
 def test_iso_cts_with_all_in_common_or_one_task_is_iso_c():
-    stacked = drawn(3, 9, 7)
+    stacked = gaussian(3, 9, 7)
     close(iso_cts.merge_subspaces(stacked, 1.0), iso_c.flatten_spectrum(stacked), 1e-12)
     close(iso_cts.merge_subspaces(stacked[:1], 0.4), iso_c.flatten_spectrum(stacked[:1]))
 
 
 @pytest.mark.parametrize(("tasks", "smaller"), [(2, 3), (2, 7), (3, 5), (5, 3)])
 def test_iso_cts_never_has_more_directions_than_the_matrix(tasks: int, smaller: int):
-    found = iso_cts.merge_subspaces(drawn(tasks, smaller + 2, smaller), 0.0)
-    assert found.shape == (smaller + 2, smaller)
-    assert spectrum(found).std() < 1e-12
+    merged = iso_cts.merge_subspaces(gaussian(tasks, smaller + 2, smaller), 0.0)
+    assert merged.shape == (smaller + 2, smaller)
+    assert spectrum(merged).std() < 1e-12
 
 
 def test_iso_cts_takes_no_direction_from_rounding():
     matrix = low_rank(12, 10, 3)  # all of it in the common part: nothing but rounding remains
-    found = spectrum(iso_cts.merge_subspaces(torch.stack([matrix, 2 * matrix]), 0.6))
-    np.testing.assert_allclose(found[:3], found[0], rtol=1e-12)
-    np.testing.assert_allclose(found[3:], 0, rtol=0, atol=1e-12)
-    assert found[0] > 0.1
+    values = spectrum(iso_cts.merge_subspaces(torch.stack([matrix, 2 * matrix]), 0.6))
+    np.testing.assert_allclose(values[:3], values[0], rtol=1e-12)
+    np.testing.assert_allclose(values[3:], 0, rtol=0, atol=1e-12)
+    assert values[0] > 0.1
 
 
 # WUDI
 
 
 def wudi_loss(merged: Tensor, stacked: Tensor) -> Tensor:
-    """The loss as the paper writes it."""
+    """Return the loss of the paper's equation."""
     terms = [((merged - vector) @ vector.mT).square().sum() / vector.square().sum() for vector in stacked]
     return torch.stack(terms).sum()
 
 
 @pytest.mark.parametrize("shape", [(3, 6, 6), (3, 9, 4), (3, 4, 9)])
-def test_wudi_descends_the_loss_as_written(shape: tuple):
-    stacked = drawn(*shape)
+def test_wudi_descends_the_papers_loss(shape: tuple):
+    stacked = gaussian(*shape)
     merged = stacked.sum(0).requires_grad_()
     optimiser = torch.optim.Adam([merged], lr=1e-2)
     for _ in range(25):
@@ -342,18 +345,18 @@ def test_wudi_descends_the_loss_as_written(shape: tuple):
 
 @pytest.mark.parametrize("shape", [(3, 6, 6), (3, 9, 4), (3, 4, 9), (2, 3, 9)])
 def test_wudi_in_closed_form_is_the_least_squares_solution(shape: tuple):
-    stacked = drawn(*shape)
-    found = wudi.minimise_interference(stacked).requires_grad_()
-    (slope,) = torch.autograd.grad(wudi_loss(found, stacked), found)
+    stacked = gaussian(*shape)
+    minimiser = wudi.minimise_interference(stacked).requires_grad_()
+    (slope,) = torch.autograd.grad(wudi_loss(minimiser, stacked), minimiser)
     close(slope, torch.zeros_like(slope))
     rows = [vector / np.linalg.norm(vector) for vector in stacked.numpy()]
     targets = [vector @ row.T for vector, row in zip(stacked.numpy(), rows, strict=True)]
     solution, *_ = np.linalg.lstsq(np.concatenate(rows), np.concatenate(targets, axis=1).T)
-    close(found.detach(), solution.T)
+    close(minimiser.detach(), solution.T)
 
 
 def test_wudi_stops_long_before_the_minimum():
-    stacked = 1e-2 * drawn(4, 12, 12)
+    stacked = 1e-2 * gaussian(4, 12, 12)
     stopped = wudi.merge(task_vectors([{MATRICES[0]: matrix} for matrix in stacked]), wudi.Params())[MATRICES[0]]
     total, minimum = stacked.sum(0), wudi.minimise_interference(stacked)
     losses = [float(wudi_loss(at, stacked)) for at in (total, stopped, minimum)]
@@ -362,10 +365,10 @@ def test_wudi_stops_long_before_the_minimum():
 
 
 def test_wudi_of_orthogonal_row_spaces_is_the_sum():
-    parts = torch.stack([drawn(6, 3, seed=task) for task in range(3)])
+    parts = torch.stack([gaussian(6, 3, seed=task) for task in range(3)])
     stacked = torch.stack([torch.nn.functional.pad(part, (3 * task, 6 - 3 * task)) for task, part in enumerate(parts)])
     assert torch.equal(wudi.descend_interference(stacked, 1e-3, 30), torch.cat([*parts], dim=1))
-    basis, _ = torch.linalg.qr(drawn(9, 9))
+    basis, _ = torch.linalg.qr(gaussian(9, 9))
     rotated = stacked @ basis
     assert wudi_loss(rotated.sum(0), rotated) < 1e-26
     close(wudi.minimise_interference(rotated), rotated.sum(0), 1e-12)
@@ -376,23 +379,23 @@ def test_wudi_of_orthogonal_row_spaces_is_the_sum():
 )
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_wudi_of_one_task_and_experts_equal_to_the_base_is_that_task(solve: Callable, dtype: torch.dtype):
-    matrix = drawn(5, 4).to(dtype)
+    matrix = gaussian(5, 4).to(dtype)
     assert torch.equal(solve(torch.stack([matrix])), matrix)
     assert torch.equal(solve(torch.stack([torch.zeros_like(matrix), matrix])), matrix)
 
 
 def test_wudi_leaves_all_but_the_matrices_at_the_base():
-    found = MERGES["wudi"](task_vectors(experts(3)))
-    assert all(found[key].any() for key in MATRICES)
-    assert not any(found[key].any() for key in OTHERS)
+    delta = MERGES["wudi"](task_vectors(experts(3)))
+    assert all(delta[key].any() for key in MATRICES)
+    assert not any(delta[key].any() for key in OTHERS)
 
 
 # OPCM
 
 
-def opcm_oracle(order: Sequence[int], made: Sequence[Weights], alpha: float) -> dict[str, np.ndarray]:
-    """OPCM model by model with full decompositions, rescaled after every task and scaled back before the next."""
-    vectors = [{name: tensor.numpy() for name, tensor in made[task].items()} for task in order]
+def opcm_oracle(order: Sequence[int], models: Sequence[Weights], alpha: float) -> dict[str, np.ndarray]:
+    """Compute OPCM model by model with full decompositions, rescaled after every task, scaled back before the next."""
+    vectors = [{name: tensor.numpy() for name, tensor in models[task].items()} for task in order]
 
     def size(vector: dict[str, np.ndarray]) -> float:
         return np.linalg.norm(np.concatenate([tensor.ravel() for tensor in vector.values()]))
@@ -417,35 +420,35 @@ def opcm_oracle(order: Sequence[int], made: Sequence[Weights], alpha: float) -> 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.5, 0.9])
 @pytest.mark.parametrize("order", [[0, 1, 2, 3], [2, 0, 3, 1]])
-def test_opcm_is_the_sequential_one(alpha: float, order: list[int]):
-    made = experts(4)
-    found, expected = (
-        opcm.merge_in_order(order, task_vectors(made), opcm.Params(alpha=alpha)),
-        opcm_oracle(order, made, alpha),
+def test_opcm_equals_the_sequential_oracle(alpha: float, order: list[int]):
+    models = experts(4)
+    delta, expected = (
+        opcm.merge_in_order(order, task_vectors(models), opcm.Params(alpha=alpha)),
+        opcm_oracle(order, models, alpha),
     )
     for key in SHAPES:
-        close(found[key], expected[key])
+        close(delta[key], expected[key])
 
 
-def test_opcm_depends_on_the_order_which_the_seed_draws():
+def test_opcm_depends_on_the_order_drawn_by_the_seed():
     vectors = task_vectors(experts(4))
-    found = [opcm.merge(vectors, opcm.Params(), seed) for seed in opcm.Params().seeds]
+    deltas = [opcm.merge(vectors, opcm.Params(), seed) for seed in opcm.Params().seeds]
     key = MATRICES[0]
-    distances = [float((one[key] - found[0][key]).norm() / found[0][key].norm()) for one in found[1:]]
+    distances = [float((delta[key] - deltas[0][key]).norm() / deltas[0][key].norm()) for delta in deltas[1:]]
     assert len(distances) >= 4
     assert min(distances) > 0.01
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
-def test_opcm_adds_only_what_is_orthogonal_to_the_sum_so_far(alpha: float):
-    vector, merged = drawn(8, 6, seed=1), drawn(8, 6, seed=2)
-    found = opcm.orthogonalise(vector, merged, alpha)
-    assert abs(float((merged * found).sum())) < 1e-12
+def test_opcm_adds_only_components_orthogonal_to_the_sum(alpha: float):
+    vector, merged = gaussian(8, 6, seed=1), gaussian(8, 6, seed=2)
+    added = opcm.orthogonalise(vector, merged, alpha)
+    assert abs(float((merged * added).sum())) < 1e-12
     left, values, right = np.linalg.svd(merged.numpy(), full_matrices=False)
     rank = int((np.cumsum(values) <= alpha * values.sum() + 1e-12).sum())
     assert rank == {0.0: 0, 0.5: 1, 1.0: 6}[alpha]
-    assert np.abs(left[:, :rank].T @ found.numpy() @ right[:rank].T).max(initial=0) < 1e-12
-    assert float(found.norm()) > 0.1
+    assert np.abs(left[:, :rank].T @ added.numpy() @ right[:rank].T).max(initial=0) < 1e-12
+    assert float(added.norm()) > 0.1
 
 
 def test_opcm_keeps_the_leading_block_free():
@@ -456,13 +459,13 @@ def test_opcm_keeps_the_leading_block_free():
         close(opcm.orthogonalise(torch.ones(4, 4, dtype=torch.float64), merged, alpha), expected, 1e-12)
 
 
-def test_opcm_after_nothing_adds_everything():
-    vector = drawn(7, 5)
+def test_opcm_adds_a_whole_vector_to_zero():
+    vector = gaussian(7, 5)
     assert torch.equal(opcm.orthogonalise(vector, torch.zeros_like(vector), 0.5), vector)
 
 
 def test_opcm_has_the_mean_norm_of_the_task_vectors():
-    made = experts(3)
-    found = opcm.merge(task_vectors(made), opcm.Params(), seed=1)
-    sizes = [np.sqrt(sum(float(tensor.square().sum()) for tensor in weights.values())) for weights in (found, *made)]
+    models = experts(3)
+    delta = opcm.merge(task_vectors(models), opcm.Params(), seed=1)
+    sizes = [np.sqrt(sum(float(tensor.square().sum()) for tensor in weights.values())) for weights in (delta, *models)]
     assert sizes[0] == pytest.approx(np.mean(sizes[1:]), abs=1e-12)

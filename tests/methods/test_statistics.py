@@ -1,4 +1,4 @@
-"""Methods that take statistics of unlabelled images: their definitions, written a second time, and their limits."""
+"""Methods based on statistics of unlabelled images: independent implementations, identities and limits."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -33,47 +33,47 @@ MATRICES = ("attn.q", "attn.k", "attn.v", "attn.out_proj", "mlp.c_fc", "mlp.c_pr
 LAST = f"{block_name(1)}mlp.c_fc.weight"
 
 
-def solved(name: str, problem: Problem, seed: int = 0, **settings: object) -> Weights:
-    """The merged delta of a method."""
+def merged_delta(name: str, problem: Problem, seed: int = 0, **settings: object) -> Weights:
+    """Return the merged delta of a method."""
     module = methods.load(name)
     return module.calibrate(problem, UNUSED, seed, module.Params(**settings)).delta
 
 
-def drawn(*shape: int, seed: int = 0) -> Tensor:
-    """Gaussian numbers in float64."""
+def gaussian(*shape: int, seed: int = 0) -> Tensor:
+    """Return Gaussian numbers in float64."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE)
 
 
-def permuted(problem: Problem, order: Sequence[int]) -> Problem:
-    """The same problem with its tasks in another order."""
+def permute_tasks(problem: Problem, order: Sequence[int]) -> Problem:
+    """Return the problem with its tasks in another order."""
     fields = {name: tuple(getattr(problem, name)[task] for task in order) for name in ("heads", "images", "teachers")}
     return replace(problem, vectors={name: stacked[[*order]] for name, stacked in problem.vectors.items()}, **fields)
 
 
-def first(problem: Problem, tasks: int) -> Problem:
-    """The problem of the first few tasks."""
-    return permuted(problem, range(tasks))
+def first_tasks(problem: Problem, tasks: int) -> Problem:
+    """Return the problem of the first few tasks."""
+    return permute_tasks(problem, range(tasks))
 
 
-def close(found: Tensor, expected: Tensor | np.ndarray, atol: float = 1e-12) -> None:
-    torch.testing.assert_close(found, torch.as_tensor(expected), rtol=0, atol=atol)
+def close(actual: Tensor, expected: Tensor | np.ndarray, atol: float = 1e-12) -> None:
+    torch.testing.assert_close(actual, torch.as_tensor(expected), rtol=0, atol=atol)
 
 
-def entering(problem: Problem, task: int, prefix: Callable[[int], Weights], index: int) -> Weights:
-    """What enters each matrix of block `index` of expert `task`, one row a token, after the blocks that `prefix` gives.
+def block_inputs(problem: Problem, task: int, prefix: Callable[[int], Weights], index: int) -> Weights:
+    """Return the inputs of each matrix of block `index` of expert `task`, one row per token.
 
-    prefix(task): the weights of the model that makes the tokens.
+    prefix(task): the weights of the model whose earlier blocks make the tokens.
     """
     tower, before = problem.encoder, prefix(task)
     tokens = tower.embed(before, problem.images[task])
     for earlier in range(index):
         tokens = tower.block(before, earlier, tokens)
-    found = tower.inputs(expert_weights(problem.base, problem.vectors, task), index, tokens)
-    return {name: rows.flatten(0, -2) for name, rows in found.items()}
+    inputs = tower.inputs(expert_weights(problem.base, problem.vectors, task), index, tokens)
+    return {name: rows.flatten(0, -2) for name, rows in inputs.items()}
 
 
-def own(problem: Problem) -> Callable[[int], Weights]:
-    """Every expert makes its own tokens."""
+def expert_prefix(problem: Problem) -> Callable[[int], Weights]:
+    """Return the prefix function by which every expert makes its own tokens."""
     return lambda task: expert_weights(problem.base, problem.vectors, task)
 
 
@@ -81,33 +81,34 @@ def own(problem: Problem) -> Callable[[int], Weights]:
 def test_order_of_tasks_and_size_of_passes_do_not_matter(name: str):
     problem = toy.clip_problem()
     settings = {"classes": "all", "samples": 3} if name == "fisher" else {}
-    found = solved(name, problem, **settings)
+    delta = merged_delta(name, problem, **settings)
     order = [2, 0, 1]
-    for other in (permuted(problem, order), replace(problem, images_per_pass=4)):
-        again = solved(name, other, **settings)
-        for group, tensor in found.items():
-            close(again[group], tensor, 1e-8 if name == "esm" else 1e-11)
+    for variant in (permute_tasks(problem, order), replace(problem, images_per_pass=4)):
+        repeated = merged_delta(name, variant, **settings)
+        for group, tensor in delta.items():
+            close(repeated[group], tensor, 1e-8 if name == "esm" else 1e-11)
 
 
 @pytest.mark.parametrize("name", STATISTICS)
 def test_only_the_first_samples_are_used(name: str):
     problem = toy.clip_problem()
     blank = replace(problem, images=tuple(torch.cat([pool[:5], 0 * pool[5:]]) for pool in problem.images))
-    assert toy.same(solved(name, problem, samples=5), solved(name, blank, samples=5))
-    assert not toy.same(solved(name, problem, samples=6), solved(name, blank, samples=6))
+    assert toy.same(merged_delta(name, problem, samples=5), merged_delta(name, blank, samples=5))
+    assert not toy.same(merged_delta(name, problem, samples=6), merged_delta(name, blank, samples=6))
 
 
 @pytest.mark.parametrize("name", STATISTICS)
-def test_float32_gives_float32(name: str):
-    delta = solved(name, toy.clip_problem(dtype=torch.float32))
+def test_float32_problems_give_float32_deltas(name: str):
+    delta = merged_delta(name, toy.clip_problem(dtype=torch.float32))
     assert {tensor.dtype for tensor in delta.values()} == {torch.float32}
 
 
 @pytest.mark.parametrize("name", [name for name in STATISTICS if name != "fisher"])
-def test_bfloat16_rounds_the_encoder_and_not_the_answer(name: str):
+def test_bfloat16_rounds_the_encoder_and_not_the_delta(name: str):
     problem, settings = toy.clip_problem(dtype=torch.float32), {"reach": 0.8} if name == "m_ties" else {}
     exact, rounded = (
-        solved(name, replace(problem, precision=precision), **settings) for precision in (torch.float32, torch.bfloat16)
+        merged_delta(name, replace(problem, precision=precision), **settings)
+        for precision in (torch.float32, torch.bfloat16)
     )
     assert not toy.same(exact, rounded)
     for group, tensor in exact.items():
@@ -115,22 +116,22 @@ def test_bfloat16_rounds_the_encoder_and_not_the_answer(name: str):
         assert (rounded[group] - tensor).norm() <= 0.3 * tensor.norm()
 
 
-def test_grams_are_second_moments_of_what_enters():
+def test_grams_are_second_moments_of_the_inputs():
     problem = toy.clip_problem()
-    weights = own(problem)(1)
+    weights = expert_prefix(problem)(1)
     tokens = embed_images(problem.encoder, weights, problem.images[1], 5, DOUBLE)
     assert [len(batch) for batch in tokens] == [5, 5, 2]
     tokens = apply_block(problem.encoder, weights, 0, tokens, DOUBLE)
-    found = gram_matrices(problem.encoder, weights, 1, tokens, DOUBLE)
-    rows = entering(problem, 1, own(problem), 1)
-    assert {*found} == {f"{block_name(1)}{name}.weight" for name in MATRICES}
-    for name, gram in found.items():
+    grams = gram_matrices(problem.encoder, weights, 1, tokens, DOUBLE)
+    rows = block_inputs(problem, 1, expert_prefix(problem), 1)
+    assert {*grams} == {f"{block_name(1)}{name}.weight" for name in MATRICES}
+    for name, gram in grams.items():
         x = rows[name].numpy()
         close(gram, sum(np.outer(row, row) for row in x) / len(x))
 
 
 def jacobians(problem: Problem, task: int) -> tuple[Tensor, Tensor]:
-    """The expert's logits [N, C] and their derivatives by all parameters [N, C, P]."""
+    """Return the expert's logits [N, C] and their derivatives by all parameters [N, C, P]."""
     weights = expert_weights(problem.base, problem.vectors, task)
     names = [*problem.vectors]
 
@@ -139,16 +140,16 @@ def jacobians(problem: Problem, task: int) -> tuple[Tensor, Tensor]:
         return problem.encoder(moved, problem.images[task]) @ problem.heads[task].T
 
     point = tuple(weights[name] for name in names)
-    found = torch.autograd.functional.jacobian(logits, point)
-    return logits(*point), torch.cat([part.flatten(2) for part in found], dim=-1)
+    derivatives = torch.autograd.functional.jacobian(logits, point)
+    return logits(*point), torch.cat([part.flatten(2) for part in derivatives], dim=-1)
 
 
 def flat(tensors: Weights) -> Tensor:
     return torch.cat([tensor.flatten() for tensor in tensors.values()])
 
 
-def exact(problem: Problem, task: int) -> Weights:
-    """The diagonal Fisher information as the method computes it, over all classes and images."""
+def exact_fisher(problem: Problem, task: int) -> Weights:
+    """Return the method's diagonal Fisher information over all classes and images."""
     return fisher.fisher_diagonal(problem, task, *fisher.weigh_classes(problem.teachers[task].softmax(-1), None))
 
 
@@ -160,7 +161,7 @@ def test_fisher_is_the_curvature_of_the_softmax_pulled_back():
         p = logits.softmax(-1)
         curvature = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
         expected = torch.einsum("ncp,ncd,ndp->p", slopes, curvature, slopes) / len(p)
-        close(flat(exact(problem, task)), expected)
+        close(flat(exact_fisher(problem, task)), expected)
 
 
 def test_fisher_of_a_transformer_equals_a_loop_over_images_and_classes():
@@ -169,9 +170,9 @@ def test_fisher_of_a_transformer_equals_a_loop_over_images_and_classes():
     logits, slopes = jacobians(problem, 0)
     p = logits.softmax(-1)
     score = slopes - torch.einsum("nc,ncp->np", p, slopes)[:, None]
-    found = flat(exact(problem, 0))
-    close(found, torch.einsum("nc,ncp->p", p, score.square()) / 3)
-    assert found.max() > 1e-3
+    information = flat(exact_fisher(problem, 0))
+    close(information, torch.einsum("nc,ncp->p", p, score.square()) / 3)
+    assert information.max() > 1e-3
 
 
 def test_fisher_has_no_cross_terms():
@@ -181,8 +182,8 @@ def test_fisher_has_no_cross_terms():
     p = logits.softmax(-1)
     score = slopes - torch.einsum("nc,ncp->np", p, slopes)[:, None]
     summed = torch.einsum("nc,ncp->p", p.sqrt(), score).square() / len(p)
-    found = flat(exact(problem, 0))
-    assert (summed - found).norm() > 0.5 * found.norm()
+    information = flat(exact_fisher(problem, 0))
+    assert (summed - information).norm() > 0.5 * information.norm()
 
 
 def test_sampled_classes_have_the_probabilities_of_the_model():
@@ -199,20 +200,22 @@ def test_sampled_fisher_is_exact_on_average():
     labels = torch.cat([fisher.weigh_classes(p, generator(seed, "mean"))[0] for seed in range(draws)])
     counts = torch.stack([(labels == label).double().mean(0) for label in range(3)])  # linear in the shares of classes
     classes, _ = fisher.weigh_classes(p, None)
-    mean, expected = flat(fisher.fisher_diagonal(problem, 0, classes, counts)), flat(exact(problem, 0))
+    mean, expected = flat(fisher.fisher_diagonal(problem, 0, classes, counts)), flat(exact_fisher(problem, 0))
     assert (mean - expected).norm() < 0.1 * expected.norm()
-    one = flat(fisher.fisher_diagonal(problem, 0, *fisher.weigh_classes(p, generator(0, "mean"))))
-    assert (one - expected).norm() > 0.1 * expected.norm()
+    sampled = flat(fisher.fisher_diagonal(problem, 0, *fisher.weigh_classes(p, generator(0, "mean"))))
+    assert (sampled - expected).norm() > 0.1 * expected.norm()
 
 
 def test_fisher_merging_is_a_weighted_mean():
     problem = toy.problem()
-    information = [exact(problem, task) for task in range(3)]
-    delta = solved("fisher", problem, classes="all", normalise=False, floor=1e-3)
-    scaled = solved("fisher", problem, classes="all", normalise=True, floor=1e-3)
+    information = [exact_fisher(problem, task) for task in range(3)]
+    delta = merged_delta("fisher", problem, classes="all", normalise=False, floor=1e-3)
+    scaled = merged_delta("fisher", problem, classes="all", normalise=True, floor=1e-3)
     for name, stacked in problem.vectors.items():
-        plain = np.stack([one[name] for one in information])
-        norms = np.array([float(flat(one).norm()) for one in information])[(...,) + (None,) * (plain.ndim - 1)]
+        plain = np.stack([diagonal[name] for diagonal in information])
+        norms = np.array([float(flat(diagonal).norm()) for diagonal in information])[
+            (...,) + (None,) * (plain.ndim - 1)
+        ]
         close(delta[name], np.average(stacked, axis=0, weights=plain + 1e-3))
         close(scaled[name], np.average(stacked, axis=0, weights=plain / norms + 1e-3))
         assert (delta[name] >= stacked.amin(0)).all()
@@ -221,18 +224,18 @@ def test_fisher_merging_is_a_weighted_mean():
 
 def test_fisher_of_one_informed_expert_is_that_expert():
     problem = toy.problem()
-    deaf = replace(problem, heads=(problem.heads[0], *(0 * head for head in problem.heads[1:])))
-    delta = solved("fisher", deaf, classes="all", floor=1e-25)
+    uninformed = replace(problem, heads=(problem.heads[0], *(0 * head for head in problem.heads[1:])))
+    delta = merged_delta("fisher", uninformed, classes="all", floor=1e-25)
     for name, tensor in delta.items():
         close(tensor, problem.vectors[name][0], 1e-9)
 
 
-def test_fisher_averages_where_nothing_is_known():
+def test_fisher_averages_without_information():
     """A bias of the keys moves no attention: its gradient is zero. A floor above all Fisher information hides it."""
     problem = toy.clip_problem()
     name = f"{block_name(0)}attn.k.bias"
-    close(solved("fisher", problem)[name], problem.vectors[name].mean(0), 1e-10)
-    everywhere = solved("fisher", problem, floor=1e9)
+    close(merged_delta("fisher", problem)[name], problem.vectors[name].mean(0), 1e-10)
+    everywhere = merged_delta("fisher", problem, floor=1e9)
     for group, stacked in problem.vectors.items():
         close(everywhere[group], stacked.mean(0), 1e-8)
 
@@ -240,84 +243,86 @@ def test_fisher_averages_where_nothing_is_known():
 def test_fisher_averages_experts_of_equal_information(monkeypatch: pytest.MonkeyPatch):
     problem = toy.problem()
     monkeypatch.setattr(
-        fisher, "fisher_diagonal", lambda *_: {name: drawn(*shape).square() for name, shape in toy.SHAPES.items()}
+        fisher, "fisher_diagonal", lambda *_: {name: gaussian(*shape).square() for name, shape in toy.SHAPES.items()}
     )
-    for name, tensor in solved("fisher", problem).items():
+    for name, tensor in merged_delta("fisher", problem).items():
         close(tensor, problem.vectors[name].mean(0))
 
 
-def test_with_fixed_statistics_merges_grow_with_the_task_vectors(monkeypatch: pytest.MonkeyPatch):
+def test_merges_are_homogeneous_for_fixed_statistics(monkeypatch: pytest.MonkeyPatch):
     problem = toy.clip_problem()
     longer = replace(problem, vectors={name: 4 * stacked for name, stacked in problem.vectors.items()})
-    information = {name: drawn(*stacked.shape).square() for name, stacked in problem.vectors.items()}
+    information = {name: gaussian(*stacked.shape).square() for name, stacked in problem.vectors.items()}
     monkeypatch.setattr(
         fisher, "fisher_diagonal", lambda _, task, *__: {name: f[task] for name, f in information.items()}
     )
     monkeypatch.setattr(regression, "gram_matrices", fixed_grams)
     for method in ("fisher", "regmean"):
-        short, long = solved(method, problem), solved(method, longer)
+        short, long = merged_delta(method, problem), merged_delta(method, longer)
         for name, tensor in short.items():
             close(long[name], 4 * tensor, 1e-10)
 
 
 def fixed_grams(tower: object, weights: Weights, index: int, tokens: list[Tensor], precision: torch.dtype) -> Weights:
-    """Gram matrices that depend on the number of images alone."""
+    """Return Gram matrices that depend only on the number of images."""
     count = sum(len(batch) for batch in tokens)
     names = [f"{block_name(index)}{matrix}.weight" for matrix in MATRICES]
-    rows = {name: drawn(200, weights[name].shape[1], seed=count) for name in names}
+    rows = {name: gaussian(200, weights[name].shape[1], seed=count) for name in names}
     return {name: x.T @ x / 200 for name, x in rows.items()}
 
 
-def test_fisher_draws_by_its_seed():
+def test_sampled_fisher_depends_on_its_seed():
     problem = toy.problem()
-    assert toy.same(solved("fisher", problem, seed=1), solved("fisher", problem, seed=1))
-    assert not toy.same(solved("fisher", problem, seed=1), solved("fisher", problem, seed=2))
-    assert toy.same(solved("fisher", problem, 1, classes="all"), solved("fisher", problem, 2, classes="all"))
+    assert toy.same(merged_delta("fisher", problem, seed=1), merged_delta("fisher", problem, seed=1))
+    assert not toy.same(merged_delta("fisher", problem, seed=1), merged_delta("fisher", problem, seed=2))
+    assert toy.same(
+        merged_delta("fisher", problem, 1, classes="all"), merged_delta("fisher", problem, 2, classes="all")
+    )
 
 
 def least_squares(problem: Problem, name: str, rows: Sequence[Tensor]) -> np.ndarray:
-    """The matrix whose answers on every task's rows are nearest to that task's, tasks counting alike."""
+    """Return the matrix whose outputs on every task's rows are nearest to that task's, tasks weighted equally."""
     weighed = [x / math.sqrt(len(x)) for x in rows]
     targets = [x @ change.T for x, change in zip(weighed, problem.vectors[name], strict=True)]
     return np.linalg.lstsq(torch.cat(weighed).numpy(), torch.cat(targets).numpy(), rcond=None)[0].T
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_regmean_is_least_squares_over_the_inputs_in_the_experts(index: int):
+def test_regmean_is_least_squares_over_the_experts_inputs(index: int):
     problem = toy.clip_problem()
-    delta = solved("regmean", problem, off_diagonal=1.0, ridge=0.0)
-    rows = [entering(problem, task, own(problem), index) for task in range(3)]
+    delta = merged_delta("regmean", problem, off_diagonal=1.0, ridge=0.0)
+    rows = [block_inputs(problem, task, expert_prefix(problem), index) for task in range(3)]
     for name in rows[0]:
-        close(delta[name], least_squares(problem, name, [one[name] for one in rows]), 1e-8)
+        close(delta[name], least_squares(problem, name, [inputs[name] for inputs in rows]), 1e-8)
 
 
 @pytest.mark.parametrize("index", [0, 1])
 def test_regmean_pp_is_least_squares_over_inputs_after_the_merged_prefix(index: int):
     problem = toy.clip_problem()
-    delta = solved("regmean_pp", problem, off_diagonal=1.0, ridge=0.0)
+    delta = merged_delta("regmean_pp", problem, off_diagonal=1.0, ridge=0.0)
     merged = add_delta(problem.base, delta)
-    rows = [entering(problem, task, lambda _: merged, index) for task in range(3)]
+    rows = [block_inputs(problem, task, lambda _: merged, index) for task in range(3)]
     for name in rows[0]:
-        close(delta[name], least_squares(problem, name, [one[name] for one in rows]), 1e-8)
+        close(delta[name], least_squares(problem, name, [inputs[name] for inputs in rows]), 1e-8)
 
 
-def test_regmean_and_regmean_pp_part_after_the_first_block():
+def test_regmean_and_regmean_pp_differ_after_the_first_block():
     problem = toy.clip_problem()
     still = {
         name: stacked if name.startswith("transformer") else 0 * stacked for name, stacked in problem.vectors.items()
     }
     problem = replace(problem, vectors=still)
-    one, other = solved("regmean", problem), solved("regmean_pp", problem)
+    regmean, regmean_pp = merged_delta("regmean", problem), merged_delta("regmean_pp", problem)
     for name in problem.vectors:
         if name.startswith(block_name(0)):
-            close(one[name], other[name])
-    assert (one[LAST] - other[LAST]).norm() > 1e-4 * one[LAST].norm()
+            close(regmean[name], regmean_pp[name])
+    assert (regmean[LAST] - regmean_pp[LAST]).norm() > 1e-4 * regmean[LAST].norm()
 
 
 @pytest.mark.parametrize("name", ["regmean", "regmean_pp"])
-def test_regmean_averages_what_is_no_matrix(name: str):
+def test_regmean_averages_tensors_other_than_matrices(name: str):
     problem = toy.clip_problem()
-    delta = solved(name, problem)
+    delta = merged_delta(name, problem)
     for group, stacked in problem.vectors.items():
         if not group.removesuffix(".weight").endswith(MATRICES):
             assert torch.equal(delta[group], stacked.mean(0))
@@ -328,8 +333,8 @@ def test_regmean_averages_what_is_no_matrix(name: str):
 
 @pytest.mark.parametrize("name", ["regmean", "regmean_pp"])
 def test_regmean_of_one_task_is_its_expert(name: str):
-    problem = first(toy.clip_problem(), 1)
-    for group, tensor in solved(name, problem).items():
+    problem = first_tasks(toy.clip_problem(), 1)
+    for group, tensor in merged_delta(name, problem).items():
         close(tensor, problem.vectors[group][0], 1e-10)
 
 
@@ -339,54 +344,54 @@ def test_regmean_of_equal_inputs_is_the_average(name: str):
     problem = toy.clip_problem()
     moving = tuple(f"{block_name(0)}attn.{part}.weight" for part in "qkv")
     vectors = {name: stacked if name in moving else 0 * stacked for name, stacked in problem.vectors.items()}
-    delta = solved(name, replace(problem, vectors=vectors, images=(problem.images[0],) * 3))
+    delta = merged_delta(name, replace(problem, vectors=vectors, images=(problem.images[0],) * 3))
     for group in moving:
         close(delta[group], vectors[group].mean(0))
 
 
 def test_regmean_without_off_diagonals_is_an_average_by_column():
     problem = toy.clip_problem()
-    delta = solved("regmean", problem, off_diagonal=0.0, ridge=0.0)
-    rows = [entering(problem, task, own(problem), 1)[LAST] for task in range(3)]
+    delta = merged_delta("regmean", problem, off_diagonal=0.0, ridge=0.0)
+    rows = [block_inputs(problem, task, expert_prefix(problem), 1)[LAST] for task in range(3)]
     energy = np.stack([x.square().mean(0) for x in rows])[:, None].repeat(len(delta[LAST]), axis=1)
     close(delta[LAST], np.average(problem.vectors[LAST], axis=0, weights=energy))
 
 
 def test_conditioning_scales_off_diagonals_and_lifts_the_diagonal():
-    x = drawn(20, 6)
+    x = gaussian(20, 6)
     gram = x.T @ x
-    found = condition_gram(gram, 0.9, 0.01)
+    conditioned = condition_gram(gram, 0.9, 0.01)
     for row in range(6):
         for column in range(6):
             expected = gram[row, row] + 0.01 * gram.trace() / 6 if row == column else 0.9 * gram[row, column]
-            assert float(found[row, column]) == pytest.approx(float(expected), abs=1e-12)
+            assert float(conditioned[row, column]) == pytest.approx(float(expected), abs=1e-12)
 
 
 def test_solve_satisfies_the_normal_equations():
-    x = drawn(40, 8)
-    weighted = drawn(5, 8, seed=1)
-    found = solve_cholesky(weighted, x.T @ x)
-    assert found.shape == (5, 8)
-    close(found @ (x.T @ x), weighted, 1e-11)
+    x = gaussian(40, 8)
+    weighted = gaussian(5, 8, seed=1)
+    solution = solve_cholesky(weighted, x.T @ x)
+    assert solution.shape == (5, 8)
+    close(solution @ (x.T @ x), weighted, 1e-11)
 
 
-def test_solve_refuses_what_the_images_do_not_reach():
-    x = drawn(3, 8)
+def test_solve_refuses_a_singular_gram_matrix():
+    x = gaussian(3, 8)
     x[:, 0] = 0
     with pytest.raises(BenchmarkError, match=r"\[8, 8\] is not positive definite.*larger ridge"):
-        solve_cholesky(drawn(5, 8), x.T @ x)
+        solve_cholesky(gaussian(5, 8), x.T @ x)
 
 
 def test_ensembles_of_a_convex_activation_lie_above_the_average():
-    difference, _ = mloss.gap(drawn(5, 50, 4), relu)
+    difference, _ = mloss.gap(gaussian(5, 50, 4), relu)
     assert difference.min() > -1e-15  # Jensen
     assert difference.max() > 0.1
 
 
 def test_mloss_of_close_models_is_curvature_times_variance():
     """d = s''(mean y) Var(y) / 2 + o(spread^2); for GELU s'' = phi(x) (2 - x^2)."""
-    centre, spread = drawn(40, 3), 1e-3
-    y = centre + spread * drawn(6, 40, 3, seed=1)
+    centre, spread = gaussian(40, 3), 1e-3
+    y = centre + spread * gaussian(6, 40, 3, seed=1)
     mean = y.mean(0)
     curvature = torch.exp(-mean.square() / 2) / math.sqrt(2 * math.pi) * (2 - mean.square())
     difference, _ = mloss.gap(y, gelu)
@@ -394,7 +399,7 @@ def test_mloss_of_close_models_is_curvature_times_variance():
 
 
 def ties_rows(stacked: np.ndarray, keep: Sequence[float]) -> np.ndarray:
-    """TIES with the mean for each row by itself, one number at a time."""
+    """Compute TIES with the mean for each row separately, one number at a time."""
     merged = np.zeros(stacked.shape[1:])
     for row, share in enumerate(keep):
         count = math.floor(share * stacked.shape[2])
@@ -410,8 +415,8 @@ def ties_rows(stacked: np.ndarray, keep: Sequence[float]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["gauss", "integers"])
-def test_rows_are_trimmed_each_to_its_share(kind: str):
-    stacked = drawn(4, 5, 10, seed=2)
+def test_each_row_is_trimmed_to_its_share(kind: str):
+    stacked = gaussian(4, 5, 10, seed=2)
     if kind == "integers":
         stacked = stacked.mul(1.5).round()  # ties at the thresholds, sums of zero
         assert ((stacked.sum(0) == 0) & stacked.any(0)).sum() > 3
@@ -420,22 +425,22 @@ def test_rows_are_trimmed_each_to_its_share(kind: str):
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.8, 76), (0.5, 48), (0.01, 0), (1.0, 96)])
-def test_rows_keep_whole_entries_rounded_down(share: float, count: int):
-    merged = m_ties.merge_rows(drawn(1, 2, 96), torch.tensor([share, share], dtype=DOUBLE))
+def test_the_number_of_entries_per_row_is_rounded_down(share: float, count: int):
+    merged = m_ties.merge_rows(gaussian(1, 2, 96), torch.tensor([share, share], dtype=DOUBLE))
     assert (merged != 0).sum(1).tolist() == [count, count]
 
 
 def test_m_ties_keeps_less_of_rows_with_high_mloss():
-    """M-Loss from the merged model itself: what enters c_fc does not depend on c_fc."""
+    """M-Loss is taken from the merged model itself: the inputs of c_fc do not depend on c_fc."""
     problem = toy.clip_problem()
-    delta = solved("m_ties", problem, keep=0.6, reach=0.4)
+    delta = merged_delta("m_ties", problem, keep=0.6, reach=0.4)
     merged, images = add_delta(problem.base, delta), torch.cat(problem.images)
     tokens = problem.encoder.embed(merged, images)
     for index in range(problem.encoder.depth):
         name = f"{block_name(index)}mlp.c_fc"
         x = problem.encoder.inputs(merged, index, tokens)[f"{name}.weight"].flatten(0, -2)
         experts = [expert_weights(problem.base, problem.vectors, task) for task in range(3)]
-        y = np.stack([x @ one[f"{name}.weight"].T + one[f"{name}.bias"] for one in experts])
+        y = np.stack([x @ expert[f"{name}.weight"].T + expert[f"{name}.bias"] for expert in experts])
         losses = ((y / (1 + np.exp(-1.702 * y))).mean(0) - y.mean(0) / (1 + np.exp(-1.702 * y.mean(0)))) ** 2
         ranks = losses.mean(0).argsort().argsort()
         keep = 0.6 - 0.4 * ranks / (len(ranks) - 1)
@@ -445,7 +450,7 @@ def test_m_ties_keeps_less_of_rows_with_high_mloss():
 
 def test_m_ties_without_reach_is_ties_by_row_and_by_tensor():
     problem = toy.clip_problem()
-    delta = solved("m_ties", problem, keep=0.3, reach=0.0, scale=0.5)
+    delta = merged_delta("m_ties", problem, keep=0.3, reach=0.0, scale=0.5)
     for name, stacked in problem.vectors.items():
         rows = stacked.numpy().reshape(3, stacked.shape[1] if "c_fc.weight" in name else 1, -1)
         close(delta[name], 0.5 * ties_rows(rows, [0.3] * rows.shape[1]).reshape(stacked.shape[1:]))
@@ -454,19 +459,19 @@ def test_m_ties_without_reach_is_ties_by_row_and_by_tensor():
 def test_m_ties_of_equal_experts_keeps_all_rows_alike():
     problem = toy.clip_problem()
     same = replace(problem, vectors={name: stacked[:1].expand_as(stacked) for name, stacked in problem.vectors.items()})
-    delta = solved("m_ties", same, keep=0.5, reach=0.5)
+    delta = merged_delta("m_ties", same, keep=0.5, reach=0.5)
     assert {int(row.count_nonzero()) for row in delta[LAST]} == {16}
 
 
 def moments(rows: int, width: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Correlated inputs [rows, width] and their E[x x^T]."""
-    x = drawn(rows, width, seed=seed) @ drawn(width, width, seed=seed + 1)
+    """Return correlated inputs [rows, width] and their E[x x^T]."""
+    x = gaussian(rows, width, seed=seed) @ gaussian(width, width, seed=seed + 1)
     return x, x.T @ x / rows
 
 
 @pytest.mark.parametrize("shape", [(9, 5), (5, 9), (6, 6)])
 def test_essential_directions_are_the_right_singular_vectors_of_the_displacement(shape: tuple[int, int]):
-    change = drawn(*shape)
+    change = gaussian(*shape)
     x, gram = moments(40, shape[1], 3)
     directions, energies = essential.essential_subspace(change, gram, 4)
     _, values, vectors = np.linalg.svd((x @ change.T).numpy(), full_matrices=False)
@@ -475,42 +480,44 @@ def test_essential_directions_are_the_right_singular_vectors_of_the_displacement
     close((directions.T @ torch.as_tensor(vectors[:4]).T).abs(), torch.eye(4, dtype=DOUBLE), 1e-8)
 
 
-def steep(rows: int, columns: int, seed: int) -> Tensor:
-    """A matrix with the singular values 1, 1/2, 1/3, ... in random directions."""
+def steep_matrix(rows: int, columns: int, seed: int) -> Tensor:
+    """Return a matrix with the singular values 1, 1/2, 1/3, ... in random directions."""
     rank = min(rows, columns)
     left, right = (
-        np.linalg.qr(drawn(size, rank, seed=seed + side).numpy())[0] for side, size in enumerate((rows, columns))
+        np.linalg.qr(gaussian(size, rank, seed=seed + side).numpy())[0] for side, size in enumerate((rows, columns))
     )
     return torch.as_tensor(left / np.arange(1, rank + 1) @ right.T)
 
 
 def steep_task(shape: tuple[int, int], tokens: int, seed: int) -> tuple[Tensor, Tensor]:
-    """A change [out, in] and inputs [tokens, in] in float32, both of steep spectra."""
+    """Return a change [out, in] and inputs [tokens, in] in float32, both with steep spectra."""
     width = shape[1]
-    return steep(*shape, seed).float(), (drawn(tokens, width, seed=seed + 2) @ steep(width, width, seed + 3)).float()
+    return steep_matrix(*shape, seed).float(), (
+        gaussian(tokens, width, seed=seed + 2) @ steep_matrix(width, width, seed + 3)
+    ).float()
 
 
 def second_moments(rows: Tensor) -> Tensor:
-    """E[x x^T] in float64."""
+    """Return E[x x^T] in float64."""
     return rows.double().T @ rows.double() / len(rows)
 
 
 def merged_essential(tasks: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """ESM of one matrix from (change, inputs) of each task."""
+    """Merge one matrix by ESM from (change, inputs) of each task."""
     keep = len(tasks[0][0]) // len(tasks)
     subspaces = [essential.essential_subspace(change, second_moments(rows), keep) for change, rows in tasks]
     return essential.merge_essential([change for change, _ in tasks], subspaces)
 
 
-def defined_essential(tasks: Sequence[tuple[Tensor, Tensor]]) -> np.ndarray:
-    """The same by its definition, in float64."""
+def essential_oracle(tasks: Sequence[tuple[Tensor, Tensor]]) -> np.ndarray:
+    """Merge one matrix by ESM's definition in float64."""
     return esm_matrix(*([part.double().numpy() for part in parts] for parts in zip(*tasks, strict=True)))
 
 
-def error(found: Tensor, expected: Tensor | np.ndarray) -> float:
-    """The norm of the difference, relative to that of what is expected."""
+def relative_error(actual: Tensor, expected: Tensor | np.ndarray) -> float:
+    """Return the norm of the difference relative to the expected norm."""
     expected = torch.as_tensor(expected)
-    return float((found.double() - expected).norm() / expected.norm())
+    return float((actual.double() - expected).norm() / expected.norm())
 
 
 @pytest.mark.parametrize("shape", [(96, 96), (192, 192), (192, 96), (96, 192), (384, 384)])
@@ -528,9 +535,9 @@ def test_steep_spectra_in_float32_lose_no_direction(shape: tuple[int, int]):
 def test_esm_of_steep_spectra_in_float32_is_that_of_float64(shape: tuple[int, int]):
     """Measured: 2.5e-8, the rounding of the result to float32."""
     tasks = [steep_task(shape, 2 * max(shape), 10 * task) for task in range(3)]
-    found = merged_essential(tasks)
-    assert found.dtype == torch.float32
-    assert error(found, defined_essential(tasks)) < 1e-7
+    merged = merged_essential(tasks)
+    assert merged.dtype == torch.float32
+    assert relative_error(merged, essential_oracle(tasks)) < 1e-7
 
 
 def test_essential_directions_of_a_low_rank_change_are_as_many_as_its_rank():
@@ -542,7 +549,7 @@ def test_essential_directions_of_a_low_rank_change_are_as_many_as_its_rank():
     close(directions[:, :16] @ (directions[:, :16].T @ low.double()), low.double(), 1e-7)
     tasks = [(low, rows), (low.flip(0), rows), (low.flip(1), rows)]
     wide = [(change.double(), inputs.double()) for change, inputs in tasks]
-    assert error(merged_essential(tasks), merged_essential(wide)) < 1e-7
+    assert relative_error(merged_essential(tasks), merged_essential(wide)) < 1e-7
 
 
 @pytest.mark.parametrize("tokens", [40, 60])
@@ -551,49 +558,49 @@ def test_esm_depends_on_the_moments_of_the_tokens_and_not_on_their_number(tokens
     tasks = [steep_task((96, 48), tokens, 10 * task) for task in range(3)]
     tasks = [((1 + task) * change, rows) for task, (change, rows) in enumerate(tasks)]
     repeated = [(change, rows.repeat(8, 1)) for change, rows in tasks]
-    for expected in (merged_essential(repeated), defined_essential(repeated)):
-        assert error(merged_essential(tasks), expected) < 1e-7
+    for expected in (merged_essential(repeated), essential_oracle(repeated)):
+        assert relative_error(merged_essential(tasks), expected) < 1e-7
 
 
 @pytest.mark.parametrize("shape", [(9, 5), (5, 9)])
-def test_all_essential_directions_give_the_change_back(shape: tuple[int, int]):
-    change = drawn(*shape)
+def test_all_essential_directions_reproduce_the_change(shape: tuple[int, int]):
+    change = gaussian(*shape)
     directions, energies = essential.essential_subspace(change, moments(40, shape[1], 3)[1], max(shape))
     assert directions.shape == (shape[0], min(shape))
     assert (energies.diff() <= 0).all()
     close(directions @ (directions.T @ change), change)
 
 
-def test_isometry_is_the_polar_factor_and_ignores_what_is_not_there():
-    matrix = drawn(7, 4)
+def test_isometry_is_the_polar_factor_and_ignores_zero_columns():
+    matrix = gaussian(7, 4)
     factor, mean = essential.isometry(matrix)
     expected, stretch = scipy.linalg.polar(matrix.numpy())
     close(factor, expected)
     assert float(mean) == pytest.approx(np.trace(stretch) / 4)
     padded = torch.cat([matrix, torch.zeros(7, 2, dtype=DOUBLE)], dim=1)
-    again, same = essential.isometry(padded)
-    close(again[:, :4], factor)
-    assert not again[:, 4:].abs().gt(1e-12).any()
-    assert float(same) == pytest.approx(float(mean))
+    padded_factor, padded_mean = essential.isometry(padded)
+    close(padded_factor[:, :4], factor)
+    assert not padded_factor[:, 4:].abs().gt(1e-12).any()
+    assert float(padded_mean) == pytest.approx(float(mean))
 
 
-def test_grams_in_float64_are_those_of_the_same_inputs():
+def test_float64_grams_of_float32_inputs_are_exact():
     """Measured: 1e-16 from float32 tokens, where sums in float32 are 1e-7 off."""
     problem = toy.clip_problem(dtype=torch.float32)
-    weights = own(problem)(0)
+    weights = expert_prefix(problem)(0)
     tokens = embed_images(problem.encoder, weights, problem.images[0], 5, torch.float32)
     rows = problem.encoder.inputs(weights, 0, tokens[0])
-    given = gram_matrices(problem.encoder, weights, 0, tokens[:1], torch.float32, DOUBLE)
-    usual = gram_matrices(problem.encoder, weights, 0, tokens[:1], torch.float32)
+    wide = gram_matrices(problem.encoder, weights, 0, tokens[:1], torch.float32, DOUBLE)
+    narrow = gram_matrices(problem.encoder, weights, 0, tokens[:1], torch.float32)
     for name, x in rows.items():
         expected = second_moments(x.flatten(0, -2))
-        assert (given[name].dtype, usual[name].dtype) == (DOUBLE, torch.float32)
-        assert error(given[name], expected) < 1e-14
-        assert 1e-9 < error(usual[name], expected) < 1e-5
+        assert (wide[name].dtype, narrow[name].dtype) == (DOUBLE, torch.float32)
+        assert relative_error(wide[name], expected) < 1e-14
+        assert 1e-9 < relative_error(narrow[name], expected) < 1e-5
 
 
 def esm_matrix(changes: Sequence[np.ndarray], rows: Sequence[np.ndarray]) -> np.ndarray:
-    """ESM of one matrix with numpy and scipy, from each task's change and inputs."""
+    """Merge one matrix by ESM with NumPy and SciPy, from each task's change and inputs."""
     keep = min(len(changes[0]) // len(changes), len(changes[0][0]))
     norms = np.array([np.linalg.norm(change) for change in changes])
     left, right = [], []
@@ -611,45 +618,45 @@ def esm_matrix(changes: Sequence[np.ndarray], rows: Sequence[np.ndarray]) -> np.
     return 2 * factors[0] @ factors[1]
 
 
-def test_esm_is_its_definition_on_the_inputs_in_the_experts():
+def test_esm_equals_its_definition_on_the_experts_inputs():
     problem = toy.clip_problem()
-    delta = solved("esm", problem, scale=0.7)
+    delta = merged_delta("esm", problem, scale=0.7)
     kinds = {"mlp.c_fc": ("mlp.c_fc",), "mlp.c_proj": ("mlp.c_proj",), "qkv": ("attn.q", "attn.k", "attn.v")}
     for parts in kinds.values():
         layers = []
         for index in (0, 1):
             names = [f"{block_name(index)}{part}.weight" for part in parts]
-            rows = [entering(problem, task, own(problem), index)[names[0]].numpy() for task in range(3)]
+            rows = [block_inputs(problem, task, expert_prefix(problem), index)[names[0]].numpy() for task in range(3)]
             changes = np.concatenate([problem.vectors[name].numpy() for name in names], axis=1)
             layers.append(esm_matrix(changes, rows))
         norms = [np.linalg.norm(layer) for layer in layers]
         for index, (layer, norm) in enumerate(zip(layers, norms, strict=True)):
-            found = torch.cat([delta[f"{block_name(index)}{part}.weight"] for part in parts])
-            close(found, 0.7 * layer * (norm / np.mean(norms)) ** 2, 1e-7)
+            merged = torch.cat([delta[f"{block_name(index)}{part}.weight"] for part in parts])
+            close(merged, 0.7 * layer * (norm / np.mean(norms)) ** 2, 1e-7)
 
 
-def test_esm_averages_what_is_no_matrix():
+def test_esm_averages_tensors_other_than_matrices():
     problem = toy.clip_problem()
-    delta = solved("esm", problem, scale=0.5)
+    delta = merged_delta("esm", problem, scale=0.5)
     for group, stacked in problem.vectors.items():
         if not group.removesuffix(".weight").endswith(MATRICES):
             close(delta[group], 0.5 * stacked.mean(0))
 
 
 def test_esm_of_one_matrix_scales_with_the_task_vectors():
-    changes, grams_ = drawn(3, 9, 6), [moments(30, 6, seed)[1] for seed in (3, 5, 7)]
+    changes, grams = gaussian(3, 9, 6), [moments(30, 6, seed)[1] for seed in (3, 5, 7)]
 
     def merged(factor: float) -> Tensor:
         scaled = [factor * change for change in changes]
-        found = [essential.essential_subspace(change, gram, 3) for change, gram in zip(scaled, grams_, strict=True)]
-        return essential.merge_essential(scaled, found)
+        subspaces = [essential.essential_subspace(change, gram, 3) for change, gram in zip(scaled, grams, strict=True)]
+        return essential.merge_essential(scaled, subspaces)
 
     close(merged(5.0), 5 * merged(1.0), 1e-10)
     assert not merged(0.0).any()
 
 
 def test_layers_are_balanced_by_the_squares_of_their_relative_norms():
-    layers = [drawn(3, 4), 3 * drawn(3, 4, seed=1), 0.2 * drawn(3, 4, seed=2)]
+    layers = [gaussian(3, 4), 3 * gaussian(3, 4, seed=1), 0.2 * gaussian(3, 4, seed=2)]
     norms = torch.stack([layer.norm() for layer in layers])
     factors = [float((new / old).mean()) for new, old in zip(essential.balance_layers(layers), layers, strict=True)]
     assert factors == pytest.approx([float((norm / norms.mean()) ** 2) for norm in norms])
@@ -657,9 +664,9 @@ def test_layers_are_balanced_by_the_squares_of_their_relative_norms():
     close(essential.balance_layers(layers[:1])[0], layers[0])
 
 
-def test_esm_gives_the_attention_output_to_the_singular_merge():
+def test_esm_merges_the_attention_output_like_tsv_m():
     problem = toy.clip_problem()
-    delta, names = solved("esm", problem), [f"{block_name(index)}attn.out_proj.weight" for index in (0, 1)]
+    delta, names = merged_delta("esm", problem), [f"{block_name(index)}attn.out_proj.weight" for index in (0, 1)]
     expected = essential.balance_layers([decorrelate(problem.vectors[name]) for name in names])
     for name, matrix in zip(names, expected, strict=True):
         close(delta[name], matrix)

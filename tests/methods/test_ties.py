@@ -1,4 +1,4 @@
-"""TIES against a second implementation that handles one number at a time."""
+"""TIES against a second implementation in plain Python, one number at a time."""
 
 import math
 import random
@@ -20,10 +20,10 @@ SIZE = sum(math.prod(shape) for shape in SHAPES.values())
 WHOLE = Params(keep=1.0, scale=1.0)
 
 
-def task_vectors(flat: Sequence[Sequence[float]]) -> TaskVectors:
-    """Task vectors in float64 from one flat list per task."""
+def task_vectors(rows: Sequence[Sequence[float]]) -> TaskVectors:
+    """Return task vectors in float64 from one flat list per task."""
     experts = []
-    for row in flat:
+    for row in rows:
         pieces = torch.tensor(row, dtype=torch.float64).split([math.prod(shape) for shape in SHAPES.values()])
         experts.append({name: piece.view(shape) for (name, shape), piece in zip(SHAPES.items(), pieces, strict=True)})
     base = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in SHAPES.items()}
@@ -31,12 +31,12 @@ def task_vectors(flat: Sequence[Sequence[float]]) -> TaskVectors:
 
 
 def flat(delta: dict[str, torch.Tensor]) -> list[float]:
-    """All entries, tensor by tensor."""
+    """Return all entries, tensor by tensor."""
     return [value for name in SHAPES for value in delta[name].flatten().tolist()]
 
 
 def sign(value: float) -> int:
-    """-1, 0 or 1."""
+    """Return -1, 0 or 1."""
     return (value > 0) - (value < 0)
 
 
@@ -49,15 +49,15 @@ def oracle(vectors: Sequence[Sequence[float]], keep: float, scale: float, aggreg
     elected = [sign(math.fsum(column)) for column in zip(*trimmed, strict=True)]
     majority = sign(sum(elected))
     merged = []
-    for column, found in zip(zip(*trimmed, strict=True), elected, strict=True):
-        agreeing = [value for value in column if value and sign(value) == (found or majority)]
+    for column, winner in zip(zip(*trimmed, strict=True), elected, strict=True):
+        agreeing = [value for value in column if value and sign(value) == (winner or majority)]
         total = math.fsum(agreeing)
         merged.append(scale * (total / len(agreeing) if aggregate == "mean" and agreeing else total))
     return merged
 
 
-def drawn(seed: int, kind: str, tasks: int = 4) -> list[list[float]]:
-    """Random task vectors: Gaussian, or small integers with ties in magnitude and sums of zero."""
+def random_vectors(seed: int, kind: str, tasks: int = 4) -> list[list[float]]:
+    """Return random task vectors: Gaussian, or small integers with ties in magnitude and sums of zero."""
     rng = random.Random(seed)
     value = (lambda: rng.gauss(0, 1)) if kind == "gauss" else (lambda: float(rng.randint(-2, 2)))
     return [[value() for _ in range(SIZE)] for _ in range(tasks)]
@@ -68,16 +68,16 @@ def drawn(seed: int, kind: str, tasks: int = 4) -> list[list[float]]:
 @pytest.mark.parametrize("aggregate", ["mean", "sum"])
 @pytest.mark.parametrize("keep", [0.2, 0.55, 1.0])
 def test_ties_equals_the_oracle(seed: int, kind: str, aggregate: str, keep: float):
-    vectors = drawn(seed, kind)
-    found = flat(merge(task_vectors(vectors), Params(keep=keep, scale=0.7, aggregate=aggregate)))
-    assert found == pytest.approx(oracle(vectors, keep, 0.7, aggregate), abs=1e-12)
-    assert any(found)
+    vectors = random_vectors(seed, kind)
+    delta = flat(merge(task_vectors(vectors), Params(keep=keep, scale=0.7, aggregate=aggregate)))
+    assert delta == pytest.approx(oracle(vectors, keep, 0.7, aggregate), abs=1e-12)
+    assert any(delta)
 
 
 def test_the_integer_cases_reach_zero_sums_and_tied_thresholds():
     zero_sums = ties = 0
     for seed in range(8):
-        vectors = drawn(seed, "integers")
+        vectors = random_vectors(seed, "integers")
         zero_sums += sum(sum(column) == 0 and any(column) for column in zip(*vectors, strict=True))
         ties += sum(sorted(map(abs, vector))[-7] == sorted(map(abs, vector))[-6] for vector in vectors)
     assert zero_sums > 5
@@ -87,13 +87,13 @@ def test_the_integer_cases_reach_zero_sums_and_tied_thresholds():
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("aggregate", ["mean", "sum"])
 def test_ties_is_odd_and_positively_homogeneous(seed: int, aggregate: str):
-    vectors = drawn(seed, "integers")
+    vectors = random_vectors(seed, "integers")
     params = Params(keep=0.6, scale=1.0, aggregate=aggregate)
-    found = flat(merge(task_vectors(vectors), params))
+    delta = flat(merge(task_vectors(vectors), params))
     negated = flat(merge(task_vectors([[-value for value in vector] for vector in vectors]), params))
     doubled = flat(merge(task_vectors([[2 * value for value in vector] for vector in vectors]), params))
-    assert negated == [-value for value in found]
-    assert doubled == [2 * value for value in found]
+    assert negated == [-value for value in delta]
+    assert doubled == [2 * value for value in delta]
 
 
 def test_a_zero_sum_takes_the_majority_sign():
@@ -104,12 +104,12 @@ def test_a_zero_sum_takes_the_majority_sign():
     assert not any(flat(merge(task_vectors([up, down]), WHOLE)))  # no majority either: nothing agrees
 
 
-def test_where_no_task_agrees_with_a_negative_majority_there_is_no_minus_zero():
+def test_entries_without_an_agreeing_task_are_positive_zero():
     vectors = [[-1.0] * SIZE, [-1.0] * SIZE]
     vectors[0][0], vectors[0][1], vectors[1][1] = 1.0, 0.0, 0.0  # the first cancels out, the second is in no task
-    found = flat(merge(task_vectors(vectors), WHOLE))
-    assert found[:3] == [-1.0, 0.0, -2.0]
-    assert math.copysign(1, found[1]) == 1
+    delta = flat(merge(task_vectors(vectors), WHOLE))
+    assert delta[:3] == [-1.0, 0.0, -2.0]
+    assert math.copysign(1, delta[1]) == 1
 
 
 def test_trimming_is_over_the_whole_model_not_per_tensor():
@@ -121,7 +121,7 @@ def test_trimming_is_over_the_whole_model_not_per_tensor():
 
 
 def test_keeping_all_of_agreeing_signs_is_the_sum_or_the_mean():
-    vectors = [[abs(value) for value in vector] for vector in drawn(0, "gauss")]
+    vectors = [[abs(value) for value in vector] for vector in random_vectors(0, "gauss")]
     total = [math.fsum(column) for column in zip(*vectors, strict=True)]
     assert flat(merge(task_vectors(vectors), Params(keep=1.0, scale=1.0, aggregate="sum"))) == pytest.approx(total)
     mean = Params(keep=1.0, scale=1.0, aggregate="mean")
@@ -129,16 +129,16 @@ def test_keeping_all_of_agreeing_signs_is_the_sum_or_the_mean():
 
 
 def test_the_mean_of_equal_task_vectors_is_one_of_them_trimmed():
-    (vector,) = drawn(3, "gauss", tasks=1)
+    (vector,) = random_vectors(3, "gauss", tasks=1)
     limit = sorted(map(abs, vector))[-math.ceil(0.4 * SIZE)]
-    found = flat(merge(task_vectors([vector] * 5), Params(keep=0.4, scale=1.0, aggregate="mean")))
-    assert found == pytest.approx([value if abs(value) >= limit else 0.0 for value in vector], abs=1e-15)
-    assert any(found)
-    assert not all(found)
+    delta = flat(merge(task_vectors([vector] * 5), Params(keep=0.4, scale=1.0, aggregate="mean")))
+    assert delta == pytest.approx([value if abs(value) >= limit else 0.0 for value in vector], abs=1e-15)
+    assert any(delta)
+    assert not all(delta)
 
 
-def test_one_task_kept_whole_is_its_expert():
-    (vector,) = drawn(0, "gauss", tasks=1)
+def test_one_untrimmed_task_is_its_expert():
+    (vector,) = random_vectors(0, "gauss", tasks=1)
     assert flat(merge(task_vectors([vector]), WHOLE)) == vector
 
 
@@ -146,15 +146,15 @@ def test_one_task_kept_whole_is_its_expert():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_lowest_of_the_top_is_an_order_statistic(share: float, dtype: torch.dtype):
     values = torch.randn(1000, generator=torch.Generator().manual_seed(0), dtype=dtype)
-    kept, found = values.clone(), lowest_of_top(values, share)
-    assert found.dtype == dtype
-    assert found == np.sort(values.numpy())[::-1][math.ceil(share * 1000) - 1]
-    assert int((values >= found).sum()) == math.ceil(share * 1000)
-    assert torch.equal(values, kept)
+    original, lowest = values.clone(), lowest_of_top(values, share)
+    assert lowest.dtype == dtype
+    assert lowest == np.sort(values.numpy())[::-1][math.ceil(share * 1000) - 1]
+    assert int((values >= lowest).sum()) == math.ceil(share * 1000)
+    assert torch.equal(values, original)
 
 
 @pytest.mark.parametrize("share", [0.01, 0.2, 0.9])
-def test_the_lowest_of_the_top_on_a_gpu_is_that_of_the_cpu(share: float):
+def test_the_lowest_of_the_top_is_the_same_on_a_gpu(share: float):
     values = torch.randn(300_000, generator=torch.Generator().manual_seed(0)).round(decimals=3)  # many are equal
     expected = lowest_of_top(values, share)
     with pretended():
@@ -163,10 +163,10 @@ def test_the_lowest_of_the_top_on_a_gpu_is_that_of_the_cpu(share: float):
 
 @pytest.mark.parametrize("aggregate", ["mean", "sum"])
 @pytest.mark.parametrize("seed", range(4))
-def test_merging_in_parts_is_merging_whole(monkeypatch: pytest.MonkeyPatch, seed: int, aggregate: Aggregate):
-    vectors = task_vectors(drawn(seed, "integers"))
+def test_merging_in_parts_equals_merging_whole(monkeypatch: pytest.MonkeyPatch, seed: int, aggregate: Aggregate):
+    vectors = task_vectors(random_vectors(seed, "integers"))
     params = Params(keep=1.0, aggregate=aggregate)
-    whole = merge(vectors, params)  # held to the oracle above
+    whole = merge(vectors, params)  # compared with the oracle above
     monkeypatch.setattr(parts, "PART", 3)
-    cut = merge(vectors, params)
-    assert all(torch.equal(cut[name], tensor) for name, tensor in whole.items())
+    in_parts = merge(vectors, params)
+    assert all(torch.equal(in_parts[name], tensor) for name, tensor in whole.items())

@@ -1,4 +1,4 @@
-"""The image tower as functions: equal to open_clip's own forward, and its parts equal to the whole."""
+"""The functional image tower: equal to open_clip's forward pass, and its parts to the whole."""
 
 import pytest
 import torch
@@ -26,22 +26,22 @@ def test_split_and_fuse_are_inverse():
 
 
 @pytest.mark.parametrize("quick", [True, False])
-def test_tower_equals_open_clips_own_forward(quick: bool):
+def test_tower_equals_open_clips_forward_pass(quick: bool):
     config = {**toy.CLIP, "quick_gelu": quick}
     clip, split = toy.clip_weights(config=config)
     clip, split = clip.double(), toy.in_dtype(split, torch.float64)
     mean, std = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
     rng = torch.Generator().manual_seed(0)
     images = torch.randint(256, (5, 14, 14, 3), generator=rng, dtype=torch.uint8)
-    kept = toy.cloned(split)
-    found = Tower(config, mean, std)(split, images)
+    original = toy.cloned(split)
+    features = Tower(config, mean, std)(split, images)
     pixels = images.permute(0, 3, 1, 2).double() / 255
     pixels = (pixels - pixels.new_tensor(mean).view(3, 1, 1)) / pixels.new_tensor(std).view(3, 1, 1)
     with torch.no_grad():
         expected = clip.encode_image(pixels, normalize=True)
-    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance(torch.float64, roundings(config)))
-    assert found.shape == (5, 16)
-    assert toy.same(split, kept)
+    torch.testing.assert_close(features, expected, rtol=0, atol=tolerance(torch.float64, roundings(config)))
+    assert features.shape == (5, 16)
+    assert toy.same(split, original)
 
 
 def test_a_missing_tensor_is_named():
@@ -51,14 +51,14 @@ def test_a_missing_tensor_is_named():
         Tower(toy.CLIP, HALF, HALF)(split, torch.zeros(1, 14, 14, 3, dtype=torch.uint8))
 
 
-def test_an_architecture_that_is_not_this_one_is_refused():
-    other = {**toy.CLIP, "vision_cfg": {**toy.CLIP["vision_cfg"], "pool_type": "avg"}}
+def test_an_unsupported_architecture_is_refused():
+    config = {**toy.CLIP, "vision_cfg": {**toy.CLIP["vision_cfg"], "pool_type": "avg"}}
     with pytest.raises(BenchmarkError, match="vision_cfg: pool_type not supported"):
-        Tower(other, HALF, HALF)
+        Tower(config, HALF, HALF)
 
 
-def deep() -> tuple[Tower, Weights, Tensor]:
-    """A tower of three blocks in float64, its weights and four images."""
+def deep_tower() -> tuple[Tower, Weights, Tensor]:
+    """Return a tower of three blocks in float64, its weights and four images."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         clip = build_clip(DEEP)
@@ -69,8 +69,8 @@ def deep() -> tuple[Tower, Weights, Tensor]:
     return Tower(DEEP, HALF, HALF), weights, images
 
 
-def test_the_parts_make_the_whole():
-    tower, weights, images = deep()
+def test_the_parts_compose_the_tower():
+    tower, weights, images = deep_tower()
     assert tower.depth == 3
     tokens = tower.embed(weights, images)
     assert tokens.shape == (4, 5, 32)
@@ -80,41 +80,41 @@ def test_the_parts_make_the_whole():
 
 
 def test_a_block_needs_its_own_weights_only():
-    tower, weights, images = deep()
+    tower, weights, images = deep_tower()
     tokens = tower.embed(weights, images)
-    own = {name: tensor for name, tensor in weights.items() if name.startswith(block_name(1))}
-    assert torch.equal(tower.block(own, 1, tokens), tower.block(weights, 1, tokens))
-    assert len(own) == 16
+    block_weights = {name: tensor for name, tensor in weights.items() if name.startswith(block_name(1))}
+    assert torch.equal(tower.block(block_weights, 1, tokens), tower.block(weights, 1, tokens))
+    assert len(block_weights) == 16
 
 
-def test_inputs_are_what_enters_each_matrix():
-    tower, weights, images = deep()
+def test_inputs_are_those_of_each_matrix():
+    tower, weights, images = deep_tower()
     tokens = tower.block(weights, 0, tower.embed(weights, images))
-    entering = tower.inputs(weights, 1, tokens)
-    assert {*entering} == {name for name in weights if name.startswith(block_name(1)) and weights[name].ndim == 2}
+    inputs = tower.inputs(weights, 1, tokens)
+    assert {*inputs} == {name for name in weights if name.startswith(block_name(1)) and weights[name].ndim == 2}
     stem = block_name(1)
 
     def applied(name: str) -> Tensor:
-        return entering[f"{stem}{name}.weight"] @ weights[f"{stem}{name}.weight"].T + weights[f"{stem}{name}.bias"]
+        return inputs[f"{stem}{name}.weight"] @ weights[f"{stem}{name}.weight"].T + weights[f"{stem}{name}.bias"]
 
-    assert entering[f"{stem}attn.q.weight"] is entering[f"{stem}attn.v.weight"]
+    assert inputs[f"{stem}attn.q.weight"] is inputs[f"{stem}attn.v.weight"]
     after_attention = tokens + applied("attn.out_proj")
     torch.testing.assert_close(
         after_attention + applied("mlp.c_proj"), tower.block(weights, 1, tokens), rtol=0, atol=1e-13
     )
-    by_hand = tower.block_by(
+    by_matrix = tower.block_by(
         weights, 1, tokens, lambda name, x: x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
     )
-    torch.testing.assert_close(by_hand, tower.block(weights, 1, tokens), rtol=0, atol=1e-13)
+    torch.testing.assert_close(by_matrix, tower.block(weights, 1, tokens), rtol=0, atol=1e-13)
     hidden = applied("mlp.c_fc")
     torch.testing.assert_close(
-        entering[f"{stem}mlp.c_proj.weight"], hidden * torch.sigmoid(1.702 * hidden), rtol=0, atol=1e-13
+        inputs[f"{stem}mlp.c_proj.weight"], hidden * torch.sigmoid(1.702 * hidden), rtol=0, atol=1e-13
     )
 
 
 def test_moving_a_matrix_moves_the_block_by_its_input():
     """The derivative of the block's output along a change of a matrix of the last layer is input @ change^T."""
-    tower, weights, images = deep()
+    tower, weights, images = deep_tower()
     tokens = tower.embed(weights, images)
     name = f"{block_name(0)}mlp.c_proj.weight"
     change = torch.randn(weights[name].shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)

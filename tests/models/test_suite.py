@@ -1,4 +1,4 @@
-"""Suite folders: a good one opens, a broken one is refused with the name of the file that is wrong."""
+"""Suite folders: a valid folder opens, a broken one is refused with the name of the faulty file."""
 
 import json
 import shutil
@@ -20,22 +20,22 @@ from tests.support import toy
 Fault = Callable[[Path], None]
 
 
-def gone(path: Path) -> None:
+def delete(path: Path) -> None:
     """Delete the file."""
     path.unlink()
 
 
-def halved(path: Path) -> None:
+def halve(path: Path) -> None:
     """Cut the file in the middle."""
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def emptied(path: Path) -> None:
-    """Leave a file of no bytes."""
+def empty(path: Path) -> None:
+    """Leave an empty file."""
     path.write_bytes(b"")
 
 
-def tensors(change: Callable[[dict[str, torch.Tensor]], object]) -> Fault:
+def change_tensors(change: Callable[[dict[str, torch.Tensor]], object]) -> Fault:
     """Change the tensors of a safetensors file."""
 
     def fault(path: Path) -> None:
@@ -46,17 +46,17 @@ def tensors(change: Callable[[dict[str, torch.Tensor]], object]) -> Fault:
     return fault
 
 
-def array(change: Callable[[np.ndarray], np.ndarray]) -> Fault:
+def change_array(change: Callable[[np.ndarray], np.ndarray]) -> Fault:
     """Change the array of a .npy file."""
     return lambda path: np.save(path, change(np.load(path)))
 
 
-def about(**values: object) -> Fault:
+def set_keys(**values: object) -> Fault:
     """Set keys of suite.json."""
     return lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-def tower(**values: object) -> Fault:
+def set_tower(**values: object) -> Fault:
     """Set keys of the vision_cfg of suite.json."""
 
     def fault(path: Path) -> None:
@@ -68,61 +68,69 @@ def tower(**values: object) -> Fault:
 
 
 FAULTS: dict[str, tuple[str, Fault, str]] = {
-    "tower without layers": ("suite.json", tower(layers=0), "model: .*layers is 0, expected a positive whole number"),
-    "tower of a text": ("suite.json", tower(width="96"), "model: .*width is '96', expected a positive whole number"),
-    "tower of half a head": ("suite.json", tower(head_width=5), "is no multiple of head_width 5"),
-    "no deviation": ("suite.json", about(std=[0.0, 1.0, 1.0]), "std.*greater than 0"),
-    "no suite.json": ("suite.json", gone, "no such file"),
-    "suite.json cut": ("suite.json", halved, "not valid JSON"),
-    "suite.json with an unknown key": ("suite.json", about(colour="red"), "colour"),
+    "tower without layers": (
+        "suite.json",
+        set_tower(layers=0),
+        "model: .*layers is 0, expected a positive whole number",
+    ),
+    "tower of a text": (
+        "suite.json",
+        set_tower(width="96"),
+        "model: .*width is '96', expected a positive whole number",
+    ),
+    "tower of half a head": ("suite.json", set_tower(head_width=5), "is no multiple of head_width 5"),
+    "no deviation": ("suite.json", set_keys(std=[0.0, 1.0, 1.0]), "std.*greater than 0"),
+    "no suite.json": ("suite.json", delete, "no such file"),
+    "suite.json cut": ("suite.json", halve, "not valid JSON"),
+    "suite.json with an unknown key": ("suite.json", set_keys(colour="red"), "colour"),
     "suite.json with a bad task name": (
         "suite.json",
-        about(tasks=[{"name": "../x", "classes": []}]),
+        set_keys(tasks=[{"name": "../x", "classes": []}]),
         r"tasks\.0\.name",
     ),
-    "no base": ("base.safetensors", gone, "cannot be read"),
-    "base cut": ("base.safetensors", halved, "cannot be read"),
-    "base empty": ("base.safetensors", emptied, "cannot be read"),
+    "no base": ("base.safetensors", delete, "cannot be read"),
+    "base cut": ("base.safetensors", halve, "cannot be read"),
+    "base empty": ("base.safetensors", empty, "cannot be read"),
     "base without the projection": (
         "base.safetensors",
-        tensors(lambda t: t.pop("proj")),
+        change_tensors(lambda t: t.pop("proj")),
         "1 tensors are missing.*'proj'",
     ),
-    "no expert": ("experts/dogs.safetensors", gone, "cannot be read"),
-    "expert cut": ("experts/dogs.safetensors", halved, "cannot be read"),
+    "no expert": ("experts/dogs.safetensors", delete, "cannot be read"),
+    "expert cut": ("experts/dogs.safetensors", halve, "cannot be read"),
     "expert mis-shaped": (
         "experts/dogs.safetensors",
-        tensors(lambda t: t.update({"ln_post.bias": torch.zeros(31)})),
+        change_tensors(lambda t: t.update({"ln_post.bias": torch.zeros(31)})),
         r"ln_post\.bias has shape \[31\], the base has \[32\]",
     ),
     "expert without a tensor": (
         "experts/fish.safetensors",
-        tensors(lambda t: t.pop("ln_post.bias")),
+        change_tensors(lambda t: t.pop("ln_post.bias")),
         "1 tensors are missing, the first is 'ln_post.bias'",
     ),
     "expert with a tensor too many": (
         "experts/fish.safetensors",
-        tensors(lambda t: t.update(proj=torch.zeros(32, 16))),
+        change_tensors(lambda t: t.update(proj=torch.zeros(32, 16))),
         "1 tensors do not belong to the suite, the first is 'proj'",
     ),
-    "no heads": ("heads.safetensors", gone, "cannot be read"),
-    "no head of a task": ("heads.safetensors", tensors(lambda t: t.pop("cats")), "head of cats"),
+    "no heads": ("heads.safetensors", delete, "cannot be read"),
+    "no head of a task": ("heads.safetensors", change_tensors(lambda t: t.pop("cats")), "head of cats"),
     "head of too few classes": (
         "heads.safetensors",
-        tensors(lambda t: t.update(dogs=torch.zeros(2, 16))),
+        change_tensors(lambda t: t.update(dogs=torch.zeros(2, 16))),
         r"head of dogs has shape \[2, 16\], expected \[3, D\]",
     ),
-    "no images": ("images/test/cats.npy", gone, "cannot be read"),
-    "images cut": ("images/test/cats.npy", halved, "cannot be read"),
-    "images empty": ("images/test/cats.npy", emptied, "cannot be read"),
-    "images of another type": ("images/train/cats.npy", array(lambda a: a / 255), "float64.*expected uint8"),
-    "grey images": ("images/train/cats.npy", array(lambda a: a[..., 0]), r"expected uint8 \[N, H, W, 3\]"),
-    "fewer images than labels": ("images/validation/fish.npy", array(lambda a: a[:-1]), "4 images but labels"),
-    "no labels": ("labels/test/dogs.npy", gone, "cannot be read"),
-    "labels cut": ("labels/test/dogs.npy", halved, "cannot be read"),
-    "label above the classes": ("labels/test/dogs.npy", array(lambda a: a + 1), "expected 0 to 2"),
-    "label below zero": ("labels/test/dogs.npy", array(lambda a: a - 1), "expected 0 to 2"),
-    "labels of another type": ("labels/test/dogs.npy", array(lambda a: a / 2), "float64.*expected int64"),
+    "no images": ("images/test/cats.npy", delete, "cannot be read"),
+    "images cut": ("images/test/cats.npy", halve, "cannot be read"),
+    "images empty": ("images/test/cats.npy", empty, "cannot be read"),
+    "images of another type": ("images/train/cats.npy", change_array(lambda a: a / 255), "float64.*expected uint8"),
+    "grey images": ("images/train/cats.npy", change_array(lambda a: a[..., 0]), r"expected uint8 \[N, H, W, 3\]"),
+    "fewer images than labels": ("images/validation/fish.npy", change_array(lambda a: a[:-1]), "4 images but labels"),
+    "no labels": ("labels/test/dogs.npy", delete, "cannot be read"),
+    "labels cut": ("labels/test/dogs.npy", halve, "cannot be read"),
+    "label above the classes": ("labels/test/dogs.npy", change_array(lambda a: a + 1), "expected 0 to 2"),
+    "label below zero": ("labels/test/dogs.npy", change_array(lambda a: a - 1), "expected 0 to 2"),
+    "labels of another type": ("labels/test/dogs.npy", change_array(lambda a: a / 2), "float64.*expected int64"),
 }
 
 
@@ -164,7 +172,7 @@ def test_a_broken_folder_is_refused_by_file(broken: Path, file: str, fault: Faul
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("file", ["base.safetensors", "experts/dogs.safetensors"])
 def test_weights_that_are_not_finite_are_refused_by_file(broken: Path, file: str, value: float):
-    tensors(lambda t: t.update({"ln_post.bias": torch.full((32,), value)}))(broken / file)
+    change_tensors(lambda t: t.update({"ln_post.bias": torch.full((32,), value)}))(broken / file)
     opened = SuiteFolder(broken)
     with pytest.raises(BenchmarkError, match=r"'ln_post\.bias'.*non-finite") as caught:
         dict(opened.vectors())
@@ -173,12 +181,12 @@ def test_weights_that_are_not_finite_are_refused_by_file(broken: Path, file: str
 
 def test_tasks_of_the_same_name_are_refused(broken: Path):
     task = {"name": "cats", "classes": ["tabby", "siamese"]}
-    about(tasks=[task, task])(broken / "suite.json")
+    set_keys(tasks=[task, task])(broken / "suite.json")
     with pytest.raises(SuiteError, match="task names must differ"):
         SuiteFolder(broken)
 
 
-def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path):
+def test_a_folder_without_files_is_refused(tmp_path: Path):
     with pytest.raises(BenchmarkError, match="no such file"):
         SuiteFolder(tmp_path)
 

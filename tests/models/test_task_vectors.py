@@ -1,4 +1,4 @@
-"""The merge and the contraction: identities that hold exactly, and their accuracy."""
+"""Merging and contracting task vectors: exact identities and accuracy."""
 
 import pytest
 import torch
@@ -8,14 +8,14 @@ from pipeline.models.weights import Weights
 from tests.support import toy
 
 
-def coefficients(seed: int = 5) -> torch.Tensor:
-    """Random coefficients [3, G]."""
+def random_coefficients(seed: int = 5) -> torch.Tensor:
+    """Return random coefficients [3, G]."""
     rng = torch.Generator().manual_seed(seed)
     return torch.randn(3, len(toy.GROUPS), generator=rng, dtype=torch.float64)
 
 
 def far_apart() -> tuple[Weights, list[Weights]]:
-    """A base and experts of different magnitudes: float32 does not hold their difference."""
+    """Return a base and experts of different magnitudes: float32 does not hold their difference."""
     return toy.weights(0, torch.float32, 1000), [toy.weights(1 + task, torch.float32) for task in range(3)]
 
 
@@ -42,22 +42,22 @@ def test_forming_vectors_in_float32_would_lose_the_expert():
     assert not toy.same(merge(base, vectors, one_hot), experts[0])
 
 
-def test_merge_is_the_formula():
+def test_merge_equals_the_formula():
     base, experts = toy.models()
-    chosen = coefficients()
-    merged = merge(base, toy.task_vectors(), chosen)
+    coefficients = random_coefficients()
+    merged = merge(base, toy.task_vectors(), coefficients)
     for group, name in enumerate(toy.GROUPS):
         expected = base[name].clone()
         for task in range(3):
-            expected += chosen[task, group] * (experts[task][name] - base[name])
+            expected += coefficients[task, group] * (experts[task][name] - base[name])
         torch.testing.assert_close(merged[name], expected, rtol=0, atol=1e-12)
 
 
 def test_merge_is_linear_in_the_coefficients():
     base, vectors = toy.models()[0], toy.task_vectors()
-    one, other = coefficients(1), coefficients(2)
-    merged = merge(base, vectors, 2 * one - 3 * other)
-    parts = merge(base, vectors, one), merge(base, vectors, other)
+    first, second = random_coefficients(1), random_coefficients(2)
+    merged = merge(base, vectors, 2 * first - 3 * second)
+    parts = merge(base, vectors, first), merge(base, vectors, second)
     for name in toy.GROUPS:
         expected = base[name] + 2 * (parts[0][name] - base[name]) - 3 * (parts[1][name] - base[name])
         torch.testing.assert_close(merged[name], expected, rtol=0, atol=1e-12)
@@ -66,45 +66,45 @@ def test_merge_is_linear_in_the_coefficients():
 def test_tensors_without_a_vector_are_kept():
     base, experts = toy.models()
     base["proj"] = torch.ones(2, 2)
-    merged = merge(base, TaskVectors(base, experts, toy.GROUPS, torch.float64), coefficients())
+    merged = merge(base, TaskVectors(base, experts, toy.GROUPS, torch.float64), random_coefficients())
     assert torch.equal(merged["proj"], torch.ones(2, 2))
 
 
 def test_merge_returns_the_precision_of_the_base():
     base, experts = toy.models(dtype=torch.float32)
-    merged = merge(base, TaskVectors(base, experts, toy.GROUPS, torch.float64), coefficients())
+    merged = merge(base, TaskVectors(base, experts, toy.GROUPS, torch.float64), random_coefficients())
     assert {tensor.dtype for tensor in merged.values()} == {torch.float32}
 
 
 def test_inputs_are_not_modified():
     base, experts = toy.models()
     before = [toy.cloned(weights) for weights in (base, *experts)]
-    chosen = coefficients()
+    coefficients = random_coefficients()
     vectors = dict(TaskVectors(base, experts, toy.GROUPS, torch.float64))
-    kept = toy.cloned(vectors)
-    merge(base, vectors, chosen)
+    originals = toy.cloned(vectors)
+    merge(base, vectors, coefficients)
     contract(base, vectors)
     add_delta(base, {"first.bias": torch.ones(6, dtype=torch.float64)})
-    assert all(toy.same(one, other) for one, other in zip((base, *experts), before, strict=True))
-    assert toy.same(vectors, kept)
-    assert torch.equal(chosen, coefficients())
+    assert all(toy.same(model, copy) for model, copy in zip((base, *experts), before, strict=True))
+    assert toy.same(vectors, originals)
+    assert torch.equal(coefficients, random_coefficients())
 
 
 def test_contract_is_the_inner_product_per_task_and_group():
     vectors, slope = toy.task_vectors(), toy.weights(7)
-    found = contract(slope, vectors)
-    assert found.shape == (3, len(toy.GROUPS))
+    contraction = contract(slope, vectors)
+    assert contraction.shape == (3, len(toy.GROUPS))
     for group, name in enumerate(toy.GROUPS):
         for task in range(3):
             expected = float((vectors[name][task] * slope[name]).sum())
-            assert float(found[task, group]) == pytest.approx(expected, abs=1e-12)
+            assert float(contraction[task, group]) == pytest.approx(expected, abs=1e-12)
 
 
-def test_add_changes_only_what_delta_names():
+def test_add_delta_changes_only_the_tensors_of_the_delta():
     base = toy.weights(0)
-    found = add_delta(base, {"first.bias": torch.full((6,), 2.0)})
-    assert torch.equal(found["first.bias"], base["first.bias"] + 2)
-    assert torch.equal(found["first.weight"], base["first.weight"])
+    moved = add_delta(base, {"first.bias": torch.full((6,), 2.0)})
+    assert torch.equal(moved["first.bias"], base["first.bias"] + 2)
+    assert torch.equal(moved["first.weight"], base["first.weight"])
 
 
 def test_task_vectors_of_one_task_and_of_all_agree():

@@ -1,4 +1,4 @@
-"""Anchors and published results by hand: what counts as reproduced, what is said, what stands beside ours."""
+"""Anchors and published results by hand: which count as reproduced, their sentence and their tables."""
 
 import numpy as np
 import pandas as pd
@@ -28,56 +28,56 @@ ROWS = [
     {**ROW, "source": "p_1", "task": "a", "accuracy": 70},
     {**ROW, "task": "b", "accuracy": 52.75},
 ]
-TOLD = {"m_1": {"method": "M_1", "hyperparameters": "rho 1", "protocol": "all"}}
+OUR_METHODS = {"m_1": {"method": "M_1", "hyperparameters": "rho 1", "protocol": "all"}}
 
 
-def test_a_tenth_of_a_point_is_reproduced_and_more_is_not():
-    found = compare_anchors(RUNS, TASKS, ANCHORS)
-    assert found[["task", "row"]].to_numpy().tolist() == [
+def test_a_difference_of_a_tenth_counts_as_reproduced_and_more_does_not():
+    anchors = compare_anchors(RUNS, TASKS, ANCHORS)
+    assert anchors[["task", "row"]].to_numpy().tolist() == [
         ["b", "zero-shot"],
         ["a", "zero-shot"],
         ["b", "expert"],
         ["a", "expert"],
     ]
-    assert found.difference.tolist() == pytest.approx([0.1, 0, 0.05, -0.1001])
+    assert anchors.difference.tolist() == pytest.approx([0.1, 0, 0.05, -0.1001])
     assert 63.28 - 63.18 > 0.1, "in floating point"
-    assert found.reproduced.tolist() == [True, True, True, False]
+    assert anchors.reproduced.tolist() == [True, True, True, False]
 
 
-def test_the_sentence_counts_and_names():
-    found = compare_anchors(RUNS, TASKS, ANCHORS)
-    said = "published accuracies of these checkpoints reproduced within 0.1 points"
-    assert sentence(found, "test") == f"Anchors: 3 of 4 {said}; NOT reproduced: a expert (−0.100)."
-    assert sentence(found[:3], "test") == f"Anchors: 3 of 3 {said}."
-    assert "not compared" in sentence(found, "validation")
-    assert "reproduced" not in sentence(found, "validation")
+def test_the_sentence_counts_anchors_and_names_failures():
+    anchors = compare_anchors(RUNS, TASKS, ANCHORS)
+    claim = "published accuracies of these checkpoints reproduced within 0.1 points"
+    assert sentence(anchors, "test") == f"Anchors: 3 of 4 {claim}; NOT reproduced: a expert (−0.100)."
+    assert sentence(anchors[:3], "test") == f"Anchors: 3 of 3 {claim}."
+    assert "not compared" in sentence(anchors, "validation")
+    assert "reproduced" not in sentence(anchors, "validation")
 
 
-def test_a_method_that_was_not_run_is_neither_reproduced_nor_not():
-    found = compare_anchors(RUNS.drop("individual", level="method"), TASKS, ANCHORS)
-    assert sentence(found, "test").startswith("Anchors: 2 of 4 published")
-    assert sentence(found, "test").endswith("within 0.1 points; not run: expert.")
-    assert anchor_csv(found).splitlines()[-1] == "a,expert,,90.600100,,"
-    assert "| a | – | 90.60 | – | not run |" in markdown(anchor_table(found, ""))
+def test_anchors_of_a_missing_method_are_not_run():
+    anchors = compare_anchors(RUNS.drop("individual", level="method"), TASKS, ANCHORS)
+    assert sentence(anchors, "test").startswith("Anchors: 2 of 4 published")
+    assert sentence(anchors, "test").endswith("within 0.1 points; not run: expert.")
+    assert anchor_csv(anchors).splitlines()[-1] == "a,expert,,90.600100,,"
+    assert "| a | – | 90.60 | – | not run |" in markdown(anchor_table(anchors, ""))
 
 
-def test_a_suite_without_anchors_has_none():
-    found = compare_anchors(RUNS, TASKS, {})
-    assert found.empty
-    assert sentence(found, "test") == sentence(found, "validation") == ""
+def test_a_suite_without_anchors_has_no_sentence():
+    anchors = compare_anchors(RUNS, TASKS, {})
+    assert anchors.empty
+    assert sentence(anchors, "test") == sentence(anchors, "validation") == ""
     assert len(compare_anchors(RUNS, TASKS, {"a": ANCHORS["a"]})) == 2, "those of some tasks alone"
 
 
 def test_golden_anchors():
-    found = compare_anchors(RUNS, TASKS, ANCHORS)
-    assert anchor_csv(found) == (
+    anchors = compare_anchors(RUNS, TASKS, ANCHORS)
+    assert anchor_csv(anchors) == (
         "task,row,ours,published,difference,reproduced\n"
         "b,zero-shot,63.280000,63.180000,0.100000,yes\n"
         "a,zero-shot,40.000000,40.000000,0.000000,yes\n"
         "b,expert,80.000000,79.950000,0.050000,yes\n"
         "a,expert,90.500000,90.600100,-0.100100,no\n"
     )
-    assert markdown(anchor_table(found, "A_B")) == (
+    assert markdown(anchor_table(anchors, "A_B")) == (
         "| Task | ours | published | difference | reproduced |\n"
         "| :-- | --: | --: | --: | :-- |\n"
         "| *zero-shot* |  |  |  |  |\n"
@@ -91,11 +91,11 @@ def test_golden_anchors():
 
 
 def test_published_rows_are_one_line_each_and_never_average_over_missing_tasks():
-    found = published_rows(ROWS, TASKS)
-    assert found.source.tolist() == ["p_2", "p_1"], "as listed"
-    assert found.Average.tolist()[0] == 52
-    assert np.isnan(found.Average.tolist()[1])
-    assert found.note.tolist() == ["a: few", ""]
+    published = published_rows(ROWS, TASKS)
+    assert published.source.tolist() == ["p_2", "p_1"], "as listed"
+    assert published.Average.tolist()[0] == 52
+    assert np.isnan(published.Average.tolist()[1])
+    assert published.note.tolist() == ["a: few", ""]
     assert published_rows(ROWS[1:2], TASKS).b.isna().all(), "a task that no row has"
 
 
@@ -105,14 +105,14 @@ def test_a_published_task_that_occurs_twice_is_refused():
 
 
 def test_golden_published():
-    own, others = our_rows(RUNS, TASKS, TOLD, "test"), published_rows(ROWS, TASKS)
-    assert format_csv(pd.concat([own, others]), "%.6f") == (
+    ours, published = our_rows(RUNS, TASKS, OUR_METHODS, "test"), published_rows(ROWS, TASKS)
+    assert format_csv(pd.concat([ours, published]), "%.6f") == (
         "method,hyperparameters,b,a,Average,protocol,source,note\n"
         "M_1,rho 1,51.000000,62.000000,56.500000,all,this run,\n"
         "X|<1>,k 1,52.750000,51.250000,52.000000,data-free,p_2,a: few\n"
         "X|<1>,k 1,,70.000000,,data-free,p_1,\n"
     )
-    assert markdown(published_table(own, others, TASKS, 1, "test")) == (
+    assert markdown(published_table(ours, published, TASKS, 1, "test")) == (
         "| Method | b | a | Average | protocol | hyperparameters | source | note |\n"
         "| :-- | --: | --: | --: | :-- | :-- | :-- | :-- |\n"
         "| *this run* |  |  |  |  |  |  |  |\n"
@@ -124,7 +124,7 @@ def test_golden_published():
     )
 
 
-def test_another_split_is_named():
-    own = our_rows(RUNS, TASKS, TOLD, "validation")
-    assert own.source.tolist() == ["this run, validation split"]
-    assert "this run scored the validation split" in published_table(own, own, TASKS, 1, "validation").caption
+def test_a_split_other_than_test_is_named():
+    ours = our_rows(RUNS, TASKS, OUR_METHODS, "validation")
+    assert ours.source.tolist() == ["this run, validation split"]
+    assert "this run scored the validation split" in published_table(ours, ours, TASKS, 1, "validation").caption

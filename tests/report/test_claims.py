@@ -1,4 +1,4 @@
-"""Claims: what is said follows the intervals, the number of comparisons, and nothing else."""
+"""Claims follow from the intervals and the number of comparisons."""
 
 from types import SimpleNamespace
 
@@ -19,8 +19,8 @@ SHARES = {"zeroshot": 0.2, "individual": 0.9, "ties": 0.5, "adamerging": 0.65, "
 IMAGES = 400
 
 
-def right(share, count):
-    """The first images are right; a seed more, an image more."""
+def first_images_right(share, count):
+    """Mark the first images right, with one image more for every further seed."""
     return np.array([np.arange(IMAGES) < round(share * IMAGES) + seed for seed in range(count)])
 
 
@@ -29,14 +29,14 @@ def made():
     """Resampled answers, their comparisons and the runs of the table."""
     seeds = {name: (0, 1) if name in GROUPS["Calibrated"] else (-1,) for name in SHARES}
     correct = {
-        name: {task: right(share - 0.1 * (task == "b"), len(seeds[name])) for task in TASKS}
+        name: {task: first_images_right(share - 0.1 * (task == "b"), len(seeds[name])) for task in TASKS}
         for name, share in SHARES.items()
     }
     lines = [
         f"s,{name},{task},{seed if seed >= 0 else ''},8,{hits.sum()},{IMAGES}"
         for name, tasks in correct.items()
-        for task, found in tasks.items()
-        for seed, hits in zip(seeds[name], found, strict=True)
+        for task, answers in tasks.items()
+        for seed, hits in zip(seeds[name], answers, strict=True)
     ]
     scored = parse_scores("\n".join(["suite,method,task,seed,samples,correct,total", *lines]), "test")
     resampled = resample_accuracies(correct, seeds, 2000)
@@ -47,11 +47,11 @@ def made():
     return SimpleNamespace(evidence=evidence, compared=compared, scores=scores)
 
 
-def difference(value, p, like):
+def make_comparison(value, p, like):
     interval = Interval(np.array(value), np.array(value - 0.1), np.array(value + 0.1))
-    edges = Interval(interval.value, np.array(like[0]), np.array(like[1]))
+    similar = Interval(interval.value, np.array(like[0]), np.array(like[1]))
     tasks = Interval(*np.array([[0.1, 0.2, -0.3], [0.05, -0.1, -0.4], [0.2, 0.3, -0.2]]))
-    return Comparison(interval, edges, tasks, p, (3, 1), 1000)
+    return Comparison(interval, similar, tasks, p, (3, 1), 1000)
 
 
 @pytest.mark.parametrize(
@@ -64,18 +64,18 @@ def difference(value, p, like):
         (0.2, 0.05, (0.1, 0.3), "no difference shown"),
     ],
 )
-def test_a_verdict_follows_p_and_the_interval_of_other_tasks(value, p, like, words):
-    assert comparisons.verdict(difference(value, p, like)) == words
+def test_a_verdict_follows_p_and_the_interval_for_tasks_like_these(value, p, like, words):
+    assert comparisons.verdict(make_comparison(value, p, like)) == words
 
 
-def test_tasks_are_won_and_lost_where_their_interval_excludes_zero():
-    one = difference(0.2, 0.01, (0, 1))
-    assert (one.won, one.lost) == (1, 1)
+def test_a_task_is_won_or_lost_if_its_interval_excludes_zero():
+    comparison = make_comparison(0.2, 0.01, (0, 1))
+    assert (comparison.won, comparison.lost) == (1, 1)
 
 
-def test_sentences_compare_with_those_that_matter_and_with_all(made):
-    said = comparisons.claims(made.evidence, made.compared, 1)
-    gap, free, entropy, twin, every, basis = said
+def test_claims_compare_with_the_closest_rivals_and_with_all_methods(made):
+    sentences = comparisons.claims(made.evidence, made.compared, 1)
+    gap, free, entropy, twin, every, basis = sentences
     assert gap.startswith("SAMerging closes 71.6 ± 0.3 % of the gap between zero-shot (15.0 %)")
     assert gap.endswith("(n = 2 seeds).")
     assert free.startswith("SAMerging minus TIES, the best data-free method: +20.12 points, 95 % interval [+17.")
@@ -90,18 +90,18 @@ def test_sentences_compare_with_those_that_matter_and_with_all(made):
     assert "With 2 seeds intervals are rough" in basis
 
 
-def test_what_did_not_run_is_not_spoken_of(made):
-    few = {"individual": made.compared["individual"]}
+def test_claims_leave_out_methods_that_did_not_run(made):
+    compared = {"individual": made.compared["individual"]}
     sections = {**GROUPS, "Data-free": []}
     runs = made.evidence.runs.assign(**{GAP: np.nan})
     evidence = SimpleNamespace(titles=TITLES, sections=sections, runs=runs)
-    said = comparisons.claims(evidence, few, 1)
-    assert len(said) == 2
-    assert "worse than 1 (Experts); no difference is shown to 0." in said[0]
+    sentences = comparisons.claims(evidence, compared, 1)
+    assert len(sentences) == 2
+    assert "worse than 1 (Experts); no difference is shown to 0." in sentences[0]
     assert comparisons.claims(made.evidence, {}, 1)[1:] == []
 
 
-def test_the_table_has_a_row_per_method_and_nothing_for_samerging_itself(made):
+def test_the_table_has_a_row_per_method_and_dashes_for_samerging(made):
     table = comparisons.comparison_table(made.evidence, made.compared, made.scores, 1)
     rows = {name: [cell.mean for cell in cells] for _, lines in table.sections for name, cells in lines}
     assert [title for title, _ in table.sections] == ["Floor", "Data-free", "Calibrated"]

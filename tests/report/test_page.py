@@ -23,8 +23,8 @@ ROWS = (
 )
 
 
-def whole(text):
-    """A page with `text` in every place that takes some."""
+def page_of(text):
+    """Make a page with `text` in every place for text."""
     links = (Link(text, "there.csv"),)
     table = Table(
         text, (text, f"{text} "), ((text, ((text, (Cell(text, text, "best"), Cell(text, "", "second"))),)),), text
@@ -39,39 +39,39 @@ def whole(text):
     return Page(text, (Prose((text,)),), (Section("section", text, blocks),), (Link(text, "studies.html"),))
 
 
-def grid(table, **more):
+def render_grid(table, **more):
     return render_page(Page("P", (), (Section("s", "S", (Grid("g", "G", table, **more),)),)))
 
 
-def test_text_stays_text_wherever_it_stands():
-    html, plain = (render_page(whole(text)) for text in (HOSTILE, "plain"))
+def test_text_is_escaped_everywhere():
+    html, plain = (render_page(page_of(text)) for text in (HOSTILE, "plain"))
     assert html.count("<script") == html.count("</script>") == 1
     assert re.findall(r"<(\w+)", html) == re.findall(r"<(\w+)", plain), "no element came from a text"
-    places = plain.split("<body>")[1].count("plain")
-    assert places > 25
+    occurrences = plain.split("<body>")[1].count("plain")
+    assert occurrences > 25
     assert (
         html.split("<body>")[1].count(str(escape(HOSTILE)).replace("&quot;", "&#34;").replace("&#x27;", "&#39;"))
-        == places
+        == occurrences
     )
     Parsed(html)
 
 
 def test_contents_lead_to_every_titled_block_and_sister_page():
-    found = Parsed(render_page(whole("t")))
-    assert len(found.ids) == len(set(found.ids))
-    anchors = {link[1:] for link in found.links if link.startswith("#")}
-    assert {"section", "prose", "grid", "figure", "fold", "entry", "inner"} <= anchors <= set(found.ids)
-    assert {link for link in found.links if not link.startswith("#")} == {"there.csv", "studies.html"}
-    assert found.loads == ["data:,"]
+    page = Parsed(render_page(page_of("t")))
+    assert len(page.ids) == len(set(page.ids))
+    anchors = {link[1:] for link in page.links if link.startswith("#")}
+    assert {"section", "prose", "grid", "figure", "fold", "entry", "inner"} <= anchors <= set(page.ids)
+    assert {link for link in page.links if not link.startswith("#")} == {"there.csv", "studies.html"}
+    assert page.loads == ["data:,"]
 
 
-def test_without_sister_pages_nothing_leads_away():
+def test_a_page_without_sister_pages_links_only_to_itself():
     links = Parsed(render_page(Page("P", (), (Section("s", "S", ()),)))).links
     assert set(links) == {"#s"}
 
 
 def test_the_policy_allows_the_pages_own_script_and_no_request():
-    html = render_page(whole("t"))
+    html = render_page(page_of("t"))
     script = re.search(r"(?s)<script>(.*?)</script>", html)[1]
     assert script == (TEMPLATES / "page.js").read_text()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -80,7 +80,7 @@ def test_the_policy_allows_the_pages_own_script_and_no_request():
 
 
 def test_a_table_has_a_body_per_group_and_headings_of_rows():
-    html = grid(Table("Caption", ("n", "why"), ROWS, "Name", ("why",)), rows={"one": "#s"})
+    html = render_grid(Table("Caption", ("n", "why"), ROWS, "Name", ("why",)), rows={"one": "#s"})
     assert html.count("<tbody>") == 2
     assert html.count('<tr class="group">') == 1, "a group without a title has no heading"
     assert '<th scope="col">Name</th><th scope="col">n</th><th scope="col" class="words">why</th>' in html
@@ -91,7 +91,7 @@ def test_a_table_has_a_body_per_group_and_headings_of_rows():
 @pytest.mark.parametrize(("columns", "wide"), [(9, False), (10, True)])
 def test_wide_tables_are_marked_for_print(columns, wide):
     cells = tuple(Cell("1", "", "") for _ in range(columns))
-    html = grid(Table("", tuple(map(str, range(columns))), (("", (("r", cells),)),)))
+    html = render_grid(Table("", tuple(map(str, range(columns))), (("", (("r", cells),)),)))
     assert ('class="grid wide"' in html) is wide
 
 

@@ -1,4 +1,4 @@
-"""The whole report on a made-up suite: every file, the same bytes twice, nothing of the machine, clear refusals."""
+"""The whole report on a made-up suite: its files, reproducible bytes without traces of the machine, and refusals."""
 
 import json
 import re
@@ -35,7 +35,7 @@ METHODS = {
     "rescale": ["average", "distillation"],
     "surgery": ["samerging"],
 }
-CHOSEN = choose_methods(METHODS)
+SELECTION = choose_methods(METHODS)
 LOOK = Look(dpi=50, width=6.5, decimals=1)
 INPUTS = (
     *(f"{name}/mini-x" for name in ("scores", "answers", "costs", "diagnostics", "merges")),
@@ -64,21 +64,21 @@ MEASURES = ("suite", "measure", "layer", "task", "other", "value")
 HEADER = ("suite", "method", "task", "seed", "samples", "correct", "total")
 
 
-def rows(method, samples, correct):
+def score_rows(method, samples, correct):
     seeds = SEEDS if samples else [None]
     return [("mini-x", method, task, seed, samples, correct + (seed or 0), 50) for seed in seeds for task in TASKS]
 
 
 @pytest.fixture
 def data(tmp_path):
-    return measured(tmp_path / "data")
+    return write_inputs(tmp_path / "data")
 
 
 @pytest.fixture(scope="module")
 def plain_folder(tmp_path_factory):
-    """The evidence of an embedded suite, with the report beside it."""
+    """The evidence of an embedded suite, written with its report."""
     folder = tmp_path_factory.mktemp("plain")
-    report(measured(folder / "data"), folder / "out")
+    report(write_inputs(folder / "data"), folder / "out")
     return folder / "out/evidence/mini-x"
 
 
@@ -93,33 +93,35 @@ def plain(plain_folder):
 def beside(tmp_path_factory):
     """The files of the report on a public suite."""
     folder = tmp_path_factory.mktemp("public")
-    public(measured(folder / "data"))
+    write_public_origin(write_inputs(folder / "data"))
     return report(folder / "data", folder / "out")
 
 
-def measured(folder):
-    """What the report reads of the suite, written below `folder`."""
-    for correct, name in zip((10, 40, 20, 25, 30, 35), CHOSEN.names, strict=True):
-        learned, operated = name in CHOSEN.calibrated, name.startswith("surgery-")
-        scored(folder, name, rows(name, 6 * (learned or operated), correct))
-        about = {"form": "coefficients", "extras": "adapters" if operated else None, "losses": learned}
-        about |= {"tasks": TASKS, "groups": GROUPS, "seeds": SEEDS}
-        store.write_json(folder / f"merges/mini-x/{name}/merge.json", about)
-        held = {"encoders": 2 if name == "individual" else 1, "encoder_bytes": 1000, "extra_bytes": 250 * operated}
+def write_inputs(folder):
+    """Write all inputs of the report below `folder`."""
+    for correct, name in zip((10, 40, 20, 25, 30, 35), SELECTION.names, strict=True):
+        learned, operated = name in SELECTION.calibrated, name.startswith("surgery-")
+        write_scores(folder, name, score_rows(name, 6 * (learned or operated), correct))
+        metadata = {"form": "coefficients", "extras": "adapters" if operated else None, "losses": learned}
+        metadata |= {"tasks": TASKS, "groups": GROUPS, "seeds": SEEDS}
+        store.write_json(folder / f"merges/mini-x/{name}/merge.json", metadata)
+        sizes = {"encoders": 2 if name == "individual" else 1, "encoder_bytes": 1000, "extra_bytes": 250 * operated}
         flops = {"plain_flops": 100, "flops": dict.fromkeys(TASKS, 100 + 50 * operated)}
-        store.write_json(folder / f"costs/mini-x/{name}.json", held | flops)
+        store.write_json(folder / f"costs/mini-x/{name}.json", sizes | flops)
         if operated:
-            record(folder, "surgery", name.removeprefix("surgery-"))
+            write_record(folder, "surgery", name.removeprefix("surgery-"))
             continue
         if not learned:
-            record(folder, "merge", name)
+            write_record(folder, "merge", name)
             continue
-        record(folder, *{"samerging": ("samerging",)}.get(name, ("calibrate", name)), samples_per_task=6, seeds=SEEDS)
+        write_record(
+            folder, *{"samerging": ("samerging",)}.get(name, ("calibrate", name)), samples_per_task=6, seeds=SEEDS
+        )
         losses = [(seed, step, 1 / (step + 1)) for seed in SEEDS for step in range(150)]
         store.write_csv(folder / f"merges/mini-x/{name}/losses.csv", ("seed", "step", "loss"), losses)
     for name, images, correct in (("average", 3, 22), ("distillation", 6, 27)):
-        scored(folder, f"{name}-rescaled", rows(f"{name}-rescaled", images, correct))
-        record(folder, "rescale", name)
+        write_scores(folder, f"{name}-rescaled", score_rows(f"{name}-rescaled", images, correct))
+        write_record(folder, "rescale", name)
     learned = {"coefficients": torch.arange(16.0).reshape(2, 1, 2, 4)}
     store.write_tensors(folder / "merges/mini-x/samerging/coefficients.safetensors", learned)
     images = {task: np.full((3, 4, 4, 3), 90 * index, np.uint8) for index, task in enumerate(TASKS)}
@@ -130,26 +132,32 @@ def measured(folder):
         for name, value in (("mloss", 3), ("mloss_normalised", 0.25))
         for task in TASKS
     ]
-    cosines = [("", "cosine", one, other, 0.5) for one in TASKS for other in TASKS if one != other]
-    crossed = [("", "transfer", one, other, 90 if one == other else 10) for one in TASKS for other in TASKS]
-    measures = [("mini-x", name, layer, *rest) for layer, name, *rest in (*layers, *cosines, *crossed)]
+    cosines = [("", "cosine", task, other, 0.5) for task in TASKS for other in TASKS if task != other]
+    transfers = [("", "transfer", task, other, 90 if task == other else 10) for task in TASKS for other in TASKS]
+    measures = [("mini-x", name, layer, *rest) for layer, name, *rest in (*layers, *cosines, *transfers)]
     store.write_csv(folder / "diagnostics/mini-x/measures.csv", MEASURES, measures)
-    found = [("mini-x", "tasks", measure, "average", 2, 0.5, 0.25, 0.75, 0.125, 0.875) for measure in ("mloss", "sar")]
-    store.write_csv(folder / "diagnostics/mini-x/prediction.csv", ("suite", *prediction.CORRELATION_COLUMNS), found)
+    correlations = [
+        ("mini-x", "tasks", measure, "average", 2, 0.5, 0.25, 0.75, 0.125, 0.875) for measure in ("mloss", "sar")
+    ]
+    store.write_csv(
+        folder / "diagnostics/mini-x/prediction.csv", ("suite", *prediction.CORRELATION_COLUMNS), correlations
+    )
     for stage in ("train", "prepare", "teach", "diagnose"):
-        record(folder, stage, calibration_split="train")
+        write_record(folder, stage, calibration_split="train")
     return folder
 
 
-def scored(folder, name, counts):
+def write_scores(folder, name, counts):
     store.write_csv(folder / f"scores/mini-x/{name}.csv", HEADER, counts)
     labels = dict.fromkeys(TASKS, np.zeros(50, np.int16))
-    found = {task: np.array([np.arange(50) >= row[5] for row in counts if row[2] == task], np.int16) for task in TASKS}
-    answers.save_answers(answers.Answers(found, labels), folder / f"answers/mini-x/{name}.npz")
-    record(folder, "evaluate", name, evaluation_split="test")
+    predictions = {
+        task: np.array([np.arange(50) >= row[5] for row in counts if row[2] == task], np.int16) for task in TASKS
+    }
+    answers.save_answers(answers.Answers(predictions, labels), folder / f"answers/mini-x/{name}.npz")
+    write_record(folder, "evaluate", name, evaluation_split="test")
 
 
-def record(folder, stage, method=None, **params):
+def write_record(folder, stage, method=None, **params):
     arguments = {"suite": "mini-x"} | ({"on" if stage == "surgery" else "method": method} if method else {})
     machine = {"seconds": 1.5, "peak_mib": 2048, "device": "cpu", "processor": "P<1>", "cores": 2, "system": "Linux"}
     versions = {"python": "3.11.0", "packages": {"torch": "2.0"}}
@@ -157,16 +165,16 @@ def record(folder, stage, method=None, **params):
     store.write_json(folder / "runs" / f"{'-'.join((stage, *arguments.values()))}.json", content)
 
 
-def report(data, out, chosen=CHOSEN):
-    """The files of the report, below `out`, and the evidence that they are made from."""
+def report(data, out, selection=SELECTION):
+    """Write the report and its evidence below `out` and return all files."""
     folder = out / "evidence" / "mini-x"
-    collect([data / name for name in INPUTS], "mini-x", chosen, folder)
+    collect([data / name for name in INPUTS], "mini-x", selection, folder)
     for name, content in rendered([folder], LOOK).items():
         store.write_bytes(out / name, content)
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
 
 
-def test_the_whole_report_twice(data, tmp_path, monkeypatch):
+def test_the_whole_report_is_written_with_the_same_bytes_twice(data, tmp_path, monkeypatch):
     monkeypatch.setattr(methods.load("average"), "TITLE", "<script>A_v & e</script>")
     files = report(data, tmp_path / "one")
     assert files == report(data, tmp_path / "two"), "the same bytes every time"
@@ -178,9 +186,9 @@ def test_the_whole_report_twice(data, tmp_path, monkeypatch):
     expected |= {f"tables/{stem}.{kind}" for stem in stems for kind in ("csv", "md", "tex")}
     expected -= {"tables/mini-x-overview.csv"}
     expected |= {f"plots/{name}.csv" for name in ("accuracy", "losses")}
-    kept = {name for name in files if name.startswith("evidence/")}
-    assert set(files) - kept == expected
-    assert {Path(name).name for name in kept} == {
+    evidence = {name for name in files if name.startswith("evidence/")}
+    assert set(files) - evidence == expected
+    assert {Path(name).name for name in evidence} == {
         *("scores.csv", "answers.npz", "methods.json", "measures.csv", "prediction.csv", "measures.json"),
         *("losses.csv", "coefficients.csv", "images.npz", "records.json"),
     }
@@ -203,22 +211,22 @@ def test_the_whole_report_twice(data, tmp_path, monkeypatch):
         assert not re.search(rb"<dc:date|CreationDate|tIME", content)
 
 
-def test_every_link_of_the_page_leads_somewhere(beside):
-    found = Parsed(beside["index.html"].decode())
-    assert len(found.ids) == len(set(found.ids)), "ids differ between figures"
-    anchors = {link[1:] for link in found.links if link.startswith("#")}
-    papers = {link for link in found.links if link.startswith("https://")}
-    linked = set(found.links) - {f"#{name}" for name in anchors} - papers
-    assert anchors <= set(found.ids)
-    assert {f"method-{name}" for name in CHOSEN.names} <= anchors
+def test_every_link_of_the_page_has_a_target(beside):
+    page = Parsed(beside["index.html"].decode())
+    assert len(page.ids) == len(set(page.ids)), "ids differ between figures"
+    anchors = {link[1:] for link in page.links if link.startswith("#")}
+    papers = {link for link in page.links if link.startswith("https://")}
+    linked = set(page.links) - {f"#{name}" for name in anchors} - papers
+    assert anchors <= set(page.ids)
+    assert {f"method-{name}" for name in SELECTION.names} <= anchors
     assert all(re.fullmatch(r"https://arxiv\.org/abs/\d{4}\.\d{5}", link) for link in papers)
     assert linked - {"README.md", "studies/mini-x/index.html"} <= beside.keys()
     assert {name for name in beside if name.startswith("figures/")} <= linked
-    assert all(link.startswith(("#", "data:")) for link in found.loads), "no request to anywhere"
-    assert {link[1:] for link in found.loads if link.startswith("#")} <= set(found.ids)
+    assert all(link.startswith(("#", "data:")) for link in page.loads), "no request to anywhere"
+    assert {link[1:] for link in page.loads if link.startswith("#")} <= set(page.ids)
 
 
-def test_run_records_are_folded_away_and_warnings_are_not(beside):
+def test_run_records_are_folded_and_warnings_are_not(beside):
     html = beside["index.html"].decode()
     folded = html[html.index('<details class="fold"') : html.rindex("</details>")]
     for text in (
@@ -233,19 +241,23 @@ def test_run_records_are_folded_away_and_warnings_are_not(beside):
     assert "Warning" not in folded
 
 
-def test_the_data_of_figures_are_what_they_show(plain):
-    def shown(name):
+def test_data_files_hold_the_values_of_the_figures(plain):
+    def csv_lines(name):
         return plain[f"figures/mini-x-{name}.csv"].decode().splitlines()
 
-    assert shown("accuracy")[:2] == ["method,task,accuracy", "average,b&<i>,40"]
-    assert len(shown("accuracy")) == 1 + len(CHOSEN.names) * len(TASKS)
-    assert shown("coefficients")[0] == "task,tensor,coefficient"
+    assert csv_lines("accuracy")[:2] == ["method,task,accuracy", "average,b&<i>,40"]
+    assert len(csv_lines("accuracy")) == 1 + len(SELECTION.names) * len(TASKS)
+    assert csv_lines("coefficients")[0] == "task,tensor,coefficient"
     # Mean over two seeds of arange(16) as [seed, task, tensor].
-    assert [line.rsplit(",", 1)[1] for line in shown("coefficients")[1:]] == [str(4 + index) for index in range(8)]
-    assert shown("losses")[:3] == ["method,step,mean,low,high", "distillation,0,1,1,1", "distillation,1,0.5,0.5,0.5"]
-    assert shown("mloss") == ["task,block,mloss,normalised", "a_1,0,3,0.25", "b&<i>,0,3,0.25"]
-    assert shown("transfer")[:3] == ["task,other,value", "b&<i>,b&<i>,90", "b&<i>,a_1,10"]
-    assert shown("cosines") == ["task,other,value", "b&<i>,a_1,0.5", "a_1,b&<i>,0.5"]
+    assert [line.rsplit(",", 1)[1] for line in csv_lines("coefficients")[1:]] == [str(4 + index) for index in range(8)]
+    assert csv_lines("losses")[:3] == [
+        "method,step,mean,low,high",
+        "distillation,0,1,1,1",
+        "distillation,1,0.5,0.5,0.5",
+    ]
+    assert csv_lines("mloss") == ["task,block,mloss,normalised", "a_1,0,3,0.25", "b&<i>,0,3,0.25"]
+    assert csv_lines("transfer")[:3] == ["task,other,value", "b&<i>,b&<i>,90", "b&<i>,a_1,10"]
+    assert csv_lines("cosines") == ["task,other,value", "b&<i>,a_1,0.5", "a_1,b&<i>,0.5"]
 
 
 @pytest.mark.parametrize(
@@ -267,13 +279,13 @@ def test_the_data_of_figures_are_what_they_show(plain):
         "diagnostics/mini-x/prediction.csv",
     ],
 )
-def test_a_missing_file_is_named(data, tmp_path, name):
+def test_a_missing_file_is_refused_by_name(data, tmp_path, name):
     (data / name).unlink()
     with pytest.raises(BenchmarkError, match=re.escape(name)):
         report(data, tmp_path / "out")
 
 
-def without_a_line(text):
+def drop_last_line(text):
     return text.rpartition("\n")[0].rpartition("\n")[0] + "\n"
 
 
@@ -286,7 +298,7 @@ def without_a_line(text):
         (lambda text: text[:-2], "ends in the middle of a line"),
     ],
 )
-def test_a_damaged_table_is_named(data, tmp_path, name, damage, message):
+def test_a_damaged_table_is_refused_by_name(data, tmp_path, name, damage, message):
     path = data / name
     path.write_text(damage(path.read_text()))
     with pytest.raises(BenchmarkError, match=rf"{re.escape(str(path))}: ({message}).*; run dvc repro"):
@@ -295,45 +307,45 @@ def test_a_damaged_table_is_named(data, tmp_path, name, damage, message):
 
 def test_losses_that_lack_a_step_are_refused(data, tmp_path):
     path = data / "merges/mini-x/samerging/losses.csv"
-    path.write_text(without_a_line(path.read_text()))
+    path.write_text(drop_last_line(path.read_text()))
     with pytest.raises(BenchmarkError, match=r"losses\.csv: steps of samerging are missing, expected a loss per"):
         report(data, tmp_path / "out")
 
 
-def public(data, **changes):
+def write_public_origin(data, **changes):
     store.write_json(data / "origins/mini-x.json", PUBLIC | changes)
 
 
-def rescore(data, split):
+def set_evaluation_split(data, split):
     for path in (data / "runs").glob("*.json"):
         content = store.read_json(path)
         if "evaluation_split" in content["params"]:
             store.write_json(path, {**content, "params": {"evaluation_split": split}})
 
 
-def test_an_embedded_suite_shows_where_it_came_from_and_nothing_published(plain):
+def test_an_embedded_suite_shows_its_origin_and_no_published_results(plain):
     html = plain["index.html"].decode()
     assert "(embedded: made from installed packages" in html
     assert "<p>made &lt;here&gt;</p>" in html
     assert '<th scope="row">b&amp;&lt;i&gt;</th><td>0</td><td>0</td>' in html
     texts = Parsed(html).texts
     assert texts["h3"]
-    said = " ".join(text for tag in ("h3", "figcaption", "p", "li", "a") for text in texts[tag])
-    assert not re.search("Fetched|Warning|Anchor|Published", said)
+    visible = " ".join(text for tag in ("h3", "figcaption", "p", "li", "a") for text in texts[tag])
+    assert not re.search("Fetched|Warning|Anchor|Published", visible)
 
 
-def test_a_public_suite_stands_beside_what_was_published(plain, beside):
+def test_a_public_suite_is_compared_with_published_results(plain, beside):
     new = {f"tables/mini-x-{name}.{kind}" for name in ("anchors", "published") for kind in ("csv", "md", "tex")}
     assert beside.keys() - plain.keys() == new
     captioned = {"index.html", "evidence/mini-x/records.json", "tables/mini-x.md", "tables/mini-x.tex"}
     assert {name for name in plain if plain[name] != beside[name]} == captioned
-    said = (
+    claim = (
         "Anchors: 2 of 4 published accuracies of these checkpoints reproduced within 0.1 points; "
         "NOT reproduced: b&<i> expert (−0.200), a_1 expert (−0.200)."
     )
     table = beside["tables/mini-x.md"].decode()
     assert "embedded" not in table
-    assert table.endswith(said.replace("_", r"\_").replace("<", r"\<").replace(">", r"\>") + "\n")
+    assert table.endswith(claim.replace("_", r"\_").replace("<", r"\<").replace(">", r"\>") + "\n")
     published = beside["tables/mini-x-published.csv"].decode().splitlines()
     assert [line.split(",")[0] for line in published[1:]] == [
         *("Zero-shot", "Individual experts", "Simple average", "Distillation", "SAMerging"),
@@ -351,16 +363,16 @@ def test_a_public_suite_stands_beside_what_was_published(plain, beside):
     assert "published results on the same checkpoints; protocols differ: see the column" in html
 
 
-def test_images_are_not_warned_of_where_none_are_in_the_calibration_split(data, tmp_path):
-    public(data, overlap={task: {"train": 0, "validation": 9} for task in TASKS})
+def test_overlap_outside_the_calibration_split_gives_no_warning(data, tmp_path):
+    write_public_origin(data, overlap={task: {"train": 0, "validation": 9} for task in TASKS})
     html = report(data, tmp_path / "out")["index.html"]
     assert b">a_1</th><td>0</td><td>9</td>" in html
     assert b"Warning" not in html
 
 
 def test_anchors_are_not_compared_on_another_split(data, tmp_path):
-    public(data)
-    rescore(data, "validation")
+    write_public_origin(data)
+    set_evaluation_split(data, "validation")
     files = report(data, tmp_path / "out")
     assert not [name for name in files if "anchors" in name]
     assert b"<h3>Anchors" not in files["index.html"]
@@ -369,13 +381,13 @@ def test_anchors_are_not_compared_on_another_split(data, tmp_path):
     assert b"are of the test split, this run scored the validation split" in files["tables/mini-x-published.md"]
 
 
-def test_an_origin_that_is_not_whole_is_named(data, tmp_path):
+def test_an_incomplete_origin_is_refused_by_name(data, tmp_path):
     store.write_json(data / "origins/mini-x.json", {"source": "", "embedded": True, "overlap": {}, "fetched": []})
     with pytest.raises(BenchmarkError, match=r"mini-x\.json: no anchors, published; prepare the suite again"):
         report(data, tmp_path / "out")
 
 
-def test_what_is_left_of_other_methods_is_ignored(data, tmp_path):
+def test_stale_files_of_other_methods_are_ignored(data, tmp_path):
     store.write_text(data / "scores/mini-x/ties.csv", "stale")
     store.write_text(data / "scores/nano-3/ties.csv", "stale")
     assert b"ties" not in report(data, tmp_path / "out")["tables/mini-x.csv"]
@@ -395,12 +407,12 @@ def test_plot_templates_are_json_that_dvc_can_fill(path):
     assert store.read_json(path)["data"]["values"] == "<DVC_METRIC_DATA>"
 
 
-def test_the_overview_tells_costs_images_and_scales(plain):
+def test_the_overview_shows_costs_images_and_scales(plain):
     table = plain["tables/mini-x-overview.md"].decode()
-    found = {cells[1].strip(): [cell.strip() for cell in cells[2:-1]] for cells in map(split, table.splitlines())}
-    columns = found["Method"]
+    lines = {cells[1].strip(): [cell.strip() for cell in cells[2:-1]] for cells in map(split_cells, table.splitlines())}
+    columns = lines["Method"]
     rows_of = {
-        name: dict(zip(columns, cells, strict=True)) for name, cells in found.items() if len(cells) == len(columns)
+        name: dict(zip(columns, cells, strict=True)) for name, cells in lines.items() if len(cells) == len(columns)
     }
     assert rows_of["Simple average"]["Scale from KL"] == "45.0 ± 1.4"
     assert rows_of["Distillation"]["Scale from KL"] == "55.0 ± 1.4"
@@ -412,49 +424,49 @@ def test_the_overview_tells_costs_images_and_scales(plain):
     assert extra["Individual experts"] == ("100.0", "1.00")
     assert extra["Surgery on SAMerging"] == ("25.0", "1.50")
     assert "Seconds" not in columns
-    assert list(found).index("*More than one model at inference*") == list(found).index("Surgery on SAMerging") - 1
+    assert list(lines).index("*More than one model at inference*") == list(lines).index("Surgery on SAMerging") - 1
 
 
-def split(line):
+def split_cells(line):
     return line.split("|") if line.startswith("|") else ["", "", ""]
 
 
-def test_everything_can_be_recomputed_from_the_scores_kept(data, tmp_path):
+def test_the_evidence_keeps_all_scores_and_answers(data, tmp_path):
     report(data, tmp_path)
     folder = tmp_path / "evidence/mini-x"
-    scored = parse_scores((folder / "scores.csv").read_text(), "scores")
+    scores = parse_scores((folder / "scores.csv").read_text(), "scores")
     order = ["zeroshot", "individual", "average", "distillation", "samerging", "surgery-samerging"]
     order += ["average-rescaled", "distillation-rescaled"]
-    assert scored.method.unique().tolist() == order
+    assert scores.method.unique().tolist() == order
     bits = store.read_arrays(folder / "answers.npz")
     assert list(bits) == [f"{method}/{task}" for method in order for task in TASKS]
-    for (method, task), cells in scored.groupby(["method", "task"]):
+    for (method, task), group in scores.groupby(["method", "task"]):
         right = np.unpackbits(bits[f"{method}/{task}"], axis=1, count=50)
-        assert right.sum(axis=1).tolist() == cells.correct.tolist()
-        assert right[0].tolist() == [1] * cells.correct.iloc[0] + [0] * (50 - cells.correct.iloc[0])
+        assert right.sum(axis=1).tolist() == group.correct.tolist()
+        assert right[0].tolist() == [1] * group.correct.iloc[0] + [0] * (50 - group.correct.iloc[0])
 
 
-def test_answers_that_are_not_those_counted_are_refused(data, tmp_path):
-    answers.save_answers(answered(right=19), data / "answers/mini-x/average.npz")
+def test_answers_that_contradict_the_counts_are_refused(data, tmp_path):
+    answers.save_answers(make_answers(right=19), data / "answers/mini-x/average.npz")
     with pytest.raises(BenchmarkError, match=r"answers\.npz: right answers of average/.* are not those counted"):
         report(data, tmp_path)
 
 
-def test_answers_about_other_images_are_refused(data, tmp_path):
-    answers.save_answers(answered(right=20, label=1), data / "answers/mini-x/average.npz")
+def test_answers_to_other_images_are_refused(data, tmp_path):
+    answers.save_answers(make_answers(right=20, label=1), data / "answers/mini-x/average.npz")
     with pytest.raises(BenchmarkError, match=r"average\.npz: methods were asked about different images"):
         report(data, tmp_path)
 
 
-def answered(right, label=0):
-    """Answers of one run, the first `right` of them correct."""
+def make_answers(right, label=0):
+    """Make answers of one run, the first `right` of them correct."""
     predicted = np.where(np.arange(50) < right, label, label + 1).astype(np.int16)[None]
     return answers.Answers(dict.fromkeys(TASKS, predicted), dict.fromkeys(TASKS, np.full(50, label, np.int16)))
 
 
 def test_without_experts_nothing_is_normalised(data, tmp_path):
-    chosen = choose_methods({**METHODS, "merge": ["zeroshot", "average"]})
-    report(data, tmp_path, chosen)
+    selection = choose_methods({**METHODS, "merge": ["zeroshot", "average"]})
+    report(data, tmp_path, selection)
     assert not (tmp_path / "figures/mini-x-profiles.svg").exists()
     assert "iqm" not in (tmp_path / "tables/mini-x-comparisons.csv").read_text()
 
@@ -464,7 +476,7 @@ EVIDENCE = ("scores.csv", "answers.npz", "methods.json", "measures.csv", "losses
 
 @pytest.mark.parametrize("name", EVIDENCE)
 @pytest.mark.parametrize("damage", [lambda _: None, lambda _: b"", lambda content: content[: len(content) // 2]])
-def test_evidence_that_is_missing_or_cut_is_named(plain_folder, tmp_path, name, damage):
+def test_missing_or_truncated_evidence_is_refused_by_name(plain_folder, tmp_path, name, damage):
     folder = shutil.copytree(plain_folder, tmp_path / "mini-x")
     content = damage((folder / name).read_bytes())
     (folder / name).unlink()

@@ -1,4 +1,4 @@
-"""The page of the studies: every file that it links to is written, texts stay texts, wrong evidence is refused."""
+"""The page of the studies: its links, escaped texts, and the refusal of inconsistent evidence."""
 
 from pathlib import Path
 
@@ -28,10 +28,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The evidence of a study of data efficiency."""
     monkeypatch.setattr(studies, "STUDIES", ("efficiency",))
     monkeypatch.setattr(methods.load("adamerging"), "TITLE", "<script>A & e</script>")
-    return collected(tmp_path, [PARAMS])
+    return write_evidence(tmp_path, [PARAMS])
 
 
-def collected(root: Path, params: list[dict]) -> Path:
+def write_evidence(root: Path, params: list[dict]) -> Path:
     rows = [
         ("", k, "mini-x", method, task, seed, k, *toy.marked(right + k + seed, 100))
         for method, right in (("adamerging", 50), ("distillation", 60), ("samerging", 61))
@@ -50,7 +50,7 @@ def collected(root: Path, params: list[dict]) -> Path:
     return root / "mini-x"
 
 
-def test_the_page_and_all_that_it_links_to(folder: Path):
+def test_every_file_that_the_page_links_to_is_written(folder: Path):
     files = studies_report(folder, LOOK)
     assert files == studies_report(folder, LOOK), "the same bytes every time"
     html = files["index.html"].decode()
@@ -68,13 +68,13 @@ def test_the_page_and_all_that_it_links_to(folder: Path):
     assert files["sentences.md"].decode().startswith("### ")
 
 
-def test_studies_that_ran_with_other_parameters_are_not_shown_together(tmp_path: Path):
-    folder = collected(tmp_path, [PARAMS, PARAMS | {"rho": 0.1}])
+def test_studies_with_different_parameters_are_refused(tmp_path: Path):
+    folder = write_evidence(tmp_path, [PARAMS, PARAMS | {"rho": 0.1}])
     with pytest.raises(BenchmarkError, match=r"stages ran with rho = 0\.07 and 0\.1; run dvc repro"):
         studies_report(folder, LOOK)
 
 
-def test_answers_that_look_like_numbers_stay_as_they_are(tmp_path: Path):
+def test_answers_that_look_like_numbers_stay_text(tmp_path: Path):
     rights = ["0080", "1e05", "70"]
     store.write_csv(
         tmp_path / "efficiency.csv", TRIAL_COLUMNS, [("", 1, "x", "ties", "a", 0, 1, 1, 9, right) for right in rights]
@@ -82,7 +82,7 @@ def test_answers_that_look_like_numbers_stay_as_they_are(tmp_path: Path):
     assert studies._rows(tmp_path, "efficiency").right.tolist() == rights
 
 
-def test_every_study_has_its_place_on_the_page():
+def test_every_study_has_a_view_and_a_stage():
     assert sorted(STUDIES) == sorted(names())
     for study in STUDIES:
         assert (toy.ROOT / f"pipeline/report/studies/{study}.py").exists()

@@ -1,4 +1,4 @@
-"""Golden tables, ranks, captions and escapes."""
+"""Tables in Markdown, LaTeX and CSV, their ranks, captions and escapes."""
 
 import re
 
@@ -56,8 +56,8 @@ def test_golden_latex():
     ]
 
 
-def numbers(count):
-    """A table of so many columns, ten characters each."""
+def numeric_table(count):
+    """Make a table of `count` columns, ten characters each."""
     cells = tuple(Cell(f"c{index}", "0.1", "") for index in range(count))
     return Table("Caption", tuple(f"h{index:08}" for index in range(count)), (("S", (("row", cells),)),))
 
@@ -67,7 +67,7 @@ def numbers(count):
     [(4, "table", [4]), (5, "table*", [5]), (11, "table*", [11]), (12, "table*", [6, 6]), (25, "table*", [8, 8, 9])],
 )
 def test_latex_of_wide_tables_spans_the_page_and_is_split(count, kind, sizes):
-    text = latex(numbers(count), "s")
+    text = latex(numeric_table(count), "s")
     assert re.findall(r"\\begin\{(table\*?)\}", text) == re.findall(r"\\end\{(table\*?)\}", text) == [kind] * len(sizes)
     assert [len(sides) - 1 for sides in re.findall(r"\\begin\{tabular\}\{(\w+)\}", text)] == sizes
     for pattern in (r"\bh(\d+)", r"\bc(\d+)"):
@@ -86,7 +86,7 @@ def test_golden_csv():
     )
 
 
-def test_undefined_values_are_shown_as_such():
+def test_undefined_values_are_dashes():
     table = build_table(RUNS.assign(a=float("nan")), GROUPS, TITLES, 1, "")
     assert "| Y | – | **51.0** |" in markdown(table)
     assert r"Y & -- & \textbf{51.0}" in latex(table, "s")
@@ -98,7 +98,7 @@ def test_negative_numbers_have_a_minus():
     assert r"Y & \textbf{$-$400.0} &" in latex(table, "s")
 
 
-def test_latex_stays_balanced_whatever_names_hold():
+def test_latex_is_balanced_for_hostile_names():
     hostile = dict.fromkeys(TITLES, r"}{\&%$#_~^")
     text = re.sub(r"\\[{}&%$#_]", "", latex(build_table(RUNS, GROUPS, hostile, 1, hostile["y"]), "s"))
     assert text.count("{") == text.count("}")
@@ -121,7 +121,7 @@ def test_ranks(values, expected):
     assert ranks(pd.Series(values, index=[f"m{i}" for i in range(len(values))], dtype=float)) == expected
 
 
-def test_caption_says_what_was_measured():
+def test_the_caption_states_the_protocol():
     caption = PROTOCOL.caption()
     assert "embedded" in caption
     assert "not the paper's benchmark" in caption
@@ -142,11 +142,11 @@ def test_caption_of_the_transductive_protocol_and_of_one_seed():
     assert protocol.sees(16) == "test images without labels, 16 per task"
 
 
-def test_a_caption_ends_with_what_is_said_of_anchors():
+def test_a_caption_ends_with_the_sentence_on_anchors():
     assert PROTOCOL.caption("Anchors: none.") == f"{PROTOCOL.caption()} Anchors: none."
 
 
-def test_what_calibrated_methods_saw_as_a_cell():
+def test_the_protocol_describes_the_images_seen_by_calibrated_methods():
     assert PROTOCOL.sees(1600) == "training images without labels, up to 1,600 per task; mean over 2 seeds"
     assert PROTOCOL.sees(256) == "training images without labels, 256 per task; mean over 2 seeds"
 
@@ -164,7 +164,7 @@ def test_columns_of_words_are_left_aligned_and_escaped():
     assert r"\begin{tabular}{lrl}" in latex(table, "s")
 
 
-def test_escape_leaves_nothing_special():
+def test_escape_leaves_no_special_character():
     assert escape("λ of θ − ρ") == r"$\lambda$ of $\theta$ $-$ $\rho$"
     assert escape(r"a\b{c}_$&%#~^<>|±") == (
         r"a\textbackslash{}b\{c\}\_\$\&\%\#\textasciitilde{}\textasciicircum{}\textless{}\textgreater{}\textbar{}$\pm$"

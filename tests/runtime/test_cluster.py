@@ -1,4 +1,4 @@
-"""Resumable on a real Ray cluster of two nodes: the same bytes as here, also when a node is killed in the middle."""
+"""A Ray cluster of two nodes computes the same bytes as one process, even when a node is killed halfway."""
 
 import hashlib
 import shutil
@@ -32,15 +32,15 @@ INPUTS = (Path("data/suites/tiny"), Path("data/teachers/tiny"))
 def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """Two nodes with one core each, and RAY_ADDRESS of the first."""
     monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    monkeypatch.setenv("PYTHONPATH", str(toy.ROOT))  # `look` is no part of the package
-    found = Cluster()
+    monkeypatch.setenv("PYTHONPATH", str(toy.ROOT))  # `hash_inputs` is not part of the package
+    ray_cluster = Cluster()
     for _ in range(2):
-        found.add_node(num_cpus=1, num_gpus=0, object_store_memory=80 << 20, include_dashboard=False)
-    found.wait_for_nodes()
-    monkeypatch.setenv("RAY_ADDRESS", found.address)
-    yield found
+        ray_cluster.add_node(num_cpus=1, num_gpus=0, object_store_memory=80 << 20, include_dashboard=False)
+    ray_cluster.wait_for_nodes()
+    monkeypatch.setenv("RAY_ADDRESS", ray_cluster.address)
+    yield ray_cluster
     ray.shutdown()
-    found.shutdown()
+    ray_cluster.shutdown()
 
 
 @pytest.fixture
@@ -59,43 +59,43 @@ def pieces(steps: int) -> list[tuple[Setting, int, int, str]]:
     return [(setting, 8, seed, "test") for seed in range(6)]
 
 
-def look(inputs: tuple[Path, ...], number: int) -> dict[str, Any]:
-    """The folder that a cell runs in, and the hashes of its inputs there."""
+def hash_inputs(inputs: tuple[Path, ...], number: int) -> dict[str, Any]:
+    """Return the folder that a piece runs in and the hashes of its inputs there."""
     files = sorted(file for path in inputs for file in path.rglob("*") if file.is_file())
     hashes = {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     return {"folder": str(Path.cwd()), "files": hashes}
 
 
-def contents(kept: Resumable) -> dict[str, bytes]:
-    """The files of the cells."""
-    return {file.name: file.read_bytes() for file in kept.folder.iterdir()}
+def contents(work: Resumable) -> dict[str, bytes]:
+    """Read the files of the finished pieces."""
+    return {file.name: file.read_bytes() for file in work.folder.iterdir()}
 
 
 @pytest.fixture
 def alone(taught: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """The cells as this process computes them."""
+    """The pieces as computed by this process."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("SAMERGING_WORKERS", "1")
-    kept = Resumable(Path("alone"), INPUTS)
-    kept.run(score_trial, pieces(30), "alone")
-    return contents(kept)
+    work = Resumable(Path("alone"), INPUTS)
+    work.run(score_trial, pieces(30), "alone")
+    return contents(work)
 
 
-def test_a_node_dies_and_nothing_is_lost(alone: dict[str, bytes], nodes: Cluster):
-    kept = Resumable(Path("shared"), INPUTS)
+def test_nothing_is_lost_when_a_node_dies(alone: dict[str, bytes], nodes: Cluster):
+    work = Resumable(Path("shared"), INPUTS)
     victim = nodes.list_all_nodes()[-1]
 
     def kill() -> None:
-        while not (kept.folder.exists() and contents(kept)):
+        while not (work.folder.exists() and contents(work)):
             time.sleep(0.05)
         nodes.remove_node(victim, allow_graceful=False)
 
     killer = threading.Thread(target=kill)
     killer.start()
-    kept.run(score_trial, pieces(30), "shared")
+    work.run(score_trial, pieces(30), "shared")
     killer.join()
     assert len(nodes.list_all_nodes()) == 1
-    assert contents(kept) == alone
+    assert contents(work) == alone
     assert not [*Path().glob(".samerging-*")]
 
 
@@ -105,14 +105,14 @@ def test_inputs_are_shipped_to_nodes_that_do_not_see_them(
     monkeypatch.setenv("SAMERGING_SHIP", "1")
     request.getfixturevalue("nodes")
     before = {*Path(tempfile.gettempdir()).glob(".samerging-*")}
-    found = Resumable(Path("shipped"), INPUTS).run(look, [(INPUTS, number) for number in range(2)], "shipped")
-    here = look(INPUTS, 0)
-    assert all(files == here["files"] for files in (one["files"] for one in found))
-    assert here["folder"] not in {one["folder"] for one in found}
+    results = Resumable(Path("shipped"), INPUTS).run(hash_inputs, [(INPUTS, number) for number in range(2)], "shipped")
+    here = hash_inputs(INPUTS, 0)
+    assert all(files == here["files"] for files in (result["files"] for result in results))
+    assert here["folder"] not in {result["folder"] for result in results}
     assert {*Path(tempfile.gettempdir()).glob(".samerging-*")} == before
 
 
-def test_an_error_of_a_cell_is_raised_as_it_is(taught: Path, nodes: Cluster):
+def test_an_error_of_a_piece_is_raised_unchanged(taught: Path, nodes: Cluster):
     broken = [(piece[0], piece[1], piece[2], "nowhere") for piece in pieces(1)[:1]]
     with pytest.raises(BenchmarkError, match="nowhere"):
         Resumable(Path("broken"), INPUTS).run(score_trial, broken, "broken")
@@ -120,7 +120,7 @@ def test_an_error_of_a_cell_is_raised_as_it_is(taught: Path, nodes: Cluster):
         Resumable(Path("large"), INPUTS).run(score_trial, pieces(1), "large", need=1 << 60)
 
 
-def test_no_cluster_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_a_missing_cluster_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     with pytest.raises(BenchmarkError, match=r"RAY_ADDRESS='127\.0\.0\.1:1': no cluster answers there"):
         Resumable(tmp_path, ()).run(score_trial, pieces(1), "none")

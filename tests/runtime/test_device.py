@@ -1,7 +1,6 @@
-"""Where stages compute.
+"""Stages compute on one device: a pretended GPU gives the answers of the CPU, which computes with one thread.
 
-On a pretended GPU nothing lies on the wrong device and the answers are those of the CPU. On the CPU one thread
-computes, so that no sum depends on the number of cores.
+No sum then depends on the number of cores.
 """
 
 import hashlib
@@ -34,19 +33,21 @@ EXACT = ("teachers", "merges", "answers", "scores")
 """Folders of data/."""
 
 
-def with_function(kind: str) -> list[str]:
+def methods_with(kind: str) -> list[str]:
+    """List the methods whose module has this function."""
     return [name for name in methods.names() if hasattr(methods.load(name), kind)]
 
 
-def close(one: Solution, other: Solution) -> None:
-    """Coefficients, deltas and extras agree: in double precision, so that only the order of sums may differ."""
-    for found, expected in ((one.coefficients, other.coefficients), (one.delta, other.delta)):
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
-    if other.extras is not None:
-        torch.testing.assert_close(dict(one.extras.tensors), dict(other.extras.tensors), rtol=1e-9, atol=1e-9)
+def check_close(solution: Solution, reference: Solution) -> None:
+    """Check that coefficients, deltas and extras agree in double precision, but for the order of sums."""
+    for actual, expected in ((solution.coefficients, reference.coefficients), (solution.delta, reference.delta)):
+        torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
+    assert (solution.extras is None) == (reference.extras is None)
+    if reference.extras is not None:
+        torch.testing.assert_close(dict(solution.extras.tensors), dict(reference.extras.tensors), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", with_function("merge"))
+@pytest.mark.parametrize("name", methods_with("merge"))
 def test_a_data_free_method_merges_on_the_device(name: str):
     method, (base, experts) = methods.load(name), transformer_experts()
     groups = [*experts[0]]
@@ -54,10 +55,10 @@ def test_a_data_free_method_merges_on_the_device(name: str):
     with pretended():
         vectors = TaskVectors(base, experts, groups, torch.float64, device="cuda")
         assert isinstance(vectors[groups[0]], OnGpu)
-        found = merge_data_free(method, vectors, method.Params(), toy.TASKS)
-        moved = [solution.cpu() for solution in found.solutions]
-    for one, other in zip(moved, expected.solutions, strict=True):
-        close(one, other)
+        merge = merge_data_free(method, vectors, method.Params(), toy.TASKS)
+        moved = [result.cpu() for result in merge.solutions]
+    for solution, reference in zip(moved, expected.solutions, strict=True):
+        check_close(solution, reference)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -67,7 +68,7 @@ def test_a_data_free_merge_is_measured_on_the_device(name: str):
         merged(name, base, experts, GPU)
 
 
-@pytest.mark.parametrize("name", with_function("calibrate"))
+@pytest.mark.parametrize("name", methods_with("calibrate"))
 def test_a_calibrated_method_calibrates_on_the_device(name: str, monkeypatch: pytest.MonkeyPatch):
     method, problem = methods.load(name), toy.clip_problem()
     params = method.Params(**{"epochs": 2} if "epochs" in method.Params.model_fields else {})
@@ -76,12 +77,12 @@ def test_a_calibrated_method_calibrates_on_the_device(name: str, monkeypatch: py
     monkeypatch.setattr(fisher, "vmap", one_by_one)
     monkeypatch.setattr(fisher, "grad", slope)
     with pretended():
-        found = method.calibrate(on_gpu(problem), schedule, 0, params).cpu()
-    close(found, expected)
+        solution = method.calibrate(on_gpu(problem), schedule, 0, params).cpu()
+    check_close(solution, expected)
 
 
 def stages(root: Path) -> Iterator[Callable[[], None]]:
-    """What runs each stage that computes merges or scores, in order."""
+    """Yield, in order, a function that runs each stage that computes merges or scores."""
     for command in small_run.ordered(root):
         _, _, module, *arguments = command.split()
         if module not in ("stages.train", "stages.prepare", "stages.report"):
@@ -97,20 +98,20 @@ def test_every_stage_gives_the_answers_of_the_cpu(small: Path, tmp_path: Path):
     for folder in EXACT:
         assert hashes(copy / "data" / folder) == hashes(small / "data" / folder)
     for file in (small / "data/diagnostics").rglob("*.csv"):
-        found, expected = pd.read_csv(copy / file.relative_to(small)), pd.read_csv(file)
-        pd.testing.assert_frame_equal(found, expected, rtol=1e-4, atol=1e-5)
+        actual, expected = pd.read_csv(copy / file.relative_to(small)), pd.read_csv(file)
+        pd.testing.assert_frame_equal(actual, expected, rtol=1e-4, atol=1e-5)
     records = [store.read_json(path) for path in (copy / "data/runs").glob("merge-*")]
     assert {record["device"] for record in records} == {"a pretended GPU"}
 
 
-def test_what_a_stage_writes_was_computed_by_one_thread(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_stages_write_results_of_one_thread(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     copy, write, threads = small_run.copy(small, tmp_path / "copy"), store.write_tensors, []
 
-    def watched(path: Path, tensors: dict[str, Tensor]) -> None:
+    def record_threads(path: Path, tensors: dict[str, Tensor]) -> None:
         threads.append(torch.get_num_threads())
         write(path, tensors)
 
-    monkeypatch.setattr(store, "write_tensors", watched)
+    monkeypatch.setattr(store, "write_tensors", record_threads)
     with small_run.inside(copy):
         for run in stages(copy):
             torch.set_num_threads(2)
@@ -157,10 +158,12 @@ def transformer_experts() -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
 
 
 def on_gpu(problem: Problem) -> Problem:
-    """The problem, on the pretended GPU."""
-    moved = {key: tuple(one.to("cuda") for one in getattr(problem, key)) for key in ("heads", "images", "teachers")}
+    """Move the problem to the pretended GPU."""
+    moved = {
+        key: tuple(tensor.to("cuda") for tensor in getattr(problem, key)) for key in ("heads", "images", "teachers")
+    }
     weights = {
-        key: {name: one.to("cuda") for name, one in getattr(problem, key).items()} for key in ("base", "vectors")
+        key: {name: tensor.to("cuda") for name, tensor in getattr(problem, key).items()} for key in ("base", "vectors")
     }
     return replace(problem, **moved, **weights)
 
@@ -168,25 +171,25 @@ def on_gpu(problem: Problem) -> Problem:
 def slope(function: Callable[..., Tensor]) -> Callable[..., dict[str, Tensor]]:
     """`torch.func.grad` for a dict, without wrappers that would hide a tensor's device."""
 
-    def found(moving: dict[str, Tensor], *rest: Tensor) -> dict[str, Tensor]:
+    def gradient(moving: dict[str, Tensor], *rest: Tensor) -> dict[str, Tensor]:
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in moving.items()}
         slopes = torch.autograd.grad(function(leaves, *rest), [*leaves.values()])
         return dict(zip(leaves, slopes, strict=True))
 
-    return found
+    return gradient
 
 
 def one_by_one(function: Callable[..., dict[str, Tensor]], in_dims: object) -> Callable[..., dict[str, Tensor]]:
     """`torch.func.vmap` over all arguments but the first, as a loop."""
 
-    def found(moving: dict[str, Tensor], *rest: Tensor) -> dict[str, Tensor]:
-        each = [function(moving, *row) for row in zip(*rest, strict=True)]
-        return {name: torch.stack([one[name] for one in each]) for name in moving}
+    def loop(moving: dict[str, Tensor], *rest: Tensor) -> dict[str, Tensor]:
+        results = [function(moving, *row) for row in zip(*rest, strict=True)]
+        return {name: torch.stack([result[name] for result in results]) for name in moving}
 
-    return found
+    return loop
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """Every file's content."""
+    """{relative path: SHA-256} of every file."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

@@ -1,4 +1,4 @@
-"""Processor and driver are what Linux says they are, or nothing."""
+"""Processor and driver are read from the files of Linux, which may be missing."""
 
 import platform
 from pathlib import Path

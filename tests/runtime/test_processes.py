@@ -1,4 +1,4 @@
-"""Stages and workers end with whoever started them, killed or not."""
+"""Stages and workers end with the process that started them, killed or not."""
 
 import os
 import signal
@@ -34,17 +34,17 @@ run_all(leave_a_mark, [(sys.argv[1], number) for number in range(2)], "marks")
 
 
 def leave_a_mark(folder: str, number: int) -> None:
-    """A piece of work that says which process does it, and lasts."""
+    """A long piece of work that leaves a file named after its process."""
     (Path(folder) / f"{os.getpid()}").touch()
     time.sleep(600)
 
 
 def eventually(fact: Callable[[], bool], seconds: float = 180) -> bool:
-    """Whether something becomes true in time."""
+    """Wait for a fact; return whether it becomes true in time."""
     limit = time.monotonic() + seconds
-    while not (found := fact()) and time.monotonic() < limit:
+    while not (holds := fact()) and time.monotonic() < limit:
         time.sleep(0.02)
-    return found
+    return holds
 
 
 def gone(pid: int) -> bool:
@@ -53,7 +53,7 @@ def gone(pid: int) -> bool:
 
 
 @pytest.mark.parametrize(("bound", "ends"), [(BOUND, True), ("", False)])
-def test_a_process_ends_with_the_one_that_started_it(bound: str, ends: bool):
+def test_a_process_ends_with_its_parent(bound: str, ends: bool):
     parent = subprocess.Popen([sys.executable, "-c", PARENT, bound + CHILD], cwd=toy.ROOT, stdout=subprocess.PIPE)
     with parent:
         pid = int(parent.stdout.readline().split()[0])
@@ -65,8 +65,8 @@ def test_a_process_ends_with_the_one_that_started_it(bound: str, ends: bool):
             os.kill(pid, signal.SIGKILL)
 
 
-def started(folder: Path) -> subprocess.Popen[bytes]:
-    """A process group with two workers at work."""
+def start_pool(folder: Path) -> subprocess.Popen[bytes]:
+    """Start a process group and wait until its two workers are at work."""
     environment = {**os.environ, "SAMERGING_WORKERS": "2", "SAMERGING_DEVICE": "cpu", "PYTHONPATH": "."}
     process = subprocess.Popen(
         [sys.executable, "-c", POOL, str(folder)],
@@ -81,7 +81,7 @@ def started(folder: Path) -> subprocess.Popen[bytes]:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_workers_end_with_the_run(tmp_path: Path, number: signal.Signals):
-    process = started(tmp_path)
+    process = start_pool(tmp_path)
     process.send_signal(number)
     process.communicate(timeout=180)
     assert process.returncode == -number

@@ -1,4 +1,4 @@
-"""Resumable: finished ones are kept, whatever computes them gives the same, and other code or inputs start anew."""
+"""Resumable work keeps finished pieces, gives the same in any process, and starts over when the code changes."""
 
 import os
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from pipeline.runtime.resumable import JSON, Resumable, open_work
 
 @dataclass(frozen=True)
 class Setting:
-    """An argument with a value to tell."""
+    """An argument that identifies a piece."""
 
     factor: int
 
 
 def product(setting: Setting, other: int, log: Path) -> dict[str, int]:
-    """A cell; appends a line to `log` whenever it is computed, and refuses negative numbers."""
+    """Compute a piece, append a line to `log`, and refuse negative numbers."""
     with log.open("a") as file:
         file.write(f"{setting.factor} {other}\n")
     if other < 0:
@@ -31,35 +31,35 @@ def product(setting: Setting, other: int, log: Path) -> dict[str, int]:
 
 
 def worker(_: int) -> int:
-    """The process that computes a piece."""
+    """Return the id of the process that computes a piece."""
     return os.getpid()
 
 
 def die(number: int) -> int:
-    """A piece whose process is killed."""
+    """End the process of piece 1 as if it were killed."""
     if number == 1:
         os._exit(9)
     return number
 
 
 def lines(log: Path) -> list[str]:
-    """What was computed."""
+    """List the pieces that were computed."""
     return sorted(log.read_text().splitlines())
 
 
 @pytest.fixture
 def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The log of computed work, in a folder that is the current one; everything runs in this process."""
+    """The log of computed pieces, in the current folder; everything runs in this process."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SAMERGING_WORKERS", "1")
     return tmp_path / "log.txt"
 
 
-def test_only_what_is_not_there_is_computed(log: Path):
-    kept = Resumable(Path("kept"), ())
-    first = kept.run(product, [(Setting(2), 3, log), (Setting(2), 4, log)], "first")
+def test_only_missing_pieces_are_computed(log: Path):
+    work = Resumable(Path("kept"), ())
+    first = work.run(product, [(Setting(2), 3, log), (Setting(2), 4, log)], "first")
     assert first == [{"product": 6}, {"product": 8}]
-    again = kept.run(product, [(Setting(2), 5, log), (Setting(2), 4, log), (Setting(3), 3, log)], "again")
+    again = work.run(product, [(Setting(2), 5, log), (Setting(2), 4, log), (Setting(3), 3, log)], "again")
     assert again == [{"product": 10}, {"product": 8}, {"product": 9}]
     assert lines(log) == ["2 3", "2 4", "2 5", "3 3"]
 
@@ -69,19 +69,19 @@ def test_equal_pieces_are_computed_once(log: Path):
     assert lines(log) == ["2 3"]
 
 
-def test_what_was_finished_before_an_error_is_kept(log: Path):
-    kept = Resumable(Path("kept"), ())
+def test_pieces_finished_before_an_error_are_kept(log: Path):
+    work = Resumable(Path("kept"), ())
     with pytest.raises(BenchmarkError, match="-1 is negative"):
-        kept.run(product, [(Setting(2), 3, log), (Setting(2), -1, log), (Setting(2), 4, log)], "failing")
-    assert kept.run(product, [(Setting(2), 3, log), (Setting(2), 4, log)], "rest") == [{"product": 6}, {"product": 8}]
+        work.run(product, [(Setting(2), 3, log), (Setting(2), -1, log), (Setting(2), 4, log)], "failing")
+    assert work.run(product, [(Setting(2), 3, log), (Setting(2), 4, log)], "rest") == [{"product": 6}, {"product": 8}]
     assert lines(log) == ["2 -1", "2 3", "2 4"]
 
 
-def test_an_unfinished_file_is_no_cell(log: Path):
-    kept = Resumable(Path("kept"), ())
-    kept.folder.mkdir()
-    (kept.folder / ".something.json.tmp").write_text("{")
-    assert kept.run(product, [(Setting(2), 3, log)], "one") == [{"product": 6}]
+def test_an_unfinished_file_is_not_a_piece(log: Path):
+    work = Resumable(Path("kept"), ())
+    work.folder.mkdir()
+    (work.folder / ".something.json.tmp").write_text("{")
+    assert work.run(product, [(Setting(2), 3, log)], "one") == [{"product": 6}]
 
 
 def test_processes_give_the_same_files(log: Path, monkeypatch: pytest.MonkeyPatch):
@@ -91,12 +91,12 @@ def test_processes_give_the_same_files(log: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("SAMERGING_WORKERS", "2")
     shared = Resumable(Path("shared"), ())
     shared.run(product, pieces[::-1], "shared")
-    contents = [{file.name: file.read_bytes() for file in one.folder.iterdir()} for one in (alone, shared)]
+    contents = [{file.name: file.read_bytes() for file in work.folder.iterdir()} for work in (alone, shared)]
     assert contents[0] == contents[1]
     assert len(contents[0]) == len(pieces)
 
 
-def test_other_code_or_inputs_remove_what_was_kept(log: Path):
+def test_other_code_removes_old_pieces(log: Path):
     old = open_work("stage", [], "old code")
     old.run(product, [(Setting(2), 3, log)], "old")
     assert open_work("stage", [], "old code").folder == old.folder
@@ -111,7 +111,7 @@ def test_other_code_or_inputs_remove_what_was_kept(log: Path):
     assert not other.folder.exists()
 
 
-def test_a_solution_comes_back_as_it_was(tmp_path: Path):
+def test_a_solution_is_read_as_written(tmp_path: Path):
     coefficients, losses = torch.rand(3, 5), torch.rand(4)
     tensors = {"a.weight": torch.rand(2, 3), "b": torch.zeros(1)}
     for index, solution in enumerate(
@@ -123,21 +123,21 @@ def test_a_solution_comes_back_as_it_was(tmp_path: Path):
     ):
         path = tmp_path / f"{index}.safetensors"
         write_solution(path, solution)
-        found = read_solution(path)
+        loaded = read_solution(path)
         for name in ("coefficients", "losses"):
-            one, other = getattr(solution, name), getattr(found, name)
-            assert (one is None and other is None) or torch.equal(one, other)
-        assert (found.delta or {}).keys() == (solution.delta or {}).keys()
-        assert all(torch.equal(found.delta[name], tensor) for name, tensor in (solution.delta or {}).items())
+            expected, actual = getattr(solution, name), getattr(loaded, name)
+            assert (expected is None and actual is None) or torch.equal(expected, actual)
+        assert (loaded.delta or {}).keys() == (solution.delta or {}).keys()
+        assert all(torch.equal(loaded.delta[name], tensor) for name, tensor in (solution.delta or {}).items())
         if solution.extras is None:
-            assert found.extras is None
+            assert loaded.extras is None
         else:
-            assert found.extras.kind == solution.extras.kind
-            assert found.extras.tensors.keys() == solution.extras.tensors.keys()
+            assert loaded.extras.kind == solution.extras.kind
+            torch.testing.assert_close(dict(loaded.extras.tensors), dict(solution.extras.tensors), rtol=0, atol=0)
     assert JSON.suffix == ".json"
 
 
-def test_pieces_that_do_not_fit_beside_each_other_run_in_this_process(monkeypatch: pytest.MonkeyPatch):
+def test_pieces_too_large_to_run_in_parallel_run_in_this_process(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SAMERGING_WORKERS", "2")
     assert set(parallel.run_all(worker, [(1,), (2,)], "large", need=1 << 60)) == {os.getpid()}
     assert os.getpid() not in parallel.run_all(worker, [(1,), (2,)], "small", need=1)

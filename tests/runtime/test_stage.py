@@ -32,20 +32,20 @@ PAIR = Stage(
 
 
 def write(job: Job) -> None:
-    """A folder with one file."""
+    """Write a folder with one file."""
     job.outputs[0].mkdir()
     (job.outputs[0] / "result.txt").write_text("new")
 
 
 def write_both(job: Job) -> None:
-    """A file and a folder."""
+    """Write a file and a folder."""
     job.outputs[0].write_text("new")
     job.outputs[1].mkdir()
     (job.outputs[1] / "result.txt").write_text("new")
 
 
-def visible() -> set[str]:
-    """What the world sees of the data."""
+def visible_files() -> set[str]:
+    """List the files of data/, scratch files apart."""
     files = (path for path in Path("data").rglob("*") if path.is_file())
     return {path.as_posix() for path in files if not path.as_posix().startswith("data/.partial")}
 
@@ -59,15 +59,15 @@ def checkout(workspace: Path) -> Path:
     return workspace
 
 
-def test_a_stage_is_given_what_it_declares(checkout: Path):
-    given: list[Job] = []
+def test_a_stage_receives_what_it_declares(checkout: Path):
+    jobs: list[Job] = []
 
-    def look(job: Job) -> None:
-        given.append(job)
+    def record(job: Job) -> None:
+        jobs.append(job)
         write(job)
 
-    MERGE.run(look, NAMES)
-    (job,) = given
+    MERGE.run(record, NAMES)
+    (job,) = jobs
     assert job.names == NAMES
     assert {*job.params} == {"merge.{method}"}
     assert job.params["merge.{method}"].keep == 0.2
@@ -86,7 +86,7 @@ def test_outputs_and_the_record_appear(checkout: Path):
     assert record["seconds"] >= 0
     assert record["peak_mib"] > 0
     assert record["packages"]["torch"]
-    assert visible() == {"data/suites/nano-3/base.txt", str(OUTPUT / "result.txt"), str(RECORD)}
+    assert visible_files() == {"data/suites/nano-3/base.txt", str(OUTPUT / "result.txt"), str(RECORD)}
     assert not [*Path("data/.partial").iterdir()]
 
 
@@ -94,7 +94,7 @@ def test_a_stage_without_a_record_writes_none(checkout: Path):
     Stage("merge", ("suite",), (), (), ("data/x/{suite}.txt",), recorded=False).run(
         lambda job: job.outputs[0].write_text("x"), {"suite": "nano-3"}
     )
-    assert visible() == {"data/suites/nano-3/base.txt", "data/x/nano-3.txt"}
+    assert visible_files() == {"data/suites/nano-3/base.txt", "data/x/nano-3.txt"}
 
 
 def test_old_outputs_are_replaced_whole(checkout: Path):
@@ -112,7 +112,7 @@ def test_old_outputs_are_replaced_whole(checkout: Path):
 def test_a_stage_that_fails_leaves_what_was_there(checkout: Path, error: BaseException):
     PAIR.run(write_both, {"suite": "nano-3"})
     Path("data/first/nano-3.txt").write_text("old")
-    before = visible()
+    before = visible_files()
 
     def fail(job: Job) -> None:
         job.outputs[0].write_text("half of the n")
@@ -120,14 +120,14 @@ def test_a_stage_that_fails_leaves_what_was_there(checkout: Path, error: BaseExc
 
     with pytest.raises(type(error)):
         PAIR.run(fail, {"suite": "nano-3"})
-    assert visible() == before
+    assert visible_files() == before
     assert Path("data/first/nano-3.txt").read_text() == "old"
     PAIR.run(write_both, {"suite": "nano-3"})
     assert Path("data/first/nano-3.txt").read_text() == "new"
 
 
 def edit_code() -> None:
-    """Touch a file that the stage runs."""
+    """Edit a file that the stage runs."""
     path = Path("pipeline/models/task_vectors.py")
     path.write_text(path.read_text() + "# edited\n")
 
@@ -138,7 +138,7 @@ def delete_code() -> None:
 
 
 def edit_method() -> None:
-    """Touch the method's own file."""
+    """Edit the method's file."""
     path = Path("pipeline/methods/ties.py")
     path.write_text(path.read_text() + "# edited\n")
 
@@ -160,7 +160,7 @@ def add_input() -> None:
 
 
 def delete_input() -> None:
-    """Take the input away."""
+    """Delete the input."""
     shutil.rmtree("data/suites/nano-3")
 
 
@@ -176,7 +176,7 @@ DURING: dict[str, tuple[Callable[[], None], str]] = {
 
 
 @pytest.mark.parametrize(("change", "named"), DURING.values(), ids=DURING)
-def test_what_changes_while_a_stage_runs_fails_it(checkout: Path, change: Callable[[], None], named: str):
+def test_a_change_while_a_stage_runs_fails_it(checkout: Path, change: Callable[[], None], named: str):
     def changing(job: Job) -> None:
         write(job)
         change()
@@ -195,7 +195,7 @@ def edit_other_parameter() -> None:
 
 
 def edit_other_method() -> None:
-    """Touch the file of another method."""
+    """Edit the file of another method."""
     path = Path("pipeline/methods/average.py")
     path.write_text(path.read_text() + "# edited\n")
 
@@ -218,7 +218,7 @@ def test_parameters_are_checked_before_any_work(checkout: Path):
     path.write_text(path.read_text().replace("\nrho: 0.07\n", "\nrho: -1\n"))
     with pytest.raises(ParamsError, match="rho = -1"):
         MERGE.run(write, NAMES)
-    assert visible() == {"data/suites/nano-3/base.txt"}
+    assert visible_files() == {"data/suites/nano-3/base.txt"}
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_wrong_arguments_are_named(checkout: Path, names: dict[str, str], messag
         MERGE.run(write, NAMES | names)
 
 
-def test_a_missing_input_says_what_brings_it_back(checkout: Path):
+def test_a_missing_input_is_named_with_its_remedy(checkout: Path):
     delete_input()
     message = "^data/suites/nano-3 is missing; `dvc repro` makes it, `dvc checkout` brings it back$"
     with pytest.raises(BenchmarkError, match=message):
@@ -238,7 +238,7 @@ def test_a_missing_input_says_what_brings_it_back(checkout: Path):
 
 @pytest.fixture
 def unbound(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the tests themselves outlive who started them."""
+    """Let the tests outlive the process that started them."""
     monkeypatch.setattr("pipeline.runtime.stage.die_with_parent", lambda: None)
 
 
@@ -251,7 +251,7 @@ def test_wrong_number_of_arguments_shows_the_usage(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.usefixtures("unbound")
-def test_ctrl_c_ends_with_a_line_and_its_exit_code(
+def test_ctrl_c_ends_with_a_message_and_its_exit_code(
     checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setattr(sys, "argv", ["merge", "nano-3", "ties"])
@@ -266,7 +266,7 @@ def test_ctrl_c_ends_with_a_line_and_its_exit_code(
 
 
 @pytest.mark.usefixtures("unbound")
-def test_ctrl_c_that_a_library_turns_into_an_error_of_its_own_is_still_ctrl_c(
+def test_ctrl_c_that_a_library_turns_into_another_error_is_still_ctrl_c(
     checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setattr(sys, "argv", ["merge", "nano-3", "ties"])
@@ -349,8 +349,8 @@ def test_code_is_the_import_closure(workspace: Path):
     assert code.isdisjoint(
         {"pipeline/methods/average.py", "pipeline/calibration/descent.py", "pipeline/params.py", "pipeline/__init__.py"}
     )
-    every = {path.as_posix() for path in PREPARE.code({"suite": "nano-3"})}
-    assert {path.as_posix() for path in Path("pipeline/suites").glob("*.py")} <= every
+    prepare_code = {path.as_posix() for path in PREPARE.code({"suite": "nano-3"})}
+    assert {path.as_posix() for path in Path("pipeline/suites").glob("*.py")} <= prepare_code
 
 
 def test_closure_follows_every_form_of_import(tmp_path: Path):
@@ -365,13 +365,13 @@ def test_closure_follows_every_form_of_import(tmp_path: Path):
     }.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    found = {path.as_posix() for path in import_closure(["a.one"], tmp_path)}
-    assert found == {"a/one.py", "a/two.py", "a/three.py", "a/deep/__init__.py", "a/deep/four.py"}
+    closure = {path.as_posix() for path in import_closure(["a.one"], tmp_path)}
+    assert closure == {"a/one.py", "a/two.py", "a/three.py", "a/deep/__init__.py", "a/deep/four.py"}
 
 
-def test_stages_start_without_what_takes_seconds_to_import(at_root: Path):
+def test_stages_start_without_slow_imports(at_root: Path):
     names = sorted(path.stem for path in (at_root / "stages").glob("[!_]*.py"))
     code = f"import sys, {', '.join(f'stages.{name}' for name in names)}; print(*sys.modules)"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=at_root)
-    assert "torch" in found.stdout.split()
-    assert {"open_clip", "torchvision", "transformers", "torch._dynamo"}.isdisjoint(found.stdout.split())
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=at_root)
+    assert "torch" in done.stdout.split()
+    assert {"open_clip", "torchvision", "transformers", "torch._dynamo"}.isdisjoint(done.stdout.split())

@@ -1,4 +1,4 @@
-"""Files: whole or not at all, the same bytes every time, nothing that is not finite."""
+"""Files are written whole or not at all, with the same bytes every time, and hold finite numbers only."""
 
 import json
 import stat
@@ -53,13 +53,13 @@ def test_a_failed_replacement_leaves_the_old_file(tmp_path: Path, monkeypatch: p
     assert [*tmp_path.iterdir()] == [path]
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path):
+def test_a_path_that_cannot_be_written_is_named(tmp_path: Path):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(StoreError, match=r"file/x\.json: cannot be written"):
         store.write_json(tmp_path / "file" / "x.json", 1)
 
 
-def test_a_folder_is_one_process_s_at_a_time_and_empty(tmp_path: Path):
+def test_a_claimed_folder_is_empty_and_belongs_to_one_process(tmp_path: Path):
     folder = tmp_path / "deep" / "scratch"
     (folder / "left").mkdir(parents=True)
     with store.claiming(folder):
@@ -76,19 +76,21 @@ def test_a_folder_is_one_process_s_at_a_time_and_empty(tmp_path: Path):
 
 
 @pytest.mark.parametrize("old", [None, "file", "folder"])
-def test_what_is_moved_replaces_what_was_there(tmp_path: Path, old: str | None):
-    written, path = tmp_path / "scratch" / "x", tmp_path / "deep" / "x"
+def test_a_moved_path_replaces_the_old_one(tmp_path: Path, old: str | None):
+    source, path = tmp_path / "scratch" / "x", tmp_path / "deep" / "x"
     if old == "folder":
         store.write_text(path / "stale", "old")
-        store.write_text(written / "fresh", "new")
+        store.write_text(source / "fresh", "new")
     else:
-        store.write_text(written, "new")
+        store.write_text(source, "new")
         if old:
             store.write_text(path, "old")
-    store.move(written, path)
-    found = {file.relative_to(path).as_posix(): file.read_text() for file in [path, *path.rglob("*")] if file.is_file()}
-    assert found == ({"fresh": "new"} if old == "folder" else {".": "new"})
-    assert not written.exists()
+    store.move(source, path)
+    contents = {
+        file.relative_to(path).as_posix(): file.read_text() for file in [path, *path.rglob("*")] if file.is_file()
+    }
+    assert contents == ({"fresh": "new"} if old == "folder" else {".": "new"})
+    assert not source.exists()
 
 
 def test_written_files_have_the_usual_permissions(tmp_path: Path):
@@ -119,18 +121,18 @@ def test_json_refuses_values_that_are_not_finite(tmp_path: Path):
     assert not [*tmp_path.iterdir()]
 
 
-def test_tensors_come_back_one_by_one(tmp_path: Path):
+def test_tensors_are_read_one_by_one(tmp_path: Path):
     path = tmp_path / "t.safetensors"
     content = {"b": torch.randn(2, 3, dtype=torch.float64), "a": torch.arange(4), "c": torch.ones(3, 2).T}
     store.write_tensors(path, content)
-    found = store.TensorFile(path)
-    assert {*found} == {*content}
-    assert len(found) == 3
-    assert all(torch.equal(found[name], tensor) for name, tensor in content.items())
-    assert found.shapes() == {"a": (4,), "b": (2, 3), "c": (2, 3)}
-    assert "d" not in found
+    tensors = store.TensorFile(path)
+    assert {*tensors} == {*content}
+    assert len(tensors) == 3
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in content.items())
+    assert tensors.shapes() == {"a": (4,), "b": (2, 3), "c": (2, 3)}
+    assert "d" not in tensors
     with pytest.raises(KeyError):
-        found["d"]
+        tensors["d"]
 
 
 def test_bytes_depend_on_the_content_alone(tmp_path: Path):
@@ -138,9 +140,11 @@ def test_bytes_depend_on_the_content_alone(tmp_path: Path):
     arrays = {"y": np.arange(3), "x": np.eye(2)}
     tensors = {"y": torch.arange(3), "x": torch.eye(2)}
     written = []
-    for turn in (False, True):
-        folder = tmp_path / str(turn)
-        store.write_json(folder / "x.json", dict(sorted({"b": [1, 2], "a": {"d": 1, "c": "ü"}}.items(), reverse=turn)))
+    for reverse in (False, True):
+        folder = tmp_path / str(reverse)
+        store.write_json(
+            folder / "x.json", dict(sorted({"b": [1, 2], "a": {"d": 1, "c": "ü"}}.items(), reverse=reverse))
+        )
         store.write_csv(folder / "x.csv", ("p", "q", "r"), rows)
         store.write_tensors(folder / "x.safetensors", tensors)
         store.write_array(folder / "x.npy", np.arange(6).reshape(2, 3))
@@ -161,15 +165,15 @@ def test_json_is_sorted_and_readable(tmp_path: Path):
     assert store.read_json(tmp_path / "x.json") == json.loads('{"a": "λ", "b": 1}')
 
 
-def test_arrays_come_back(tmp_path: Path):
+def test_arrays_are_read_as_written(tmp_path: Path):
     store.write_array(tmp_path / "x.npy", np.arange(6).reshape(2, 3))
     store.write_arrays(tmp_path / "x.npz", {"a": np.eye(2), "b": np.arange(3)})
-    found = store.read_array(tmp_path / "x.npy")
-    assert (found == np.arange(6).reshape(2, 3)).all()
-    assert not found.flags.writeable
-    many = store.read_arrays(tmp_path / "x.npz")
-    assert {*many} == {"a", "b"}
-    assert (many["b"] == np.arange(3)).all()
+    array = store.read_array(tmp_path / "x.npy")
+    assert (array == np.arange(6).reshape(2, 3)).all()
+    assert not array.flags.writeable
+    arrays = store.read_arrays(tmp_path / "x.npz")
+    assert {*arrays} == {"a", "b"}
+    assert (arrays["b"] == np.arange(3)).all()
 
 
 READERS = {
@@ -203,7 +207,7 @@ def test_a_truncated_file_is_named(tmp_path: Path, reader, name: str, keep: floa
     assert str(path) in str(caught.value)
 
 
-def test_an_archive_that_calls_a_member_encrypted_is_named(tmp_path: Path):
+def test_an_archive_with_a_member_marked_encrypted_is_named(tmp_path: Path):
     path = tmp_path / "x.npz"
     store.write_arrays(path, {"a": np.arange(3)})
     content = bytearray(path.read_bytes())

@@ -1,4 +1,4 @@
-"""Accuracies by hand, and checks of whole scores."""
+"""Tables of accuracies by hand, and the refusal of inconsistent scores."""
 
 import pytest
 
@@ -17,41 +17,41 @@ ROWS = {
 TASKS = ("a", "b")
 
 
-def frame(*names, **replaced):
-    return parse_scores(HEADER + "".join((ROWS | replaced)[name] for name in names or ROWS), "test")
+def parse_rows(*names, **changed_rows):
+    return parse_scores(HEADER + "".join((ROWS | changed_rows)[name] for name in names or ROWS), "test")
 
 
 def test_derived_values_by_hand():
-    table = tabulate_runs(frame(), TASKS)
-    found = table.loc[("samerging", 0)]
-    assert found["a"] == pytest.approx(60)
-    assert found["b"] == pytest.approx(35)
-    assert found[AVERAGE] == pytest.approx(47.5)
-    assert found[NORMALISED] == pytest.approx(100 * (60 / 80 + 35 / 40) / 2)
-    assert found[GAP] == pytest.approx(100 * (47.5 - 20) / (60 - 20))
-    assert found[WORST] == pytest.approx(35)
+    table = tabulate_runs(parse_rows(), TASKS)
+    row = table.loc[("samerging", 0)]
+    assert row["a"] == pytest.approx(60)
+    assert row["b"] == pytest.approx(35)
+    assert row[AVERAGE] == pytest.approx(47.5)
+    assert row[NORMALISED] == pytest.approx(100 * (60 / 80 + 35 / 40) / 2)
+    assert row[GAP] == pytest.approx(100 * (47.5 - 20) / (60 - 20))
+    assert row[WORST] == pytest.approx(35)
     assert table.loc[("zeroshot", -1), GAP] == 0
     assert table.loc[("individual", -1), [NORMALISED, GAP]].tolist() == [100, 100]
 
 
-def test_tasks_are_in_the_order_asked_for():
-    assert list(tabulate_runs(frame(), ("b", "a")))[:2] == ["b", "a"]
+def test_tasks_keep_the_requested_order():
+    assert list(tabulate_runs(parse_rows(), ("b", "a")))[:2] == ["b", "a"]
 
 
 @pytest.mark.parametrize("name", ["zeroshot", "individual"])
 def test_gap_is_undefined_without_floor_or_ceiling(name):
-    table = tabulate_runs(frame(*(other for other in ROWS if other != name)), TASKS)
+    table = tabulate_runs(parse_rows(*(other for other in ROWS if other != name)), TASKS)
     assert table[GAP].isna().all()
     assert table[AVERAGE].notna().all()
 
 
-def test_gap_is_undefined_where_experts_are_no_better():
-    same = tabulate_runs(frame(individual=ROWS["zeroshot"].replace("zeroshot", "individual")), TASKS)
-    assert same[GAP].isna().all()
+def test_gap_is_undefined_where_experts_equal_zero_shot():
+    table = tabulate_runs(parse_rows(individual=ROWS["zeroshot"].replace("zeroshot", "individual")), TASKS)
+    assert table[GAP].isna().all()
 
 
-def test_normalised_never_skips_a_task_whose_expert_knows_nothing():
-    table = tabulate_runs(frame(individual="s,individual,a,,0,80,100\ns,individual,b,,0,0,200\n"), TASKS)
+def test_normalised_accuracy_is_undefined_if_an_expert_is_never_right():
+    table = tabulate_runs(parse_rows(individual="s,individual,a,,0,80,100\ns,individual,b,,0,0,200\n"), TASKS)
     assert table[NORMALISED].isna().all()
 
 
@@ -65,20 +65,20 @@ def test_normalised_never_skips_a_task_whose_expert_knows_nothing():
         ("s,ties,a,,0,0,0\ns,ties,b,,0,40,200\n", "0 of 0 correct on a"),
     ],
 )
-def test_scores_that_do_not_fit_are_refused(rows, message):
+def test_inconsistent_scores_are_refused(rows, message):
     with pytest.raises(ScoresError, match=message):
-        tabulate_runs(frame(ties=rows), TASKS)
+        tabulate_runs(parse_rows(ties=rows), TASKS)
 
 
 @pytest.mark.parametrize(
     "text", ["", "suite,method\ns,m\n", HEADER + "s,m,a,,0,many,100\n", HEADER + "s,m,a,,0,,100\n"]
 )
-def test_files_that_are_no_scores_are_named(text):
+def test_files_without_scores_are_refused_by_name(text):
     with pytest.raises(ScoresError, match=r"here\.csv"):
         parse_scores(text, "here.csv")
 
 
 def test_a_study_is_measured_against_the_main_floor_and_ceiling():
     study = parse_scores("k," + HEADER + "4,s,samerging,a,0,4,60,100\n4,s,samerging,b,0,4,70,200\n", "study", ("k",))
-    found = tabulate_runs(study, TASKS, tabulate_runs(frame(), TASKS))
-    assert found.loc[(4, "samerging", 0), GAP] == pytest.approx(68.75)
+    table = tabulate_runs(study, TASKS, tabulate_runs(parse_rows(), TASKS))
+    assert table.loc[(4, "samerging", 0), GAP] == pytest.approx(68.75)

@@ -23,12 +23,12 @@ DRAWS = 4000
 SEEDS = (0, 1, 2)
 
 
-def answers(rng, share, runs, tasks=3, images=60):
-    """Bools [runs, images] per task."""
+def random_answers(rng, share, runs, tasks=3, images=60):
+    """Draw bools [runs, images] per task."""
     return {f"t{task}": rng.random((runs, images)) < share for task in range(tasks)}
 
 
-def of(rights, seeds=None, draws=DRAWS):
+def resample(rights, seeds=None, draws=DRAWS):
     return resample_accuracies(
         rights, seeds or {name: SEEDS[: len(tasks["t0"])] for name, tasks in rights.items()}, draws
     )
@@ -36,78 +36,80 @@ def of(rights, seeds=None, draws=DRAWS):
 
 def test_without_seeds_the_standard_error_is_that_of_paired_proportions():
     rng = np.random.default_rng(3)
-    one = rng.random((1, 400)) < 0.8
-    two = one ^ (rng.random((1, 400)) < 0.15)
-    found = of({"one": {"t0": one, "t1": one}, "two": {"t0": two, "t1": two}}, {"one": (None,), "two": (None,)})
-    gained, lost = (one & ~two).mean(), (two & ~one).mean()
+    first = rng.random((1, 400)) < 0.8
+    second = first ^ (rng.random((1, 400)) < 0.15)
+    resampled = resample(
+        {"one": {"t0": first, "t1": first}, "two": {"t0": second, "t1": second}}, {"one": (None,), "two": (None,)}
+    )
+    gained, lost = (first & ~second).mean(), (second & ~first).mean()
     error = np.sqrt((gained + lost - (gained - lost) ** 2) / 400)  # of McNemar's discordant pairs
-    draws = found.images["one"][:, 0] - found.images["two"][:, 0]
+    draws = resampled.images["one"][:, 0] - resampled.images["two"][:, 0]
     assert draws.std(axis=0) == pytest.approx(2 * [error], rel=0.05)
     assert draws.mean(axis=1).std() == pytest.approx(error / np.sqrt(2), rel=0.05), "each task has images of its own"
-    made = compare_methods(found, "one", "two")
-    assert made.tasks.value == pytest.approx(2 * [gained - lost])
-    assert made.tasks.high - made.tasks.low == pytest.approx(2 * [2 * norm.ppf(0.975) * error], rel=0.1)
+    comparison = compare_methods(resampled, "one", "two")
+    assert comparison.tasks.value == pytest.approx(2 * [gained - lost])
+    assert comparison.tasks.high - comparison.tasks.low == pytest.approx(2 * [2 * norm.ppf(0.975) * error], rel=0.1)
 
 
-def test_p_is_near_the_exact_test_of_discordant_pairs():
-    one, two = np.ones((1, 500), bool), np.ones((1, 500), bool)
-    two[0, :34], one[0, 34:50] = False, False
-    rights = {name: {"t0": right, "t1": np.ones((1, 500), bool)} for name, right in (("one", one), ("two", two))}
-    found = compare_methods(of(rights, dict.fromkeys(rights, (None,))), "one", "two")
-    assert found.p == pytest.approx(binomtest(34, 50).pvalue, abs=0.01)
-    assert (found.won, found.lost, found.images) == (1, 0, 1000)
+def test_p_approximates_the_exact_test_of_discordant_pairs():
+    first, second = np.ones((1, 500), bool), np.ones((1, 500), bool)
+    second[0, :34], first[0, 34:50] = False, False
+    rights = {name: {"t0": right, "t1": np.ones((1, 500), bool)} for name, right in (("one", first), ("two", second))}
+    comparison = compare_methods(resample(rights, dict.fromkeys(rights, (None,))), "one", "two")
+    assert comparison.p == pytest.approx(binomtest(34, 50).pvalue, abs=0.01)
+    assert (comparison.won, comparison.lost, comparison.images) == (1, 0, 1000)
 
 
-def test_the_same_seeds_are_paired():
+def test_equal_seeds_are_paired():
     """Two methods with equal seed effects differ by a constant in every draw of seeds."""
     right = np.zeros((3, 100), bool)
     for seed, count in enumerate((20, 50, 80)):
         right[seed, :count] = True
     rights = {"one": {"t0": right, "t1": right}, "two": {"t0": right[:, ::-1], "t1": right[:, ::-1]}}
-    paired = of(rights).tasks
+    paired = resample(rights).tasks
     spread = (paired["one"].mean((1, 2)) - paired["two"].mean((1, 2))).std()
     assert spread == 0
-    apart = of(rights, {"one": (0, 1, 2), "two": (3, 4, 5)}).tasks
-    spread = (apart["one"].mean((1, 2)) - apart["two"].mean((1, 2))).std()
+    unpaired = resample(rights, {"one": (0, 1, 2), "two": (3, 4, 5)}).tasks
+    spread = (unpaired["one"].mean((1, 2)) - unpaired["two"].mean((1, 2))).std()
     assert spread == pytest.approx(np.sqrt(2) * np.std([0.2, 0.5, 0.8]) / np.sqrt(3), rel=0.05)
 
 
 def test_a_method_without_randomness_is_subtracted_from_every_seed():
     rng = np.random.default_rng(0)
-    rights = {"one": answers(rng, 0.7, 3), "two": answers(rng, 0.5, 1)}
-    found = compare_methods(of(rights, {"one": SEEDS, "two": (None,)}), "one", "two")
+    rights = {"one": random_answers(rng, 0.7, 3), "two": random_answers(rng, 0.5, 1)}
+    comparison = compare_methods(resample(rights, {"one": SEEDS, "two": (None,)}), "one", "two")
     expected = [rights["one"][task].mean() - rights["two"][task].mean() for task in ("t0", "t1", "t2")]
-    assert found.tasks.value == pytest.approx(expected)
-    assert found.average.value == pytest.approx(np.mean(expected))
-    assert found.seeds == (3, 1)
+    assert comparison.tasks.value == pytest.approx(expected)
+    assert comparison.average.value == pytest.approx(np.mean(expected))
+    assert comparison.seeds == (3, 1)
 
 
-def simulated(rng, size, spread):
-    """A method whose seeds differ by normal effects, and one without; equal in expectation."""
+def simulate_methods(rng, size, spread):
+    """Draw a method with normal seed effects and one without seeds, equal in expectation."""
     effects = rng.normal(0.5, spread, (size, 1))
-    one = {f"t{task}": rng.random((size, 40)) < effects for task in range(2)}
-    return {"one": one, "two": answers(rng, 0.5, 1, 2, 40)}
+    seeded = {f"t{task}": rng.random((size, 40)) < effects for task in range(2)}
+    return {"one": seeded, "two": random_answers(rng, 0.5, 1, 2, 40)}
 
 
-def test_intervals_cover_images_and_seeds():
+def test_intervals_cover_the_chance_of_images_and_seeds():
     rng, trials, size = np.random.default_rng(0), 150, 12
     covered = np.zeros(2)
     for _ in range(trials):
-        rights = simulated(rng, size, 0.2)
-        made = compare_methods(
+        rights = simulate_methods(rng, size, 0.2)
+        interval = compare_methods(
             resample_accuracies(rights, {"one": tuple(range(size)), "two": (None,)}, 300), "one", "two"
         ).average
         gains = [rights["one"][task].mean(axis=0) - rights["two"][task][0] for task in ("t0", "t1")]
-        error = np.sqrt(sum(gain.var() / len(gain) for gain in gains)) / 2  # of the images, as if there were no seeds
-        covered += [made.low <= 0 <= made.high, abs(made.value) <= norm.ppf(0.975) * error]
-    both, alone = covered / trials
-    assert 0.9 <= both <= 0.99
-    assert alone < 0.85, "an interval that leaves out a source of chance is too narrow"
+        error = np.sqrt(sum(gain.var() / len(gain) for gain in gains)) / 2  # of the images alone
+        covered += [interval.low <= 0 <= interval.high, abs(interval.value) <= norm.ppf(0.975) * error]
+    coverage, images_only = covered / trials
+    assert 0.9 <= coverage <= 0.99
+    assert images_only < 0.85, "an interval that leaves out a source of chance is too narrow"
 
 
 @pytest.mark.parametrize("seeds", [1, 8])
 @pytest.mark.parametrize("swap", [False, True])
-def test_tasks_like_these_draw_whole_tasks_and_whole_seeds(seeds, swap):
+def test_intervals_for_tasks_like_these_resample_whole_tasks_and_seeds(seeds, swap):
     # One of 8 tasks (or seeds) gains everything: a draw's mean is Binomial(8, 1/8) / 8, whose 97.5 % quantile is 3 / 8,
     # however many seeds (or tasks) repeat the same differences.
     gains = np.zeros((seeds, 8), bool)
@@ -118,58 +120,63 @@ def test_tasks_like_these_draw_whole_tasks_and_whole_seeds(seeds, swap):
     names = dict.fromkeys(rights, tuple(range(len(gains))))
     if gains.shape[1] == 1:
         rights = {name: {**tasks, "copy": tasks["t0"]} for name, tasks in rights.items()}
-    found = compare_methods(resample_accuracies(rights, names), "new", "old")
-    assert (found.average.value, found.like.low, found.like.high) == (1 / 8, 0, 3 / 8)
+    comparison = compare_methods(resample_accuracies(rights, names), "new", "old")
+    assert (comparison.average.value, comparison.like.low, comparison.like.high) == (1 / 8, 0, 3 / 8)
 
 
-def test_images_of_a_task_are_not_drawn_for_tasks_like_these():
+def test_intervals_for_tasks_like_these_do_not_resample_images():
     rng = np.random.default_rng(0)
-    right = answers(rng, 0.5, 1, tasks=1)["t0"]
-    found = of({"one": {"t0": right, "t1": right}, "two": {"t0": ~right, "t1": ~right}}, {"one": (0,), "two": (0,)})
-    made = compare_methods(found, "one", "two")
-    assert made.like.low == made.like.high == made.average.value
-    assert made.average.low < made.average.value < made.average.high
+    right = random_answers(rng, 0.5, 1, tasks=1)["t0"]
+    resampled = resample(
+        {"one": {"t0": right, "t1": right}, "two": {"t0": ~right, "t1": ~right}}, {"one": (0,), "two": (0,)}
+    )
+    comparison = compare_methods(resampled, "one", "two")
+    assert comparison.like.low == comparison.like.high == comparison.average.value
+    assert comparison.average.low < comparison.average.value < comparison.average.high
 
 
 def test_the_reverse_difference_is_the_negative():
     rng = np.random.default_rng(1)
-    found = of({"one": answers(rng, 0.7, 3), "two": answers(rng, 0.6, 3)})
-    made, back = compare_methods(found, "one", "two"), compare_methods(found, "two", "one")
+    resampled = resample({"one": random_answers(rng, 0.7, 3), "two": random_answers(rng, 0.6, 3)})
+    forward, backward = compare_methods(resampled, "one", "two"), compare_methods(resampled, "two", "one")
     for name in ("average", "like", "tasks"):
-        forth, reverse = getattr(made, name), getattr(back, name)
-        np.testing.assert_allclose(forth.value, -reverse.value)
-        np.testing.assert_allclose(forth.low, -reverse.high, atol=1e-12)
-        np.testing.assert_allclose(forth.high, -reverse.low, atol=1e-12)
-    assert (made.p, made.won, made.lost) == (back.p, back.lost, back.won)
+        interval, mirrored = getattr(forward, name), getattr(backward, name)
+        np.testing.assert_allclose(interval.value, -mirrored.value)
+        np.testing.assert_allclose(interval.low, -mirrored.high, atol=1e-12)
+        np.testing.assert_allclose(interval.high, -mirrored.low, atol=1e-12)
+    assert (forward.p, forward.won, forward.lost) == (backward.p, backward.lost, backward.won)
 
 
-def test_equal_methods_differ_by_nothing():
-    right = answers(np.random.default_rng(0), 0.7, 3)
-    found = compare_methods(of({"one": right, "two": right}), "one", "two")
-    assert (found.average.low, found.average.high, found.like.low, found.like.high) == (0, 0, 0, 0)
-    assert (found.p, found.won, found.lost) == (1, 0, 0)
+def test_equal_methods_have_a_difference_of_zero():
+    right = random_answers(np.random.default_rng(0), 0.7, 3)
+    comparison = compare_methods(resample({"one": right, "two": right}), "one", "two")
+    assert (comparison.average.low, comparison.average.high, comparison.like.low, comparison.like.high) == (0, 0, 0, 0)
+    assert (comparison.p, comparison.won, comparison.lost) == (1, 0, 0)
 
 
 def test_the_same_answers_give_the_same_draws():
-    right = {"one": answers(np.random.default_rng(0), 0.7, 3), "two": answers(np.random.default_rng(1), 0.6, 1)}
-    found, again = (of(right, {"one": SEEDS, "two": (None,)}, 500) for _ in range(2))
-    assert all(np.array_equal(found.images[name], again.images[name]) for name in right)
-    alone = of({"one": right["one"]}, {"one": SEEDS}, 500)
-    assert np.array_equal(alone.images["one"], found.images["one"]), "another method changes no draw"
+    rights = {
+        "one": random_answers(np.random.default_rng(0), 0.7, 3),
+        "two": random_answers(np.random.default_rng(1), 0.6, 1),
+    }
+    draws, repeated = (resample(rights, {"one": SEEDS, "two": (None,)}, 500) for _ in range(2))
+    assert all(np.array_equal(draws.images[name], repeated.images[name]) for name in rights)
+    single = resample({"one": rights["one"]}, {"one": SEEDS}, 500)
+    assert np.array_equal(single.images["one"], draws.images["one"]), "another method changes no draw"
 
 
-def test_accuracies_in_a_draw_are_those_of_the_images_drawn():
-    rights = {"one": answers(np.random.default_rng(0), 0.5, 2, 2, 30)}
-    found = resample_accuracies(rights, {"one": (5, 6)}, 10)
-    drawn = np.random.default_rng(0)  # the order in which scipy draws: seeds, then each task's images
-    seeds, *images = (drawn.integers(0, size, (10, size)) for size in (2, 30, 30))
+def test_accuracies_of_a_draw_are_those_of_its_images():
+    rights = {"one": random_answers(np.random.default_rng(0), 0.5, 2, 2, 30)}
+    resampled = resample_accuracies(rights, {"one": (5, 6)}, 10)
+    rng = np.random.default_rng(0)  # the order in which scipy draws: seeds, then each task's images
+    seeds, *images = (rng.integers(0, size, (10, size)) for size in (2, 30, 30))
     for draw in range(10):
         for place in range(2):
             expected = [rights["one"][f"t{task}"][seeds[draw, place], images[task][draw]].mean() for task in range(2)]
-            assert found.images["one"][draw, place] == pytest.approx(expected)
+            assert resampled.images["one"][draw, place] == pytest.approx(expected)
 
 
-def test_one_member_is_never_drawn_and_nothing_else_is_refused():
+def test_an_axis_of_one_member_is_fixed_and_refused_on_its_own():
     draws = {"one": [], "two": []}
 
     def statistic(drawn):
@@ -199,7 +206,7 @@ def test_multiplicities_count_every_member(drawn):
 )
 def test_answers_to_other_images_are_refused(two, message):
     with pytest.raises(StatisticsError, match=message):
-        of({"one": {"t0": np.ones((1, 8), bool)}, "two": two}, {"one": (0,), "two": (0,)})
+        resample({"one": {"t0": np.ones((1, 8), bool)}, "two": two}, {"one": (0,), "two": (0,)})
 
 
 def test_holm_by_hand():
@@ -219,55 +226,58 @@ def test_holm_lies_between_no_correction_and_bonferronis(p):
 
 def test_many_comparisons_are_corrected_for_their_number():
     rng = np.random.default_rng(0)
-    found = of({name: answers(rng, share, 1) for name, share in (("a", 0.6), ("b", 0.5), ("c", 0.2))})
-    compared = compare_with_others(found, "a", ["b", "c"])
-    plain = [compare_methods(found, "a", name).p for name in ("b", "c")]
-    assert [one.p for one in compared.values()] == pytest.approx(adjust_p_values(plain))
-    assert list(compared) == ["b", "c"]
+    resampled = resample({name: random_answers(rng, share, 1) for name, share in (("a", 0.6), ("b", 0.5), ("c", 0.2))})
+    comparisons = compare_with_others(resampled, "a", ["b", "c"])
+    uncorrected = [compare_methods(resampled, "a", name).p for name in ("b", "c")]
+    assert [comparison.p for comparison in comparisons.values()] == pytest.approx(adjust_p_values(uncorrected))
+    assert list(comparisons) == ["b", "c"]
 
 
-def scored(*values):
-    """Draws that all equal `values` [S, T] over experts that are always right."""
+def constant_draws(*values):
+    """Draws that all equal `values` [S, T]; the experts are always right."""
     runs = {"one": np.array(values, float), "top": np.ones((1, len(values[0])))}
     drawn = {name: np.repeat(value[None], 3, axis=0) for name, value in runs.items()}
     return Resampled(runs, drawn, drawn, 1)
 
 
 def test_interquartile_mean_by_hand():
-    found = iqm(scored((0.1, 0.2, 0.3, 0.4), (0.5, 0.6, 0.7, 8.0)), "one", "top")
-    assert (found.value, found.low, found.high) == pytest.approx(3 * (np.mean([0.3, 0.4, 0.5, 0.6]),))
+    interval = iqm(constant_draws((0.1, 0.2, 0.3, 0.4), (0.5, 0.6, 0.7, 8.0)), "one", "top")
+    assert (interval.value, interval.low, interval.high) == pytest.approx(3 * (np.mean([0.3, 0.4, 0.5, 0.6]),))
 
 
 def test_scores_are_normalised_by_the_experts_of_the_same_draw():
     rng = np.random.default_rng(0)
-    right = answers(rng, 0.8, 1)
-    found = iqm(of({"one": right, "top": right}, {"one": (None,), "top": (None,)}), "one", "top")
-    assert (found.value, found.low, found.high) == (1, 1, 1)
+    right = random_answers(rng, 0.8, 1)
+    interval = iqm(resample({"one": right, "top": right}, {"one": (None,), "top": (None,)}), "one", "top")
+    assert (interval.value, interval.low, interval.high) == (1, 1, 1)
 
 
 def test_profile_by_hand():
-    found = performance_profile(scored((0.2, 0.4), (0.6, 0.8)), "one", "top", np.array([0, 0.2, 0.5, 0.8, 1]))
-    assert found.value.tolist() == found.low.tolist() == found.high.tolist() == [1, 0.75, 0.5, 0, 0]
+    profile = performance_profile(constant_draws((0.2, 0.4), (0.6, 0.8)), "one", "top", np.array([0, 0.2, 0.5, 0.8, 1]))
+    assert profile.value.tolist() == profile.low.tolist() == profile.high.tolist() == [1, 0.75, 0.5, 0, 0]
 
 
-def test_a_profile_integrates_to_the_mean_and_its_band_holds_it():
-    found = of(
-        {"one": answers(np.random.default_rng(0), 0.6, 3), "top": {f"t{t}": np.ones((1, 60), bool) for t in range(3)}},
+def test_a_profile_integrates_to_the_mean_and_lies_in_its_band():
+    resampled = resample(
+        {
+            "one": random_answers(np.random.default_rng(0), 0.6, 3),
+            "top": {f"t{t}": np.ones((1, 60), bool) for t in range(3)},
+        },
         {"one": SEEDS, "top": (None,)},
     )
     thresholds = np.linspace(0, 1, 1000, endpoint=False)
-    shares = performance_profile(found, "one", "top", thresholds)
-    assert shares.value.mean() == pytest.approx(found.observed["one"].mean(), abs=1e-3)
-    assert ((shares.low <= shares.value) & (shares.value <= shares.high)).all()
-    assert (shares.high - shares.low).max() > 0
+    profile = performance_profile(resampled, "one", "top", thresholds)
+    assert profile.value.mean() == pytest.approx(resampled.observed["one"].mean(), abs=1e-3)
+    assert ((profile.low <= profile.value) & (profile.value <= profile.high)).all()
+    assert (profile.high - profile.low).max() > 0
 
 
 def test_experts_that_are_never_right_leave_scores_undefined():
-    found = scored((0.2, 0.4))
+    resampled = constant_draws((0.2, 0.4))
     zero = {
         name: {**runs, "top": 0 * runs["top"]}
-        for name, runs in (("observed", found.observed), ("images", found.images))
+        for name, runs in (("observed", resampled.observed), ("images", resampled.images))
     }
-    none = Resampled(zero["observed"], zero["images"], found.tasks, 1)
-    assert np.isnan(iqm(none, "one", "top").value)
-    assert np.isnan(performance_profile(none, "one", "top", np.array([0.5])).value).all()
+    undefined = Resampled(zero["observed"], zero["images"], resampled.tasks, 1)
+    assert np.isnan(iqm(undefined, "one", "top").value)
+    assert np.isnan(performance_profile(undefined, "one", "top", np.array([0.5])).value).all()

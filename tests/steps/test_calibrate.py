@@ -1,4 +1,4 @@
-"""From files to calibrations: which images a method is given, what is recorded of them, what is refused before work."""
+"""From files to calibrations: the images a method gets, their record, and errors before any work."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -26,13 +26,13 @@ from tests.support import toy
 pytestmark = pytest.mark.usefixtures("one_process")
 SCHEDULE = Schedule(lr=0.01, steps=2, batch_size=2)
 SEEDS = [0, 5]
-OWN = [name for name in methods.names() if "samples" in methods.load(name).Params.model_fields]
-"""Methods that look at a number of images of their own."""
+SAMPLING = [name for name in methods.names() if "samples" in methods.load(name).Params.model_fields]
+"""Methods with a number of images of their own."""
 
 
 @pytest.fixture
 def setting(pristine_suite: Path, tmp_path: Path) -> Callable[..., Setting]:
-    """A setting of a method on the tiny suite, with its defaults unless told otherwise."""
+    """A function that builds the setting of a method on the tiny suite."""
     suite = SuiteFolder(pristine_suite)
     for task in suite.suite.task_names:
         images = torch.from_numpy(np.array(suite.images("train", task)))
@@ -47,12 +47,12 @@ def setting(pristine_suite: Path, tmp_path: Path) -> Callable[..., Setting]:
 
 @pytest.fixture
 def kept(tmp_path: Path) -> Resumable:
-    """Where finished calibrations are kept."""
+    """Storage of finished calibrations."""
     return Resumable(tmp_path / "cells", ())
 
 
-def short(method: str, samples: int) -> Parameters:
-    """The method's defaults with so many images; ProDistill with two epochs."""
+def short_params(method: str, samples: int) -> Parameters:
+    """Return the method's defaults with this number of images; ProDistill with two epochs."""
     more = {"epochs": 2} if method == "prodistill" else {}
     return methods.load(method).Params(samples=samples, **more)
 
@@ -65,42 +65,44 @@ def test_a_smaller_draw_is_the_beginning_of_a_larger_one(pristine_suite: Path):
         assert sorted(whole[task].tolist()) == list(range(12))
 
 
-@pytest.mark.parametrize("method", OWN)
-def test_images_that_a_method_does_not_look_at_are_neither_counted_nor_needed(setting, kept: Resumable, method: str):
+@pytest.mark.parametrize("method", SAMPLING)
+def test_images_that_a_method_does_not_use_are_neither_counted_nor_needed(setting, kept: Resumable, method: str):
     """Its result has the same bits whether or not it is given more."""
-    asked = setting(method, short(method, 5))
-    found = calibrate_seeds(asked, 11, SEEDS, kept)
-    suite = SuiteFolder(asked.suite)
-    assert found.samples == dict.fromkeys(suite.suite.task_names, 5)
-    for task, drawn in found.draws.items():
-        assert torch.equal(drawn, torch.stack([draw_indices(suite, "train", 11, seed)[task][:5] for seed in SEEDS]))
-    for seed, solution in zip(SEEDS, found.solutions, strict=True):
-        more = module.load_problem(asked, draw_indices(suite, "train", 11, seed))
-        expected = methods.load(method).calibrate(more, SCHEDULE, seed, asked.params)
+    configured = setting(method, short_params(method, 5))
+    merges = calibrate_seeds(configured, 11, SEEDS, kept)
+    suite = SuiteFolder(configured.suite)
+    assert merges.samples == dict.fromkeys(suite.suite.task_names, 5)
+    for task, indices in merges.draws.items():
+        assert torch.equal(indices, torch.stack([draw_indices(suite, "train", 11, seed)[task][:5] for seed in SEEDS]))
+    for seed, solution in zip(SEEDS, merges.solutions, strict=True):
+        more = module.load_problem(configured, draw_indices(suite, "train", 11, seed))
+        expected = methods.load(method).calibrate(more, SCHEDULE, seed, configured.params)
         assert toy.same(dict(sorted(solution.delta.items())), dict(sorted(expected.delta.items())))
         assert len(more.images[0]) == 11
 
 
-def test_the_methods_that_have_samples_of_their_own():
-    assert OWN == ["esm", "fisher", "m_ties", "prodistill", "regmean", "regmean_pp"]
+def test_these_methods_have_samples_of_their_own():
+    assert SAMPLING == ["esm", "fisher", "m_ties", "prodistill", "regmean", "regmean_pp"]
 
 
-def test_every_number_of_images_is_recorded_with_its_own_draw(setting, kept: Resumable):
-    asked = setting("prodistill", ProDistill(samples=4, epochs=1))
-    tasks = SuiteFolder(asked.suite).suite.task_names
-    found = [calibrate_seeds(asked, count, SEEDS, kept) for count in (2, 4, 11)]
-    assert [one.samples for one in found] == [dict.fromkeys(tasks, count) for count in (2, 4, 4)]
-    assert [one.draws[tasks[0]].shape for one in found] == [(2, 2), (2, 4), (2, 4)]
-    assert [toy.same(one.solutions[0].delta, found[2].solutions[0].delta) for one in found] == [False, True, True]
+def test_every_number_of_images_is_recorded_with_its_draw(setting, kept: Resumable):
+    configured = setting("prodistill", ProDistill(samples=4, epochs=1))
+    tasks = SuiteFolder(configured.suite).suite.task_names
+    runs = [calibrate_seeds(configured, count, SEEDS, kept) for count in (2, 4, 11)]
+    assert [run.samples for run in runs] == [dict.fromkeys(tasks, count) for count in (2, 4, 4)]
+    assert [run.draws[tasks[0]].shape for run in runs] == [(2, 2), (2, 4), (2, 4)]
+    assert [toy.same(run.solutions[0].delta, runs[2].solutions[0].delta) for run in runs] == [False, True, True]
 
 
-def test_a_method_without_samples_gets_all_that_are_asked_for_and_a_small_pool_whole(setting, kept: Resumable):
-    asked = setting("distillation", Distillation())
-    found = [calibrate_seeds(asked, count, [0], kept) for count in (11, 100)]
-    assert [{*one.samples.values()} for one in found] == [{11}, {12}]
+def test_a_method_without_samples_gets_the_requested_number_or_the_whole_pool(setting, kept: Resumable):
+    configured = setting("distillation", Distillation())
+    runs = [calibrate_seeds(configured, count, [0], kept) for count in (11, 100)]
+    assert [{*run.samples.values()} for run in runs] == [{11}, {12}]
 
 
-def test_what_does_not_fit_is_refused_before_any_calibration(setting, kept: Resumable, monkeypatch: pytest.MonkeyPatch):
+def test_a_problem_that_does_not_fit_is_refused_before_any_calibration(
+    setting, kept: Resumable, monkeypatch: pytest.MonkeyPatch
+):
     def started(problem: Problem, *_: object) -> None:
         raise AssertionError("a calibration has started")
 

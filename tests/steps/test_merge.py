@@ -1,4 +1,4 @@
-"""What a data-free merge takes at least, against what was measured, and the refusal of what does not fit."""
+"""Minimum memory of a data-free merge: the bound against measurements, and the error where it does not fit."""
 
 import json
 from pathlib import Path
@@ -18,13 +18,15 @@ MEASURED = sorted(RESULTS.glob("data_free-cpu-*.json"))
 
 
 @pytest.mark.parametrize("path", MEASURED, ids=lambda path: path.stem)
-def test_the_least_is_just_below_the_cheapest_merge_that_was_measured(path: Path):
+def test_the_minimum_is_just_below_the_cheapest_measured_merge(path: Path):
     content = json.loads(path.read_text("utf-8"))
-    given = content["arguments"]
+    arguments = content["arguments"]
     with torch.device("meta"):
-        tower = build_clip(config(given["backbone"], given["blocks"])).visual
+        tower = build_clip(config(arguments["backbone"], arguments["blocks"])).visual
     shapes = {name: tensor.shape for name, tensor in split_qkv(dict(tower.named_parameters())).items()}
-    least = merge.minimum_memory({name: shapes[name] for name in shapes if name not in FROZEN}, given["tasks"]) / 2**20
+    least = (
+        merge.minimum_memory({name: shapes[name] for name in shapes if name not in FROZEN}, arguments["tasks"]) / 2**20
+    )
     assert 0.8 * min(row["peak_mib"] for row in content["rows"].values()) < least
     assert all(least < row["peak_mib"] for row in content["rows"].values())
 

@@ -1,4 +1,4 @@
-"""The scale of a merge without labels: the best factor of a grid, and nothing else of the merge."""
+"""Rescaling without labels: the best factor of a grid is applied, and nothing else of the merge changes."""
 
 import shutil
 from pathlib import Path
@@ -30,19 +30,19 @@ SEEDS = [0, 5]
 
 @pytest.fixture
 def teachers(suite: SuiteFolder, tmp_path: Path) -> Path:
-    """Logits of the first expert on the training images of every task: an ideal that one model can reach."""
-    return taught(suite, tmp_path / "teachers")
+    """Logits of the first expert on the training images of every task: a target that one model can reach."""
+    return write_teachers(suite, tmp_path / "teachers")
 
 
 @pytest.fixture
 def precise_teachers(precise: SuiteFolder, tmp_path: Path) -> Path:
     """The same in float64."""
-    return taught(precise, tmp_path / "precise-teachers")
+    return write_teachers(precise, tmp_path / "precise-teachers")
 
 
-def taught(suite: SuiteFolder, folder: Path) -> Path:
-    """A folder with the first expert's logits."""
-    ideal = target(suite)
+def write_teachers(suite: SuiteFolder, folder: Path) -> Path:
+    """Write a folder with the first expert's logits."""
+    ideal = first_expert(suite)
     for task in suite.suite.task_names:
         images = torch.from_numpy(np.array(suite.images("train", task)))
         with torch.no_grad():
@@ -51,67 +51,69 @@ def taught(suite: SuiteFolder, folder: Path) -> Path:
     return folder
 
 
-def target(suite: SuiteFolder) -> Weights:
-    """The first expert, whole."""
+def first_expert(suite: SuiteFolder) -> Weights:
+    """Return all weights of the first expert."""
     return {**suite.base(), **suite.expert("cats")}
 
 
 def towards(suite: SuiteFolder, share: float) -> Solution:
-    """Coefficients of the merge that goes `share` of the way from the base to the first expert."""
+    """Return coefficients of the merge at `share` of the way from the base to the first expert."""
     coefficients = torch.zeros(3, len(suite.suite.groups), dtype=torch.float64)
     coefficients[0] = share
     return Solution(coefficients)
 
 
 def as_delta(suite: SuiteFolder, share: float) -> Solution:
-    """The same merge as a delta."""
-    base, full = suite.base(), target(suite)
+    """Return the same merge as a delta."""
+    base, full = suite.base(), first_expert(suite)
     return Solution(delta={name: share * (full[name] - base[name]) for name in suite.suite.groups})
 
 
-def saved(suite: SuiteFolder, folder: Path, *solutions: Solution, seeds: tuple[int | None, ...] = (None,)) -> Path:
-    """An artefact of these solutions, which used six images per task if it has seeds."""
+def save_artefact(
+    suite: SuiteFolder, folder: Path, *solutions: Solution, seeds: tuple[int | None, ...] = (None,)
+) -> Path:
+    """Save these solutions, with six images per task if there are seeds, and return the folder."""
     samples = dict.fromkeys(suite.suite.task_names, 0 if seeds == (None,) else 6)
     storage.save(Merges(seeds, samples, suite.suite.groups, solutions), folder)
     return folder
 
 
 def weights_of(suite: SuiteFolder, artefact: Path, index: int = 0) -> Weights:
-    """The one model of an artefact."""
-    (found,) = storage.load_models(suite, artefact, index)
-    return dict(found.weights)
+    """Return the weights of an artefact's only model."""
+    (served,) = storage.load_models(suite, artefact, index)
+    return dict(served.weights)
 
 
 @pytest.mark.parametrize("form", [towards, as_delta])
-def test_the_factor_that_gives_the_expert_back_is_found(
+def test_the_factor_that_restores_the_expert_is_found(
     precise: SuiteFolder, precise_teachers: Path, tmp_path: Path, form
 ):
-    artefact = saved(precise, tmp_path / "half", form(precise, 0.5))
-    found, rows = rescale(precise.folder, precise_teachers, artefact, "train", SEEDS, GRID)
+    artefact = save_artefact(precise, tmp_path / "half", form(precise, 0.5))
+    merges, rows = rescale(precise.folder, precise_teachers, artefact, "train", SEEDS, GRID)
     assert [(seed, factor) for seed, factor, _, chosen, _ in rows if chosen] == [(0, 2.0), (5, 2.0)]
     assert all((float(loss) < 1e-6) == (factor == 2.0) for _, factor, loss, _, _ in rows)
-    storage.save(found, tmp_path / "rescaled")
+    storage.save(merges, tmp_path / "rescaled")
     for index in range(2):
         for name, weight in weights_of(precise, tmp_path / "rescaled", index).items():
-            torch.testing.assert_close(weight, target(precise)[name], rtol=0, atol=1e-14)
+            torch.testing.assert_close(weight, first_expert(precise)[name], rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
 def test_the_loss_is_the_divergence_from_the_experts_summed_over_tasks(
     precise: SuiteFolder, precise_teachers: Path, tmp_path: Path, temperature: float
 ):
-    artefact = saved(precise, tmp_path / "half", towards(precise, 0.5))
+    artefact = save_artefact(precise, tmp_path / "half", towards(precise, 0.5))
     params = GRID.model_copy(update={"temperature": temperature})
-    found = measure_losses(precise.folder, precise_teachers, artefact, 0, 5, "train", params)
-    base, full = dict(precise.base()), target(precise)
-    for factor, loss in zip(GRID.factors, found, strict=True):
+    losses = measure_losses(precise.folder, precise_teachers, artefact, 0, 5, "train", params)
+    base, full = dict(precise.base()), first_expert(precise)
+    for factor, loss in zip(GRID.factors, losses, strict=True):
         expected = 0.0
         model = {name: base[name] + factor * 0.5 * (full[name] - base[name]) for name in base}
         for task in precise.suite.task_names:
-            chosen = sample_indices(12, 4, 5, task)
-            images = torch.from_numpy(np.array(precise.images("train", task)))[chosen]
+            indices = sample_indices(12, 4, 5, task)
+            images = torch.from_numpy(np.array(precise.images("train", task)))[indices]
             merged = (precise.suite.encoder()(model, images) @ precise.heads()[task].T).numpy()
-            teacher = store.read_array(precise_teachers / f"{task}.npy")[chosen.numpy()]
+            teacher = store.read_array(precise_teachers / f"{task}.npy")[indices.numpy()]
             p, q = (log_softmax(logits / temperature, axis=1) for logits in (teacher, merged))
             expected += (np.exp(p) * (p - q)).sum(1).mean()
         assert loss == pytest.approx(expected, abs=1e-12)
@@ -122,87 +124,87 @@ def test_every_delta_of_a_calibrated_method_gets_a_factor_of_its_own(
 ):
     shares = {3: 0.5, 8: 1.0, 9: 2.0}
     starts = [as_delta(suite, share) for share in shares.values()]
-    found, rows = rescale(
-        suite.folder, teachers, saved(suite, tmp_path, *starts, seeds=(*shares,)), "train", SEEDS, GRID
+    merges, rows = rescale(
+        suite.folder, teachers, save_artefact(suite, tmp_path, *starts, seeds=(*shares,)), "train", SEEDS, GRID
     )
     factors = {seed: factor for seed, factor, _, chosen, _ in rows if chosen}
     assert factors == {seed: 1 / share for seed, share in shares.items()}
-    assert found.seeds == (3, 8, 9)
-    assert {*found.samples.values()} == {6}
-    for solution in found.solutions:
+    assert merges.seeds == (3, 8, 9)
+    assert {*merges.samples.values()} == {6}
+    for solution in merges.solutions:
         for name, change in as_delta(suite, 1.0).delta.items():
             torch.testing.assert_close(solution.delta[name], change, rtol=0, atol=1e-6)
 
 
 def test_every_seed_keeps_its_own_merge_and_factor(suite: SuiteFolder, teachers: Path, tmp_path: Path):
-    artefact = saved(suite, tmp_path / "two", towards(suite, 0.5), towards(suite, 1.0), seeds=(3, 8))
-    found, rows = rescale(suite.folder, teachers, artefact, "train", SEEDS, GRID)
-    assert found.seeds == (3, 8)
+    artefact = save_artefact(suite, tmp_path / "two", towards(suite, 0.5), towards(suite, 1.0), seeds=(3, 8))
+    merges, rows = rescale(suite.folder, teachers, artefact, "train", SEEDS, GRID)
+    assert merges.seeds == (3, 8)
     assert [(seed, factor) for seed, factor, _, chosen, _ in rows if chosen] == [(3, 2.0), (8, 1.0)]
-    for solution in found.solutions:
+    for solution in merges.solutions:
         assert torch.equal(solution.coefficients, towards(suite, 1.0).coefficients)
         assert solution.coefficients.dtype == torch.float64
 
 
-def test_the_images_of_both_are_counted(suite: SuiteFolder, teachers: Path, tmp_path: Path):
-    none = saved(suite, tmp_path / "none", towards(suite, 0.5))
-    more = saved(suite, tmp_path / "more", towards(suite, 0.5), towards(suite, 0.5), seeds=(0, 5))
+def test_the_larger_number_of_images_is_counted(suite: SuiteFolder, teachers: Path, tmp_path: Path):
+    none = save_artefact(suite, tmp_path / "none", towards(suite, 0.5))
+    more = save_artefact(suite, tmp_path / "more", towards(suite, 0.5), towards(suite, 0.5), seeds=(0, 5))
     for artefact, used in ((none, 4), (more, 6)):
-        found, _ = rescale(suite.folder, teachers, artefact, "train", SEEDS, GRID)
-        assert found.samples == dict.fromkeys(suite.suite.task_names, used)
-        for task, indices in found.draws.items():
+        merges, _ = rescale(suite.folder, teachers, artefact, "train", SEEDS, GRID)
+        assert merges.samples == dict.fromkeys(suite.suite.task_names, used)
+        for task, indices in merges.draws.items():
             assert torch.equal(indices, torch.stack([sample_indices(12, used, seed, task) for seed in SEEDS]))
 
 
 def test_an_end_of_the_grid_is_marked(suite: SuiteFolder, teachers: Path, tmp_path: Path):
-    artefact = saved(suite, tmp_path / "half", towards(suite, 0.5))
+    artefact = save_artefact(suite, tmp_path / "half", towards(suite, 0.5))
     _, rows = rescale(suite.folder, teachers, artefact, "train", [0], Rescale(samples=4, factors=[1.2, 0.5, 0.9]))
     assert [(factor, chosen, edge) for _, factor, _, chosen, edge in rows] == [(1.2, 1, 1), (0.5, 0, 1), (0.9, 0, 0)]
 
 
-def test_the_stage_writes_every_loss_beside_the_merge(suite: SuiteFolder, teachers: Path, tmp_path: Path):
-    artefact, written = saved(suite, tmp_path / "half", towards(suite, 0.5)), tmp_path / "half-rescaled"
+def test_the_stage_writes_every_loss_next_to_the_merge(suite: SuiteFolder, teachers: Path, tmp_path: Path):
+    artefact, written = save_artefact(suite, tmp_path / "half", towards(suite, 0.5)), tmp_path / "half-rescaled"
     params = {"calibration_split": "train", "seeds": SEEDS, "rescale": GRID}
     stage.run(Job({}, params, (suite.folder, teachers, artefact), (written,), Resumable(tmp_path)))
     names = ["coefficients.safetensors", "draws.safetensors", "merge.json", "rescale.csv"]
     assert sorted(path.name for path in written.iterdir()) == names
     header, *rows = (line.split(",") for line in (written / "rescale.csv").read_text().splitlines())
     assert header == ["seed", "factor", "loss", "chosen", "edge"]
-    found = measure_losses(suite.folder, teachers, artefact, 0, 5, "train", GRID)
+    losses = measure_losses(suite.folder, teachers, artefact, 0, 5, "train", GRID)
     assert rows[4:] == [
         ["5", str(factor), f"{loss:.6g}", str(int(factor == 2.0)), str(int(factor in {0.5, 3.0}))]
-        for factor, loss in zip(GRID.factors, found, strict=True)
+        for factor, loss in zip(GRID.factors, losses, strict=True)
     ]
     assert storage.load(written)[0]["extras"] is None
 
 
-def test_labels_and_test_images_are_not_seen(suite: SuiteFolder, teachers: Path, tmp_path: Path):
-    artefact = saved(suite, tmp_path / "half", towards(suite, 0.5))
+def test_labels_and_test_images_are_not_used(suite: SuiteFolder, teachers: Path, tmp_path: Path):
+    artefact = save_artefact(suite, tmp_path / "half", towards(suite, 0.5))
     expected = measure_losses(suite.folder, teachers, artefact, 0, 0, "train", GRID)
-    other = shutil.copytree(suite.folder, tmp_path / "other")
+    altered = shutil.copytree(suite.folder, tmp_path / "other")
     for task in suite.suite.task_names:
-        store.write_array(other / "images" / "test" / f"{task}.npy", 255 - suite.images("test", task))
+        store.write_array(altered / "images" / "test" / f"{task}.npy", 255 - suite.images("test", task))
         for split in ("train", "validation", "test"):
-            store.write_array(other / "labels" / split / f"{task}.npy", np.zeros_like(suite.labels(split, task)))
-    assert measure_losses(other, teachers, artefact, 0, 0, "train", GRID) == expected
-    assert measure_losses(other, teachers, artefact, 0, 1, "train", GRID) != expected
+            store.write_array(altered / "labels" / split / f"{task}.npy", np.zeros_like(suite.labels(split, task)))
+    assert measure_losses(altered, teachers, artefact, 0, 0, "train", GRID) == expected
+    assert measure_losses(altered, teachers, artefact, 0, 1, "train", GRID) != expected
 
 
 def test_one_model_per_task_is_refused(suite: SuiteFolder, teachers: Path, tmp_path: Path):
-    artefact = saved(suite, tmp_path / "each", Solution(torch.rand(3, 3, len(suite.suite.groups))))
+    artefact = save_artefact(suite, tmp_path / "each", Solution(torch.rand(3, 3, len(suite.suite.groups))))
     with pytest.raises(NotRefinable, match=r"each: the merge has one model per task.*methods\.rescale"):
         rescale(suite.folder, teachers, artefact, "train", SEEDS, GRID)
 
 
 def test_a_merge_with_extras_is_refused(suite: SuiteFolder, teachers: Path, tmp_path: Path):
     solution = Solution(towards(suite, 1.0).coefficients, extras=Extras("heads", dict(suite.heads())))
-    artefact = saved(suite, tmp_path / "own-heads", solution)
+    artefact = save_artefact(suite, tmp_path / "own-heads", solution)
     with pytest.raises(NotRefinable, match="own-heads: the merge needs 'heads' at inference"):
         rescale(suite.folder, teachers, artefact, "train", SEEDS, GRID)
 
 
 def test_a_loss_that_is_not_finite_is_refused(suite: SuiteFolder, teachers: Path, tmp_path: Path):
-    artefact = saved(suite, tmp_path / "half", towards(suite, 0.5))
+    artefact = save_artefact(suite, tmp_path / "half", towards(suite, 0.5))
     with pytest.raises(BenchmarkError, match=r"half: the loss at rescale\.factors = 1e\+38 is nan"):
         measure_losses(suite.folder, teachers, artefact, 0, 0, "train", Rescale(samples=4, factors=[1.0, 1e38]))
 

@@ -1,4 +1,4 @@
-"""The ablation: its corners are the methods, its effects are those put in, and it runs on a small suite."""
+"""The ablation: its corners equal the methods, its view recovers planted effects, and it runs on a small suite."""
 
 from pathlib import Path
 
@@ -28,10 +28,10 @@ SCHEDULE = Schedule(lr=0.05, steps=4, batch_size=4)
 START = {"initial_coefficient": 0.3, "weight_decay": PARAMS.weight_decay}
 
 
-def test_every_combination_comes_once():
-    found = [*list_combinations()]
-    assert len({*found}) == len(found) == 2 * 3 * 2
-    assert found[0] == ("entropy", "none", "task")
+def test_every_combination_is_listed_once():
+    combinations = [*list_combinations()]
+    assert len({*combinations}) == len(combinations) == 2 * 3 * 2
+    assert combinations[0] == ("entropy", "none", "task")
 
 
 @pytest.mark.parametrize(
@@ -43,14 +43,14 @@ def test_every_combination_comes_once():
         (samerging, PARAMS, PARAMS, "distillation", "layer"),
     ],
 )
-def test_the_corners_are_the_methods_bit_for_bit(problem: Problem, method, params, own, objective, granularity):
+def test_the_corners_equal_the_methods_bit_for_bit(problem: Problem, method, params, own, objective, granularity):
     expected = method.calibrate(problem, SCHEDULE, 1, params)
-    found = solve_combination(problem, SCHEDULE, 1, own, objective, granularity)
-    assert torch.equal(found.coefficients, expected.coefficients)
+    solution = solve_combination(problem, SCHEDULE, 1, own, objective, granularity)
+    assert torch.equal(solution.coefficients, expected.coefficients)
 
 
-def test_all_combinations_end_in_different_places(problem: Problem):
-    ends = {
+def test_all_combinations_have_different_solutions(problem: Problem):
+    solutions = {
         variant.name: solve_combination(
             problem,
             SCHEDULE,
@@ -61,20 +61,22 @@ def test_all_combinations_end_in_different_places(problem: Problem):
         ).coefficients
         for variant in list_combinations()
     }
-    assert len({tuple(end.flatten().tolist()) for end in ends.values()}) == len(ends)
-    for name, end in ends.items():
-        assert bool((end == end[:, :1]).all()) == name.endswith("task")
+    assert len({tuple(coefficients.flatten().tolist()) for coefficients in solutions.values()}) == len(solutions)
+    for name, coefficients in solutions.items():
+        assert bool((coefficients == coefficients[:, :1]).all()) == name.endswith("task")
 
 
 @pytest.mark.parametrize("objective", ablation.OBJECTIVES)
-def test_sharpness_without_merging_again_is_none(problem: Problem, objective: str, monkeypatch: pytest.MonkeyPatch):
-    """What the view says of the released code: a second pass at the first one's weights changes nothing."""
+def test_sharpness_without_a_second_merge_has_no_effect(
+    problem: Problem, objective: str, monkeypatch: pytest.MonkeyPatch
+):
+    """A second pass at the weights of the first changes nothing, as the view states of the released code."""
     plain = solve_combination(problem, SCHEDULE, 0, PLAIN, objective, "layer")
-    real = descent.sharp_gradient
+    sharp_gradient = descent.sharp_gradient
 
     def merged_once(function, point, rho, sharpness):
         first = function(point)
-        return real(lambda _: first, point, rho, sharpness)
+        return sharp_gradient(lambda _: first, point, rho, sharpness)
 
     monkeypatch.setattr(descent, "sharp_gradient", merged_once)
     assert torch.equal(
@@ -86,28 +88,28 @@ def scores(seeds: int = 3) -> pd.DataFrame:
     """Scores in which distillation is worth 10 points, layers 4, and SAM 2 with distillation alone."""
     rng = np.random.default_rng(0)
     noise = {(seed, task): int(rng.integers(-20, 20)) for seed in range(seeds) for task in toy.TASKS}
-    found = []
+    records = []
     for variant in list_combinations():
         gain = 100 * (variant.objective == "distillation") + 40 * (variant.granularity == "layer")
         gain += 20 * (variant.sharpness == "sam" and variant.objective == "distillation")
-        found += [
+        records += [
             (variant.name, 8, "tiny", "samerging", task, seed, 8, *toy.marked(600 + gain + noise[seed, task], 1000))
             for seed in range(seeds)
             for task in toy.TASKS
         ]
-    return pd.DataFrame(found, columns=TRIAL_COLUMNS)
+    return pd.DataFrame(records, columns=TRIAL_COLUMNS)
 
 
 def context() -> Context:
-    """The tiny suite, as the report would show it."""
+    """Context of the report on the tiny suite."""
     params = {"rho": 0.07, "temperature": 2.0, "weight_decay": 0.0005, "study.ablation": {"initial_coefficient": 0.3}}
     experts = dict.fromkeys(toy.TASKS, 90.0)
     return Context("tiny", tuple(toy.TASKS), {}, 40.0, 90.0, experts, "train", "test", params, 6.5, 1)
 
 
-def test_the_view_tells_the_effects_that_were_put_in():
-    shown = view(scores(), context())
-    effects = shown.tables["effects"].rows.set_index(["Effect", "Where"])
+def test_the_view_recovers_the_planted_effects():
+    study_view = view(scores(), context())
+    effects = study_view.tables["effects"].rows.set_index(["Effect", "Where"])
     expected = {
         ("distillation minus entropy", "all"): ("+10.67", "[+10.67, +10.67]", "3 : 0"),
         ("layer-wise minus task-wise", "all"): ("+4.00", "[+4.00, +4.00]", "3 : 0"),
@@ -116,24 +118,24 @@ def test_the_view_tells_the_effects_that_were_put_in():
         ("SAM minus no sharpness", "entropy, layer-wise"): ("+0.00", "[+0.00, +0.00]", "0 : 0"),
     }
     for effect, (mean, like, won) in expected.items():
-        found = effects.loc[effect]
-        low, high = map(float, found["Points"].split(" ", 1)[1].strip("[]").split(", "))
-        assert found["Points"].split()[0] == mean
+        row = effects.loc[effect]
+        low, high = map(float, row["Points"].split(" ", 1)[1].strip("[]").split(", "))
+        assert row["Points"].split()[0] == mean
         assert low < float(mean) < high or float(mean) == 0 == low == high, "images differ where anything does"
-        assert (found["Tasks like these"], found["Won : lost"]) == (like, won)
+        assert (row["Tasks like these"], row["Won : lost"]) == (like, won)
     assert len(effects) == (1 + 6) + 2 * (1 + 4) + (1 + 6)
-    assert "which excludes zero; better on 3 and worse on 0 of 3 tasks (n = 3 seeds)" in shown.sentences[0]
-    assert "working SAM changes that by +2.00 points [" in shown.sentences[4]
-    assert "over the 3,000 test images of these 3 tasks and 3 seeds or" in shown.sentences[5]
-    combinations = shown.tables["combinations"].rows
+    assert "which excludes zero; better on 3 and worse on 0 of 3 tasks (n = 3 seeds)" in study_view.sentences[0]
+    assert "working SAM changes that by +2.00 points [" in study_view.sentences[4]
+    assert "over the 3,000 test images of these 3 tasks and 3 seeds or" in study_view.sentences[5]
+    combinations = study_view.tables["combinations"].rows
     released = combinations[combinations[""] == "as the released code computes"]
     assert released[["Objective", "Sharpness", "Granularity"]].to_numpy().tolist() == [
         ["distillation", "no sharpness", "layer-wise"]
     ]
-    assert "rho 0.07" in shown.figures["ablation"].caption
+    assert "rho 0.07" in study_view.figures["ablation"].caption
 
 
-def test_the_study_gives_a_row_per_combination_seed_and_task(pristine_suite: Path, tmp_path: Path, monkeypatch):
+def test_the_study_writes_a_row_per_combination_seed_and_task(pristine_suite: Path, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("SAMERGING_WORKERS", "1")
     for task in toy.TASKS:
         store.write_array(
@@ -141,11 +143,11 @@ def test_the_study_gives_a_row_per_combination_seed_and_task(pristine_suite: Pat
         )
     schedule = Schedule(lr=0.05, steps=2, batch_size=2)
     setting = Setting(pristine_suite, tmp_path / "teachers", "samerging", PARAMS, schedule, "train", "float32")
-    found = pd.DataFrame(
+    rows = pd.DataFrame(
         score_combinations(setting, 4, [3], "test", Resumable(tmp_path / "cells")), columns=TRIAL_COLUMNS
     )
-    assert len(found) == 12 * len(toy.TASKS)
-    assert found.setting.nunique() == 12
-    assert (found.total == toy.SIZES["test"]).all()
-    assert (found.samples == 4).all()
-    assert view(found, context()).sentences
+    assert len(rows) == 12 * len(toy.TASKS)
+    assert rows.setting.nunique() == 12
+    assert (rows.total == toy.SIZES["test"]).all()
+    assert (rows.samples == 4).all()
+    assert view(rows, context()).sentences

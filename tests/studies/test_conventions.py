@@ -1,4 +1,4 @@
-"""The study of conventions: every merge under all four, what the report says, and that its audit says the same."""
+"""The study of conventions: every merge under all four, and the view of made-up scores."""
 
 import re
 from collections.abc import Mapping
@@ -31,6 +31,8 @@ from pipeline.toolbox.conventions import Conventions
 from stages.studies import conventions as stage
 from tests.support import toy
 
+pytestmark = pytest.mark.usefixtures("one_process")
+
 CONVENTIONS = ("split/average", "split/decompose", "fused/average", "fused/decompose")
 UNUSED = Schedule(lr=1.0, steps=1, batch_size=1)
 TASKS, IMAGES = ("a", "b"), (64, 50)
@@ -42,12 +44,7 @@ SHARES = {
     "opcm": (0.60, 0.60, 0.60, 0.61),
     "esm": (0.60, 0.75, 0.58, 0.60),
 }
-"""Of the images, how many are right under each convention."""
-
-
-@pytest.fixture(autouse=True)
-def _alone(one_process: None) -> None:
-    """Milliseconds of work need no pool of processes."""
+"""Share of right images under each convention."""
 
 
 @pytest.fixture
@@ -60,21 +57,21 @@ def setting(pristine_suite: Path, tmp_path: Path) -> Setting:
     return Setting(pristine_suite, tmp_path / "teachers", "esm", esm.Params(samples=4), UNUSED, "train", "float32")
 
 
-def measured(setting: Setting, folder: Path, *chosen: str) -> pd.DataFrame:
-    """The rows of these methods with two seeds of each that draws."""
+def score_methods(setting: Setting, folder: Path, *names: str) -> pd.DataFrame:
+    """Score these methods, the random ones with two seeds."""
     free = {"iso_c": iso_c.Params(scale=1.1), "opcm": opcm.Params(seeds=[3, 5])}
-    rows = score_conventions(free, setting, Params(methods=[*chosen]), 6, [1, 2], "test", Resumable(folder / "cells"))
+    rows = score_conventions(free, setting, Params(methods=[*names]), 6, [1, 2], "test", Resumable(folder / "cells"))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def test_every_method_runs_under_every_convention_with_its_seeds(setting: Setting, tmp_path: Path):
-    rows = measured(setting, tmp_path, "iso_c", "opcm", "esm")
+    rows = score_methods(setting, tmp_path, "iso_c", "opcm", "esm")
     runs = rows[["setting", "method", "seed"]].drop_duplicates()
     expected = [(name, None, "iso_c") for name in CONVENTIONS]
     expected += [(name, seed, method) for method, seeds in (("opcm", (3, 5)), ("esm", (1, 2))) for name in CONVENTIONS
                  for seed in seeds]  # fmt: skip
-    shown = [(row.setting, None if np.isnan(row.seed) else int(row.seed), row.method) for row in runs.itertuples()]
-    assert shown == expected
+    observed = [(row.setting, None if np.isnan(row.seed) else int(row.seed), row.method) for row in runs.itertuples()]
+    assert observed == expected
     assert {*rows[rows.default == 1].groupby("method").setting.unique().map(tuple).items()} == {
         ("iso_c", ("split/average",)), ("opcm", ("split/average",)), ("esm", ("fused/average",))
     }  # fmt: skip
@@ -83,8 +80,8 @@ def test_every_method_runs_under_every_convention_with_its_seeds(setting: Settin
     assert not rows[rows.method != "esm"].k.any()
 
 
-def test_a_merge_is_that_of_its_stage_with_these_parameters(setting: Setting, tmp_path: Path):
-    rows = measured(setting, tmp_path, "iso_c", "opcm", "esm")
+def test_a_merge_equals_that_of_its_stage_with_the_same_parameters(setting: Setting, tmp_path: Path):
+    rows = score_methods(setting, tmp_path, "iso_c", "opcm", "esm")
     suite = SuiteFolder(setting.suite)
     for params in list_conventions(opcm.Params(seeds=[3, 5])):
         storage.save(
@@ -104,7 +101,7 @@ def test_a_merge_is_that_of_its_stage_with_these_parameters(setting: Setting, tm
 
 
 def test_a_smaller_grid_has_the_same_rows(setting: Setting, tmp_path: Path):
-    whole, part = (measured(setting, tmp_path, *names) for names in (("iso_c", "opcm", "esm"), ("opcm", "iso_c")))
+    whole, part = (score_methods(setting, tmp_path, *names) for names in (("iso_c", "opcm", "esm"), ("opcm", "iso_c")))
     assert [*dict.fromkeys(part.method)] == ["opcm", "iso_c"]
     pd.testing.assert_frame_equal(
         part[part.method == "iso_c"].reset_index(drop=True),
@@ -114,18 +111,18 @@ def test_a_smaller_grid_has_the_same_rows(setting: Setting, tmp_path: Path):
 
 
 def test_the_stage_writes_the_rows_of_its_grid(setting: Setting, tmp_path: Path):
-    given = {key: methods.load(key.partition(".")[2]).Params() for key in stage.FREE}
-    given |= {"calibrate.esm": setting.params, "schedule.{suite}": UNUSED, "calibration_split": "train"}
-    given |= {"precision": "float32", "study.conventions": Params(methods=["tsv_m", "esm"])}
-    given |= {"samples_per_task": 6, "seeds": [1], "evaluation_split": "test"}
+    params = {key: methods.load(key.partition(".")[2]).Params() for key in stage.FREE}
+    params |= {"calibrate.esm": setting.params, "schedule.{suite}": UNUSED, "calibration_split": "train"}
+    params |= {"precision": "float32", "study.conventions": Params(methods=["tsv_m", "esm"])}
+    params |= {"samples_per_task": 6, "seeds": [1], "evaluation_split": "test"}
     output = tmp_path / "conventions.csv"
-    stage.run(Job({}, given, (setting.suite, setting.teachers), (output,), Resumable(tmp_path / "cells")))
+    stage.run(Job({}, params, (setting.suite, setting.teachers), (output,), Resumable(tmp_path / "cells")))
     rows = pd.read_csv(output)
     assert tuple(rows) == COLUMNS
     assert len(rows) == 2 * 4 * len(toy.TASKS)
 
 
-def test_the_grid_has_the_methods_that_have_the_conventions():
+def test_the_grid_allows_exactly_the_methods_with_conventions():
     possible = get_args(get_args(Params.model_fields["methods"].annotation)[0])
     assert {*possible} == {name for name in methods.names() if issubclass(methods.load(name).Params, Conventions)}
     assert [key.partition(".")[2] for key in (*stage.FREE, "calibrate.esm")] == [*possible]
@@ -137,12 +134,12 @@ def test_the_grid_has_the_methods_that_have_the_conventions():
 def made_up() -> pd.DataFrame:
     """Scores in which Iso-C loses its lead over TSV-M where q, k and v are fused."""
     rng, rows = np.random.default_rng(5), []
-    hard = {task: rng.random(size) for task, size in zip(TASKS, IMAGES, strict=True)}
+    difficulty = {task: rng.random(size) for task, size in zip(TASKS, IMAGES, strict=True)}
     for method, seeds in SEEDS.items():
         for convention, share in zip(CONVENTIONS, SHARES[method], strict=True):
             for seed in seeds:
-                for task, each in hard.items():
-                    right = each + (0 if seed is None else 0.1 * rng.normal(size=each.size)) < share
+                for task, levels in difficulty.items():
+                    right = levels + (0 if seed is None else 0.1 * rng.normal(size=levels.size)) < share
                     bits = np.packbits(right).tobytes().hex()
                     counts = (int(right.sum()), len(right), bits, int(convention == DEFAULTS[method]))
                     rows.append((convention, 0, "s", method, task, seed, 0, *counts))
@@ -154,47 +151,49 @@ def context() -> Context:
     return Context("s", TASKS, titles, 40.0, 90.0, dict.fromkeys(TASKS, 90.0), "train", "test", {}, 6.5, 1)
 
 
-def test_the_view_tells_what_was_put_in():
+def test_the_view_recovers_the_planted_changes():
     rows = made_up()
-    shown = view(rows, context())
-    said = shown.sentences
+    study_view = view(rows, context())
+    sentences = study_view.sentences
     averages = rows.assign(accuracy=100 * rows.correct / rows.total).groupby(["method", "setting"]).accuracy.mean()
     change = averages["iso_c", "fused/average"] - averages["iso_c", "split/average"]
-    assert f"; fused/average: {change:+.2f} points [" in said[0]
-    assert said[0].startswith(f"Iso-C has {averages['iso_c', 'split/average']:.1f} % with its default split/average;")
-    assert said[0].endswith("which excludes zero (n = 114 test images).")
-    assert "default fused/average" in said[3]
-    assert said[3].endswith("(n = 2 seeds, 114 test images).")
-    assert "against it, split/decompose: +0.00 points [+0.00, +0.00], which includes zero" in said[1]
-    assert "Iso-C rank 1 in 2 and rank 4 in 2" in said[5]
-    pair = next(text for text in said if text.startswith("Iso-C minus TSV-M"))
+    assert f"; fused/average: {change:+.2f} points [" in sentences[0]
+    assert sentences[0].startswith(
+        f"Iso-C has {averages['iso_c', 'split/average']:.1f} % with its default split/average;"
+    )
+    assert sentences[0].endswith("which excludes zero (n = 114 test images).")
+    assert "default fused/average" in sentences[3]
+    assert sentences[3].endswith("(n = 2 seeds, 114 test images).")
+    assert "against it, split/decompose: +0.00 points [+0.00, +0.00], which includes zero" in sentences[1]
+    assert "Iso-C rank 1 in 2 and rank 4 in 2" in sentences[5]
+    pair = next(text for text in sentences if text.startswith("Iso-C minus TSV-M"))
     assert re.search(
         r": \+\S+ \[\+.*\] with split/decompose and -\S+ \[-.*-.*\] with fused/decompose; the change", pair
     )
-    assert "OPCM 4, ESM 2" in said[-1]
-    pairs = shown.tables["pairs"].rows.set_index("Pair")
+    assert "OPCM 4, ESM 2" in sentences[-1]
+    pairs = study_view.tables["pairs"].rows.set_index("Pair")
     assert pairs.loc["Iso-C minus TSV-M", "Order"] == "changes"
     assert pairs.loc["TSV-M minus OPCM", "Order"] == "stays"
-    ranks = shown.tables["ranks"].rows.set_index("Method")
+    ranks = study_view.tables["ranks"].rows.set_index("Method")
     assert ranks.loc["Iso-C"].tolist() == [1, 1, 4, 4]
 
 
-def test_ties_share_the_better_rank():
+def test_tied_methods_share_the_better_rank():
     rows = made_up()
     twin = rows[rows.method == "tsv_m"].assign(method="wudi")
     ranks = view(pd.concat([rows, twin]), context()).tables["ranks"].rows.set_index("Method")
     assert ranks.loc["TSV-M"].tolist() == ranks.loc["WUDI-Merging"].tolist()
 
 
-def test_where_no_order_changes_the_view_names_no_pair():
+def test_the_view_names_no_pair_if_no_order_changes():
     rows = made_up()
-    still = rows[rows.method.isin(("tsv_m", "opcm"))]
-    said = view(still, context()).sentences
-    assert "0 of 1 pairs of methods change order" in " ".join(said)
-    assert not any(text.startswith("TSV-M minus OPCM") for text in said)
+    steady = rows[rows.method.isin(("tsv_m", "opcm"))]
+    sentences = view(steady, context()).sentences
+    assert "0 of 1 pairs of methods change order" in " ".join(sentences)
+    assert not any(text.startswith("TSV-M minus OPCM") for text in sentences)
 
 
-def test_the_figure_has_a_line_per_method_and_the_same_bytes_again():
+def test_the_figure_has_a_line_per_method_and_reproducible_bytes():
     figures = [view(made_up(), context()).figures["conventions"].figure for _ in range(2)]
     left, _ = figures[0].axes
     assert len(left.lines) == len(SEEDS)

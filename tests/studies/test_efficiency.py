@@ -1,4 +1,4 @@
-"""What the report says of data efficiency, on scores whose answers are known."""
+"""The view of data efficiency on made-up scores."""
 
 from itertools import product
 
@@ -12,21 +12,21 @@ from pipeline.studies._trials import TRIAL_COLUMNS
 from tests.support import toy
 
 LOSS = {"distillation": {1: 200, 4: 15, 16: 5, 64: 0}, "samerging": {1: 200, 4: 5, 16: 0, 64: 0}}
-"""Images of 1,000 that fewer calibration images cost."""
+"""{method: {calibration images: right answers lost of 1,000}}."""
 
 
 def rows() -> pd.DataFrame:
-    """Scores in which seeds differ, but what fewer images cost is the same for all of them."""
+    """Scores in which seeds differ, but lose equally with fewer images."""
     grid = product(LOSS, (1, 4, 16, 64), toy.TASKS, (0, 1, 2))
-    found = [
+    records = [
         ("", k, "tiny", method, task, seed, min(k, 40), *toy.marked(800 + 3 * seed - LOSS[method][k], 1000))
         for method, k, task, seed in grid
     ]
-    return pd.DataFrame(found, columns=TRIAL_COLUMNS)
+    return pd.DataFrame(records, columns=TRIAL_COLUMNS)
 
 
 def context(floor: float = 40.0) -> Context:
-    """The tiny suite, as the report would show it."""
+    """Context of the report on the tiny suite."""
     titles = {
         "zeroshot": "Zero-shot",
         "individual": "Experts",
@@ -37,22 +37,23 @@ def context(floor: float = 40.0) -> Context:
     return Context("tiny", tuple(toy.TASKS), titles, floor, 90.0, experts, "train", "test", {}, 6.5, 1)
 
 
-def test_the_fewest_images_that_suffice_are_named():
-    said = view(rows(), context()).sentences
-    assert "no number below 64 does so well that its interval includes zero" in said[0]
-    assert "from 16 on less than a point is lost (16: -0.50 points [-" in said[0]
+def test_the_view_names_the_fewest_images_that_suffice():
+    sentences = view(rows(), context()).sentences
+    assert "no number below 64 does so well that its interval includes zero" in sentences[0]
+    assert "from 16 on less than a point is lost (16: -0.50 points [-" in sentences[0]
     assert (
-        "from 16 on every interval of the difference to 64 includes zero (16: +0.00 [+0.00, +0.00] points)" in said[1]
+        "from 16 on every interval of the difference to 64 includes zero (16: +0.00 [+0.00, +0.00] points)"
+        in sentences[1]
     )
-    assert "from 4 on less than a point is lost" in said[1]
-    assert "(n = 3 seeds)" in said[1]
+    assert "from 4 on less than a point is lost" in sentences[1]
+    assert "(n = 3 seeds)" in sentences[1]
 
 
 def test_sharpness_is_compared_at_every_number_of_images():
-    found = view(rows(), context())
-    assert "k = 1: +0.00 [+0.00, +0.00]; k = 4: +1.00 [+" in found.sentences[2]
-    assert "2 of 4 intervals exclude zero, where chance alone would give about 0.2" in found.sentences[2]
-    table = found.tables["accuracies"].rows.set_index("Images per task")
+    study_view = view(rows(), context())
+    assert "k = 1: +0.00 [+0.00, +0.00]; k = 4: +1.00 [+" in study_view.sentences[2]
+    assert "2 of 4 intervals exclude zero, where chance alone would give about 0.2" in study_view.sentences[2]
+    table = study_view.tables["accuracies"].rows.set_index("Images per task")
     assert table["Tasks like these"].tolist() == [f"[+{gain}, +{gain}]" for gain in ("0.00", "1.00", "0.50", "0.00")]
 
 
@@ -65,10 +66,10 @@ def test_the_second_panel_is_in_per_cent_of_the_gap():
     assert "A task with fewer images uses all it has (cats, dogs, fish)." in caption
 
 
-def test_a_single_number_of_images_needs_no_comparison():
-    few = view(rows()[lambda found: found.k == 64], context())
-    assert few.sentences[0].startswith("SAMerging minus distillation")
-    assert len(few.tables["accuracies"].rows) == 1
+def test_a_single_number_of_images_has_no_comparison():
+    study_view = view(rows()[lambda scores: scores.k == 64], context())
+    assert study_view.sentences[0].startswith("SAMerging minus distillation")
+    assert len(study_view.tables["accuracies"].rows) == 1
 
 
 def test_a_run_without_one_of_its_tasks_is_refused():

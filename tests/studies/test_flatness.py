@@ -59,7 +59,7 @@ def moment(step: int = 0, epsilon: Tensor | None = None, seed: int = 0) -> Momen
     return Moment(step, seed, torch.zeros_like(POINT) if epsilon is None else epsilon)
 
 
-def sharp(matrix: Tensor, at: Tensor) -> Tensor:
+def sharp_slope(matrix: Tensor, at: Tensor) -> Tensor:
     """The gradient that SAM descends on a quadratic: A (x + rho Ax / |Ax|)."""
     slope = matrix @ at
     return matrix @ (at + RHO * slope / slope.norm())
@@ -68,27 +68,29 @@ def sharp(matrix: Tensor, at: Tensor) -> Tensor:
 def test_sam_and_one_perturbation_per_task_have_their_closed_forms():
     shared = flatness.sam(BATCH, POINT, moment(), RHO).slope
     separate = flatness.sam_per_task(BATCH, POINT, moment(), RHO).slope
-    torch.testing.assert_close(shared, sharp(TOTAL, POINT))
-    torch.testing.assert_close(separate, sum(sharp(matrix, POINT) for matrix in MATRICES))
+    torch.testing.assert_close(shared, sharp_slope(TOTAL, POINT))
+    torch.testing.assert_close(separate, sum(sharp_slope(matrix, POINT) for matrix in MATRICES))
     assert not torch.allclose(shared, separate)
 
 
-def test_sam_at_every_third_step_is_plain_between():
+def test_sam_every_third_step_is_plain_in_between():
     slopes = [flatness.sam_every(3, BATCH, POINT, moment(step), RHO).slope for step in range(5)]
     plain = TOTAL @ POINT
-    for slope, expected in zip(slopes, (sharp(TOTAL, POINT), plain, plain, sharp(TOTAL, POINT), plain), strict=True):
+    for slope, expected in zip(
+        slopes, (sharp_slope(TOTAL, POINT), plain, plain, sharp_slope(TOTAL, POINT), plain), strict=True
+    ):
         torch.testing.assert_close(slope, expected)
 
 
-def test_a_carried_perturbation_is_that_of_the_gradient_before():
+def test_a_carried_perturbation_follows_the_previous_gradient():
     first = flatness.carried(BATCH, POINT, moment(), RHO)
     torch.testing.assert_close(first.slope, TOTAL @ POINT)
     torch.testing.assert_close(first.epsilon, RHO * first.slope / first.slope.norm())
     second = flatness.carried(BATCH, POINT, moment(1, first.epsilon), RHO)
-    torch.testing.assert_close(second.slope, sharp(TOTAL, POINT))  # at a point that has not moved it is SAM's
+    torch.testing.assert_close(second.slope, sharp_slope(TOTAL, POINT))  # equals SAM's, as the point has not moved
 
 
-def test_smoothing_goes_rho_far_and_is_plain_descent_on_average():
+def test_smoothing_moves_by_rho_and_is_plain_descent_on_average():
     steps = [flatness.smoothed(BATCH, POINT, moment(step), RHO).slope for step in range(2000)]
     shifts = torch.linalg.solve(TOTAL, torch.stack(steps).T).T - POINT
     torch.testing.assert_close(shifts.norm(dim=1), torch.full((2000,), RHO, dtype=torch.float64))
@@ -98,36 +100,36 @@ def test_smoothing_goes_rho_far_and_is_plain_descent_on_average():
 
 def test_the_rise_on_a_quadratic_has_its_closed_form():
     slope = TOTAL @ POINT
-    here, found = measure_rise(lambda at: torch.stack([quadratic(m, at)[0] for m in MATRICES]), slope, POINT, RHO)
+    losses, rises = measure_rise(lambda at: torch.stack([quadratic(m, at)[0] for m in MATRICES]), slope, POINT, RHO)
     epsilon = RHO * slope / slope.norm()
     expected = torch.stack([epsilon @ matrix @ POINT + epsilon @ matrix @ epsilon / 2 for matrix in MATRICES])
-    torch.testing.assert_close(here, torch.stack([quadratic(matrix, POINT)[0] for matrix in MATRICES]))
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(losses, torch.stack([quadratic(matrix, POINT)[0] for matrix in MATRICES]))
+    torch.testing.assert_close(rises, expected)
 
 
-def test_the_rise_is_sought_inside_the_radius_too():
+def test_the_rise_is_maximised_inside_the_radius_too():
     def bump(at: Tensor) -> Tensor:
         return -(at - 0.5).square()
 
-    _, found = measure_rise(bump, torch.ones(1), torch.zeros(1), 1.0)
-    torch.testing.assert_close(found, torch.tensor([0.25]))
+    _, rise = measure_rise(bump, torch.ones(1), torch.zeros(1), 1.0)
+    torch.testing.assert_close(rise, torch.tensor([0.25]))
 
 
-def test_task_losses_sum_to_the_loss_that_is_descended(problem: Problem):
+def test_task_losses_sum_to_the_total_loss(problem: Problem):
     point = torch.full((3, len(toy.GROUPS)), 0.3, dtype=torch.float64)
     loss, _ = descent.coefficient_gradient(problem, OBJECTIVE, point, toy.whole(problem))
     torch.testing.assert_close(task_losses(problem, OBJECTIVE, point).sum(), loss)
 
 
 @pytest.mark.parametrize(("name", "sharpness"), [("plain", "none"), ("sam", "sam")])
-def test_plain_and_sam_are_bit_for_bit_those_of_the_methods(problem: Problem, name: str, sharpness: str):
+def test_plain_and_sam_equal_the_methods_bit_for_bit(problem: Problem, name: str, sharpness: str):
     params = PARAMS.model_copy(update={"sharpness": sharpness})
     expected = samerging.calibrate(problem, SCHEDULE, 5, params).coefficients
-    found = descend_by_rule(problem, OBJECTIVE, SCHEDULE, 5, PARAMS, list_variants(STUDY)[name].rule)
-    assert torch.equal(found.path[-1], expected)
+    run = descend_by_rule(problem, OBJECTIVE, SCHEDULE, 5, PARAMS, list_variants(STUDY)[name].rule)
+    assert torch.equal(run.path[-1], expected)
 
 
-def test_costs_are_those_counted(problem: Problem):
+def test_every_rule_has_its_number_of_passes(problem: Problem):
     whole, part = 12, 4
     expected = {
         "plain": {whole: 6},
@@ -139,18 +141,18 @@ def test_costs_are_those_counted(problem: Problem):
         "smoothed": {whole: 6},
         "averaged": {whole: 6},
     }
-    found = {
+    passes = {
         name: Counter(descend_by_rule(problem, OBJECTIVE, SCHEDULE, 0, PARAMS, variant.rule).passes)
         for name, variant in list_variants(STUDY).items()
     }
-    assert found == expected
+    assert passes == expected
 
 
-def test_at_radius_zero_every_rule_is_plain_descent(problem: Problem):
+def test_every_rule_is_plain_descent_at_radius_zero(problem: Problem):
     flat = PARAMS.model_copy(update={"rho": 0.0})
     paths = [
-        descend_by_rule(problem, OBJECTIVE, SCHEDULE, 0, flat, one.rule).path[-1]
-        for one in list_variants(STUDY).values()
+        descend_by_rule(problem, OBJECTIVE, SCHEDULE, 0, flat, variant.rule).path[-1]
+        for variant in list_variants(STUDY).values()
     ]
     for path in paths[1:]:
         torch.testing.assert_close(path, paths[0])
@@ -167,21 +169,21 @@ def setting(pristine_suite: Path, tmp_path: Path) -> Setting:
     return Setting(pristine_suite, tmp_path / "teachers", "samerging", PARAMS, schedule, "train", "float32")
 
 
-def test_the_study_gives_a_row_per_variant_seed_and_task(setting: Setting, tmp_path: Path, monkeypatch):
+def test_the_study_writes_a_row_per_variant_seed_and_task(setting: Setting, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("SAMERGING_WORKERS", "1")
-    found = pd.DataFrame(
+    rows = pd.DataFrame(
         score_variants(setting, STUDY, [0, 1], "test", Resumable(tmp_path / "cells")), columns=flatness.COLUMNS
     )
-    found = found.astype({"loss": float, "rise": float})
-    assert len(found) == len(list_variants(STUDY)) * 2 * len(toy.TASKS)
-    assert (found.samples == STUDY.samples).all()
-    assert (found.total == toy.SIZES["test"]).all()
-    assert (found.groupby(["setting", "seed"]).rise.sum() > 0).all()
-    assert found[found.setting == "sam"].passed.unique().tolist() == [2 * 3 * 3 * 2]
-    shown = view(found, context())
-    assert [*shown.tables["flatness"].rows["Rule"]][:2] == ["plain", "SAM"]
-    assert "n = 2 seeds" in shown.sentences[0]
-    assert {*shown.figures} == {"flatness"}
+    rows = rows.astype({"loss": float, "rise": float})
+    assert len(rows) == len(list_variants(STUDY)) * 2 * len(toy.TASKS)
+    assert (rows.samples == STUDY.samples).all()
+    assert (rows.total == toy.SIZES["test"]).all()
+    assert (rows.groupby(["setting", "seed"]).rise.sum() > 0).all()
+    assert rows[rows.setting == "sam"].passed.unique().tolist() == [2 * 3 * 3 * 2]
+    study_view = view(rows, context())
+    assert [*study_view.tables["flatness"].rows["Rule"]][:2] == ["plain", "SAM"]
+    assert "n = 2 seeds" in study_view.sentences[0]
+    assert {*study_view.figures} == {"flatness"}
 
 
 def test_averaging_takes_the_last_iterates():
@@ -190,41 +192,43 @@ def test_averaging_takes_the_last_iterates():
 
 
 @pytest.mark.parametrize(("drawn", "expected"), [(9, 6), (6, 4), (3, 2), (2, 1), (1, 0)])
-def test_a_small_pool_is_shared_in_proportion(drawn: int, expected: int):
+def test_a_small_pool_is_split_in_proportion(drawn: int, expected: int):
     assert flatness.count_fitted(drawn, STUDY) == expected
 
 
-def test_too_few_images_are_named_before_anything_runs(setting: Setting, tmp_path: Path):
+def test_too_few_images_are_refused_before_anything_runs(setting: Setting, tmp_path: Path):
     message = r"cats has 12 images in its train split, too few to share between samples = 6 and held_out = 90"
     with pytest.raises(TooFew, match=message):
         score_variants(setting, STUDY.model_copy(update={"held_out": 90}), [0], "test", Resumable(tmp_path / "cells"))
 
 
-def test_held_out_images_are_none_of_those_calibrated_on(setting: Setting, monkeypatch: pytest.MonkeyPatch):
-    seen: dict[str, Problem] = {}
+def test_held_out_and_calibration_images_are_disjoint(setting: Setting, monkeypatch: pytest.MonkeyPatch):
+    problems: dict[str, Problem] = {}
 
-    def descended(part: Problem, *others: object) -> flatness.Descent:
-        seen["fitted"] = part
+    def record_descent(part: Problem, *others: object) -> flatness.Descent:
+        problems["fitted"] = part
         return descend_by_rule(part, *others)
 
-    def measured(part: Problem, *others: object) -> Tensor:
-        seen["held"] = part
+    def record_losses(part: Problem, *others: object) -> Tensor:
+        problems["held"] = part
         return task_losses(part, *others)
 
-    monkeypatch.setattr(flatness, "descend_by_rule", descended)
-    monkeypatch.setattr(flatness, "task_losses", measured)
+    monkeypatch.setattr(flatness, "descend_by_rule", record_descent)
+    monkeypatch.setattr(flatness, "task_losses", record_losses)
     flatness.measure_variant(setting, STUDY, "plain", 0, "test")
     suite = SuiteFolder(setting.suite)
     for index, task in enumerate(toy.TASKS):
         pool = {image.tobytes() for image in suite.images("train", task)}
-        fitted, held = ({image.numpy().tobytes() for image in seen[part].images[index]} for part in ("fitted", "held"))
-        assert (len(fitted), len(held)) == (STUDY.samples, STUDY.held_out)
-        assert not fitted & held
-        assert fitted | held <= pool
+        fitted, held_out = (
+            {image.numpy().tobytes() for image in problems[part].images[index]} for part in ("fitted", "held")
+        )
+        assert (len(fitted), len(held_out)) == (STUDY.samples, STUDY.held_out)
+        assert not fitted & held_out
+        assert fitted | held_out <= pool
 
 
 def context() -> Context:
-    """The tiny suite, as the report would show it."""
+    """Context of the report on the tiny suite."""
     return Context(
         suite="tiny",
         tasks=tuple(toy.TASKS),

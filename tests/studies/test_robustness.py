@@ -1,4 +1,4 @@
-"""Robustness: every merge on the same corrupted images, and what is said of the drops."""
+"""Robustness: every merge on the same corrupted images, and the view of made-up drops."""
 
 import shutil
 from pathlib import Path
@@ -24,38 +24,36 @@ from pipeline.studies._corruptions import CORRUPTIONS, corrupt
 from pipeline.studies.robustness import COLUMNS, Params, score_corruptions
 from stages.studies import robustness as stage
 
+pytestmark = pytest.mark.usefixtures("one_process")
+
 GRID = Params(corruptions=["contrast", "gaussian_noise"], severities=[1, 5], images=100, seed=0)
-
-
-@pytest.fixture(autouse=True)
-def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Milliseconds of work need no pool of processes."""
-    monkeypatch.setenv("SAMERGING_WORKERS", "1")
 
 
 @pytest.fixture
 def artefacts(pristine_suite: Path, tmp_path: Path) -> list[Path]:
-    """Merges of the tiny suite of every form: coefficients of one model and of T, a delta."""
+    """Write merges of the tiny suite in every form: coefficients of one model and of T, a delta."""
     suite, folders = SuiteFolder(pristine_suite), []
     for name in ("zeroshot", "individual", "ties"):
         method = methods.load(name)
-        found = merge_step.merge_data_free(method, suite.vectors(), method.Params(), suite.suite.task_names)
+        merges = merge_step.merge_data_free(method, suite.vectors(), method.Params(), suite.suite.task_names)
         folders.append(tmp_path / "merges" / name)
-        storage.save(found, folders[-1])
+        storage.save(merges, folders[-1])
     return folders
 
 
 @pytest.fixture
 def work(tmp_path: Path) -> Resumable:
-    """A folder for cells."""
+    """A folder for pieces of work."""
     return Resumable(tmp_path / "cells")
 
 
 def test_clean_images_score_as_evaluation_does(pristine_suite, artefacts, work):
     grid = GRID.model_copy(update={"corruptions": ["contrast"], "severities": [1]})
     rows = score_corruptions(pristine_suite, artefacts, "test", grid, work)
-    found = {path: evaluate.predict_seeds(pristine_suite, path, "test", "x") for path in artefacts}
-    expected = [row for path, one in found.items() for row in evaluate.count_correct("tiny", path.name, path, one)]
+    predictions = {path: evaluate.predict_seeds(pristine_suite, path, "test", "x") for path in artefacts}
+    expected = [
+        row for path, answers in predictions.items() for row in evaluate.count_correct("tiny", path.name, path, answers)
+    ]
     assert [row[2:] for row in rows if row[:2] == ("clean", 0)] == expected
 
 
@@ -63,22 +61,22 @@ def test_corrupted_counts_by_hand(pristine_suite, artefacts, work):
     suite = SuiteFolder(pristine_suite)
     params = GRID.model_copy(update={"images": 4})
     rows = score_corruptions(pristine_suite, artefacts[:1], "test", params, work)
-    found = {row[4]: row[-2:] for row in rows if row[:2] == ("gaussian_noise", 5)}
+    counts = {row[4]: row[-2:] for row in rows if row[:2] == ("gaussian_noise", 5)}
     for task in suite.suite.task_names:
-        chosen = sample_indices(7, 4, 0, task).numpy()
+        indices = sample_indices(7, 4, 0, task).numpy()
         rng = np.random.default_rng(generator(0, "gaussian_noise", 5, task).initial_seed())
-        images = corrupt(suite.images("test", task)[chosen], "gaussian_noise", 5, rng)
+        images = corrupt(suite.images("test", task)[indices], "gaussian_noise", 5, rng)
         with torch.no_grad():
             features = suite.suite.encoder()(dict(suite.base()), torch.from_numpy(images))
-        answers = (features @ suite.heads()[task].T).argmax(1).numpy()
-        assert found[task] == ((answers == suite.labels("test", task)[chosen]).sum(), 4)
+        classes = (features @ suite.heads()[task].T).argmax(1).numpy()
+        assert counts[task] == ((classes == suite.labels("test", task)[indices]).sum(), 4)
 
 
-def test_a_case_does_not_depend_on_the_others(pristine_suite, artefacts, work, tmp_path):
-    alone = GRID.model_copy(update={"corruptions": ["gaussian_noise"], "severities": [5]})
+def test_a_case_does_not_depend_on_other_cases(pristine_suite, artefacts, work, tmp_path):
+    grid = GRID.model_copy(update={"corruptions": ["gaussian_noise"], "severities": [5]})
     rows = score_corruptions(pristine_suite, artefacts[::2], "test", GRID, work)
-    found = score_corruptions(pristine_suite, artefacts[::2], "test", alone, Resumable(tmp_path / "others"))
-    assert found == [row for row in rows if row[:2] in {("clean", 0), ("gaussian_noise", 5)}]
+    single = score_corruptions(pristine_suite, artefacts[::2], "test", grid, Resumable(tmp_path / "others"))
+    assert single == [row for row in rows if row[:2] in {("clean", 0), ("gaussian_noise", 5)}]
 
 
 def test_the_stage_writes_a_row_per_case_method_and_task(pristine_suite, artefacts, work, tmp_path):
@@ -96,7 +94,7 @@ def test_the_stage_writes_a_row_per_case_method_and_task(pristine_suite, artefac
 
 
 @pytest.mark.parametrize("wrong", [{"corruptions": ["fog"]}, {"severities": [6]}, {"severities": []}, {"images": 0}])
-def test_what_is_no_corruption_is_refused(wrong):
+def test_impossible_grids_are_refused(wrong):
     with pytest.raises(ValidationError):
         Params(**(GRID.model_dump() | wrong))
 
@@ -121,15 +119,15 @@ def context(width=6.5):
 
 
 @pytest.mark.parametrize(("gain", "verdict"), [(3, "excludes zero"), (0, "includes zero")])
-def test_the_view_says_what_sharpness_saves(gain, verdict):
-    said = " ".join(view(scores(gain), context()).sentences)
-    assert f"SAMerging minus Distillation on corrupted images: {gain:+.2f} points" in said
+def test_the_view_states_the_drop_saved_by_sharpness(gain, verdict):
+    text = " ".join(view(scores(gain), context()).sentences)
+    assert f"SAMerging minus Distillation on corrupted images: {gain:+.2f} points" in text
     assert (
         f"What sharpness saves of the drop: {gain:+.2f} points, 95 % interval [{gain:+.2f}, {gain:+.2f}], which "
-        in said
+        in text
     )
-    assert f"{verdict} (n = 2 seeds x 2 tasks)" in said.split("saves of the drop")[1]
-    assert f"{2 * (gain > 0)} of 2 exclude zero" in said
+    assert f"{verdict} (n = 2 seeds x 2 tasks)" in text.split("saves of the drop")[1]
+    assert f"{2 * (gain > 0)} of 2 exclude zero" in text
 
 
 def test_the_table_has_means_over_severities_and_the_drop():
@@ -144,15 +142,15 @@ def test_the_table_has_means_over_severities_and_the_drop():
     assert "200 images of 2 tasks of the test split; 2 seeds" in caption
 
 
-def test_the_figure_has_a_panel_per_corruption_and_the_same_bytes_again():
+def test_the_figure_has_a_panel_per_corruption_and_reproducible_bytes():
     (drawn,) = view(scores(3), context()).figures.values()
     figure = drawn.figure
     panels = [axes for axes in figure.axes if axes.axison]
     assert [axes.get_title() for axes in panels] == ["Contrast", "JPEG"]
     line = next(line for line in panels[0].lines if line.get_label() == "SAMerging")
     assert line.get_xydata().tolist() == [[0, 80], [1, 63], [5, 63]]
-    again = view(scores(3), context()).figures["robustness"].figure
-    assert render_figure(figure, "svg", "x", 100) == render_figure(again, "svg", "x", 100)
+    redrawn = view(scores(3), context()).figures["robustness"].figure
+    assert render_figure(figure, "svg", "x", 100) == render_figure(redrawn, "svg", "x", 100)
 
 
 def test_every_corruption_has_a_title():

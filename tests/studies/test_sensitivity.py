@@ -1,4 +1,4 @@
-"""The sensitivity study: one knob turned at a time, merges at other scales, and what is said of the ranges."""
+"""The sensitivity study: one knob turned at a time, merges at other scales, and the ranges in the view."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +27,8 @@ from pipeline.studies.sensitivity import COLUMNS, KNOBS, Params, score_knobs, sc
 from stages.studies import sensitivity as stage
 from tests.support import toy
 
+pytestmark = pytest.mark.usefixtures("one_process")
+
 GRID = Params(
     seeds=[0, 5], rho=[0.0, 0.5], temperature=[1.0], initial_coefficient=[0.2], lr=[10.0], steps=[0.01],
     scale=[0.5, 2.0],
@@ -35,15 +37,9 @@ SCHEDULE = Schedule(lr=0.01, steps=2, batch_size=4)
 METHODS = {"samerging": samerging.Params(), "distillation": distillation.Params(), "adamerging": adamerging.Params()}
 
 
-@pytest.fixture(autouse=True)
-def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Milliseconds of work need no pool of processes."""
-    monkeypatch.setenv("SAMERGING_WORKERS", "1")
-
-
 @pytest.fixture(scope="module")
 def teachers(pristine_suite: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random logits on the training images of every task."""
+    """Write random logits on the training images of every task."""
     folder, suite = tmp_path_factory.mktemp("teachers"), SuiteFolder(pristine_suite)
     rng = np.random.default_rng(0)
     for task in suite.suite.tasks:
@@ -52,13 +48,13 @@ def teachers(pristine_suite: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
-def setting(suite: Path, teachers: Path, method: str) -> Setting:
-    """The method as params.yaml has it."""
+def make_setting(suite: Path, teachers: Path, method: str) -> Setting:
+    """Make a setting of the method."""
     return Setting(suite, teachers, method, METHODS[method], SCHEDULE, "train", "float32")
 
 
-def half(suite: SuiteFolder) -> Solution:
-    """Halfway from the base to the first expert."""
+def halfway(suite: SuiteFolder) -> Solution:
+    """Coefficients halfway from the base to the first expert."""
     coefficients = torch.zeros(3, len(suite.suite.groups), dtype=torch.float64)
     coefficients[0] = 0.5
     return Solution(coefficients)
@@ -66,31 +62,31 @@ def half(suite: SuiteFolder) -> Solution:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_one_knob_is_turned_and_nothing_else(tmp_path: Path, method: str):
-    own = setting(tmp_path, tmp_path, method)
+    base = make_setting(tmp_path, tmp_path, method)
     for knob in KNOBS[method]:
-        found = vary_knob(own, knob, getattr(GRID, knob))
-        assert [one.setting for one in found if one.published] == [own]
-        assert [one.value for one in found] == sorted({one.value for one in found})
-        for one in found:
-            part = one.setting.schedule if knob in ("lr", "steps") else one.setting.params
-            before = own.schedule if knob in ("lr", "steps") else own.params
-            assert getattr(part, knob) == one.value
+        variations = vary_knob(base, knob, getattr(GRID, knob))
+        assert [variation.setting for variation in variations if variation.published] == [base]
+        assert [variation.value for variation in variations] == sorted({variation.value for variation in variations})
+        for variation in variations:
+            part = variation.setting.schedule if knob in ("lr", "steps") else variation.setting.params
+            before = base.schedule if knob in ("lr", "steps") else base.params
+            assert getattr(part, knob) == variation.value
             assert part.model_copy(update={knob: getattr(before, knob)}) == before
 
 
 def test_learning_rates_and_steps_are_factors_of_the_schedule(tmp_path: Path):
-    own = setting(tmp_path, tmp_path, "adamerging")
-    assert [one.value for one in vary_knob(own, "lr", [0.5, 1.0, 10.0])] == [0.005, 0.01, 0.1]
-    assert [one.value for one in vary_knob(own, "steps", [0.01, 1.0, 1.6])] == [1, 2, 3]
+    base = make_setting(tmp_path, tmp_path, "adamerging")
+    assert [variation.value for variation in vary_knob(base, "lr", [0.5, 1.0, 10.0])] == [0.005, 0.01, 0.1]
+    assert [variation.value for variation in vary_knob(base, "steps", [0.01, 1.0, 1.6])] == [1, 2, 3]
 
 
 def test_sharpness_of_radius_zero_is_distillation_and_equal_settings_run_once(
     pristine_suite: Path, teachers: Path, tmp_path: Path
 ):
-    settings = [setting(pristine_suite, teachers, name) for name in ("samerging", "distillation")]
+    settings = [make_setting(pristine_suite, teachers, name) for name in ("samerging", "distillation")]
     rows = [*score_knobs(settings, 8, "test", GRID, Resumable(tmp_path))]
     frame = pd.DataFrame(rows, columns=COLUMNS)
-    # Beside its own, every knob has one more value, rho two: 1 + 6 and 1 + 3 settings, each with two seeds.
+    # Besides its own, every knob has one more value, and rho two: 1 + 6 and 1 + 3 settings, each with two seeds.
     assert len([*tmp_path.iterdir()]) == 2 * (7 + 4)
     zero = frame[(frame.knob == "rho") & (frame.value == "0")]
     plain = frame[(frame.method == "distillation") & (frame.knob == "lr") & (frame.published == 1)]
@@ -100,16 +96,16 @@ def test_sharpness_of_radius_zero_is_distillation_and_equal_settings_run_once(
     )
     turned = replace(settings[0], params=samerging.Params(rho=0.5))
     counts = score_trial(turned, 8, 5, "test")
-    found = frame[(frame.knob == "rho") & (frame.value == "0.5") & (frame.seed == 5)].set_index("task")
-    assert {task: [*found.loc[task, ["samples", "correct", "total", "right"]]] for task in found.index} == counts
+    scores = frame[(frame.knob == "rho") & (frame.value == "0.5") & (frame.seed == 5)].set_index("task")
+    assert {task: [*scores.loc[task, ["samples", "correct", "total", "right"]]] for task in scores.index} == counts
 
 
 def test_a_factor_scales_the_delta(pristine_suite: Path, tmp_path: Path):
     suite = SuiteFolder(pristine_suite)
     samples = dict.fromkeys(suite.suite.task_names, 0)
-    expert = Solution(2 * half(suite).coefficients)
-    for name, one in (("half", half(suite)), ("whole", expert)):
-        storage.save(Merges((None,), samples, suite.suite.groups, [one]), tmp_path / name)
+    expert = Solution(2 * halfway(suite).coefficients)
+    for name, solution in (("half", halfway(suite)), ("whole", expert)):
+        storage.save(Merges((None,), samples, suite.suite.groups, [solution]), tmp_path / name)
     for factor, name in ((1.0, "half"), (2.0, "whole")):
         served = predict_seed(pristine_suite, tmp_path / name, 0, "test").correct()
         for task, (correct, total, right) in score_rescaled(
@@ -126,10 +122,10 @@ def job(pristine_suite: Path, teachers: Path, tmp_path: Path) -> Job:
     suite = SuiteFolder(pristine_suite)
     for name in stage.MERGES:
         seeds = (0, 1) if name == "dare" else (None,)
-        found = Merges(
-            seeds, dict.fromkeys(suite.suite.task_names, 0), suite.suite.groups, [half(suite) for _ in seeds]
+        merges = Merges(
+            seeds, dict.fromkeys(suite.suite.task_names, 0), suite.suite.groups, [halfway(suite) for _ in seeds]
         )
-        storage.save(found, tmp_path / name)
+        storage.save(merges, tmp_path / name)
     params = samerging.Params().model_dump() | {
         **{f"calibrate.{name}": METHODS[name] for name in stage.BASELINES},
         **dict(zip(stage.SHARED, (SCHEDULE, "train", "float32"), strict=True)),
@@ -139,7 +135,7 @@ def job(pristine_suite: Path, teachers: Path, tmp_path: Path) -> Job:
     return Job({"suite": "tiny"}, params, inputs, (tmp_path / "sensitivity.csv",), Resumable(tmp_path / "cells"))
 
 
-def test_the_whole_study_is_written_and_shown(job: Job):
+def test_the_whole_study_is_written_and_viewed(job: Job):
     assert set(job.params) == set(stage.STAGE.params)
     stage.run(job)
     rows = pd.read_csv(job.outputs[0], dtype={"right": "str"})
@@ -149,25 +145,27 @@ def test_the_whole_study_is_written_and_shown(job: Job):
     tasks = SuiteFolder(job.inputs[0]).suite.task_names
     titles = {name: name.capitalize() for name in rows.method.unique()}
     context = Context("tiny", tasks, titles, 30.0, 90.0, dict.fromkeys(tasks, 90.0), "train", "test", {}, 6.5, 1)
-    shown = view(rows, context)
-    assert [*shown.figures] == ["knobs", "scale", "brittleness"]
-    assert all(render_figure(drawn.figure, "svg", "x", 100).startswith(b"<?xml") for drawn in shown.figures.values())
-    assert len(shown.tables["brittleness"].rows) == 5 + 3 + 3 + 9
-    assert "ρ = 0.07 minus ρ = 0" in shown.sentences[0] and "ρ = 0.5 minus ρ = 0" in shown.sentences[1]
-    assert "over the 21 test images of these 3 tasks (1 seed) or" in shown.sentences[2]
-    assert all("(n = 1" in said for said in (*shown.sentences[:2], *shown.sentences[3:]))
+    study_view = view(rows, context)
+    assert [*study_view.figures] == ["knobs", "scale", "brittleness"]
+    assert all(
+        render_figure(drawn.figure, "svg", "x", 100).startswith(b"<?xml") for drawn in study_view.figures.values()
+    )
+    assert len(study_view.tables["brittleness"].rows) == 5 + 3 + 3 + 9
+    assert "ρ = 0.07 minus ρ = 0" in study_view.sentences[0] and "ρ = 0.5 minus ρ = 0" in study_view.sentences[1]
+    assert "over the 21 test images of these 3 tasks (1 seed) or" in study_view.sentences[2]
+    assert all("(n = 1" in sentence for sentence in (*study_view.sentences[:2], *study_view.sentences[3:]))
 
 
-def test_range_and_share_are_those_of_the_means_over_seeds():
+def test_brittleness_is_measured_on_means_over_seeds():
     counts = {(0.1, 0): (50, 52), (1.0, 1): (60, 62), (2.0, 0): (60, 61), (3.0, 0): (20, 40)}
     rows = pd.DataFrame(
         [
             ("scale", value, published, "tiny", "ties", task, seed, 0, *toy.marked(right, 100))
-            for (value, published), both in counts.items()
-            for seed, right in enumerate(both)
+            for (value, published), seed_counts in counts.items()
+            for seed, right in enumerate(seed_counts)
             for task in ("a", "b")
         ],
         columns=COLUMNS,
     )
-    (found,) = measure_brittleness(tabulate_knobs(rows, ("a", "b"))).itertuples(index=False)
-    assert found == ("ties", "scale", 30.0, 61.0, 61.0, 31.0, 0.5, 4, 2)
+    (row,) = measure_brittleness(tabulate_knobs(rows, ("a", "b"))).itertuples(index=False)
+    assert row == ("ties", "scale", 30.0, 61.0, 61.0, 31.0, 0.5, 4, 2)

@@ -1,4 +1,4 @@
-"""The stages of the studies run on what they declare, and give the same bytes again."""
+"""The stages of the studies run on their declared inputs and write the same bytes twice."""
 
 import shutil
 from importlib import import_module
@@ -21,7 +21,7 @@ SMALLER = {
 
 
 @pytest.mark.parametrize("name", SMALLER)
-def test_a_study_writes_what_it_declares(name: str, workspace: Path, pristine_suite: Path, monkeypatch):
+def test_a_study_writes_its_rows_with_reproducible_bytes(name: str, workspace: Path, pristine_suite: Path, monkeypatch):
     monkeypatch.setenv("SAMERGING_WORKERS", "1")
     yaml = YAML()
     params = yaml.load(workspace / "params.yaml")
@@ -34,13 +34,13 @@ def test_a_study_writes_what_it_declares(name: str, workspace: Path, pristine_su
         logits = compute_teacher_logits(pristine_suite, task, "train")
         store.write_array(Path(f"data/teachers/nano-3/{task}.npy"), logits.numpy())
     stage = import_module(f"stages.studies.{name}")
-    written = []
+    contents = []
     for _ in range(2):
         stage.STAGE.run(stage.run, {"suite": "nano-3"})
-        written.append(Path(f"data/studies/nano-3/{name}.csv").read_bytes())
+        contents.append(Path(f"data/studies/nano-3/{name}.csv").read_bytes())
         shutil.rmtree("data/.resumable")
-    header, *lines = written[0].decode().splitlines()
+    header, *lines = contents[0].decode().splitlines()
     assert header.startswith("setting,k,suite,method,task,seed,samples,correct,total")
-    assert len(lines) % len(toy.TASKS) == 0
-    assert written[0] == written[1]
+    assert lines and len(lines) % len(toy.TASKS) == 0
+    assert contents[0] == contents[1]
     assert [*Path("data/.partial").iterdir()] == []

@@ -1,4 +1,4 @@
-"""Number of tasks: which subsets, that a merge of a subset sees no other task, and what is said of it."""
+"""Number of tasks: the subsets, merges that see no other task, and the view of made-up scores."""
 
 import shutil
 from pathlib import Path
@@ -26,40 +26,36 @@ from pipeline.steps.evaluate import open_split, predict_classes
 from pipeline.studies.tasks import COLUMNS, Params, draw_subsets, score_subset, score_subset_calibration
 from stages.studies import tasks as stage
 
+pytestmark = pytest.mark.usefixtures("one_process")
+
 GRID = Params(sizes=[2, 4, 6, 9], subsets=4, left_out=2, seed=0, seeds=[0, 1])
 SCHEDULE = Schedule(lr=0.01, steps=2, batch_size=2)
 TASKS = tuple("abcdefgh")
 
 
-@pytest.fixture(autouse=True)
-def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Milliseconds of work need no pool of processes."""
-    monkeypatch.setenv("SAMERGING_WORKERS", "1")
-
-
 @pytest.fixture
 def teachers(pristine_suite: Path, tmp_path: Path) -> Path:
-    """Random teachers for every task."""
+    """Write random logits for every task."""
     for task in SuiteFolder(pristine_suite).suite.tasks:
         logits = np.random.default_rng(len(task.classes)).normal(size=(12, len(task.classes))).astype(np.float32)
         store.write_array(tmp_path / "teachers" / f"{task.name}.npy", logits)
     return tmp_path / "teachers"
 
 
-def setting(folder: Path, teachers: Path, tasks: tuple[str, ...] | None = None) -> Setting:
-    """A setting of SAMerging."""
+def make_setting(folder: Path, teachers: Path, tasks: tuple[str, ...] | None = None) -> Setting:
+    """Make a setting of SAMerging."""
     return Setting(folder, teachers, "samerging", samerging.Params(), SCHEDULE, "train", "float32", tasks)
 
 
-def test_every_task_is_in_as_many_subsets_of_a_size_as_any_other():
-    found = draw_subsets(TASKS, GRID)
-    assert [len(subset) for subset in found] == [2] * 4 + [4] * 4 + [6] * 4 + [8]
-    assert len({*found}) == len(found)
-    assert found[-1] == TASKS
+def test_all_tasks_are_in_equally_many_subsets_of_a_size():
+    subsets = draw_subsets(TASKS, GRID)
+    assert [len(subset) for subset in subsets] == [2] * 4 + [4] * 4 + [6] * 4 + [8]
+    assert len({*subsets}) == len(subsets)
+    assert subsets[-1] == TASKS
     for size in (2, 4, 6):
-        members = [task for subset in found if len(subset) == size for task in subset]
+        members = [task for subset in subsets if len(subset) == size for task in subset]
         assert {members.count(task) for task in TASKS} == {4 * size // 8}
-    assert all([*subset] == sorted(subset) for subset in found)
+    assert all([*subset] == sorted(subset) for subset in subsets)
 
 
 def test_subsets_depend_on_their_seed_alone():
@@ -68,24 +64,24 @@ def test_subsets_depend_on_their_seed_alone():
 
 
 @given(st.integers(1, 4), st.integers(2, 6), st.integers(0, 5))
-def test_folds_leave_every_task_out_once(left_out, folds, seed):
+def test_folds_leave_out_every_task_once(left_out, folds, seed):
     tasks = tuple(map(str, range(left_out * folds)))
-    found = draw_subsets(tasks, Params(sizes=[], subsets=1, left_out=left_out, seed=seed, seeds=[0]))
-    out = [task for subset in found for task in tasks if task not in subset]
-    assert sorted(out) == (sorted(tasks) if len(tasks) - left_out >= 2 else [])
+    subsets = draw_subsets(tasks, Params(sizes=[], subsets=1, left_out=left_out, seed=seed, seeds=[0]))
+    left = [task for subset in subsets for task in tasks if task not in subset]
+    assert sorted(left) == (sorted(tasks) if len(tasks) - left_out >= 2 else [])
 
 
 @given(st.integers(2, 20), st.integers(1, 30), st.integers(1, 5), st.lists(st.integers(2, 20), max_size=5))
-def test_subsets_are_distinct_and_leave_out_every_task(total, number, left_out, sizes):
+def test_subsets_are_distinct_and_every_task_is_left_out_by_some(total, number, left_out, sizes):
     tasks = tuple(map(str, range(total)))
-    found = draw_subsets(tasks, Params(sizes=sizes, subsets=number, left_out=left_out, seed=0, seeds=[0]))
-    assert len({*found}) == len(found)
+    subsets = draw_subsets(tasks, Params(sizes=sizes, subsets=number, left_out=left_out, seed=0, seeds=[0]))
+    assert len({*subsets}) == len(subsets)
     if total - left_out >= 2:
-        folds = [subset for subset in found if len(subset) == total - left_out]
+        folds = [subset for subset in subsets if len(subset) == total - left_out]
         assert all(any(task not in fold for fold in folds) for task in tasks)
 
 
-def test_a_suite_of_no_such_task_is_refused(pristine_suite):
+def test_an_unknown_task_is_refused(pristine_suite):
     with pytest.raises(SuiteError, match=r"tiny: no task 'birds'; expected some of cats, dogs, fish"):
         SuiteFolder(pristine_suite, ("cats", "birds"))
 
@@ -98,40 +94,40 @@ def test_a_part_of_a_suite_keeps_its_order(pristine_suite):
     assert torch.equal(part.vectors()[first], SuiteFolder(pristine_suite).vectors()[first][[0, 2]])
 
 
-def test_an_average_of_a_subset_by_hand_scores_every_task(pristine_suite):
+def test_an_average_of_a_subset_is_scored_on_every_task(pristine_suite):
     suite = SuiteFolder(pristine_suite)
     vectors, base = suite.vectors(torch.float64), dict(suite.base())
     middle = {name: (base[name] + vectors[name][:2].mean(0)).float() for name in vectors}
     served = Served(suite.suite.encoder(), base | middle, suite.heads(), suite.suite.task_names)
     expected = predict_classes([served], open_split(suite, "train"), "x").counts(0)
-    found = score_subset(pristine_suite, "average", methods.load("average").Params(), ("cats", "dogs"), "train")
-    assert found == {task: [0, *expected[task]] for task in ("cats", "dogs", "fish")}
+    counts = score_subset(pristine_suite, "average", methods.load("average").Params(), ("cats", "dogs"), "train")
+    assert counts == {task: [0, *expected[task]] for task in ("cats", "dogs", "fish")}
 
 
-def test_a_calibration_of_a_subset_is_that_of_a_suite_without_the_others(pristine_suite, teachers, tmp_path):
-    chosen = ("cats", "fish")
+def test_calibration_on_a_subset_ignores_the_other_tasks(pristine_suite, teachers, tmp_path):
+    merged = ("cats", "fish")
     smaller = shutil.copytree(pristine_suite, tmp_path / "smaller")
-    SuiteFolder(smaller).suite.only(chosen).save(smaller)
+    SuiteFolder(smaller).suite.only(merged).save(smaller)
     (smaller / "experts" / "dogs.safetensors").unlink()
     (teachers / "dogs.npy").rename(teachers / "kept.npy")
-    part = calibrate(setting(pristine_suite, teachers, chosen), 6, 0)
+    part = calibrate(make_setting(pristine_suite, teachers, merged), 6, 0)
     assert part.coefficients.shape[0] == 2
-    assert torch.equal(part.coefficients, calibrate(setting(smaller, teachers), 6, 0).coefficients)
+    assert torch.equal(part.coefficients, calibrate(make_setting(smaller, teachers), 6, 0).coefficients)
 
 
-def test_images_used_are_those_of_the_merged_tasks(pristine_suite, teachers):
-    found = score_subset_calibration(setting(pristine_suite, teachers, ("cats", "fish")), 6, 0, "test")
-    assert {task: counts[0] for task, counts in found.items()} == {"cats": 6, "dogs": 0, "fish": 6}
-    assert {counts[2] for counts in found.values()} == {7}
+def test_only_merged_tasks_use_calibration_images(pristine_suite, teachers):
+    rows = score_subset_calibration(make_setting(pristine_suite, teachers, ("cats", "fish")), 6, 0, "test")
+    assert {task: task_scores[0] for task, task_scores in rows.items()} == {"cats": 6, "dogs": 0, "fish": 6}
+    assert {task_scores[2] for task_scores in rows.values()} == {7}
 
 
 def test_the_stage_merges_and_scores_every_subset(pristine_suite, teachers, tmp_path, at_root):
     output, grid = tmp_path / "tasks.csv", GRID.model_copy(update={"sizes": [2], "subsets": 1, "seeds": [0]})
-    keys = {key: methods.load(key.partition(".")[2]).Params() for key in (*stage.FREE, *stage.BASELINES)}
-    keys |= samerging.Params().model_dump()
-    keys |= {"schedule.{suite}": SCHEDULE, "calibration_split": "train", "precision": "float32"}
-    keys |= {"study.tasks": grid, "samples_per_task": 6, "evaluation_split": "test"}
-    stage.run(Job({}, keys, (pristine_suite, teachers), (output,), Resumable(tmp_path / "cells")))
+    params = {key: methods.load(key.partition(".")[2]).Params() for key in (*stage.FREE, *stage.BASELINES)}
+    params |= samerging.Params().model_dump()
+    params |= {"schedule.{suite}": SCHEDULE, "calibration_split": "train", "precision": "float32"}
+    params |= {"study.tasks": grid, "samples_per_task": 6, "evaluation_split": "test"}
+    stage.run(Job({}, params, (pristine_suite, teachers), (output,), Resumable(tmp_path / "cells")))
     frame = pd.read_csv(output)
     assert tuple(frame) == COLUMNS
     assert not frame.duplicated(["subset", "method", "task", "seed"]).any()
@@ -143,13 +139,13 @@ def test_the_stage_merges_and_scores_every_subset(pristine_suite, teachers, tmp_
         frame.merged == [task in subset.split("+") for task, subset in zip(frame.task, frame.subset, strict=True)]
     ).all()
     assert (frame["size"] == frame.subset.str.count(r"\+") + 1).all()
-    whole = score_subset_calibration(setting(pristine_suite, teachers), 6, 0, "test")
-    own = frame[(frame.method == "samerging") & (frame["size"] == 3)].set_index("task")
-    assert own[["samples", "correct", "total"]].T.to_dict("list") == whole
+    whole = score_subset_calibration(make_setting(pristine_suite, teachers), 6, 0, "test")
+    samerging_rows = frame[(frame.method == "samerging") & (frame["size"] == 3)].set_index("task")
+    assert samerging_rows[["samples", "correct", "total"]].T.to_dict("list") == whole
 
 
 def scores(inside=(90, 80), outside=50):
-    """Two folds of two of four tasks, and all four; SAMerging leads distillation by 4 points; zero-shot has 40."""
+    """Scores of two folds of two tasks and of all four; SAMerging leads distillation by 4 points, zero-shot has 40."""
     folds, whole, rows = ("a+b", "c+d"), "a+b+c+d", []
     rows += [
         (whole, 4, 1, "s", name, t, None, 0, n, 100)
@@ -180,42 +176,42 @@ def context():
     )
 
 
-def test_the_view_says_what_more_tasks_cost_and_what_the_others_gain():
-    said = " ".join(view(scores(), context()).sentences)
-    assert "from 2 tasks (n = 2 subsets) to 4 (n = 1 subset; 2 seeds" in said
-    assert "SAMERGING 90.0 → 80.0" in said
-    assert "With 2 tasks SAMERGING minus DISTILLATION +4.00 points" in said
+def test_the_view_states_the_cost_of_more_tasks_and_the_gain_of_the_others():
+    text = " ".join(view(scores(), context()).sentences)
+    assert "from 2 tasks (n = 2 subsets) to 4 (n = 1 subset; 2 seeds" in text
+    assert "SAMERGING 90.0 → 80.0" in text
+    assert "With 2 tasks SAMERGING minus DISTILLATION +4.00 points" in text
     assert (
         "minus AVERAGE +10.00 points, 95 % interval [+10.00, +10.00], which excludes zero (n = 2 seeds x 2 subsets)"
-        in said
+        in text
     )
-    assert "merges of 2 tasks against zero-shot: AVERAGE +0.00 points" in said
+    assert "merges of 2 tasks against zero-shot: AVERAGE +0.00 points" in text
     assert (
-        "SAMERGING +10.00 points, 95 % interval [+10.00, +10.00], which excludes zero (n = 2 seeds x 4 tasks)" in said
+        "SAMERGING +10.00 points, 95 % interval [+10.00, +10.00], which excludes zero (n = 2 seeds x 4 tasks)" in text
     )
 
 
 def test_accuracy_is_normalised_by_each_tasks_expert():
     frame = scores()
     frame.loc[(frame.method == "individual") & (frame.task == "a"), "correct"] = 50
-    (made,) = view(frame, context()).tables.values()
-    table = made.rows
-    row = table.set_index("Method").loc["SAMERGING"]
+    (table,) = view(frame, context()).tables.values()
+    methods_table = table.rows
+    row = methods_table.set_index("Method").loc["SAMERGING"]
     assert row["4 tasks"] == f"{(80 / 0.5 + 3 * 80) / 4:.1f}"
     assert row["Left out"] == "+10.0 [+10.0, +10.0]"
 
 
-def test_the_figure_shows_both_and_has_the_same_bytes_again():
+def test_the_figure_has_both_panels_and_reproducible_bytes():
     drawn = view(scores(), context()).figures["tasks"]
     figure, caption = drawn.figure, drawn.caption
     assert "subsets of each size: 2: 2, 4: 1" in caption
     assert [[*axes.get_xticks()] for axes in figure.axes] == [[2, 4], [2]]
-    again = view(scores(), context()).figures["tasks"].figure
-    assert render_figure(figure, "svg", "x", 100) == render_figure(again, "svg", "x", 100)
+    redrawn = view(scores(), context()).figures["tasks"].figure
+    assert render_figure(figure, "svg", "x", 100) == render_figure(redrawn, "svg", "x", 100)
 
 
 def test_a_study_of_the_whole_suite_alone_has_a_view():
     frame = scores()
-    found = view(frame[frame["size"] == 4], context())
-    assert "Left out" not in found.tables["tasks"].rows
-    assert render_figure(found.figures["tasks"].figure, "svg", "x", 100)
+    study_view = view(frame[frame["size"] == 4], context())
+    assert "Left out" not in study_view.tables["tasks"].rows
+    assert render_figure(study_view.figures["tasks"].figure, "svg", "x", 100)

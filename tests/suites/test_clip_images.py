@@ -1,4 +1,4 @@
-"""Decoding: CLIP's own preprocessing, every dataset's quirks, the same bytes from any number of processes."""
+"""Decoding follows CLIP's preprocessing and every dataset's quirks; the number of processes does not matter."""
 
 import io
 import json
@@ -36,31 +36,31 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def files(hub: Path, found: ClipTask, split: str) -> list[Path]:
-    """The local files of a split of a replica."""
-    root = hub / found.dataset
+def files(hub: Path, task: ClipTask, split: str) -> list[Path]:
+    """List the local files of a replica's split."""
+    root = hub / task.dataset
     names = [str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()]
-    return [root / name for name in find_parquet_files(names, found.config, split)]
+    return [root / name for name in find_parquet_files(names, task.config, split)]
 
 
 def picture(size: tuple[int, int] = (30, 20), mode: str = "RGB") -> Image.Image:
-    """A noisy image."""
+    """Draw a noisy image."""
     channels = () if mode in ("L", "P", "1") else (4,) if mode in ("RGBA", "CMYK") else (2,) if mode == "LA" else (3,)
     noise = RNG.integers(0, 256, (size[1], size[0], *channels), dtype=np.uint8)
     return Image.fromarray(noise).convert("1") if mode == "1" else Image.fromarray(noise).convert(mode)
 
 
-def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    """The image as a file."""
+def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    """Encode an image as a file."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
-def written(
+def write_parquet(
     path: Path, contents: list[bytes | None], labels: pa.Array, image: str = "image", label: str = "label", names=None
 ) -> Path:
-    """A parquet file as `datasets` writes it."""
+    """Write a parquet file as `datasets` does."""
     cells = [{"bytes": content, "path": f"{row}.png"} for row, content in enumerate(contents)]
     column = pa.array(cells, pa.struct({"bytes": pa.binary(), "path": pa.string()}))
     table = pa.table({image: column, label: labels})
@@ -72,7 +72,7 @@ def written(
 
 
 def reference(image: Image.Image) -> np.ndarray:
-    """What transformers' own processor (PIL) makes of an image, uint8 [224, 224, 3]."""
+    """Preprocess an image with transformers' PIL processor, giving uint8 [224, 224, 3]."""
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     processor = CLIPImageProcessorPil(do_rescale=False, do_normalize=False)
@@ -80,16 +80,16 @@ def reference(image: Image.Image) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [*SIZES, *(tuple(int(side) for side in RNG.integers(20, 600, 2)) for _ in range(20))])
-def test_preprocessing_is_that_of_clips_processor(size: tuple[int, int]):
+def test_preprocessing_agrees_with_clips_processor(size: tuple[int, int]):
     image = picture(size)
-    found = images.preprocess_image(image)
-    assert found.shape == (224, 224, 3)
-    assert found.dtype == np.uint8
-    assert np.abs(found.astype(int) - reference(image)).max() <= 1
+    pixels = images.preprocess_image(image)
+    assert pixels.shape == (224, 224, 3)
+    assert pixels.dtype == np.uint8
+    assert np.abs(pixels.astype(int) - reference(image)).max() <= 1
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "CMYK", "1"])
-def test_opaque_modes_are_converted_as_by_clips_processor(mode: str):
+def test_opaque_modes_are_converted_like_clips_processor(mode: str):
     image = picture((61, 40), mode)
     assert np.abs(images.preprocess_image(image).astype(int) - reference(image)).max() <= 1
 
@@ -102,18 +102,18 @@ def test_transparency_is_disregarded(mode: str):
     assert (images.preprocess_image(image) == images.preprocess_image(opaque)).all()
 
 
-def test_a_palette_with_transparency_is_disregarded_too():
+def test_transparency_of_a_palette_is_disregarded():
     image = picture((61, 40), "RGB").quantize(16)
-    content = encoded(image, transparency=bytes(range(16)))
+    content = encode(image, transparency=bytes(range(16)))
     assert images.decode_image(content).mode == "P"
     assert (images.preprocess_image(images.decode_image(content)) == images.preprocess_image(image)).all()
 
 
 def test_16_bit_grey_is_scaled():
     wide = RNG.integers(0, 2**16, (30, 50), dtype=np.uint16)
-    found = images.preprocess_image(images.decode_image(encoded(Image.fromarray(wide))))
-    assert (found == images.preprocess_image(Image.fromarray((wide >> 8).astype(np.uint8)))).all()
-    assert found.max() > 200
+    pixels = images.preprocess_image(images.decode_image(encode(Image.fromarray(wide))))
+    assert (pixels == images.preprocess_image(Image.fromarray((wide >> 8).astype(np.uint8)))).all()
+    assert pixels.max() > 200
     with pytest.raises(ValueError, match="pixels of mode F have no known range"):
         images.preprocess_image(Image.fromarray(np.ones((3, 3), np.float32)))
 
@@ -122,50 +122,46 @@ def test_16_bit_grey_is_scaled():
 def test_exif_rotation_is_applied(orientation: int):
     image, exif = picture((40, 30)), Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
-    found = images.decode_image(encoded(image, exif=exif))
+    decoded = images.decode_image(encode(image, exif=exif))
     upright = {
         1: image, 2: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), 3: image.transpose(Image.Transpose.ROTATE_180),
         4: image.transpose(Image.Transpose.FLIP_TOP_BOTTOM), 5: image.transpose(Image.Transpose.TRANSPOSE),
         6: image.transpose(Image.Transpose.ROTATE_270), 7: image.transpose(Image.Transpose.TRANSVERSE),
         8: image.transpose(Image.Transpose.ROTATE_90),
     }  # fmt: skip
-    assert (np.asarray(found) == np.asarray(upright[orientation])).all()
+    assert (np.asarray(decoded) == np.asarray(upright[orientation])).all()
 
 
-def test_damaged_exif_data_does_not_matter():
+def test_damaged_exif_data_is_ignored():
     damaged = b"Exif\0\0II*\0\x08\0\0\0\x09\0\x12\x01\x03\0\x01\0\0"
     image = picture()
-    content = encoded(image, "JPEG", exif=damaged)
-    assert (
-        np.asarray(images.decode_image(content)) == np.asarray(Image.open(io.BytesIO(encoded(image, "JPEG"))))
-    ).all()
+    content = encode(image, "JPEG", exif=damaged)
+    assert (np.asarray(images.decode_image(content)) == np.asarray(Image.open(io.BytesIO(encode(image, "JPEG"))))).all()
 
 
 @pytest.mark.parametrize("name", CLIP_TASKS)
 @pytest.mark.parametrize("split", ROWS)
 def test_every_dataset_is_decoded_in_full(hub: Path, tmp_path: Path, name: str, split: str):
-    found = find_task(name)
-    stored = found.train_split if split == "train" else found.test_split
-    pair = tmp_path / "images.npy", tmp_path / "labels.npy"
-    images.decode_split(files(hub, found, stored), found, *pair, None, 1)
-    pixels, labels = (np.load(path) for path in pair)
+    task = find_task(name)
+    stored_split = task.train_split if split == "train" else task.test_split
+    outputs = tmp_path / "images.npy", tmp_path / "labels.npy"
+    images.decode_split(files(hub, task, stored_split), task, *outputs, None, 1)
+    pixels, labels = (np.load(path) for path in outputs)
     assert pixels.shape == (ROWS[split], 224, 224, 3)
     assert pixels.dtype == np.uint8
     assert labels.dtype == np.int64
-    assert labels.tolist() == replicas.labels(found, ROWS[split])
+    assert labels.tolist() == replicas.labels(task, ROWS[split])
     for row, label in enumerate(labels):
-        content = replicas.encoded(found, stored, row, int(label))
+        content = replicas.encoded(task, stored_split, row, int(label))
         assert (pixels[row] == images.preprocess_image(Image.open(io.BytesIO(content)))).all()
     assert images.count_overlap(pixels, pixels) == len(pixels)
 
 
 def test_replicas_are_deterministic_and_their_classes_look_different():
     assert replicas.datasets(3, 2) == replicas.datasets(3, 2)
-    found = find_task("svhn")
+    task = find_task("svhn")
     pixels = {
-        (row, label): images.preprocess_image(Image.fromarray(replicas.pixels(found, "train", row, label))).astype(
-            float
-        )
+        (row, label): images.preprocess_image(Image.fromarray(replicas.pixels(task, "train", row, label))).astype(float)
         for row in range(2)
         for label in range(10)
     }
@@ -200,18 +196,18 @@ def test_pcam_labels_are_booleans(hub: Path):
 
 
 def test_cifar100_takes_fine_labels(tmp_path: Path):
-    content = [encoded(picture())] * 2
+    content = [encode(picture())] * 2
     for column in ("label", "fine_label"):
-        path = written(tmp_path / "test.parquet", content, pa.array([99, 0]), label=column)
+        path = write_parquet(tmp_path / "test.parquet", content, pa.array([99, 0]), label=column)
         assert images.ParquetSplit([path], find_task("cifar100")).labels().tolist() == [99, 0]
-    path = written(tmp_path / "test.parquet", content, pa.array([19, 0]), label="coarse_label")
+    path = write_parquet(tmp_path / "test.parquet", content, pa.array([19, 0]), label="coarse_label")
     with pytest.raises(BenchmarkError, match="no column label or fine_label, the file has image, coarse_label"):
         images.ParquetSplit([path], find_task("cifar100")).labels()
 
 
 def test_orientation_and_first_label_are_options(tmp_path: Path):
     emnist, image = find_task("emnist_letters"), picture((28, 28), "L")
-    path = written(tmp_path / "test.parquet", [encoded(image)] * 2, pa.array([1, 26]))
+    path = write_parquet(tmp_path / "test.parquet", [encode(image)] * 2, pa.array([1, 26]))
     with pytest.raises(
         BenchmarkError, match=r"row 1: label 26 is none of the 26 classes of emnist_letters \(first .*0"
     ):
@@ -224,26 +220,26 @@ def test_orientation_and_first_label_are_options(tmp_path: Path):
 
 
 def test_labels_may_be_names(tmp_path: Path):
-    kmnist, content = find_task("kmnist"), [encoded(picture())] * 2
-    path = written(tmp_path / "test.parquet", content, pa.array(["を", "お"]))
+    kmnist, content = find_task("kmnist"), [encode(picture())] * 2
+    path = write_parquet(tmp_path / "test.parquet", content, pa.array(["を", "お"]))
     assert images.ParquetSplit([path], kmnist).labels().tolist() == [9, 0]
     romaji = ["o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"]
-    path = written(tmp_path / "test.parquet", content, pa.array(["wo", "ki"]), names=romaji)
+    path = write_parquet(tmp_path / "test.parquet", content, pa.array(["wo", "ki"]), names=romaji)
     assert images.ParquetSplit([path], kmnist).labels().tolist() == [9, 1]
-    path = written(tmp_path / "test.parquet", content, pa.array(["wo", "ku"]), names=romaji)
+    path = write_parquet(tmp_path / "test.parquet", content, pa.array(["wo", "ku"]), names=romaji)
     with pytest.raises(BenchmarkError, match="row 1: label 'ku' is none of the 10 classes of kmnist"):
         images.ParquetSplit([path], kmnist).labels()
 
 
 def test_class_names_of_the_file_must_fit(tmp_path: Path):
-    found, content = find_task("rendered-sst2"), [encoded(picture())]
+    task, content = find_task("rendered-sst2"), [encode(picture())]
     for names, message in (
         (["Positive", "Negative"], "label has 2 classes, Positive, Negative ..., expected those of rendered-sst2 in"),
         (["a", "b", "c"], "label has 3 classes, a, b, c ..., expected those of rendered-sst2 in their order: 2"),
     ):
-        path = written(tmp_path / "test.parquet", content, pa.array([0]), names=names)
+        path = write_parquet(tmp_path / "test.parquet", content, pa.array([0]), names=names)
         with pytest.raises(BenchmarkError, match=message):
-            images.ParquetSplit([path], found).labels()
+            images.ParquetSplit([path], task).labels()
 
 
 @pytest.mark.parametrize(
@@ -255,26 +251,26 @@ def test_class_names_of_the_file_must_fit(tmp_path: Path):
         (pa.array([-1, 1]), "row 0: label -1 is none"),
     ],
 )
-def test_labels_that_are_none_are_refused(tmp_path: Path, labels: pa.Array, message: str):
-    path = written(tmp_path / "test.parquet", [encoded(picture())] * 2, labels)
+def test_invalid_labels_are_refused(tmp_path: Path, labels: pa.Array, message: str):
+    path = write_parquet(tmp_path / "test.parquet", [encode(picture())] * 2, labels)
     with pytest.raises(BenchmarkError, match=message):
         images.ParquetSplit([path], find_task("svhn")).labels()
 
 
 def test_images_may_be_plain_bytes(tmp_path: Path):
     image = picture()
-    parquet.write_table(pa.table({"image": [encoded(image)], "label": [3]}), tmp_path / "test.parquet")
+    parquet.write_table(pa.table({"image": [encode(image)], "label": [3]}), tmp_path / "test.parquet")
     split = images.ParquetSplit([tmp_path / "test.parquet"], find_task("svhn"))
     assert len(split) == 1
     assert (split.image(0) == images.preprocess_image(image)).all()
 
 
 def test_rows_are_numbered_over_files_and_row_groups(hub: Path):
-    found = find_task("sun397")
-    split = images.ParquetSplit(files(hub, found, "train"), found)
+    task = find_task("sun397")
+    split = images.ParquetSplit(files(hub, task, "train"), task)
     assert len(split) == len(split.labels()) == ROWS["train"]
     for row in (0, 3, 4, 11):
-        content = replicas.encoded(found, "train", row, row)
+        content = replicas.encoded(task, "train", row, row)
         assert (split.image(row) == images.preprocess_image(images.decode_image(content))).all()
     with pytest.raises(BenchmarkError, match="sun397: expected ascending rows of 0 to 11, got"):
         split.image(12)
@@ -282,23 +278,23 @@ def test_rows_are_numbered_over_files_and_row_groups(hub: Path):
 
 @pytest.mark.parametrize("name", ["sun397", "pcam"])
 def test_processes_write_the_same_bytes(hub: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch):
-    found, pool = find_task(name), np.array([0, 2, 3, 7, 11])
-    paths = files(hub, found, "train")
+    task, pool = find_task(name), np.array([0, 2, 3, 7, 11])
+    paths = files(hub, task, "train")
     for indices in (None, pool):
         contents = set()
         for workers, piece in ((1, 512), (1, 1), (2, 512)):
             monkeypatch.setattr(images, "PIECE", piece)
-            pair = tmp_path / "images.npy", tmp_path / "labels.npy"
-            images.decode_split(paths, found, *pair, indices, workers)
-            contents.add(tuple(path.read_bytes() for path in pair))
+            outputs = tmp_path / "images.npy", tmp_path / "labels.npy"
+            images.decode_split(paths, task, *outputs, indices, workers)
+            contents.add(tuple(path.read_bytes() for path in outputs))
         assert len(contents) == 1
-    everything = images.ParquetSplit(paths, found)
-    assert (np.load(pair[0]) == np.stack([everything.image(int(row)) for row in pool])).all()
-    assert (np.load(pair[1]) == everything.labels()[pool]).all()
+    everything = images.ParquetSplit(paths, task)
+    assert (np.load(outputs[0]) == np.stack([everything.image(int(row)) for row in pool])).all()
+    assert (np.load(outputs[1]) == everything.labels()[pool]).all()
 
 
-def cut(content: bytes) -> bytes:
-    """The first half of a file."""
+def halve(content: bytes) -> bytes:
+    """Return the first half of a file."""
     return content[: len(content) // 2]
 
 
@@ -306,52 +302,52 @@ def cut(content: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (cut(encoded(picture(), "JPEG")), "OSError: Truncated"),
-        (cut(encoded(picture((200, 200)), "JPEG")), "OSError: image file is truncated"),
-        (cut(encoded(picture((200, 200)))), "OSError: image file is truncated"),
+        (halve(encode(picture(), "JPEG")), "OSError: Truncated"),
+        (halve(encode(picture((200, 200)), "JPEG")), "OSError: image file is truncated"),
+        (halve(encode(picture((200, 200)))), "OSError: image file is truncated"),
         (b"no image", r"UnidentifiedImageError: cannot identify image file\)"),
-        (encoded(picture()).replace(b"IDAT", b"IDAX"), "[A-Za-z]+Error: "),
+        (encode(picture()).replace(b"IDAT", b"IDAX"), "[A-Za-z]+Error: "),
         (None, "UnidentifiedImageError: "),
-        (encoded(Image.new("1", (1, 500000))), "DecompressionBombError: 1 x 500000 pixels: too elongated"),
+        (encode(Image.new("1", (1, 500000))), "DecompressionBombError: 1 x 500000 pixels: too elongated"),
     ],
 )
 def test_a_broken_image_stops_the_split(tmp_path: Path, content: bytes | None, reason: str, workers: int):
-    good = encoded(picture())
-    path = written(tmp_path / "test-00000-of-00001.parquet", [good] * 3 + [content, good], pa.array([0] * 5))
-    pair = tmp_path / "out" / "images.npy", tmp_path / "out" / "labels.npy"
+    good = encode(picture())
+    path = write_parquet(tmp_path / "test-00000-of-00001.parquet", [good] * 3 + [content, good], pa.array([0] * 5))
+    outputs = tmp_path / "out" / "images.npy", tmp_path / "out" / "labels.npy"
     message = (
         rf"{path}: row 3 \(3.png\): the image cannot be decoded \({reason}.*; fetch the file of ufldl-stanford/svhn"
     )
     with pytest.raises(BenchmarkError, match=message):
-        images.decode_split([path], find_task("svhn"), *pair, None, workers)
-    assert not list(pair[0].parent.iterdir())
+        images.decode_split([path], find_task("svhn"), *outputs, None, workers)
+    assert not list(outputs[0].parent.iterdir())
     assert not ImageFile.LOAD_TRUNCATED_IMAGES
-    images.decode_split([path], find_task("svhn"), *pair, np.array([0, 1, 2, 4]), 1)
-    assert sorted(pair[0].parent.iterdir()) == [*pair]
+    images.decode_split([path], find_task("svhn"), *outputs, np.array([0, 1, 2, 4]), 1)
+    assert sorted(outputs[0].parent.iterdir()) == [*outputs]
 
 
 @pytest.mark.parametrize(("pixels", "reason"), [(500, "DecompressionBombWarning"), (200, "DecompressionBombError")])
 def test_an_absurdly_large_image_stops_the_split(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pixels: int, reason: str
 ):
-    path = written(tmp_path / "test.parquet", [encoded(picture((30, 20)))], pa.array([0]))
+    path = write_parquet(tmp_path / "test.parquet", [encode(picture((30, 20)))], pa.array([0]))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pixels)
     with pytest.raises(BenchmarkError, match=rf"row 0 \(0.png\): the image cannot be decoded \({reason}: "):
         images.ParquetSplit([path], find_task("svhn")).image(0)
 
 
 def test_a_failure_leaves_what_was_there(tmp_path: Path):
-    path = written(tmp_path / "test.parquet", [b"no image"], pa.array([0]))
-    pair = tmp_path / "images.npy", tmp_path / "labels.npy"
-    for old in pair:
-        old.write_bytes(b"old")
+    path = write_parquet(tmp_path / "test.parquet", [b"no image"], pa.array([0]))
+    outputs = tmp_path / "images.npy", tmp_path / "labels.npy"
+    for output in outputs:
+        output.write_bytes(b"old")
     with pytest.raises(BenchmarkError):
-        images.decode_split([path], find_task("svhn"), *pair, None, 1)
-    assert sorted(tmp_path.iterdir()) == sorted([*pair, path])
-    assert {old.read_bytes() for old in pair} == {b"old"}
+        images.decode_split([path], find_task("svhn"), *outputs, None, 1)
+    assert sorted(tmp_path.iterdir()) == sorted([*outputs, path])
+    assert {output.read_bytes() for output in outputs} == {b"old"}
 
 
-def test_files_that_are_no_parquet_are_named(tmp_path: Path):
+def test_files_that_are_not_parquet_are_named(tmp_path: Path):
     (tmp_path / "cut.parquet").write_bytes(b"PAR1 and no more")
     for name in ("cut.parquet", "missing.parquet"):
         with pytest.raises(BenchmarkError, match=rf"{name}: cannot be read as parquet .*; fetch it again"):
@@ -359,16 +355,16 @@ def test_files_that_are_no_parquet_are_named(tmp_path: Path):
 
 
 @pytest.mark.parametrize("indices", [[3, 1], [1, 1], [-1, 0], [0, 12], []])
-def test_rows_must_be_ascending_and_there(hub: Path, tmp_path: Path, indices: list[int]):
-    found = find_task("mnist")
+def test_rows_must_be_ascending_and_exist(hub: Path, tmp_path: Path, indices: list[int]):
+    task = find_task("mnist")
     with pytest.raises(BenchmarkError, match="mnist: expected ascending rows of 0 to 11, got"):
         images.decode_split(
-            files(hub, found, "train"), found, tmp_path / "a.npy", tmp_path / "b.npy", np.array(indices, int), 1
+            files(hub, task, "train"), task, tmp_path / "a.npy", tmp_path / "b.npy", np.array(indices, int), 1
         )
 
 
 @pytest.mark.parametrize("total", [1020, 1880, 73257])
-def test_fields_validation_is_torchs_random_split(total: int):
+def test_the_validation_split_is_torchs_random_split(total: int):
     train, validation = images.split_validation(total)
     order = torch.randperm(total, generator=torch.Generator().manual_seed(0)).numpy()
     assert len(validation) == total // 10
@@ -380,11 +376,11 @@ def test_fields_validation_is_torchs_random_split(total: int):
 
 
 def test_a_pool_is_drawn_by_its_seed_without_replacement():
-    one, again, other = (images.draw_pool(5000, 1600, seed) for seed in (0, 0, 1))
-    assert len({*one.tolist()}) == 1600
-    assert (one == again).all()
-    assert (one != other).any()
-    assert (np.diff(one) > 0).all()
+    pool, again, other = (images.draw_pool(5000, 1600, seed) for seed in (0, 0, 1))
+    assert len({*pool.tolist()}) == 1600
+    assert (pool == again).all()
+    assert (pool != other).any()
+    assert (np.diff(pool) > 0).all()
     assert images.draw_pool(5, 1600, 0).tolist() == [0, 1, 2, 3, 4]
 
 

@@ -1,4 +1,4 @@
-"""The tables of the CLIP suites: complete, consistent, and the published numbers add up."""
+"""The tables of the CLIP suites are complete and consistent, and their published numbers add up."""
 
 import csv
 import json
@@ -70,17 +70,17 @@ def test_anchors_average_to_the_published_averages(backbone: str):
 def test_published_results_cover_every_task_once():
     tables: dict[tuple[str, ...], dict[str, float]] = {}
     for row in clip.read_published():
-        found = tables.setdefault((row.suite, row.backbone, row.method, row.hyperparameters), {})
-        assert row.task not in found
-        found[row.task] = row.accuracy
-    for (suite, backbone, *_), found in tables.items():
+        accuracies = tables.setdefault((row.suite, row.backbone, row.method, row.hyperparameters), {})
+        assert row.task not in accuracies
+        accuracies[row.task] = row.accuracy
+    for (suite, backbone, *_), accuracies in tables.items():
         assert backbone in clip.BACKBONES
-        assert tuple(found) == clip.SUITES[suite]
+        assert tuple(accuracies) == clip.SUITES[suite]
     for backbone in clip.BACKBONES:
         for method, field in (("zero-shot", "zeroshot"), ("individual", "expert")):
-            found = tables["tall-20", backbone, method, ""]
+            accuracies = tables["tall-20", backbone, method, ""]
             for name, task in clip.CLIP_TASKS.items():
-                assert found[name] == pytest.approx(getattr(task.anchors[backbone], field), abs=0.0051)
+                assert accuracies[name] == pytest.approx(getattr(task.anchors[backbone], field), abs=0.0051)
     merged = tables["ta-8", "vit-b-32", "AdaMerging (layer-wise)", "init 0.3"]
     assert sum(merged.values()) / 8 == pytest.approx(82.6, abs=0.05)
 
@@ -128,7 +128,7 @@ def test_wrong_prompts_are_refused(tables: Path, prompts: dict[str, list[str]], 
         clip.read_tasks(tables)
 
 
-def test_the_test_size_is_asserted():
+def test_the_test_size_is_checked():
     clip.check_test_size(clip.find_task("sun397"), 19850)
     with pytest.raises(BenchmarkError, match=r"sun397: the test split \(test of tanganke/sun397\) has 19887 .* 19850"):
         clip.check_test_size(clip.find_task("sun397"), 19887)
@@ -148,7 +148,7 @@ def test_the_test_size_is_asserted():
         (["data/test.parquet", "data/corrupted_test-00000-of-00001.parquet", "data/test.csv"], None, [0]),
     ],
 )
-def test_parquet_files_of_every_layout(names: list[str], config: str | None, expected: list[int]):
+def test_parquet_files_of_every_layout_are_found(names: list[str], config: str | None, expected: list[int]):
     assert clip.find_parquet_files(names, config, "test") == [names[index] for index in expected]
 
 
@@ -175,9 +175,9 @@ def test_every_repository_has_its_splits():
     assert {*repositories} == {task.dataset for task in clip.CLIP_TASKS.values()}
     for name, task in clip.CLIP_TASKS.items():
         for split in (task.train_split, task.test_split):
-            found = clip.find_parquet_files(list(repositories[task.dataset]), task.config, split)
-            assert len(found) == replicas.SHARDS.get(name, 1)
-            assert all(file.startswith(f"{replicas.FOLDERS.get(name, 'data')}/{split}") for file in found)
+            files = clip.find_parquet_files(list(repositories[task.dataset]), task.config, split)
+            assert len(files) == replicas.SHARDS.get(name, 1)
+            assert all(file.startswith(f"{replicas.FOLDERS.get(name, 'data')}/{split}") for file in files)
     with pytest.raises(BenchmarkError, match="several folders"):
         clip.find_parquet_files(list(repositories["ufldl-stanford/svhn"]), None, "test")
 
@@ -192,9 +192,9 @@ def test_checkpoint_replicas_are_deterministic_and_loadable(backbone: str):
     assert repositories == replicas.checkpoints(backbone, tasks)
     base = repositories.pop(clip.BACKBONES[backbone])
     weights = load(base["model.safetensors"])
-    outcome = CLIPModel(CLIPConfig(**json.loads(base["config.json"]))).load_state_dict(weights, strict=False)
-    assert not outcome.missing_keys
-    assert all(key.endswith("position_ids") for key in outcome.unexpected_keys)
+    mismatch = CLIPModel(CLIPConfig(**json.loads(base["config.json"]))).load_state_dict(weights, strict=False)
+    assert not mismatch.missing_keys
+    assert all(key.endswith("position_ids") for key in mismatch.unexpected_keys)
     assert [*repositories] == [clip.find_task(name).anchors[backbone].checkpoint for name in tasks]
     for files in repositories.values():
         expert = load(files["model.safetensors"])

@@ -1,4 +1,4 @@
-"""Published CLIP weights: the same features and heads as transformers' own model, files refused for what they are."""
+"""Published CLIP weights give the features and heads of transformers' model, and unsuitable files are refused."""
 
 import os
 import pickle
@@ -35,30 +35,30 @@ HUB: dict[str, dict[str, Any]] = {
         | {"num_hidden_layers": 24, "patch_size": 14},
     },
 }
-"""The config.json of the three bases, sparse; of the last, the wrong width is overruled by the older `_dict`."""
+"""Sparse config.json files of the three bases; in the last, the older `_dict` overrules the wrong width."""
 
 TINY = {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 2}
 TEXT = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 3}
 
 
-def small(patch: int, eos: int = 2) -> dict[str, Any]:
+def small_config(patch: int, eos: int = 2) -> dict[str, Any]:
     """A CLIPConfig of two narrow layers per tower, images of 224 pixels and the real vocabulary."""
     vision, text = TINY | {"patch_size": patch}, TEXT | {"eos_token_id": eos}
     return {"projection_dim": 40, "vision_config": vision, "text_config": text}
 
 
-def transformers_clip(config: Mapping[str, Any]) -> torch.nn.Module:
-    """transformers' CLIPModel of a config.json, as it would read it."""
+def build_transformers_clip(config: Mapping[str, Any]) -> torch.nn.Module:
+    """Build transformers' CLIPModel from a config.json, as transformers reads it."""
     import transformers
 
     with torch.random.fork_rng(devices=[]):
         return transformers.CLIPModel(transformers.CLIPConfig(**config)).eval().requires_grad_(False)
 
 
-def drawn(config: Mapping[str, Any], seed: int = 0) -> torch.nn.Module:
-    """A CLIPModel in which every tensor is random, biases and norms too, so that none can be mistaken for another."""
+def draw_model(config: Mapping[str, Any], seed: int = 0) -> torch.nn.Module:
+    """Draw a CLIPModel with all tensors random, also biases and norms, so that none can be mistaken for another."""
     rng = torch.Generator().manual_seed(seed)
-    model = transformers_clip(config)
+    model = build_transformers_clip(config)
     for name, tensor in model.named_parameters():
         if name == "logit_scale":
             tensor.fill_(4.0)
@@ -72,16 +72,16 @@ def drawn(config: Mapping[str, Any], seed: int = 0) -> torch.nn.Module:
 
 
 @cache
-def model_of(patch: int, seed: int = 0) -> torch.nn.Module:
-    """A small CLIPModel; not to be changed."""
-    return drawn(small(patch), seed)
+def small_model(patch: int, seed: int = 0) -> torch.nn.Module:
+    """A small CLIPModel, which must not be changed."""
+    return draw_model(small_config(patch), seed)
 
 
 @cache
-def names_of(name: str) -> dict[str, Tensor]:
+def meta_tensors(name: str) -> dict[str, Tensor]:
     """The tensors of a base of real size, without storage."""
     with torch.device("meta"):
-        return transformers_clip(HUB[name]).state_dict()
+        return build_transformers_clip(HUB[name]).state_dict()
 
 
 @cache
@@ -93,7 +93,7 @@ def tokenizer() -> clip_weights.Tokenizer:
 
 
 def images(side: int = 224) -> tuple[Tensor, Tensor]:
-    """Two images uint8 [2, H, W, 3] and the same as normalised pixels [2, 3, H, W]."""
+    """Draw two images, as uint8 [2, H, W, 3] and as normalised pixels [2, 3, H, W]."""
     drawn_images = torch.randint(256, (2, side, side, 3), generator=torch.Generator().manual_seed(7)).to(torch.uint8)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     return drawn_images, (drawn_images.permute(0, 3, 1, 2).float() / 255 - mean) / std
@@ -107,7 +107,7 @@ def captions(pad: int = 0) -> Tensor:
 
 
 def expected_head(text_embeds: Tensor, logit_scale: Tensor) -> Tensor:
-    """The head by hand, class by class, from projected text features [classes * templates, D]."""
+    """Compute the head class by class from projected text features [classes * templates, D]."""
     rows = []
     for features in text_embeds.split(len(TEMPLATES)):
         mean = sum(feature / feature.norm() for feature in features) / len(TEMPLATES)
@@ -116,90 +116,94 @@ def expected_head(text_embeds: Tensor, logit_scale: Tensor) -> Tensor:
 
 
 def check_against_transformers(model: torch.nn.Module, config: Mapping[str, Any]) -> None:
-    """Image features, text features and heads of the conversion are those of `model`."""
-    ours, state = clip_weights.convert_config(config), model.state_dict()
+    """Check that image features, text features and heads of the conversion are those of `model`."""
+    converted, state = clip_weights.convert_config(config), model.state_dict()
     pixels, normalised = images()
-    theirs = model(input_ids=captions(), pixel_values=normalised)
-    found = Tower(ours, MEAN, STD)(clip_weights.convert_base(state), pixels)
-    clip = clip_weights.load_text_tower(ours, state)
-    text = clip.encode_text(captions(), normalize=True)
+    reference = model(input_ids=captions(), pixel_values=normalised)
+    image_features = Tower(converted, MEAN, STD)(clip_weights.convert_base(state), pixels)
+    clip = clip_weights.load_text_tower(converted, state)
+    text_features = clip.encode_text(captions(), normalize=True)
     head = clip_weights.build_zero_shot_head(clip, tokenizer(), CLASSES, TEMPLATES, batch=4)
-    wanted = expected_head(model.text_projection(model.text_model(captions()).pooler_output), model.logit_scale)
+    reference_head = expected_head(model.text_projection(model.text_model(captions()).pooler_output), model.logit_scale)
     differences = {
-        "image features": (found - theirs.image_embeds).abs().max().item(),
-        "text features": (text - theirs.text_embeds).abs().max().item(),
-        "head": (head - wanted).abs().max().item() / model.logit_scale.exp().item(),
+        "image features": (image_features - reference.image_embeds).abs().max().item(),
+        "text features": (text_features - reference.text_embeds).abs().max().item(),
+        "head": (head - reference_head).abs().max().item() / model.logit_scale.exp().item(),
     }
     assert max(differences.values()) < CLOSE, differences
-    assert (theirs.image_embeds[0] - theirs.image_embeds[1]).abs().max() > 100 * CLOSE, "features tell nothing apart"
-    assert (wanted[0] - wanted[1]).abs().max() > 100 * CLOSE, "heads tell nothing apart"
+    assert (reference.image_embeds[0] - reference.image_embeds[1]).abs().max() > 100 * CLOSE, (
+        "features tell nothing apart"
+    )
+    assert (reference_head[0] - reference_head[1]).abs().max() > 100 * CLOSE, "heads tell nothing apart"
 
 
 @pytest.mark.long
-def test_vit_b_32_of_real_size_is_transformers():
-    check_against_transformers(drawn(HUB["ViT-B-32"]), HUB["ViT-B-32"])
+def test_vit_b_32_of_real_size_agrees_with_transformers():
+    check_against_transformers(draw_model(HUB["ViT-B-32"]), HUB["ViT-B-32"])
 
 
 @pytest.mark.parametrize("patch", [16, 14])
-def test_small_towers_are_transformers(patch: int):
-    check_against_transformers(model_of(patch), small(patch))
+def test_small_towers_agree_with_transformers(patch: int):
+    check_against_transformers(small_model(patch), small_config(patch))
 
 
 @pytest.mark.parametrize("eos", [2, 49407])
 @pytest.mark.parametrize("pad", [0, 49407])
 def test_captions_end_where_transformers_ends_them(eos: int, pad: int):
-    config, tokens = small(16, eos), captions(pad)
-    model = transformers_clip(config)
-    model.load_state_dict(model_of(16).state_dict())
+    config, tokens = small_config(16, eos), captions(pad)
+    model = build_transformers_clip(config)
+    model.load_state_dict(small_model(16).state_dict())
     clip = clip_weights.load_text_tower(clip_weights.convert_config(config), model.state_dict())
-    theirs = normalize(model.text_projection(model.text_model(tokens).pooler_output), dim=-1)
-    assert (clip.encode_text(tokens, normalize=True) - theirs).abs().max() < CLOSE
-    assert (clip.encode_text(captions(), normalize=True) - theirs).abs().max() < CLOSE, "padding matters"
+    expected = normalize(model.text_projection(model.text_model(tokens).pooler_output), dim=-1)
+    assert (clip.encode_text(tokens, normalize=True) - expected).abs().max() < CLOSE
+    assert (clip.encode_text(captions(), normalize=True) - expected).abs().max() < CLOSE, "padding matters"
 
 
 @pytest.mark.parametrize("prefix", ["", "vision_model."])
 def test_experts_keep_the_projection_of_the_base(prefix: str):
     import transformers
 
-    base, tuned = model_of(16), model_of(16, seed=1)
+    base, tuned = small_model(16), small_model(16, seed=1)
     checkpoint = {prefix + name: tensor for name, tensor in tuned.vision_model.state_dict().items()}
     checkpoint[f"{prefix}embeddings.position_ids"] = torch.arange(197)
     weights = clip_weights.convert_expert(checkpoint)
     assert FROZEN[0] not in weights
     with torch.random.fork_rng(devices=[]):
-        whole = transformers.CLIPVisionModelWithProjection(base.config.vision_config)
-    whole.visual_projection = base.visual_projection
-    whole.vision_model = tuned.vision_model
+        model = transformers.CLIPVisionModelWithProjection(base.config.vision_config)
+    model.visual_projection = base.visual_projection
+    model.vision_model = tuned.vision_model
     pixels, normalised = images()
-    theirs = normalize(whole.eval()(normalised).image_embeds, dim=-1)
-    encode = Tower(clip_weights.convert_config(small(16)), MEAN, STD)
+    expected = normalize(model.eval()(normalised).image_embeds, dim=-1)
+    encode = Tower(clip_weights.convert_config(small_config(16)), MEAN, STD)
     proj = clip_weights.convert_base(base.state_dict())["proj"]
-    assert (encode({**weights, "proj": proj}, pixels) - theirs).abs().max() < CLOSE
+    assert (encode({**weights, "proj": proj}, pixels) - expected).abs().max() < CLOSE
 
 
 @pytest.mark.parametrize(("name", "groups"), [("ViT-B-32", 199), ("ViT-B-16", 199), ("ViT-L-14", 391)])
 def test_real_sizes_have_the_tensors_of_open_clip(name: str, groups: int):
-    base = clip_weights.convert_base(names_of(name))
+    base = clip_weights.convert_base(meta_tensors(name))
     with torch.device("meta"):
         clip = build_clip(clip_weights.convert_config(HUB[name]))
-    ours = split_qkv(dict(clip.visual.named_parameters()))
-    assert [*base] == [*ours], "order"
-    assert {key: tensor.shape for key, tensor in base.items()} == {key: tensor.shape for key, tensor in ours.items()}
+    expected = split_qkv(dict(clip.visual.named_parameters()))
+    assert [*base] == [*expected], "order"
+    assert {key: tensor.shape for key, tensor in base.items()} == {
+        key: tensor.shape for key, tensor in expected.items()
+    }
     merged = [key for key in base if key not in FROZEN]
     assert len(merged) == groups
-    vision = {key: tensor for key, tensor in names_of(name).items() if key.startswith("vision_model.")}
+    vision = {key: tensor for key, tensor in meta_tensors(name).items() if key.startswith("vision_model.")}
     assert [*clip_weights.convert_expert(vision)] == merged
     text = {key: tensor.shape for key, tensor in clip.state_dict().items() if not key.startswith("visual.")}
-    assert {key: tensor.shape for key, tensor in clip_weights.convert_text(names_of(name)).items()} == text
+    assert {key: tensor.shape for key, tensor in clip_weights.convert_text(meta_tensors(name)).items()} == text
 
 
 @pytest.mark.parametrize("name", HUB)
-def test_sparse_config_is_open_clips_own(name: str):
+def test_a_sparse_config_equals_open_clips(name: str):
     from open_clip import get_model_config
 
-    found, own = clip_weights.convert_config(HUB[name]), get_model_config(f"{name}-quickgelu")
+    converted, expected = clip_weights.convert_config(HUB[name]), get_model_config(f"{name}-quickgelu")
     defaults = {"vision_cfg": {"head_width": 64, "mlp_ratio": 4.0}, "text_cfg": {"mlp_ratio": 4.0}}
-    assert found == {**own, **{part: defaults[part] | own[part] for part in defaults}}
+    assert converted == {**expected, **{part: defaults[part] | expected[part] for part in defaults}}
 
 
 @pytest.mark.parametrize(
@@ -214,30 +218,30 @@ def test_sparse_config_is_open_clips_own(name: str):
         ({"model_type": "clip_vision_model"}, "take the config.json of the base"),
     ],
 )
-def test_what_open_clip_cannot_express_is_refused(config: dict[str, Any], message: str):
+def test_configs_beyond_open_clip_are_refused(config: dict[str, Any], message: str):
     with pytest.raises(BenchmarkError, match=message):
         clip_weights.convert_config(config)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_widened(dtype: torch.dtype):
-    state = {name: tensor.to(dtype) for name, tensor in model_of(16).state_dict().items()}
+    state = {name: tensor.to(dtype) for name, tensor in small_model(16).state_dict().items()}
     wide = {name: tensor.float() for name, tensor in state.items()}
     for convert in (clip_weights.convert_base, clip_weights.convert_text):
-        found = convert(state)
-        assert {tensor.dtype for tensor in found.values()} == {torch.float32}
-        assert toy.same(found, convert(wide))
+        converted = convert(state)
+        assert {tensor.dtype for tensor in converted.values()} == {torch.float32}
+        assert toy.same(converted, convert(wide))
 
 
 def test_corrected_spelling_is_accepted():
-    state = model_of(16).vision_model.state_dict()
+    state = small_model(16).vision_model.state_dict()
     corrected = {name.replace("layrnorm", "layernorm"): tensor for name, tensor in state.items()}
     assert corrected.keys() != state.keys()
     assert toy.same(clip_weights.convert_expert(corrected), clip_weights.convert_expert(state))
 
 
 def test_wrong_tensors_are_named():
-    state = dict(model_of(16).state_dict())
+    state = dict(small_model(16).state_dict())
     with pytest.raises(BenchmarkError, match=r"^vision_model: unknown tensors \(39\): logit_scale, text_model"):
         clip_weights.convert_expert(state)
     state["vision_model.encoder.layers.0.lora_A.weight"] = state["logit_scale"]
@@ -245,44 +249,44 @@ def test_wrong_tensors_are_named():
         BenchmarkError, match=r"unknown tensors \(1\): vision_model.encoder.layers.0.lora_A.weight; expected"
     ):
         clip_weights.convert_base(state)
-    lost = [name for name in state if "layers.0.self_attn.q_proj" in name]
-    kept = {name: tensor for name, tensor in state.items() if name not in lost}
+    dropped = [name for name in state if "layers.0.self_attn.q_proj" in name]
+    incomplete = {name: tensor for name, tensor in state.items() if name not in dropped}
     missing = (
         r"missing tensors \(2\): encoder.layers.0.self_attn.q_proj.weight, encoder.layers.0.self_attn.q_proj.bias;"
     )
     with pytest.raises(BenchmarkError, match=f"vision_model: {missing}"):
-        clip_weights.convert_base(kept)
+        clip_weights.convert_base(incomplete)
     with pytest.raises(BenchmarkError, match=f"text_model: {missing}"):
-        clip_weights.convert_text(kept)
+        clip_weights.convert_text(incomplete)
     with pytest.raises(BenchmarkError, match=r"missing tensors \(23\): embeddings.class_embedding, .*, \.\.\.;"):
         clip_weights.convert_expert({})
 
 
-def test_text_tower_has_to_fit_its_config():
-    config = clip_weights.convert_config(small(16))
+def test_a_text_tower_must_fit_its_config():
+    config = clip_weights.convert_config(small_config(16))
     for key, value in (("layers", 3), ("layers", 1), ("context_length", 5)):
         with pytest.raises(BenchmarkError, match=r"not that of its config\.json"):
             clip_weights.load_text_tower(
-                {**config, "text_cfg": config["text_cfg"] | {key: value}}, model_of(16).state_dict()
+                {**config, "text_cfg": config["text_cfg"] | {key: value}}, small_model(16).state_dict()
             )
 
 
 @pytest.mark.parametrize("templates", [(), ("a photo of a cat",)])
 def test_templates_need_a_place_for_the_class(templates: tuple[str, ...]):
-    clip = clip_weights.load_text_tower(clip_weights.convert_config(small(16)), model_of(16).state_dict())
+    clip = clip_weights.load_text_tower(clip_weights.convert_config(small_config(16)), small_model(16).state_dict())
     with pytest.raises(BenchmarkError, match=r"expected some, each with \{\}"):
         clip_weights.build_zero_shot_head(clip, tokenizer(), CLASSES, templates)
 
 
 @pytest.mark.parametrize("prefix", ["visual.", "model.visual.", "image_encoder.model.visual.", "module.visual."])
-def test_state_of_the_older_line_is_read(tmp_path: Path, prefix: str):
+def test_an_older_expert_is_read(tmp_path: Path, prefix: str):
     clip, base = toy.clip_weights()
     state = {prefix + name: tensor.half() for name, tensor in clip.visual.state_dict().items()}
     outside = {"model.logit_scale": clip.logit_scale.data, "classification_head.weight": torch.zeros(3, 4)}
     torch.save({**state, **outside}, tmp_path / "expert.pt")
-    found = clip_weights.read_older_expert(tmp_path / "expert.pt")
-    assert [*found] == [name for name in base if name not in FROZEN]
-    assert toy.same(found, {name: base[name].half().float() for name in found})
+    expert = clip_weights.read_older_expert(tmp_path / "expert.pt")
+    assert [*expert] == [name for name in base if name not in FROZEN]
+    assert toy.same(expert, {name: base[name].half().float() for name in expert})
     del state[f"{prefix}ln_post.bias"]
     torch.save(state, tmp_path / "expert.pt")
     with pytest.raises(BenchmarkError, match=r"expert.pt: visual: missing tensors \(1\): ln_post.bias;"):

@@ -1,4 +1,4 @@
-"""Downloads: what is listed is fetched whole and verified once, and whatever the hub does becomes one clear message."""
+"""Downloads are fetched whole and verified once, and every fault of the hub becomes one clear message."""
 
 import errno
 import json
@@ -39,7 +39,7 @@ CDN = f"/cdn/{sha256(WEIGHTS)}"
 
 @pytest.fixture(autouse=True)
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds that were waited, without waiting; the server does not use time.sleep."""
+    """Record the seconds of every pause instead of waiting; the server does not use time.sleep."""
     waited: list[float] = []
     monkeypatch.setattr(time, "sleep", waited.append)
     return waited
@@ -60,7 +60,7 @@ class Room:
         self.free = free
 
 
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+def go_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
 
@@ -68,10 +68,10 @@ def leftovers(hub_home: Path) -> list[str]:
     return [path.name for path in hub_home.rglob("*") if path.name.endswith((".incomplete", ".tmp"))]
 
 
-def fails(*wanted: Request) -> str:
-    """The message that planning and fetching end with; nothing half-done may be left."""
+def error_message(*requests: Request) -> str:
+    """Return the error of planning and fetching, which may leave nothing half-done."""
     with pytest.raises(HubError) as caught:
-        fetch_files(plan_downloads(wanted))
+        fetch_files(plan_downloads(requests))
     assert not leftovers(Path(constants.HF_HOME))
     return str(caught.value)
 
@@ -95,12 +95,12 @@ def test_files_arrive_whole_and_only_once(vit: Hub):
         (VIT.repo, "model.safetensors"): WEIGHTS,
         **{(DIGITS.repo, name): DATASET[name] for name in DATASET if name.endswith(".parquet")},
     }
-    asked = len(vit.requests)
+    request_count = len(vit.requests)
     assert fetch_files(plans) == paths
-    assert len(vit.requests) == asked
+    assert len(vit.requests) == request_count
 
 
-def test_suites_share_what_they_share(vit: Hub):
+def test_suites_share_common_files(vit: Hub):
     fetch_files(plan_downloads([VIT]))
     other = Request(VIT.repo, "model", "main", ("model.safetensors", "README.md"))
     both = plan_downloads([other, VIT, other])
@@ -130,7 +130,7 @@ def test_a_commit_is_listed_once_and_a_branch_every_time(vit: Hub):
     assert plan_downloads([pinned])[0].commit == commit
 
 
-def test_the_announcement_and_the_record(vit: Hub, monkeypatch: pytest.MonkeyPatch):
+def test_downloads_are_described_and_recorded(vit: Hub, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(downloads, "GIB", 1000)
     monkeypatch.setattr(downloads.shutil, "disk_usage", lambda _: Room(10**7))
     plans = plan_downloads([VIT, DIGITS])
@@ -140,7 +140,7 @@ def test_the_announcement_and_the_record(vit: Hub, monkeypatch: pytest.MonkeyPat
     assert "0.00 GiB to fetch, 11.65 GiB cached" in describe_downloads(plans)
     recorded = record_downloads(plans)
     assert recorded == record_downloads(plan_downloads([DIGITS, VIT])) == json.loads(json.dumps(recorded))
-    assert [one["repo"] for one in recorded] == ["someone/digits", "someone/vit"]
+    assert [record["repo"] for record in recorded] == ["someone/digits", "someone/vit"]
     assert recorded[1] == {
         "repo": VIT.repo,
         "kind": "model",
@@ -178,18 +178,18 @@ def test_a_disk_that_fills_up_is_named(vit: Hub, monkeypatch: pytest.MonkeyPatch
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(file_download, "http_get", full)
-    message = fails(VIT)
+    message = error_message(VIT)
     assert f"no room for config.json on the disk of {constants.HF_HUB_CACHE}; make room or set HF_HOME" in message
 
 
-def test_a_cut_off_download_goes_on_where_it_was(vit: Hub, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 500)  # what the client holds back: 10 MiB
+def test_an_interrupted_download_is_resumed(vit: Hub, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 500)  # the client's buffer, otherwise 10 MiB
     vit.fail(CDN, cut=1100)
     assert fetch_files(plan_downloads([VIT]))[VIT.repo, "model.safetensors"].read_bytes() == WEIGHTS
-    assert [one.range for one in vit.requests if one.path == CDN] == ["", "bytes=1000-"]
+    assert [request.range for request in vit.requests if request.path == CDN] == ["", "bytes=1000-"]
 
 
-def test_a_killed_run_leaves_nothing_that_stays(vit: Hub):
+def test_leftovers_of_a_killed_run_are_removed(vit: Hub):
     plans = plan_downloads([VIT])
     blobs = fetch_files(plans)[VIT.repo, "config.json"].resolve().parent
     old, recent = blobs / "a.1.incomplete", blobs / "b.2.incomplete"
@@ -201,20 +201,20 @@ def test_a_killed_run_leaves_nothing_that_stays(vit: Hub):
 
 
 @pytest.mark.parametrize("path", ["/api/models/", "/config.json", CDN])
-def test_after_429_it_waits_as_long_as_the_hub_says(vit: Hub, pauses: list[float], path: str):
+def test_after_429_the_client_waits_for_retry_after(vit: Hub, pauses: list[float], path: str):
     vit.fail(path, status=429, headers={"Retry-After": "17"})
     fetch_files(plan_downloads([VIT]))
     assert pauses in ([17], [18])  # the client adds a second
 
 
-def test_after_429_it_waits_for_the_window_of_the_rate_limit(vit: Hub, pauses: list[float]):
+def test_after_429_the_client_waits_for_the_rate_limit_window(vit: Hub, pauses: list[float]):
     vit.fail("/api/models/", status=429, headers={"RateLimit": '"api";r=0;t=55'})
     plan_downloads([VIT])
     assert pauses == [55]
 
 
 @pytest.mark.parametrize("method,path", [("GET", "/api/models/"), ("GET", "/config.json"), ("HEAD", ""), ("GET", CDN)])
-def test_a_hub_that_is_busy_for_a_moment_is_asked_again(vit: Hub, method: str, path: str):
+def test_a_briefly_busy_hub_is_retried(vit: Hub, method: str, path: str):
     vit.fail(path, method=method, status=503, times=3)
     assert len(fetch_files(plan_downloads([VIT]))) == 2
 
@@ -227,50 +227,50 @@ def test_a_hub_that_is_busy_for_a_moment_is_asked_again(vit: Hub, method: str, p
 def test_a_hub_that_stays_busy_is_given_up(vit: Hub, pauses: list[float], method: str, path: str, what: str):
     vit.fail(path, method=method, status=503, times=99)
     message = f"{vit.url}/someone/vit: HTTP 503 for {what}; the hub is busy: try later; finished downloads are kept"
-    assert fails(VIT) == message
+    assert error_message(VIT) == message
     assert pauses[:3] == [1, 2, 4]
     assert vit.count(method, path) <= 7
 
 
 @pytest.mark.parametrize("method,path", [("GET", "/api/models/"), ("HEAD", "/config.json"), ("GET", CDN)])
-def test_a_hub_that_does_not_answer_is_asked_again(vit: Hub, monkeypatch: pytest.MonkeyPatch, method: str, path: str):
+def test_an_unresponsive_hub_is_retried(vit: Hub, monkeypatch: pytest.MonkeyPatch, method: str, path: str):
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
     monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.3)
     vit.fail(path, method=method, delay=2)
     assert len(fetch_files(plan_downloads([VIT]))) == 2
 
 
-def test_no_network(vit: Hub, pauses: list[float]):
+def test_a_missing_network_is_reported(vit: Hub, pauses: list[float]):
     vit.close()
-    message = fails(VIT)
+    message = error_message(VIT)
     assert message.startswith(f"{vit.url}/someone/vit: revision 'main': ConnectError: ")
     assert message.endswith("; check the network, HF_ENDPOINT and HF_HOME; HF_HUB_OFFLINE=1 uses the cache alone")
     assert pauses == [1, 2, 4, 8]
 
 
-def test_an_endpoint_that_is_no_hub(vit: Hub):
+def test_an_endpoint_other_than_a_hub_is_reported(vit: Hub):
     vit.fail("/api/models/", change=lambda _: b"<html>Log in to the guest network</html>")
-    assert "revision 'main': JSONDecodeError: " in fails(VIT)
+    assert "revision 'main': JSONDecodeError: " in error_message(VIT)
 
 
-def other_byte(body: bytes) -> bytes:
+def alter_first_byte(body: bytes) -> bytes:
     return b"?" + body[1:]
 
 
 @pytest.mark.parametrize("path", ["/config.json", CDN])
 def test_altered_bytes_are_fetched_again(vit: Hub, path: str):
-    vit.fail(path, change=other_byte)
+    vit.fail(path, change=alter_first_byte)
     assert [path.read_bytes() for path in fetch_files(plan_downloads([VIT])).values()] == [CONFIG, WEIGHTS]
     assert vit.count("GET", path) == 2
 
 
 @pytest.mark.parametrize("path,name,fault", [
-    (CDN, "model.safetensors", f"has sha256 {sha256(other_byte(WEIGHTS))}, the hub lists {sha256(WEIGHTS)}"),
-    ("/resolve/", "config.json", f"has sha1 {blob(other_byte(CONFIG))}, the hub lists {blob(CONFIG)}"),
+    (CDN, "model.safetensors", f"has sha256 {sha256(alter_first_byte(WEIGHTS))}, the hub lists {sha256(WEIGHTS)}"),
+    ("/resolve/", "config.json", f"has sha1 {blob(alter_first_byte(CONFIG))}, the hub lists {blob(CONFIG)}"),
 ])  # fmt: skip
 def test_bytes_that_stay_altered_are_refused_and_deleted(vit: Hub, path: str, name: str, fault: str):
-    vit.fail(path, change=other_byte, times=99)
-    assert fails(VIT).startswith(f"{vit.url}/someone/vit: {name} {fault}, twice; the copy was deleted. ")
+    vit.fail(path, change=alter_first_byte, times=99)
+    assert error_message(VIT).startswith(f"{vit.url}/someone/vit: {name} {fault}, twice; the copy was deleted. ")
     assert not [*Path(constants.HF_HUB_CACHE).rglob(name)]
     vit.faults.clear()
     assert len(fetch_files(plan_downloads([VIT]))) == 2
@@ -282,11 +282,13 @@ def test_a_body_of_another_length_is_fetched_again(vit: Hub, change):
     assert fetch_files(plan_downloads([VIT]))[VIT.repo, "model.safetensors"].read_bytes() == WEIGHTS
     vit.push("model", VIT.repo, MODEL | {"model.safetensors": b"other" * 99})
     vit.fail("/cdn/", change=change, times=99)
-    assert "Consistency check failed: file should be of size 495 but has size" in fails(VIT)
+    assert "Consistency check failed: file should be of size 495 but has size" in error_message(VIT)
 
 
-@pytest.mark.parametrize("damage", [b"", WEIGHTS[:99], other_byte(WEIGHTS)], ids=["empty", "truncated", "altered"])
-def test_a_damaged_cache_is_mended(vit: Hub, damage: bytes):
+@pytest.mark.parametrize(
+    "damage", [b"", WEIGHTS[:99], alter_first_byte(WEIGHTS)], ids=["empty", "truncated", "altered"]
+)
+def test_a_damaged_cache_is_repaired(vit: Hub, damage: bytes):
     path = fetch_files(plan_downloads([VIT]))[VIT.repo, "model.safetensors"]
     path.resolve().write_bytes(damage)
     assert fetch_files(plan_downloads([VIT]))[VIT.repo, "model.safetensors"].read_bytes() == WEIGHTS
@@ -311,54 +313,54 @@ def test_a_gated_repository_needs_a_token(
     hub: Hub, monkeypatch: pytest.MonkeyPatch, kind, page: str, token: str | None, status: str
 ):
     hub.push(kind, VIT.repo, MODEL, gated=True)
-    wanted = Request(VIT.repo, kind, "main", VIT.patterns)
+    gated = Request(VIT.repo, kind, "main", VIT.patterns)
     if token:
         monkeypatch.setenv("HF_TOKEN", token)
     with pytest.raises(HubError) as caught:
-        plan_downloads([wanted])
+        plan_downloads([gated])
     advice = "accept the licence on that page and set HF_TOKEN to that account's token"
     assert str(caught.value) == f"{hub.url}/{page}: gated, and {status}: {advice}"
     monkeypatch.setenv("HF_TOKEN", MEMBER)
-    assert len(fetch_files(plan_downloads([wanted]))) == 2
-    assert not any(one.token for one in hub.requests if one.path.startswith("/cdn/"))
+    assert len(fetch_files(plan_downloads([gated]))) == 2
+    assert not any(request.token for request in hub.requests if request.path.startswith("/cdn/"))
 
 
-def test_a_repository_that_is_not_there(vit: Hub, monkeypatch: pytest.MonkeyPatch):
-    wanted = Request("someone/gone", "dataset", "main", ("*",))
+def test_a_missing_repository_is_reported(vit: Hub, monkeypatch: pytest.MonkeyPatch):
+    missing = Request("someone/gone", "dataset", "main", ("*",))
     message = "no such dataset, or a private one, and {}; check its name, it may have moved"
     page = f"{vit.url}/datasets/someone/gone: "
-    assert fails(wanted) == page + message.format("HF_TOKEN is not set")
+    assert error_message(missing) == page + message.format("HF_TOKEN is not set")
     monkeypatch.setenv("HF_TOKEN", MEMBER)
-    assert fails(wanted) == page + message.format("the token in use (HF_TOKEN) has no access")
+    assert error_message(missing) == page + message.format("the token in use (HF_TOKEN) has no access")
     assert vit.count("GET") == 2
 
 
-def test_a_token_that_is_not_valid(vit: Hub, monkeypatch: pytest.MonkeyPatch):
+def test_an_invalid_token_is_reported(vit: Hub, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HF_TOKEN", "hf_mistyped")
-    assert "HTTP 401 for revision 'main'; see " in fails(VIT)
+    assert "HTTP 401 for revision 'main'; see " in error_message(VIT)
 
 
-def test_a_name_that_cannot_be(vit: Hub):
-    assert "someone/vit/main: revision 'main': HFValidationError: " in fails(
+def test_an_invalid_name_is_reported(vit: Hub):
+    assert "someone/vit/main: revision 'main': HFValidationError: " in error_message(
         Request("someone/vit/main", "model", "main", ("*",))
     )
 
 
-def test_a_revision_that_is_not_there(vit: Hub):
+def test_a_missing_revision_is_reported(vit: Hub):
     message = "someone/vit: no revision 'v9'; name a branch, a tag, or a commit of "
-    assert message in fails(Request(VIT.repo, "model", "v9", ("*.safetensors",)))
+    assert message in error_message(Request(VIT.repo, "model", "v9", ("*.safetensors",)))
 
 
 @pytest.mark.parametrize("pattern", ["*.bin", "*.parquet", "train-*.safetensors", "old/*/*"])
-def test_a_pattern_without_a_file(vit: Hub, pattern: str):
+def test_a_pattern_without_a_file_is_reported(vit: Hub, pattern: str):
     vit.push("model", VIT.repo, MODEL | {"data/train-0.parquet": b"0"})
-    assert fails(Request(VIT.repo, "model", "main", ("config.json", pattern))) == (
+    assert error_message(Request(VIT.repo, "model", "main", ("config.json", pattern))) == (
         f"{vit.url}/someone/vit: no file matches {pattern!r} at 'main'; there are: README.md, config.json, "
         f"data/train-0.parquet, model.safetensors, old/model.safetensors"
     )
 
 
-def test_a_file_that_went_away_after_the_plan(vit: Hub):
+def test_a_file_removed_after_the_plan_is_reported(vit: Hub):
     plans = plan_downloads([VIT])
     vit.fail("/config.json", method="HEAD", status=404, headers={"X-Error-Code": "EntryNotFound"})
     with pytest.raises(HubError, match=r"/someone/vit: HTTP 404 for config\.json; see .*/someone/vit and HF_TOKEN"):
@@ -380,36 +382,36 @@ def test_a_repository_that_moved_is_followed_and_named(vit: Hub):
 def test_offline_a_full_cache_is_enough(vit: Hub, monkeypatch: pytest.MonkeyPatch):
     commit = vit.commit("model", VIT.repo)
     online = fetch_files(plan_downloads([VIT]))
-    asked = len(vit.requests)
-    offline(monkeypatch)
+    request_count = len(vit.requests)
+    go_offline(monkeypatch)
     assert plan_downloads([VIT])[0].commit == commit
     assert fetch_files(plan_downloads([VIT])) == online
-    assert len(vit.requests) == asked
+    assert len(vit.requests) == request_count
 
 
-def test_offline_what_is_missing_is_named(vit: Hub, monkeypatch: pytest.MonkeyPatch):
+def test_offline_missing_files_are_named(vit: Hub, monkeypatch: pytest.MonkeyPatch):
     path = fetch_files(plan_downloads([VIT]))[VIT.repo, "model.safetensors"]
-    offline(monkeypatch)
+    go_offline(monkeypatch)
     cache = f"is not in the cache {constants.HF_HUB_CACHE} and HF_HUB_OFFLINE is set; unset it to download"
-    assert fails(DIGITS) == f"{vit.url}/datasets/someone/digits: revision 'main' {cache}"
+    assert error_message(DIGITS) == f"{vit.url}/datasets/someone/digits: revision 'main' {cache}"
     plans = plan_downloads([VIT])
     path.unlink()
-    assert fails(VIT) == f"{vit.url}/someone/vit: model.safetensors {cache}"
+    assert error_message(VIT) == f"{vit.url}/someone/vit: model.safetensors {cache}"
     with pytest.raises(HubError, match=r"model\.safetensors is not in the cache"):
         fetch_files(plans)
 
 
-def test_the_variables_reach_a_process_of_its_own(hub: Hub, monkeypatch: pytest.MonkeyPatch):
+def test_environment_variables_reach_a_subprocess(hub: Hub, monkeypatch: pytest.MonkeyPatch):
     hub.push("model", VIT.repo, MODEL, gated=True)
     code = (
         "from pipeline.suites._hub import *\n"
         f"print(fetch_files(plan_downloads([{VIT!r}]))[{VIT.repo!r}, 'model.safetensors'])"
     )  # fmt: skip
     environment = {**os.environ, "HF_TOKEN": MEMBER, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    run = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.startswith(constants.HF_HUB_CACHE)
-    offline(monkeypatch)
-    assert [*fetch_files(plan_downloads([VIT])).values()][1] == Path(run.stdout.strip())
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(constants.HF_HUB_CACHE)
+    go_offline(monkeypatch)
+    assert [*fetch_files(plan_downloads([VIT])).values()][1] == Path(done.stdout.strip())

@@ -1,4 +1,4 @@
-"""TA-8 from nothing to the paper-style table: the real `dvc repro` on a replica of the hub."""
+"""A real `dvc repro` makes the paper-style table of TA-8 from a replica of the hub."""
 
 import csv
 from pathlib import Path
@@ -30,34 +30,34 @@ SMALL = (
 )
 
 
-def test_ta8_goes_from_nothing_to_the_table(hub: hub_server.Hub, tmp_path: Path):
+def test_repro_makes_the_table_of_ta8(hub: hub_server.Hub, tmp_path: Path):
     contents = {"model": replicas.checkpoints("vit-b-32", SUITES["ta-8"]), "dataset": replicas.datasets(TRAIN, TEST)}
     for kind, repositories in contents.items():
         for repo, files in repositories.items():
             hub.push(kind, repo, files)
-    made = checkout(tmp_path / "repo")
-    table = made.root / "pipeline/suites/tables/tasks.csv"
+    clone = checkout(tmp_path / "repo")
+    table = clone.root / "pipeline/suites/tables/tasks.csv"
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
     with table.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows({**row, "test_size": TEST, "revision": "main"} for row in rows)
-    made.set(*SMALL)
-    ran = made.ran("repro")
+    clone.set(*SMALL)
+    ran = clone.ran("repro")
     assert {f"prepare@{NAME}", f"samerging@{NAME}", f"collect@{NAME}", "render"} <= ran
-    scores = made.rows(f"data/scores/{NAME}/samerging.csv")
+    scores = clone.rows(f"data/scores/{NAME}/samerging.csv")
     assert [row["task"] for row in scores if row["seed"] == "0"] == list(SUITES["ta-8"])
     assert {row["total"] for row in scores} == {str(TEST)}
-    report = (made.root / f"reports/tables/{NAME}.md").read_text()
+    report = (clone.root / f"reports/tables/{NAME}.md").read_text()
     assert "SAMerging" in report
     assert "embedded" not in report
-    anchors = made.rows(f"reports/tables/{NAME}-anchors.csv")
+    anchors = clone.rows(f"reports/tables/{NAME}-anchors.csv")
     assert {row["task"] for row in anchors} == {*SUITES["ta-8"]}
-    assert (made.root / f"reports/tables/{NAME}-published.md").exists()
-    page = (made.root / "reports/index.html").read_text()
+    assert (clone.root / f"reports/tables/{NAME}-published.md").exists()
+    page = (clone.root / "reports/index.html").read_text()
     assert CLIP_TASKS["dtd"].dataset in page
-    seen = len(hub.requests)
-    assert made.ran("repro") == set()
-    assert len(hub.requests) == seen
-    assert toy.ROOT not in made.root.parents
+    request_count = len(hub.requests)
+    assert clone.ran("repro") == set()
+    assert len(hub.requests) == request_count
+    assert toy.ROOT not in clone.root.parents

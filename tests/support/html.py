@@ -8,7 +8,7 @@ LOADING = {"src", "srcset", "data", "poster", "action", "background", "ping"}
 
 
 class Parsed(HTMLParser):
-    """What a page holds: ids, links of anchors, what it loads, and texts by element; unbalanced tags are refused."""
+    """The content of a page: ids, links, addresses that it loads, and texts by element; unbalanced tags are refused."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -22,21 +22,21 @@ class Parsed(HTMLParser):
         assert self._open == [], "elements are closed"
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note what the attributes hold."""
+        """Record the attributes and open the element."""
         self._note(tag, attrs)
         if tag not in VOID:
             self._open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """An element of an SVG without content."""
+        """Record the attributes of an SVG element without content."""
         self._note(tag, attrs)
 
     def handle_endtag(self, tag: str) -> None:
-        """Tags are closed in the order of their nesting."""
+        """Close the innermost element, which must have this tag."""
         assert self._open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        """Text, by the element that holds it."""
+        """Record the text under the element that contains it."""
         if self._open and data.strip():
             self.texts.setdefault(self._open[-1], []).append(data.strip())
 

@@ -28,7 +28,7 @@ RESOLVE = re.compile(rf"/(?P<kind>datasets/)?{REPO}/resolve/(?P<revision>[^/]+)/
 
 @dataclass
 class Fault:
-    """What goes wrong with the next `times` requests of `method` whose path contains `path`."""
+    """A failure of the next `times` requests of `method` whose path contains `path`."""
 
     path: str
     method: str = "GET"
@@ -65,7 +65,7 @@ def blob(content: bytes) -> str:
 
 
 def pointer(content: bytes) -> bytes:
-    """What git holds in place of an LFS file."""
+    """The content that git holds in place of an LFS file."""
     return f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256(content)}\nsize {len(content)}\n".encode()
 
 
@@ -98,14 +98,14 @@ class Hub:
         self.close()
 
     def close(self) -> None:
-        """Stop serving; answers that were delayed come at once."""
+        """Stop serving; delayed answers are sent at once."""
         self.closing.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
 
     def push(self, kind: str, repo: str, files: Mapping[str, bytes], gated: bool = False) -> str:
-        """Make `files` the content of a repository's main branch; its commit."""
+        """Make `files` the content of a repository's main branch; return its commit."""
         content = json.dumps([kind, repo, {name: sha256(files[name]) for name in sorted(files)}])
         commit = hashlib.sha1(content.encode()).hexdigest()
         known = self.commits.setdefault((kind, repo), {})
@@ -130,13 +130,15 @@ class Hub:
         self.faults.append(Fault(path, **fault))
 
     def count(self, method: str, path: str = "") -> int:
-        """Requests of `method` whose path contains `path`; a file behind a redirect is its hash below /cdn/."""
-        return sum(one.method == method and path in one.path for one in self.requests)
+        """Count requests of `method` whose path contains `path`; a file behind a redirect is its hash below /cdn/."""
+        return sum(request.method == method and path in request.path for request in self.requests)
 
     def take(self, method: str, path: str) -> Fault | None:
-        """The fault that is due for a request."""
+        """Take the fault that is due for a request."""
         with self.lock:
-            due = next((one for one in self.faults if one.times and one.method == method and one.path in path), None)
+            due = next(
+                (fault for fault in self.faults if fault.times and fault.method == method and fault.path in path), None
+            )
             if due:
                 due.times -= 1
             return due
@@ -147,7 +149,7 @@ class _Server(ThreadingHTTPServer):
     hub: Hub
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing when a client goes away."""
+        """Ignore a client that goes away."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -157,7 +159,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_GET(self) -> None:
-        """Answer, or fail as it was queued."""
+        """Answer, or fail as queued."""
         hub, path = self.server.hub, unquote(urlsplit(self.path).path)
         self.token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         hub.requests.append(Request(self.command, path, self.headers.get("Range", ""), self.token))
@@ -168,18 +170,18 @@ class _Handler(BaseHTTPRequestHandler):
             self.send(self.fault.status, b"", **self.fault.headers)
         elif path.startswith("/cdn/"):
             self.send_file(hub.blobs[path.removeprefix("/cdn/")])
-        elif found := API.fullmatch(urlsplit(self.path).path):
-            self.answer(found["kind"], unquote(found["repo"]), unquote(found["revision"] or "main"), found["what"])
-        elif found := RESOLVE.fullmatch(urlsplit(self.path).path):
-            kind = "dataset" if found["kind"] else "model"
-            self.answer(kind, unquote(found["repo"]), unquote(found["revision"]), unquote(found["file"]), True)
+        elif match := API.fullmatch(urlsplit(self.path).path):
+            self.answer(match["kind"], unquote(match["repo"]), unquote(match["revision"] or "main"), match["what"])
+        elif match := RESOLVE.fullmatch(urlsplit(self.path).path):
+            kind = "dataset" if match["kind"] else "model"
+            self.answer(kind, unquote(match["repo"]), unquote(match["revision"]), unquote(match["file"]), True)
         else:
             self.refuse(404, "", f"{path} is no path of this hub")
 
     do_HEAD = do_GET
 
     def answer(self, kind: str, repo: str, revision: str, what: str | None, resolve: bool = False) -> None:
-        """Answer for a repository, after the checks of the real hub in its order."""
+        """Answer for a repository after the checks of the real hub, in its order."""
         hub, known = self.server.hub, self.server.hub.commits.get((kind, repo))
         if self.token and self.token not in (MEMBER, STRANGER):
             self.refuse(401, "", "Invalid credentials in Authorization header")
@@ -200,7 +202,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.describe(kind, repo, known[revision], hub.commit(kind, repo, revision))
 
     def resolve(self, files: Mapping[str, bytes], commit: str, name: str | None) -> None:
-        """A file, or the redirect to it."""
+        """Send a file, or the redirect to it."""
         if name not in files:
             return self.refuse(404, "EntryNotFound", "Entry not found")
         data, headers = files[name], {"X-Repo-Commit": commit}
@@ -211,19 +213,19 @@ class _Handler(BaseHTTPRequestHandler):
         return self.send(302, b"", Location=f"http://localhost:{self.server.hub.port}/cdn/{digest}", **headers)
 
     def describe(self, kind: str, repo: str, files: Mapping[str, bytes], commit: str) -> None:
-        """The metadata of a repository, with those of its files if they are asked for."""
+        """Send the metadata of a repository, with that of its files if requested."""
         blobs = parse_qs(urlsplit(self.path).query).get("blobs", [""])[0].lower() == "true"
-        siblings = [{"rfilename": one["path"]} for one in _entries(files)]
+        siblings = [{"rfilename": entry["path"]} for entry in _entries(files)]
         if blobs:
-            for sibling, one in zip(siblings, _entries(files), strict=True):
-                sibling |= {"size": one["size"], "blobId": one["oid"]}
-                if lfs := one.get("lfs"):
+            for sibling, entry in zip(siblings, _entries(files), strict=True):
+                sibling |= {"size": entry["size"], "blobId": entry["oid"]}
+                if lfs := entry.get("lfs"):
                     sibling["lfs"] = {"sha256": lfs["oid"], "size": lfs["size"], "pointerSize": lfs["pointerSize"]}
         gated = "manual" if (kind, repo) in self.server.hub.gated else False
         self.send_json({"id": repo, "sha": commit, "private": False, "gated": gated, "siblings": siblings})
 
     def send_file(self, data: bytes, **headers: str) -> None:
-        """A file or the range of it that was asked for."""
+        """Send a file or the requested range of it."""
         start = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         headers["Accept-Ranges"] = "bytes"
         if not start:
@@ -233,16 +235,16 @@ class _Handler(BaseHTTPRequestHandler):
         return self.send(206, data[first:], **headers)
 
     def send_json(self, content: Any) -> None:
-        """A JSON answer."""
+        """Send a JSON answer."""
         self.send(200, json.dumps(content).encode(), **{"Content-Type": "application/json"})
 
     def refuse(self, status: int, code: str, text: str) -> None:
-        """An error as the hub words it."""
+        """Send an error as the hub words it."""
         headers = {"X-Error-Message": text} | ({"X-Error-Code": code} if code else {})
         self.send(status, json.dumps({"error": text}).encode(), **headers)
 
     def send(self, status: int, body: bytes, **headers: str) -> None:
-        """Send an answer, changed and cut off as the fault wants it."""
+        """Send an answer, changed and cut off as the fault requires."""
         body = self.fault.change(body)
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(body))}.items():
@@ -255,7 +257,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 def _entries(files: Mapping[str, bytes]) -> list[dict[str, Any]]:
@@ -271,7 +273,7 @@ def _entries(files: Mapping[str, bytes]) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub that the client asks, in this process and in ones it starts, with an empty cache and no token.
+    """A hub for the client, in this process and in those it starts, with an empty cache and no token.
 
     The client reads its variables when it is imported: the environment is for other processes, the constants are for
     this one.

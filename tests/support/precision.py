@@ -14,7 +14,7 @@ import torch
 def tolerance(dtype: torch.dtype, terms: int, scale: float = 1.0) -> float:
     """The largest difference between two results of a sum of `terms` numbers, each computed in `dtype`.
 
-    `scale`: what the absolute values of the numbers add up to. Every addition rounds by at most eps / 2 of that. Errors
+    `scale`: the sum of the numbers' absolute values. Every addition rounds by at most eps / 2 of that. Errors
     of random signs grow with the root of their number (Higham and Mary 2019), so that a result is hardly ever off by
     more than sqrt(terms) eps, which is twice their deviation at most; two results differ by twice that.
     """

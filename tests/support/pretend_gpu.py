@@ -1,8 +1,8 @@
-"""A GPU that is pretended: what would fail on a real one for being on the wrong device fails here too.
+"""A pretended GPU: what fails on a real one because it is on the wrong device fails here too.
 
-Its tensors compute on the CPU. They say that they are on CUDA, give their values only when asked to move, and refuse to
-meet a tensor of the CPU, with CUDA's two exceptions: a tensor without dimensions, and the index of a tensor on the GPU.
-What it cannot tell: anything about CUDA's own arithmetic, memory or speed.
+Its tensors compute on the CPU. They claim to be on CUDA, give their values only after a move, and refuse to meet a
+tensor of the CPU, with CUDA's two exceptions: a tensor without dimensions, and the index of a tensor on the GPU.
+It shows nothing about CUDA's own arithmetic, memory or speed.
 """
 
 import os
@@ -27,7 +27,7 @@ PATCHED = {
     "torch.cuda.max_memory_allocated": lambda _: 0,
     "torch.optim.Optimizer._accelerator_graph_capture_health_check": lambda _: None,
 }
-"""What would ask the driver."""
+"""Functions that would ask the driver, and their replacements."""
 
 
 class OnGpu(Tensor):
@@ -37,34 +37,34 @@ class OnGpu(Tensor):
 
     @classmethod
     def __torch_function__(cls, func: Callable, types: Iterable[type], args: Sequence = (), kwargs: Any = None) -> Any:
-        return _computed(func, args, kwargs or {})
+        return _compute(func, args, kwargs or {})
 
 
 class _Watched(TorchFunctionMode):
-    """Sees calls that make a tensor on a device too, which no argument tells."""
+    """Intercepts calls that create a tensor too, in which no argument is on the GPU."""
 
     def __torch_function__(self, func: Callable, types: Iterable[type], args: Sequence = (), kwargs: Any = None) -> Any:
-        return _computed(func, args, kwargs or {})
+        return _compute(func, args, kwargs or {})
 
 
 @contextmanager
 def pretended() -> Iterator[None]:
-    """Stages and functions find a GPU."""
+    """Let stages and functions find a GPU."""
     with ExitStack() as stack:
-        for name, found in PATCHED.items():
-            stack.enter_context(patch(name, found))
+        for name, replacement in PATCHED.items():
+            stack.enter_context(patch(name, replacement))
         stack.enter_context(patch.dict(os.environ, {"SAMERGING_DEVICE": "cuda"}))
         stack.enter_context(_Watched())
         yield
 
 
-def _computed(func: Callable, args: Sequence, kwargs: Mapping[str, Any]) -> Any:
-    ours = [one for one in _tensors((args, kwargs)) if isinstance(one, OnGpu)]
+def _compute(func: Callable, args: Sequence, kwargs: Mapping[str, Any]) -> Any:
+    ours = [value for value in _tensors((args, kwargs)) if isinstance(value, OnGpu)]
     if func in VALUES and ours:
         raise TypeError(f"{func.__name__} of a tensor on {GPU}; move it to the CPU first")
     if func in MOVING:
         on_gpu = _goes_to_gpu(func, args, kwargs)
-        args = [CPU if isinstance(one, str | torch.device) else one for one in args]
+        args = [CPU if isinstance(value, str | torch.device) else value for value in args]
     elif kwargs.get("device") is not None:
         on_gpu = torch.device(kwargs["device"]).type == "cuda"
     elif func is Tensor.copy_:
@@ -72,36 +72,36 @@ def _computed(func: Callable, args: Sequence, kwargs: Mapping[str, Any]) -> Any:
     else:
         on_gpu = bool(ours)
         if on_gpu:
-            _together(func, args, kwargs)
+            _check_devices(func, args, kwargs)
     if kwargs.get("device") is not None:
         kwargs = {**kwargs, "device": CPU}
     with torch._C.DisableTorchFunction():
-        found = func(*args, **kwargs)
-    return found if isinstance(found, torch.Size) else tree_map(lambda one: _placed(one, on_gpu), found)
+        result = func(*args, **kwargs)
+    return result if isinstance(result, torch.Size) else tree_map(lambda value: _place(value, on_gpu), result)
 
 
-def _together(func: Callable, args: Sequence, kwargs: Mapping[str, Any]) -> None:
+def _check_devices(func: Callable, args: Sequence, kwargs: Mapping[str, Any]) -> None:
     into = func in INDEXING and isinstance(args[0], OnGpu)
     operands = (args[0], *args[2:]) if into else args
-    strangers = [one for one in _tensors((operands, kwargs)) if not isinstance(one, OnGpu) and one.ndim]
+    strangers = [tensor for tensor in _tensors((operands, kwargs)) if not isinstance(tensor, OnGpu) and tensor.ndim]
     if strangers:
-        shapes = ", ".join(str([*one.shape]) for one in strangers)
+        shapes = ", ".join(str([*tensor.shape]) for tensor in strangers)
         raise RuntimeError(f"{func.__name__}: tensors on {GPU} and one on the CPU of shape {shapes}")
 
 
 def _goes_to_gpu(func: Callable, args: Sequence, kwargs: Mapping[str, Any]) -> bool:
     if func is Tensor.cpu:
         return False
-    targets = [one for one in (*args[1:], *kwargs.values()) if isinstance(one, str | torch.device)]
-    like = [one for one in args[1:] if isinstance(one, Tensor)] or [args[0]]
+    targets = [value for value in (*args[1:], *kwargs.values()) if isinstance(value, str | torch.device)]
+    like = [value for value in args[1:] if isinstance(value, Tensor)] or [args[0]]
     return torch.device(targets[0]).type == "cuda" if targets else isinstance(like[0], OnGpu)
 
 
-def _placed(value: Any, on_gpu: bool) -> Any:
+def _place(value: Any, on_gpu: bool) -> Any:
     if not isinstance(value, Tensor) or isinstance(value, OnGpu) == on_gpu:
         return value
     return value.as_subclass(OnGpu if on_gpu else Tensor)
 
 
 def _tensors(values: Any) -> list[Tensor]:
-    return [one for one in tree_leaves(values) if isinstance(one, Tensor)]
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]

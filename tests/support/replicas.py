@@ -1,7 +1,7 @@
 """Replicas of the hub's repositories that the CLIP suites need: real names, layouts, columns and types, tiny content.
 
-Images are synthetic: a pattern that its label decides, plus noise, in the sizes, formats and modes that the real ones
-have. The CLIP has real names and shapes but 32 channels, two layers and random weights. All of it is deterministic.
+Images are synthetic: a pattern that the label determines, plus noise, in the sizes, formats and modes of the real
+ones. The CLIP has real names and shapes but 32 channels, two layers and random weights. All of it is deterministic.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ SPLITS = {
     "food101": ("train", "validation"),
     "rendered-sst2": ("train", "validation", "test"),
 }
-"""Splits, where there are others than train and test."""
+"""The splits, where they are not train and test."""
 FOLDERS = {
     "svhn": "cropped_digits",
     "mnist": "mnist",
@@ -47,7 +47,7 @@ FOLDERS = {
     "kmnist": "kmnist",
     "rendered-sst2": "default",
 }
-"""Folders, where it is not data."""
+"""The folders, where they are not called data."""
 CONVERTED = ("fer2013", "rendered-sst2")
 """Taken from the hub's conversion: <split>/0000.parquet."""
 UNLABELLED_COLUMNS = ("pcam", "fer2013")
@@ -75,7 +75,7 @@ def labels(task: ClipTask, rows: int) -> list[int]:
 
 
 def pixels(task: ClipTask, split: str, row: int, label: int) -> np.ndarray:
-    """What row `row` of a split shows before it is encoded, uint8 [height, width, 3 or none]."""
+    """The image of row `row` of a split before encoding, uint8 [height, width, 3 or none]."""
     rng = _generator(task.name, split, row)
     grey = task.name in GREY
     cells = _generator(task.name, label).integers(0, 2, (6, 6) if grey else (6, 6, 3)) * 180 + 30
@@ -97,7 +97,7 @@ def encoded(task: ClipTask, split: str, row: int, label: int) -> bytes:
 def checkpoints(backbone: str, tasks: Sequence[str] = tuple(CLIP_TASKS)) -> Repositories:
     """{repository: {file name: bytes}}: the pre-trained CLIP of a backbone, and an expert per task.
 
-    As in the real files, the base holds position_ids beside its weights, the experts the vision tower alone.
+    As in the real files, the base holds position_ids besides its weights, the experts the vision tower alone.
     """
     from transformers import CLIPConfig, CLIPModel
 
@@ -150,11 +150,11 @@ def _split(task: ClipTask, split: str, rows: int) -> dict[str, bytes]:
 
 
 def _table(task: ClipTask, split: str, rows: int) -> pa.Table:
-    found = labels(task, rows)
+    numbers = labels(task, rows)
     image, label = task.image_column[0], task.label_column[0]
     cells = [
         {"bytes": encoded(task, split, row, number), "path": f"{split}_{row}.{'jpg' if task.name in JPEG else 'png'}"}
-        for row, number in enumerate(found)
+        for row, number in enumerate(numbers)
     ]
     columns = {image: pa.array(cells, pa.struct({"bytes": pa.binary(), "path": pa.string()}))}
     features: dict[str, object] = {image: {"_type": "Image"}}
@@ -162,7 +162,7 @@ def _table(task: ClipTask, split: str, rows: int) -> pa.Table:
         columns |= {"__key__": pa.array([f"s{row:07}" for row in range(rows)]), "__url__": pa.array([split] * rows)}
     if task.name == "oxford-iiit-pet":
         columns["image_id"] = pa.array([f"pet_{row}" for row in range(rows)])
-    columns[label] = pa.array([bool(number) for number in found] if task.name == "pcam" else found)
+    columns[label] = pa.array([bool(number) for number in numbers] if task.name == "pcam" else numbers)
     if task.name not in UNLABELLED_COLUMNS:
         features[label] = {"names": [name.replace(" ", "_") for name in task.classes], "_type": "ClassLabel"}
     described = json.dumps({"info": {"features": features}})

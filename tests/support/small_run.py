@@ -26,7 +26,7 @@ ENVIRONMENT = {"SAMERGING_WORKERS": "1", "SAMERGING_DEVICE": "cpu", "DVC_NO_ANAL
 
 
 def make(root: Path) -> None:
-    """Make `root` a repository in which everything has run, without Git."""
+    """Make `root` a repository without Git in which everything has run."""
     toy.copy_code(root, COPIED)
     for file in (root / "stages/studies").glob("dvc.*"):  # their pipeline has not run here
         file.unlink()
@@ -51,18 +51,18 @@ def inside(root: Path) -> Iterator[None]:
 
 
 def copy(source: Path, target: Path) -> Path:
-    """A copy to tamper with: of DVC's cache only the lists of directories."""
+    """Copy a run to tamper with; of DVC's cache, only the lists of directories."""
     shutil.copytree(source, target, ignore=lambda folder, names: _contents(folder, names) if ".dvc" in folder else ())
     return target
 
 
 def _contents(folder: str, names: list[str]) -> list[str]:
-    """What a copy of DVC's own folder leaves out."""
+    """The files that a copy of DVC's own folder leaves out."""
     return [name for name in names if (Path(folder) / name).is_file() and not name.endswith((".dir", "config"))]
 
 
 def ordered(root: Path) -> Iterator[str]:
-    """The commands of dvc.yaml, each once what it needs is there."""
+    """The commands of dvc.yaml in an order that makes every input first."""
     evidence = gather(root)
     waiting = [*expand_stages(evidence.yaml("dvc.yaml"), evidence.yaml("params.yaml")).values()]
     while waiting:
@@ -77,7 +77,7 @@ def _inside(out: str, dep: str) -> bool:
 
 
 def _publish(root: Path) -> None:
-    """The documents' blocks as those of this run; their points, which are about another suite, are left out."""
+    """Write this run's blocks into the documents, and drop their points, which are about another suite."""
     made = readme.blocks(root)
     for path in readme.documents(root):
         text = readme.replaced(path.read_text(), made).replace("64 unlabelled", "4 unlabelled")

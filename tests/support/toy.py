@@ -1,4 +1,4 @@
-"""What the tests work on: a merging problem of milliseconds, a suite folder of a few kilobytes, copies of the code."""
+"""A merging problem of milliseconds, a suite folder of a few kilobytes, copies of the code."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -70,7 +70,7 @@ def problem(tasks: int = 3, dtype: torch.dtype = torch.float64, spread: float = 
     heads = [4 * torch.randn(count, 4, generator=rng, dtype=dtype) for count in CLASSES[:tasks]]
     teachers = [encoder(expert, pool) @ head.T for expert, pool, head in zip(experts, images, heads, strict=True)]
     vectors = dict(TaskVectors(base, experts, GROUPS, dtype))
-    tower = cast(Tower, encoder)  # called only
+    tower = cast(Tower, encoder)  # it is only called
     return Problem(tower, base, vectors, tuple(heads), tuple(images), tuple(teachers), tuple(TASKS)[:tasks])
 
 
@@ -97,9 +97,9 @@ def clip_problem(tasks: int = 3, dtype: torch.dtype = torch.float64, spread: flo
     return Problem(tower, base, vectors, tuple(heads), tuple(images), tuple(teachers), tuple(TASKS)[:tasks])
 
 
-def whole(found: Problem) -> tuple[Tensor, ...]:
+def whole(problem: Problem) -> tuple[Tensor, ...]:
     """The batch that holds every image."""
-    return tuple(torch.arange(len(pool)) for pool in found.images)
+    return tuple(torch.arange(len(pool)) for pool in problem.images)
 
 
 def cloned(tensors: Mapping[str, Tensor]) -> Weights:
@@ -107,9 +107,9 @@ def cloned(tensors: Mapping[str, Tensor]) -> Weights:
     return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
-def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
     """Whether both hold the same names, in the same order, with the same bits."""
-    return [*one] == [*other] and all(torch.equal(one[name], other[name]) for name in one)
+    return [*first] == [*second] and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def clip_weights(seed: int = 0, config: Mapping[str, object] = CLIP) -> tuple[torch.nn.Module, Weights]:
@@ -121,15 +121,17 @@ def clip_weights(seed: int = 0, config: Mapping[str, object] = CLIP) -> tuple[to
 
 
 def write_suite(folder: Path, dtype: torch.dtype = torch.float32) -> None:
-    """A complete suite folder with random weights, images and labels; in float64 it holds the same float32 numbers."""
+    """Write a suite folder with random weights, images and labels; in float64 it holds the same float32 numbers."""
     rng = np.random.default_rng(0)
     _, base = clip_weights()
     groups = tuple(name for name in base if name not in FROZEN)
     store.write_tensors(folder / "base.safetensors", in_dtype(base, dtype))
     for index, task in enumerate(TASKS):
         noise = torch.Generator().manual_seed(1 + index)
-        kept, moved = (1, 0.05) if index < 2 else (0, 1e-3)  # the last is so far away that float32 would lose it
-        expert = {name: kept * base[name] + moved * torch.randn(base[name].shape, generator=noise) for name in groups}
+        share, noise_scale = (1, 0.05) if index < 2 else (0, 1e-3)  # the last is so far away that float32 would lose it
+        expert = {
+            name: share * base[name] + noise_scale * torch.randn(base[name].shape, generator=noise) for name in groups
+        }
         store.write_tensors(folder / "experts" / f"{task}.safetensors", in_dtype(expert, dtype))
     noise = torch.Generator().manual_seed(0)
     heads = {name: 5 * torch.randn(len(classes), 16, generator=noise) for name, classes in TASKS.items()}
@@ -151,7 +153,7 @@ def in_dtype(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Weights:
 
 
 def data_free(name: str, suite: SuiteFolder, folder: Path) -> Path:
-    """The artefact of a data-free method with its defaults."""
+    """Write the artefact of a data-free method with its defaults."""
     module = methods.load(name)
     storage.save(merge_step.merge_data_free(module, suite.vectors(), module.Params(), suite.suite.task_names), folder)
     return folder

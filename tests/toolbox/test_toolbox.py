@@ -1,4 +1,4 @@
-"""Working in parts and side by side changes no number."""
+"""Entrywise parts, dropped entries and parallel threads: results do not depend on how work is divided."""
 
 import math
 import os
@@ -33,7 +33,7 @@ def test_parts_are_the_entries_in_order(monkeypatch: pytest.MonkeyPatch):
     assert [part.shape for part in split_entries(torch.ones(2))] == [(2, 1)]
 
 
-def test_a_gpu_takes_a_tensor_at_once(monkeypatch: pytest.MonkeyPatch):
+def test_a_gpu_tensor_is_not_split(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(cutting, "PART", 5)
     with pretended():
         assert len(split_entries(STACKED.to("cuda"))) == 1
@@ -42,13 +42,13 @@ def test_a_gpu_takes_a_tensor_at_once(monkeypatch: pytest.MonkeyPatch):
 def test_entrywise_has_the_shape_of_one_task(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(cutting, "PART", 5)
     weights = torch.arange(12.0).view(3, 4)
-    found = apply_entrywise(lambda stacked, other: (stacked * other).sum(0), STACKED, weights)
-    assert torch.equal(found, (STACKED * weights).sum(0))
+    total = apply_entrywise(lambda stacked, factor: (stacked * factor).sum(0), STACKED, weights)
+    assert torch.equal(total, (STACKED * weights).sum(0))
 
 
 @pytest.mark.parametrize("rest", range(16))
 @pytest.mark.parametrize("tasks", [3, 5, 8, 20])
-def test_a_sum_over_the_tasks_is_the_same_bytes_cut_or_whole(tasks: int, rest: int):
+def test_a_sum_over_tasks_has_the_same_bits_in_parts(tasks: int, rest: int):
     stacked = torch.randn(tasks, 2 * cutting.PART + rest, generator=torch.Generator().manual_seed(0))
     assert len(split_entries(stacked)) == 2
     assert torch.equal(apply_entrywise(lambda part: part.sum(0), stacked), stacked.sum(0))
@@ -67,41 +67,41 @@ def test_data_free_methods_do_not_depend_on_parts_or_threads(name: str, monkeypa
         assert all(map(equal, alone, solutions_of(name, vectors)))
 
 
-def test_tensors_are_worked_on_side_by_side_in_their_order(monkeypatch: pytest.MonkeyPatch):
+def test_tensors_are_mapped_in_parallel_and_returned_in_order(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SAMERGING_WORKERS", "64")
     torch.set_num_threads(2)
     meeting = threading.Barrier(MAX_THREADS, timeout=20)
     seen: list[int] = []
 
-    def one(name: str) -> str:
+    def double(name: str) -> str:
         meeting.wait()  # as many as that at once
         seen.append(torch.get_num_threads())
         return name * 2
 
     names = [str(index) for index in range(MAX_THREADS)]
-    assert list(map_tensors(one, names).items()) == [(name, name * 2) for name in names]
+    assert list(map_tensors(double, names).items()) == [(name, name * 2) for name in names]
     assert {*seen} == {1}
 
 
-def test_the_first_error_ends_the_work(monkeypatch: pytest.MonkeyPatch):
+def test_the_first_error_stops_the_work(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SAMERGING_WORKERS", "1")
     begun = []
 
-    def one(name: str) -> Tensor:
+    def fail(name: str) -> Tensor:
         begun.append(name)
         raise BenchmarkError(f"{name} fails")
 
     with pytest.raises(BenchmarkError, match="a fails"):
-        map_tensors(one, ["a", *map(str, range(100))])
+        map_tensors(fail, ["a", *map(str, range(100))])
     assert begun == ["a"]
 
 
-def test_ctrl_c_ends_what_runs_beside(monkeypatch: pytest.MonkeyPatch):
+def test_ctrl_c_stops_the_other_threads(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SAMERGING_WORKERS", "2")
     meeting, begun, steps, most = threading.Barrier(2, timeout=20), [], [], 3000
     before = threading.active_count()
 
-    def one(name: str) -> None:
+    def work(name: str) -> None:
         begun.append(name)
         if meeting.wait() == 0:
             time.sleep(0.2)  # so that the main thread waits
@@ -110,40 +110,40 @@ def test_ctrl_c_ends_what_runs_beside(monkeypatch: pytest.MonkeyPatch):
             time.sleep(0.01)
             steps.append(name)
 
-    given = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
     try:
         with pytest.raises(KeyboardInterrupt):
-            map_tensors(one, "abcdef")
+            map_tensors(work, "abcdef")
     finally:
-        signal.signal(signal.SIGINT, given)
+        signal.signal(signal.SIGINT, handler)
     while threading.active_count() > before:
         time.sleep(0.01)
     assert sorted(begun) == ["a", "b"]
     assert len(steps) < most
 
 
-def in_a_worker() -> int:
-    """How many threads take part."""
+def count_threads() -> int:
+    """Return the number of threads that take part."""
 
-    def one(_: str) -> int:
+    def identify_thread(_: str) -> int:
         time.sleep(0.05)  # long enough for a second thread to take the next
         return threading.get_ident()
 
-    return len({*map_tensors(one, "abcdefgh").values()})
+    return len({*map_tensors(identify_thread, "abcdefgh").values()})
 
 
-def test_a_worker_of_many_takes_one_core(monkeypatch: pytest.MonkeyPatch):
+def test_a_worker_process_uses_one_thread(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SAMERGING_WORKERS", "2")
-    assert in_a_worker() == 2
-    assert parallel.run_all(in_a_worker, [(), ()], "workers") == [1, 1]
+    assert count_threads() == 2
+    assert parallel.run_all(count_threads, [(), ()], "workers") == [1, 1]
 
 
-def test_what_is_dropped_cannot_overflow():
+def test_dropped_entries_do_not_overflow():
     vector = torch.full((1000,), 3e38)
-    found = drop_entries(vector, 0.5, torch.Generator().manual_seed(0))
-    assert {*found.tolist()} == {0.0, math.inf}
+    dropped = drop_entries(vector, 0.5, torch.Generator().manual_seed(0))
+    assert {*dropped.tolist()} == {0.0, math.inf}
 
 
-def test_on_a_gpu_tensors_come_one_after_the_other():
+def test_tensors_are_mapped_one_by_one_on_a_gpu():
     with pretended():
         assert map_tensors(lambda _: threading.get_ident(), "ab") == dict.fromkeys("ab", threading.get_ident())
