@@ -54,7 +54,7 @@ def filled(hub: hub_server.Hub, repositories: dict[str, dict], monkeypatch: pyte
         name: task.model_copy(update={"test_size": TEST, "revision": "main"})
         for name, task in _clip_tasks.CLIP_TASKS.items()
     }
-    monkeypatch.setattr(_clip_tasks, "TASKS", tiny)
+    monkeypatch.setattr(_clip_tasks, "CLIP_TASKS", tiny)
     monkeypatch.setenv("SAMERGING_WORKERS", "1")
     return hub
 
