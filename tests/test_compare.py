@@ -44,3 +44,15 @@ def test_a_number_that_no_experiment_has_is_left_out(rows: list[dict], capsys: p
         del row["mini-8.gap_closed"]
     compare.main()
     assert "gap closed" not in capsys.readouterr().out
+
+
+def test_long_lists_are_counted_and_no_line_is_too_long(rows: list[dict], capsys: pytest.CaptureFixture):
+    keys = [f"a_parameter_with_a_long_name_{index}" for index in range(4)]
+    Path("params.yaml").write_text("".join(f"{key}: 0\n" for key in ("seeds", *keys)))
+    for index, row in enumerate(rows):
+        row |= {"seeds": str([*range(20 + index)]), **dict.fromkeys(keys, index)}
+    compare.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    text = "\n".join(lines)
+    assert all(word in text for word in ("20 values", "21 values", *keys, "experts", "other-rho"))
