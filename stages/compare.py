@@ -28,7 +28,7 @@ def main() -> None:
     params = pd.json_normalize(store.read_yaml(Path("params.yaml")))
     changed = [key for key in params if key in rows and rows[key].astype(str).nunique() > 1]
     table = rows[[*changed, *metrics]].map(_abbreviate).rename(columns=metrics)
-    table.index = rows.Experiment.fillna(rows.rev)
+    table.index = pd.Index(rows.Experiment.fillna(rows.rev).to_list())
     print(table.to_string(na_rep="", float_format="{:.2f}".format, line_width=100))
 
 

@@ -30,7 +30,7 @@ def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict]:
 
 def test_a_row_per_experiment_with_what_changed(rows: list[dict], capsys: pytest.CaptureFixture):
     compare.main()
-    header, _, *lines = capsys.readouterr().out.splitlines()
+    header, *lines = capsys.readouterr().out.splitlines()
     assert header.split() == ["rho", "SAMerging", "gap", "closed", "experts"]
     assert [line.split() for line in lines] == [
         ["workspace", "0.07", "88.19", "87.97", "93.97"],
