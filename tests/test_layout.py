@@ -40,8 +40,9 @@ def test_packages_import_one_way():
     graph = nx.DiGraph()
     for package, tree in sources():
         for node in ast.walk(tree):
-            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            modules += [f"{node.module}.{alias.name}" for alias in node.names] if modules == ["pipeline"] else []
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module:
+                modules = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
             imported = {".".join(module.split(".")[:2]) for module in modules if module.startswith("pipeline.")}
             graph.add_edges_from((package, other) for other in imported - {package})
     assert graph.number_of_edges() > 40

@@ -16,7 +16,7 @@ from tests.test_repro import Checkout, finish, surroundings
 
 Tally = Callable[..., object]
 Say = Callable[[str], None]
-FIGURE = "said"
+FIGURE = "figure"
 """The property of a test's report that is a figure to show; the others are faults with [tried, survived]."""
 
 
