@@ -3,7 +3,7 @@
 # make compare print experiments: changed parameters and their headline numbers
 # make methods run every method, outside the workspace, into reports/methods
 # make studies run the studies too: ablation, data efficiency, sensitivity, landscape, robustness, ...
-# make check   set up, lint and pass the tests that take no run of the pipeline: under three minutes on two cores
+# make check   set up, lint and pass the tests that take no run of the pipeline: four minutes on two cores
 # make test    set up, lint and pass all tests
 # make faults  kill, interrupt, fill the disk, damage files, fuzz: about half an hour on two cores; counts what was survived
 # make verify  hash every result and every file of the cache again: finds silent changes; then dvc repro
