@@ -21,7 +21,7 @@ from pipeline.report import page, tables
 from pipeline.runtime import store
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.suites import _clip_images as images
-from pipeline.suites import _clip_weights as weights
+from pipeline.suites._checkpoints import Checkpoint
 from tests.support import toy
 from tests.test_params import changed
 
@@ -48,7 +48,7 @@ def test_code_in_a_file_is_never_run(tmp_path: Path, suffix: str, zipped: bool):
     else:
         path.write_bytes(pickle.dumps({"weight": Code(folder)}, protocol=2))
     readers = {".npy": store.read_array, ".npz": store.read_arrays, ".safetensors": store.TensorFile}
-    reader = {**readers, ".json": store.read_json}.get(suffix, weights.read_pickle)
+    reader = {**readers, ".json": store.read_json}.get(suffix, lambda file: Checkpoint(file, "expert"))
     with pytest.raises(BenchmarkError) as caught:
         reader(path)
     assert path.name in str(caught.value)

@@ -1,12 +1,11 @@
-"""Images of the CLIP suites: from the hub's parquet files to uint8 [N, 224, 224, 3], as CLIP's processor sees them.
+"""Images of the CLIP suites: from parquet files to uint8 [N, S, S, 3], as CLIP's processor sees them.
 
 An image is decoded as by the `datasets` library (EXIF rotation is applied, truncated files are refused), converted to
-RGB without regard to transparency, resized to 224 on its short side (bicubic) and cropped to the centre. Nothing is
-skipped: the first image that cannot be decoded stops the split with an error that names its file, row and path.
+RGB without regard to transparency, resized to S (224 by default) on its short side (bicubic) and cropped to the centre.
+Nothing is skipped: the first image that cannot be decoded stops the split with an error that names file, row and path.
 """
 
 import io
-import json
 import multiprocessing
 import struct
 import warnings
@@ -19,16 +18,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
-import pyarrow as pa
 import torch
 from PIL import ExifTags, Image, ImageOps
-from pyarrow import parquet
 from tqdm import tqdm
 
 from pipeline.runtime import store
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.runtime.processes import begin_worker
 from pipeline.suites._clip_tasks import ClipTask
+from pipeline.suites._parquet import find_column, open_parquet, read_footer, read_labels
 
 IMAGE_SIDE = 224
 BATCH = 16  # rows read at a time: an image may have megabytes
@@ -53,12 +51,12 @@ def preprocess_image(image: Image.Image, side: int = IMAGE_SIDE) -> np.ndarray:
     return np.asarray(resized.crop((left, top, left + side, top + side)))
 
 
-def decode_image(content: bytes | None) -> Image.Image:
-    """Decode a file's image, upright; raises one of BROKEN if it is missing, damaged, truncated or far too large."""
+def decode_image(content: bytes) -> Image.Image:
+    """Decode a file's image, upright; raises one of BROKEN if it is damaged, truncated or far too large."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # damaged EXIF data
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        image = Image.open(io.BytesIO(content or b""))
+        image = Image.open(io.BytesIO(content))
         image.load()
         return image if image.getexif().get(ExifTags.Base.Orientation, 1) == 1 else ImageOps.exif_transpose(image)
 
@@ -79,24 +77,23 @@ class ParquetSplit:
         """Read the files' footers; BenchmarkError for a file that is not parquet or lacks the task's columns."""
         self.files, self.task, self.groups = tuple(files), task, list[RowGroup]()
         for path in self.files:
-            with _opened(path) as file:
-                _column(path, file.schema_arrow, task.image_column)
-                start = 0
-                for number in range(file.num_row_groups):
-                    self.groups.append(RowGroup(path, number, start, file.metadata.row_group(number).num_rows))
-                    start += self.groups[-1].rows
+            footer, start = read_footer(path), 0
+            find_column(footer, task.image_column)
+            for number, rows in enumerate(footer.groups):
+                self.groups.append(RowGroup(path, number, start, rows))
+                start += rows
 
     def __len__(self) -> int:
         return sum(group.rows for group in self.groups)
 
     def labels(self) -> np.ndarray:
         """Read the labels of all rows, int64 [N], 0 for the first class; BenchmarkError for an unknown label."""
-        return np.concatenate([np.zeros(0, np.int64), *(_labels(path, self.task) for path in self.files)])
+        return np.concatenate([np.zeros(0, np.int64), *(read_labels(path, self.task) for path in self.files)])
 
-    def image(self, row: int) -> np.ndarray:
-        """Read the preprocessed image of a row, uint8 [224, 224, 3]."""
+    def image(self, row: int, side: int = IMAGE_SIDE) -> np.ndarray:
+        """Read the preprocessed image of a row, uint8 [side, side, 3]."""
         ((group, rows, _),) = self.pieces(np.array([row]))
-        return next(_images(group, rows, self.task))
+        return next(_images(group, rows, self.task, side))
 
     def pieces(self, indices: np.ndarray) -> list[tuple[RowGroup, list[int], int]]:
         """Divide ascending rows into pieces of work: (row group, rows within it, number of `indices` before them).
@@ -115,7 +112,13 @@ class ParquetSplit:
 
 
 def decode_split(
-    files: Sequence[Path], task: ClipTask, out_images: Path, out_labels: Path, indices: np.ndarray | None, workers: int
+    files: Sequence[Path],
+    task: ClipTask,
+    out_images: Path,
+    out_labels: Path,
+    indices: np.ndarray | None,
+    workers: int,
+    side: int = IMAGE_SIDE,
 ) -> None:
     """Write the images and labels of a split, or of its ascending rows `indices`, decoded by `workers` processes.
 
@@ -125,9 +128,10 @@ def decode_split(
     pieces = split.pieces(np.arange(len(split)) if indices is None else indices)
     labels = split.labels() if indices is None else split.labels()[indices]
     with store.replacing(out_images) as target:
-        offset = np.lib.format.open_memmap(target, "w+", np.uint8, (len(labels), IMAGE_SIDE, IMAGE_SIDE, 3)).offset
-        size = IMAGE_SIDE * IMAGE_SIDE * 3
-        _run([(group, rows, task, target, offset + place * size) for group, rows, place in pieces], task.name, workers)
+        offset = np.lib.format.open_memmap(target, "w+", np.uint8, (len(labels), side, side, 3)).offset
+        size = side * side * 3
+        places = [(group, rows, task, target, offset + place * size, side) for group, rows, place in pieces]
+        _run(places, task.name, workers)
         store.write_array(out_labels, labels)
 
 
@@ -170,77 +174,42 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _opened(path: Path) -> parquet.ParquetFile:
-    try:
-        return parquet.ParquetFile(path, buffer_size=2**20, pre_buffer=False)  # in small reads
-    except (OSError, pa.ArrowException) as error:
-        raise BenchmarkError(f"{path}: cannot be read as parquet ({error}); fetch it again") from error
-
-
-def _column(path: Path, schema: pa.Schema, names: Sequence[str]) -> str:
-    for name in names:
-        if name in schema.names:
-            return name
-    raise BenchmarkError(f"{path}: no column {' or '.join(names)}, the file has {', '.join(schema.names)}")
-
-
-def _labels(path: Path, task: ClipTask) -> np.ndarray:
-    """Read a file's labels; BenchmarkError unless its class names, if it has any, and its labels are the task's."""
-    with _opened(path) as file:
-        schema = file.schema_arrow
-        name = _column(path, schema, task.label_column)
-        column = file.read(columns=[name]).column(name)
-    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))  # written by `datasets`
-    known = metadata.get("info", {}).get("features", {}).get(name, {}).get("names") or task.classes
-    plain = [["".join(filter(str.isalnum, text.lower())) for text in texts] for texts in (known, task.classes)]
-    if len(known) != len(task.classes) or (plain[0] != plain[1] and {*plain[0]} == {*plain[1]}):
-        raise BenchmarkError(
-            f"{path}: {name} has {len(known)} classes, {', '.join(known[:3])} ..., expected those of {task.name} in "
-            f"their order: {len(task.classes)}, {', '.join(task.classes[:3])} ..."
-        )
-    if pa.types.is_string(column.type):
-        numbers = {text: label for label, text in enumerate(known)}
-        labels = np.array([numbers.get(text, -1) for text in column.to_pylist()], dtype=np.int64)
-    elif (pa.types.is_integer(column.type) or pa.types.is_boolean(column.type)) and not column.null_count:
-        labels = column.cast(pa.int64()).to_numpy() - task.label_offset
-    else:
-        raise BenchmarkError(f"{path}: {name} is {column.type} with {column.null_count} nulls, expected labels")
-    if (wrong := np.flatnonzero((labels < 0) | (labels >= len(task.classes)))).size:
-        raise BenchmarkError(
-            f"{path}: row {wrong[0]}: {name} {column[int(wrong[0])].as_py()!r} is none of the {len(task.classes)} "
-            f"classes of {task.name} (first label {task.label_offset})"
-        )
-    return labels
-
-
-def _images(group: RowGroup, rows: Sequence[int], task: ClipTask) -> Iterator[np.ndarray]:
+def _images(group: RowGroup, rows: Sequence[int], task: ClipTask, side: int) -> Iterator[np.ndarray]:
     """Yield the preprocessed images at ascending rows of a row group."""
-    with _opened(group.path) as file:
-        name = _column(group.path, file.schema_arrow, task.image_column)
+    footer = read_footer(group.path)
+    name, packed = find_column(footer, task.image_column), b"packed" in (footer.schema.metadata or {})
+    with open_parquet(group.path) as file:
         start, todo = 0, list(reversed(rows))
         for batch in file.iter_batches(BATCH, row_groups=[group.number], columns=[name]):
             while todo and todo[-1] < start + len(batch):
                 row = todo.pop()
                 cell = batch.column(0)[row - start].as_py()
                 content, origin = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
+                where = origin if packed else f"{group.path}: row {group.start + row} ({origin or 'no path'})"
+                if content is None:
+                    raise BenchmarkError(
+                        f"{where}: no bytes, a path alone; store the image files in the column, or name an image "
+                        "folder as the data set"
+                    )
                 try:
                     image = decode_image(content)
-                    yield preprocess_image(image.transpose(Image.Transpose.TRANSPOSE) if task.transpose else image)
+                    upright = image.transpose(Image.Transpose.TRANSPOSE) if task.transpose else image
+                    yield preprocess_image(upright, side)
                 except BROKEN as error:
                     reason = f"{type(error).__name__}: {str(error).split(' <')[0]}"
+                    cure = "replace or remove it" if packed else f"fetch the file of {task.dataset} again"
                     raise BenchmarkError(
-                        f"{group.path}: row {group.start + row} ({origin or 'no path'}): the image cannot be decoded "
-                        f"({reason}); fetch the file of {task.dataset} again"
+                        f"{task.name}: {where}: the image cannot be decoded ({reason}); {cure}"
                     ) from error
             start += len(batch)
             if not todo:
                 return
 
 
-def _write(group: RowGroup, rows: Sequence[int], task: ClipTask, target: Path, offset: int) -> None:
+def _write(group: RowGroup, rows: Sequence[int], task: ClipTask, target: Path, offset: int, side: int) -> None:
     with target.open("r+b") as file:
         file.seek(offset)
-        for image in _images(group, rows, task):
+        for image in _images(group, rows, task, side):
             file.write(image.tobytes())
 
 

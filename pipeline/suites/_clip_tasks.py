@@ -46,6 +46,7 @@ class Anchor(_Row):
     """A task's expert on one backbone: its repository, its published accuracy, and the zero-shot accuracy."""
 
     checkpoint: RepositoryId
+    revision: Annotated[Text, BeforeValidator(lambda cell: cell or "main")]
     zeroshot: Percent
     expert: Percent
 
@@ -59,8 +60,9 @@ class ClipTask(_Row):
     """A repository of the hub, or a folder of this machine, which starts with `.` or `/`."""
     config: Annotated[Text | None, BeforeValidator(lambda cell: cell or None)]
     """Configuration of the dataset, where its repository has several."""
-    revision: Text
-    """Commit, branch, or refs/convert/parquet, the hub's conversion of a repository that holds no parquet itself."""
+    revision: OneOf
+    """Commit, branch, or refs/convert/parquet, the hub's conversion of a repository that holds no parquet itself; of
+    several, the first at which both splits are there."""
     train_split: Text
     test_split: Text
     image_column: OneOf
@@ -72,6 +74,8 @@ class ClipTask(_Row):
     """Whether images are stored with rows and columns exchanged."""
     test_size: Annotated[int, Field(ge=1)]
     classes: Annotated[tuple[Text, ...], Field(min_length=2)]
+    stored_classes: tuple[Text, ...] = ()
+    """The class names as the data set stores them, where their order is not that of `classes`; no label changes."""
     templates: Annotated[tuple[Annotated[str, Field(pattern=r"^[^{}]*\{\}[^{}]*$")], ...], Field(min_length=1)]
     anchors: Mapping[str, Anchor]
     """{backbone: anchor} for all BACKBONES; empty for a task that is not in the tables."""
@@ -81,6 +85,8 @@ class ClipTask(_Row):
     def _check(self) -> "ClipTask":
         if len({*self.classes}) != len(self.classes):
             raise ValueError("class names must differ")
+        if self.stored_classes and len(self.stored_classes) != len(self.classes):
+            raise ValueError(f"{len(self.stored_classes)} stored class names for {len(self.classes)} classes")
         if self.anchors and tuple(self.anchors) != tuple(BACKBONES):
             raise ValueError(f"anchors of {', '.join(self.anchors)}, expected {', '.join(BACKBONES)}")
         return self
@@ -109,6 +115,11 @@ def find_task(name: str) -> ClipTask:
     return CLIP_TASKS[name]
 
 
+def plain_name(name: str) -> str:
+    """Return a class name without case, spaces and punctuation, as data sets and prompts write it differently."""
+    return "".join(filter(str.isalnum, name.lower()))
+
+
 def find_parquet_files(names: Sequence[str], config: str | None, split: str) -> list[str]:
     """Find the parquet files of a split among the files of a dataset repository, in row order.
 
@@ -129,21 +140,14 @@ def find_parquet_files(names: Sequence[str], config: str | None, split: str) -> 
     what = f"split {split!r}" + (f" of configuration {config!r}" if config else "")
     if len(matching) != 1:
         problem = f"several folders hold {what}, name a configuration" if matching else f"no parquet file of {what}"
+        if any(f"partial-{split}/" in name for name in names):
+            problem = f"only a part of {what} was converted to parquet (partial-{split})"
         raise BenchmarkError(f"{problem}; the repository has: {', '.join(sorted(names)[:20])} ({len(names)} files)")
     numbers, counts, shards = zip(*sorted(folders[matching[0]]), strict=True)
     total = int(counts[0] or len(shards))
     if numbers != tuple(range(total)) or len({*counts}) > 1:
         raise BenchmarkError(f"{what}: expected {total} files, each number once, found {', '.join(shards)}")
     return list(shards)
-
-
-def check_test_size(task: ClipTask, size: int) -> None:
-    """Check that the test split has the number of images behind the published accuracies; raises BenchmarkError."""
-    if size != task.test_size:
-        raise BenchmarkError(
-            f"{task.name}: the test split ({task.test_split} of {task.dataset}) has {size} images, expected "
-            f"{task.test_size}; published accuracies would not be comparable"
-        )
 
 
 def read_tasks(tables: Path = TABLE_FOLDER) -> Mapping[str, ClipTask]:

@@ -11,7 +11,7 @@ import hashlib
 import logging
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeVar, cast
 import httpx2
 import huggingface_hub as client
 from huggingface_hub import constants, errors
-from huggingface_hub.utils import parse_ratelimit_headers
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, parse_ratelimit_headers
 
 from pipeline.runtime import store
 from pipeline.runtime.errors import BenchmarkError
@@ -37,6 +37,10 @@ Answer = TypeVar("Answer")
 
 class HubError(BenchmarkError):
     """Something cannot be fetched from the hub; the message names the repository and the cure."""
+
+
+class NoRevision(HubError):
+    """The repository has no such branch or commit."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +79,17 @@ class Listing:
     id: str
     commit: str
     files: tuple[RemoteFile, ...]
+    license: str | None = None
+    """As the repository's card has it."""
 
     @property
     def page(self) -> str:
         """Address of the repository's page."""
         return f"{constants.ENDPOINT}/{'datasets/' if self.kind == 'dataset' else ''}{self.id}"
+
+    def only(self, names: Collection[tuple[str, str]]) -> "Listing":
+        """Return the listing with these files alone; `names`: (repository, file)."""
+        return replace(self, files=tuple(file for file in self.files if (self.repo, file.name) in names))
 
     def cached(self, file: RemoteFile) -> Path | None:
         """Return the path of a file in the cache, None unless it is there in its full size."""
@@ -140,6 +150,43 @@ def fetch_files(plans: Sequence[Listing]) -> dict[tuple[str, str], Path]:
     return {(listing.repo, file.name): _fetched(listing, file) for listing in plans for file in listing.files}
 
 
+def read_end(listing: Listing, file: RemoteFile, length: int) -> bytes:
+    """Return the last `length` bytes of a file, all of a shorter one; only they are fetched. Raises HubError."""
+    start = max(file.size - length, 0)
+    if path := listing.cached(file):
+        with path.open("rb") as content:
+            content.seek(start)
+            return content.read()
+
+    def ask() -> bytes:
+        url = client.hf_hub_url(listing.id, file.name, repo_type=listing.kind, revision=listing.commit)
+        headers = {**build_hf_headers(), "Range": f"bytes={start}-"}
+        reply = get_session().get(
+            url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT, follow_redirects=True
+        )
+        hf_raise_for_status(reply)
+        return reply.content[start - file.size :]
+
+    return _retried(ask, listing, file.name)
+
+
+def describe_moved(plans: Sequence[Listing]) -> list[str]:
+    """Return a line for every repository whose main branch is no longer at the commit that is pinned.
+
+    Nothing depends on the answer: what cannot be asked is left out.
+    """
+    lines = []
+    for listing in plans:
+        if listing.revision == listing.commit and not constants.is_offline_mode():
+            with suppress(*FAILURES):
+                reply = client.HfApi().repo_info(listing.id, repo_type=listing.kind, timeout=5)
+                if reply.sha != listing.commit:
+                    lines.append(
+                        f"{listing.page} is pinned to {listing.commit[:12]}; its main is {str(reply.sha)[:12]}"
+                    )
+    return lines
+
+
 def record_downloads(plans: Sequence[Listing]) -> list[dict[str, Any]]:
     """Return fetched repositories as JSON: requested revisions, commits, files with size and hashes."""
     ordered = sorted(plans, key=lambda listing: listing.repo)
@@ -168,7 +215,9 @@ def _listed(target: Listing) -> Listing:
             largest = max(files, key=lambda file: file.size)
             client.get_hf_file_metadata(client.hf_hub_url(info.id, largest.name, **where), timeout=timeout)
         ordered = tuple(sorted(files, key=lambda file: file.name))
-        listing = replace(target, id=info.id, commit=cast("str", info.sha), files=ordered)
+        licence = (info.card_data or {}).get("license")
+        named = str(licence) if licence else None
+        listing = replace(target, id=info.id, commit=cast("str", info.sha), files=ordered, license=named)
         store.write_json(path, asdict(listing))
         return listing
 
@@ -238,7 +287,8 @@ def _retried(call: Callable[[], Answer], listing: Listing, what: str) -> Answer:
             return call()
         except FAILURES as error:
             if not _is_temporary(error) or (pause := next(waits, None)) is None:
-                raise HubError(_explained(error, listing, what)) from error
+                kind = NoRevision if isinstance(error, errors.RevisionNotFoundError) else HubError
+                raise kind(_explained(error, listing, what)) from error
             pause = max(pause, _named_wait(error))
             logging.getLogger(__name__).warning("%s: %s: %r; again in %g s", listing.page, what, error, pause)
         time.sleep(pause)

@@ -1,60 +1,73 @@
 """Suites of public CLIP checkpoints: TA-8, TALL-14 and TALL-20 on three backbones, and custom suites.
 
 A definition lists tasks. A task of the tables (tables/tasks.csv) is listed by its name alone; its expert is then the
-published one for the definition's `backbone`. Any other task is listed in full. Repositories are ids of the hub, or
-folders and files of this machine, which start with `.` or `/`.
+published one for the definition's `backbone`. Any other task is listed in full. Places are ids of the hub, or folders
+and files of this machine, which start with `.`, `/` or `~`.
 
-Only `prepare` uses the network. Decoded images are stored next to the hub's cache and shared between suites by hard
-links: TALL-14 does not fetch or decode again what TA-8 has.
+Only `prepare` uses the network. It checks what costs little first: names, captions, the footers of parquet files, the
+shapes of weights; then it fetches and decodes, and not again what another suite has.
 """
 
-import hashlib
-import json
-import os
-import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import Field, model_validator
+import numpy as np
+from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationError, model_validator
 from torch import Tensor
 from tqdm import tqdm
 
-from pipeline.models.suite import SPLITS, Name, Suite, SuiteFolder, Task
-from pipeline.models.weights import FROZEN, Weights
+from pipeline.models.features import encode
+from pipeline.models.suite import Suite, SuiteFolder, Task
+from pipeline.models.weights import FROZEN, to_device
 from pipeline.runtime import store
 from pipeline.runtime.device import device
-from pipeline.runtime.errors import BenchmarkError
-from pipeline.runtime.parallel import count_workers, run_all
+from pipeline.runtime.errors import BenchmarkError, abbreviate
+from pipeline.runtime.parallel import run_all
 from pipeline.runtime.schema import Parameters
-from pipeline.suites import _clip_images as images
+from pipeline.suites import NAME, TEXT, _hub
 from pipeline.suites import _clip_weights as weights
-from pipeline.suites import _hub
-from pipeline.suites._clip_tasks import (
-    BACKBONES,
-    SUITES,
-    ClipTask,
-    check_test_size,
-    find_parquet_files,
-    find_task,
-    read_published,
-)
+from pipeline.suites._checkpoints import Checkpoint
+from pipeline.suites._clip_data import check_footers, check_image_room, local_files, write_images
+from pipeline.suites._clip_sources import expand_place, fetch, locate_checkpoint, locate_dataset
+from pipeline.suites._clip_tasks import BACKBONES, SUITES, ClipTask, find_task, read_published
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-"""Files that may hold a checkpoint's tensors; the first that exists is used."""
-BYTES = images.IMAGE_SIDE * images.IMAGE_SIDE * 3
-"""Bytes of a decoded image."""
+Place = Annotated[str, AfterValidator(expand_place)]
+
+
+def _distinct(names: list[str]) -> list[str]:
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{twice[0]!r} is listed twice; class names must differ")
+    return names
+
+
+def _template(caption: str) -> str:
+    if caption.count("{}") != 1 or caption.count("{") != 1 or caption.count("}") != 1:
+        raise ValueError("expected a caption with one {} for the class name")
+    return caption
+
+
+def _name(text: str) -> str:
+    if not NAME.fullmatch(text):
+        raise ValueError("expected lower-case letters, digits and - _ . only")
+    return text
+
+
+def _known(task: str) -> str:
+    try:
+        return find_task(task).name
+    except BenchmarkError as error:
+        raise ValueError(str(error)) from error
 
 
 class CustomTask(Parameters):
-    """A task that is not in the tables: its expert, its images (parquet files), its class names in label order."""
+    """A task that is not in the tables: its expert, its images, its class names in label order."""
 
-    name: Name
-    expert: str
+    name: Annotated[str, AfterValidator(_name)]
+    expert: Place
     expert_revision: str = "main"
-    dataset: str
+    dataset: Place
     revision: str = "main"
     config: str | None = None
     train_split: str = "train"
@@ -64,8 +77,8 @@ class CustomTask(Parameters):
     label_offset: int = 0
     transpose: bool = False
     test_size: int = Field(ge=1)
-    classes: list[str]
-    templates: list[str] = Field(["a photo of a {}."], min_length=1)
+    classes: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=2), AfterValidator(_distinct)]
+    templates: list[Annotated[str, AfterValidator(_template)]] = Field(["a photo of a {}."], min_length=1)
 
     def describe(self) -> ClipTask:
         """Describe the task as the tables would."""
@@ -78,31 +91,44 @@ class Definition(Parameters):
 
     backbone: Literal["vit-b-32", "vit-b-16", "vit-l-14"] | None = None
     """Backbone of the published checkpoints of tasks that are listed by name."""
-    base: str | None = None
+    base: Place | None = None
     """Repository of the pre-trained CLIP; by default that of the backbone."""
     base_revision: str = "main"
-    tasks: list[str | CustomTask] = Field(min_length=1)
+    tasks: list[
+        Annotated[
+            Annotated[str, AfterValidator(_known), Tag(TEXT)] | Annotated[CustomTask, Tag("CustomTask")],
+            Discriminator(lambda entry: TEXT if isinstance(entry, str) else "CustomTask"),
+        ]
+    ]
 
     @model_validator(mode="after")
     def _complete(self) -> "Definition":
+        if len(self.tasks) < 2:
+            raise ValueError(f"{len(self.tasks)} tasks, expected at least two: there is nothing to merge in one expert")
         named = [entry for entry in self.tasks if isinstance(entry, str)]
         if named and not self.backbone:
             raise ValueError(f"tasks listed by name ({', '.join(named)}) need a backbone: {', '.join(BACKBONES)}")
         if not self.base and not self.backbone:
             raise ValueError("expected a base or a backbone")
-        names = [task.name for task, _, _ in self.describe()]
-        if len({*names}) != len(names):
-            raise ValueError(f"a task is listed twice: {', '.join(names)}")
+        try:
+            names = [task.name for task, _, _ in self.describe()]
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(f"{first['loc'][0]} {abbreviate(first['input'])}: {first['msg']}") from error
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{', '.join(twice)}: listed twice; names of tasks must differ")
         return self
 
     def describe(self) -> list[tuple[ClipTask, str, str]]:
         """Return, for every task, its description, its expert and the expert's revision."""
-        return [
-            (find_task(entry), find_task(entry).anchors[cast("str", self.backbone)].checkpoint, "main")
-            if isinstance(entry, str)
-            else (entry.describe(), entry.expert, entry.expert_revision)
-            for entry in self.tasks
-        ]
+        entries = []
+        for entry in self.tasks:
+            if isinstance(entry, str):
+                anchor = find_task(entry).anchors[cast("str", self.backbone)]
+                entries.append((find_task(entry), anchor.checkpoint, anchor.revision))
+            else:
+                entries.append((entry.describe(), entry.expert, entry.expert_revision))
+        return entries
 
 
 class Recipe(Parameters):
@@ -110,21 +136,6 @@ class Recipe(Parameters):
 
     seed: int = Field(ge=0)
     pool: int = Field(ge=1)
-
-
-@dataclass(frozen=True)
-class FileSource:
-    """A repository of the hub or a path on this machine, and the names of the required files."""
-
-    repo: str
-    kind: _hub.Kind
-    revision: str
-    names: tuple[str, ...]
-
-    @property
-    def local(self) -> bool:
-        """Whether the files are on this machine."""
-        return self.repo.startswith((".", "/"))
 
 
 def sizes(definition: Definition, recipe: Recipe) -> dict[str, dict[str, int]]:
@@ -138,32 +149,31 @@ def prepare(name: str, definition: Definition, recipe: Recipe, checkpoints: Path
 
     Raises BenchmarkError for missing files, invalid images and tensors, and a lack of disk space.
     """
+    pretrained = definition.base or BACKBONES[cast("str", definition.backbone)]
+    base = locate_checkpoint(pretrained, definition.base_revision, ("config.json",))
     entries = definition.describe()
     tasks = [task for task, _, _ in entries]
-    pretrained = definition.base or BACKBONES[cast("str", definition.backbone)]
-    base = _checkpoint(pretrained, definition.base_revision, ("config.json",))
-    experts = [_checkpoint(expert, revision) for _, expert, revision in entries]
-    data = [_dataset(task) for task in tasks]
-    sources = [base, *experts, *data]
-    plans = _hub.plan_downloads([_hub.Request(s.repo, s.kind, s.revision, s.names) for s in sources if not s.local])
-    cache = _image_cache()
-    tqdm.write(_hub.describe_downloads(plans))
+    experts = [locate_checkpoint(expert, revision) for _, expert, revision in entries]
+    data = [locate_dataset(task) for task in tasks]
+    remote = [place for place in (base, *experts, *data) if not place.local]
+    plans = _hub.plan_downloads([_hub.Request(p.repo, p.kind, p.revision, p.names) for p in remote])
+    tqdm.write("\n".join([_hub.describe_downloads(plans), *_hub.describe_moved(plans)]))
     _hub.check_room(plans)
-    _check_room(cache, sum(task.test_size + 2 * recipe.pool for task in tasks) * BYTES)
-    fetched = _hub.fetch_files(plans)
-    commits = {plan.repo: plan.commit for plan in plans}
-    overlap = {}
-    for task, source in zip(tasks, data, strict=True):
-        paths = _paths(source, fetched)
-        key = commits.get(source.repo) or _hash_contents(paths)
-        overlap[task.name] = _images(task, source, paths, key, recipe, cache, folder)
-    config_path, base_path = _paths(base, fetched)
-    config = weights.convert_config(json.loads(store.read_text(config_path)))
-    groups = _weights(config, base_path, tasks, folder)
-    for task, expert in zip(tasks, experts, strict=True):
-        tuned = _expert(_paths(expert, fetched)[0])
-        store.write_tensors(folder / "experts" / f"{task.name}.safetensors", tuned)
-    Suite(
+    config = weights.read_config(fetch(plans, [base.only("config.json")])[0])
+    side = config["vision_cfg"]["image_size"]
+    _check_captions(tasks, config["text_cfg"]["context_length"])
+    check_image_room(tasks, recipe.pool, side)
+    sources = list(zip(tasks, data, strict=True))
+    check_footers(sources, plans)
+    base_path, expert_paths = fetch(plans, [base])[-1], fetch(plans, experts)
+    _check_weights(config, base_path, tasks, expert_paths)
+    with local_files(sources, plans) as files:
+        groups = _write_weights(config, base_path, tasks, expert_paths, folder)
+        draw = recipe.pool, recipe.seed
+        pairs = list(zip(tasks, files, strict=True))
+        overlap = {task.name: write_images(task, part, draw, side, folder) for task, part in pairs}
+    unlabelled = {task.name: part.unlabelled for task, part in pairs if part.unlabelled}
+    suite = Suite(
         name=name,
         tasks=tuple(Task(name=task.name, classes=task.classes) for task in tasks),
         model=config,
@@ -175,82 +185,44 @@ def prepare(name: str, definition: Definition, recipe: Recipe, checkpoints: Path
             "embedded": False,
             "fetched": _hub.record_downloads(plans),
             "overlap": overlap,
+            "unlabelled": unlabelled,
             "anchors": _anchors(definition),
             "published": _published(definition),
         },
-    ).save(folder)
+    )
+    suite.save(folder)
+    for task, splits in unlabelled.items():
+        _answer(SuiteFolder(folder), task, splits)
     SuiteFolder(folder)
 
 
-def _checkpoint(repo: str, revision: str, more: Sequence[str] = ()) -> FileSource:
-    """Locate the files of a checkpoint: `more`, then the file with the tensors."""
-    names = _names(repo, "model", revision)
-    tensors = next((name for name in WEIGHT_FILES if name in names), None)
-    if Path(repo).is_file():
-        tensors = ""
-    if tensors is None:
-        raise BenchmarkError(f"{repo}: no {' or '.join(WEIGHT_FILES)}; it has {', '.join(names[:8]) or 'no files'}")
-    return FileSource(repo, "model", revision, (*more, tensors))
+def _check_weights(config: dict[str, Any], base: Path, tasks: Sequence[ClipTask], experts: Sequence[Path]) -> None:
+    """Check names, types and shapes of all tensors by the files' headers."""
+    theta = weights.check_base(config, Checkpoint(base, "base", "meta"))
+    for task, path in zip(tasks, experts, strict=True):
+        weights.check_expert(theta, Checkpoint(path, task.name, "meta"))
 
 
-def _dataset(task: ClipTask) -> FileSource:
-    """Locate the parquet files of a task: those of the training split, then those of the test split."""
-    names = _names(task.dataset, "dataset", task.revision)
-    try:
-        train, test = (find_parquet_files(names, task.config, split) for split in (task.train_split, task.test_split))
-    except BenchmarkError as error:
-        raise BenchmarkError(f"{task.dataset} (task {task.name}): {error}") from error
-    return FileSource(task.dataset, "dataset", task.revision, (*train, *test))
-
-
-def _names(repo: str, kind: _hub.Kind, revision: str) -> list[str]:
-    if not repo.startswith((".", "/")):
-        return _hub.list_files(repo, kind, revision)
-    root = Path(repo)
-    if not root.exists():
-        raise BenchmarkError(
-            f"{repo}: no such file or folder on this machine; an id of the hub has the form owner/name"
-        )
-    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
-
-
-def _paths(source: FileSource, fetched: dict[tuple[str, str], Path]) -> list[Path]:
-    return [Path(source.repo) / name if source.local else fetched[source.repo, name] for name in source.names]
-
-
-def _tensors(path: Path) -> Any:
-    return weights.read_pickle(path) if path.suffix == ".bin" else store.TensorFile(path)
-
-
-def _expert(path: Path) -> Weights:
-    """Read the merged tensors of an expert: a Hugging Face checkpoint, or a .pt file of older open_clip experts."""
-    return weights.read_older_expert(path) if path.suffix in (".pt", ".pth") else weights.convert_expert(_tensors(path))
-
-
-def _hash_contents(paths: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
-
-
-def _weights(config: dict[str, Any], path: Path, tasks: Sequence[ClipTask], folder: Path) -> tuple[str, ...]:
-    """Write theta_0 and the zero-shot heads; return the names of the merged tensors in the model's order."""
-    base = weights.convert_base(_tensors(path))
-    store.write_tensors(folder / "base.safetensors", base)
-    heads = run_all(_head, [(config, path, task.classes, task.templates) for task in tasks], "heads")
-    store.write_tensors(
-        folder / "heads.safetensors", {task.name: head for task, head in zip(tasks, heads, strict=True)}
-    )
-    return tuple(name for name in base if name not in FROZEN)
+def _write_weights(
+    config: dict[str, Any], base: Path, tasks: Sequence[ClipTask], experts: Sequence[Path], folder: Path
+) -> tuple[str, ...]:
+    """Write theta_0, heads and experts; return the names of the merged tensors in the model's order."""
+    theta = weights.convert_base(Checkpoint(base, "base"))
+    store.write_tensors(folder / "base.safetensors", theta)
+    heads = run_all(_head, [(config, base, task.classes, task.templates) for task in tasks], "heads")
+    named = {task.name: head for task, head in zip(tasks, heads, strict=True)}
+    store.write_tensors(folder / "heads.safetensors", named)
+    for task, path in zip(tasks, experts, strict=True):
+        expert = weights.convert_expert(Checkpoint(path, task.name))
+        store.write_tensors(folder / "experts" / f"{task.name}.safetensors", expert)
+    return tuple(name for name in theta if name not in FROZEN)
 
 
 def _head(config: dict[str, Any], path: Path, classes: Sequence[str], templates: Sequence[str]) -> Tensor:
     """Build the zero-shot head [classes, D] of a task."""
     from open_clip import SimpleTokenizer
 
-    clip, target = weights.load_text_tower(config, _tensors(path)), device()
+    clip, target = weights.load_text_tower(config, Checkpoint(path, "base")), device()
     tokenize = SimpleTokenizer(context_length=clip.context_length)
     for name, parameter in clip.named_parameters():
         if not name.startswith("visual."):  # `visual` has no storage
@@ -259,60 +231,23 @@ def _head(config: dict[str, Any], path: Path, classes: Sequence[str], templates:
     return weights.build_zero_shot_head(clip, tokenize, classes, templates).cpu()
 
 
-def _images(
-    task: ClipTask, source: FileSource, paths: Sequence[Path], key: str, recipe: Recipe, cache: Path, folder: Path
-) -> dict[str, int]:
-    """Decode a task's splits, or link those that an earlier suite decoded into `cache`.
+def _check_captions(tasks: Sequence[ClipTask], context: int) -> None:
+    from open_clip import SimpleTokenizer
 
-    Returns the number of training and of validation images that occur in the test split, by content.
-    """
-    count = len(find_parquet_files(source.names, task.config, task.train_split))
-    parts = {"train": paths[:count], "validation": paths[:count], "test": paths[count:]}
-    train, test = (images.ParquetSplit(parts[split], task) for split in ("train", "test"))
-    check_test_size(task, len(test))
-    learn, validate = images.split_validation(len(train))
-    indices = {
-        "train": learn[images.draw_pool(len(learn), recipe.pool, recipe.seed)],
-        "validation": validate[images.draw_pool(len(validate), recipe.pool, recipe.seed)],
-        "test": None,
-    }
-    for split in SPLITS:
-        files, rows = parts[split], indices[split]
-        drawn = "all" if rows is None else hashlib.sha256(rows.tobytes()).hexdigest()
-        identity = (task.dataset, key, [path.name for path in files], task.label_offset, task.transpose, drawn)
-        place = cache / hashlib.sha256(repr(identity).encode()).hexdigest()[:32]
-        pixels, labels = place / "images.npy", place / "labels.npy"
-        if not (pixels.exists() and labels.exists()):
-            images.decode_split(files, task, pixels, labels, rows, count_workers())
-        for decoded, kind in ((pixels, "images"), (labels, "labels")):
-            _link(decoded, folder / kind / split / f"{task.name}.npy")
-    arrays = {split: store.read_array(folder / "images" / split / f"{task.name}.npy") for split in SPLITS}
-    return {split: images.count_overlap(arrays[split], arrays["test"]) for split in ("train", "validation")}
+    tokenize = SimpleTokenizer(context_length=context)
+    for task in tasks:
+        weights.check_captions(tokenize, context, task.classes, task.templates, task.name)
 
 
-def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:  # another file system
-        with store.replacing(target) as temporary:
-            shutil.copyfile(source, temporary)
-
-
-def _image_cache() -> Path:
-    """Return the folder of decoded images, next to the cache of the hub's client."""
-    return Path(_hub.constants.HF_ASSETS_CACHE) / "samerging" / "images"
-
-
-def _check_room(cache: Path, needed: int) -> None:
-    existing = next(path for path in (cache, *cache.absolute().parents) if path.exists())
-    decoded = sum(file.stat().st_size for file in cache.glob("*/images.npy"))
-    free = shutil.disk_usage(existing).free
-    if needed - decoded > free:
-        raise BenchmarkError(
-            f"decoded images need up to {needed / _hub.GIB:.1f} GiB in {cache}, {free / _hub.GIB:.1f} GiB are free; "
-            "make room, set HF_HOME to a folder on a larger disk, or lower the recipe's pool"
-        )
+def _answer(suite: SuiteFolder, task: str, splits: Sequence[str]) -> None:
+    """Write the classes that the task's expert predicts as the labels of `splits`."""
+    target = device()
+    expert = to_device({**suite.base(), **suite.expert(task)}, target)
+    for split in splits:
+        pixels = suite.images(split, task)
+        features = encode(suite.suite.encoder(), expert, pixels, target)
+        answers = (features @ suite.heads()[task].to(target).T).argmax(1)
+        store.write_array(suite.folder / "labels" / split / f"{task}.npy", answers.cpu().numpy().astype(np.int64))
 
 
 def _anchors(definition: Definition) -> dict[str, dict[str, float]]:

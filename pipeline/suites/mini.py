@@ -38,7 +38,7 @@ ROUNDING = 0.1
 class Definition(Parameters):
     """The content of an embedded suite's YAML file."""
 
-    tasks: list[images.TaskName] = Field(min_length=1)
+    tasks: list[images.TaskName] = Field(min_length=2)
 
 
 def sizes(definition: Definition, recipe: Recipe) -> dict[str, dict[str, int]]:

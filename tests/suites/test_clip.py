@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors.torch import load
+from PIL import Image
+from safetensors.torch import load, save
 
 from pipeline import methods, suites
 from pipeline.merges import storage
@@ -22,13 +23,16 @@ from pipeline.steps import merge as merge_step
 from pipeline.steps.calibrate import Setting, calibrate_seeds
 from pipeline.steps.evaluate import predict_seed
 from pipeline.steps.teach import compute_teacher_logits
-from pipeline.suites import _clip_tasks, clip
+from pipeline.suites import _clip_tasks, _hub, clip
 from tests.support import hub_server, replicas
 
 pytestmark = pytest.mark.long
 
 hub = hub_server.hub
+CUSTOM = {"name": "mine", "expert": "./expert", "dataset": "./images", "classes": ["a", "b"]}
+SIZED = {**CUSTOM, "test_size": 9}
 NINE = [f"{group}-{backbone}" for group in ("ta8", "tall14", "tall20") for backbone in _clip_tasks.BACKBONES]
+TASKS = _clip_tasks.CLIP_TASKS
 TRAIN, TEST = 12, 6
 RECIPE = clip.Recipe(seed=0, pool=8)
 UNUSED = Path("no checkpoints")
@@ -44,17 +48,19 @@ def repositories() -> dict[str, dict]:
     return {"model": models, "dataset": replicas.datasets(TRAIN, TEST)}
 
 
+def unpin(task: _clip_tasks.ClipTask) -> _clip_tasks.ClipTask:
+    """Return a task whose repositories are taken at main, with as many test images as the replicas have."""
+    anchors = {name: anchor.model_copy(update={"revision": "main"}) for name, anchor in task.anchors.items()}
+    return task.model_copy(update={"test_size": TEST, "revision": ("main",), "anchors": anchors})
+
+
 @pytest.fixture
 def filled(hub: hub_server.Hub, repositories: dict[str, dict], monkeypatch: pytest.MonkeyPatch) -> hub_server.Hub:
     """A hub with all replicas, whose test sizes the table expects; one process."""
     for kind, contents in repositories.items():
         for repo, files in contents.items():
             hub.push(kind, repo, files)
-    tiny = {
-        name: task.model_copy(update={"test_size": TEST, "revision": "main"})
-        for name, task in _clip_tasks.CLIP_TASKS.items()
-    }
-    monkeypatch.setattr(_clip_tasks, "CLIP_TASKS", tiny)
+    monkeypatch.setattr(_clip_tasks, "CLIP_TASKS", {name: unpin(task) for name, task in TASKS.items()})
     monkeypatch.setenv("SAMERGING_WORKERS", "1")
     return hub
 
@@ -91,11 +97,10 @@ def test_every_suite_of_the_paper_prepares(name: str, filled: hub_server.Hub, tm
     features = encoder(dict(prepared.base()), images)
     torch.testing.assert_close(features.norm(dim=1), torch.ones(TEST))
     assert backbone in _clip_tasks.BACKBONES
-    check_every_method(prepared, tmp_path)
 
 
-def check_every_method(prepared: SuiteFolder, root: Path) -> None:
-    """Merge the suite with every method and score one artefact of every form on every task."""
+def test_every_method_merges_and_serves_a_public_suite(filled: hub_server.Hub, tmp_path: Path):
+    prepared, root = prepare_suite("ta8-vit-b-32", tmp_path / "suite"), tmp_path
     folder, tasks, teachers = prepared.folder, prepared.suite.task_names, root / "teachers"
     for task in tasks:
         store.write_array(teachers / f"{task}.npy", compute_teacher_logits(folder, task, "train").numpy())
@@ -127,7 +132,7 @@ def test_a_larger_suite_fetches_and_decodes_only_what_is_new(filled: hub_server.
     bodies = [
         request.path
         for request in filled.requests[request_count:]
-        if request.method == "GET" and "/cdn/" in request.path
+        if request.method == "GET" and "/cdn/" in request.path and not request.range
     ]
     assert (
         len(bodies)
@@ -158,7 +163,7 @@ def test_a_second_preparation_gives_the_same_bytes(filled: hub_server.Hub, tmp_p
 
 
 def define_custom_suite(tmp_path: Path, repositories: dict[str, dict], **changes: object) -> clip.Definition:
-    """Define a suite of local files: a base, an expert and a data set of one task."""
+    """Define a suite of local files: a base, an expert and a data set for two tasks; `changes`: of the first."""
     for place, kind, repo in (
         ("base", "model", _clip_tasks.BACKBONES["vit-b-32"]),
         ("expert", "model", _clip_tasks.CLIP_TASKS["dtd"].anchors["vit-b-32"].checkpoint),
@@ -178,7 +183,8 @@ def define_custom_suite(tmp_path: Path, repositories: dict[str, dict], **changes
         "test_size": TEST,
         "classes": [*task.classes],
     }
-    return clip.Definition.model_validate({"base": str(tmp_path / "base"), "tasks": [{**custom_task, **changes}]})
+    entries = [{**custom_task, **changes}, {**custom_task, "name": "other"}]
+    return clip.Definition.model_validate({"base": str(tmp_path / "base"), "tasks": entries})
 
 
 def test_a_suite_of_local_files_needs_no_hub(
@@ -187,7 +193,7 @@ def test_a_suite_of_local_files_needs_no_hub(
     monkeypatch.setenv("SAMERGING_WORKERS", "1")
     clip.prepare("mine", define_custom_suite(tmp_path, repositories), RECIPE, UNUSED, tmp_path / "suite")
     suite = SuiteFolder(tmp_path / "suite").suite
-    assert suite.task_names == ("mine",)
+    assert suite.task_names == ("mine", "other")
     assert (suite.provenance["fetched"], suite.provenance["anchors"]) == ([], {})
     assert not hub.requests
 
@@ -199,8 +205,12 @@ def test_a_suite_of_local_files_needs_no_hub(
         ({"dataset": "./nowhere"}, "nowhere: no such file or folder"),
         ({"expert": "./nowhere"}, "nowhere: no such file or folder"),
         ({"test_split": "tset"}, r"mine.*no parquet file of split 'tset'"),
-        ({"classes": ["a", "b"]}, "classes"),
+        ({"classes": ["a", "b"]}, "label has 10 classes"),
         ({"image_column": "picture"}, "no column picture"),
+        (
+            {"templates": ["a photo of " * 40 + "{}"]},
+            "mine: the caption 'a photo of .* tokens, the text encoder takes 75",
+        ),
     ],
 )
 def test_faults_of_a_custom_suite_are_named(
@@ -219,10 +229,52 @@ def test_faults_of_a_custom_suite_are_named(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"tasks": ["dtd"]}, "need a backbone"),
+        ({"tasks": ["dtd", "mnist"]}, "need a backbone"),
         ({"backbone": "vit-b-8", "tasks": ["dtd"]}, "vit-b-8"),
-        ({"backbone": "vit-b-32", "tasks": []}, "tasks"),
-        ({"backbone": "vit-b-32", "tasks": ["dtd", "dtd"]}, "twice"),
+        ({"backbone": "vit-b-32", "tasks": []}, "0 tasks, expected at least two"),
+        ({"backbone": "vit-b-32", "tasks": ["dtd"]}, "1 tasks, expected at least two"),
+        (
+            {"backbone": "vit-b-32", "tasks": ["dtd", {**CUSTOM, "expret": "./e"}]},
+            "mine: expret = './e': no such key; did you mean 'expert'",
+        ),
+        ({"backbone": "vit-b-32", "tasks": ["dtd", CUSTOM]}, "tasks: mine: test_size: missing"),
+        (
+            {"backbone": "vit-b-32", "tasks": ["dtd", {**CUSTOM, "test_size": "9"}]},
+            "mine: test_size = '9': Input should be a valid integer",
+        ),
+        (
+            {"backbone": "vit-b-32", "tasks": ["dtd", {**SIZED, "expert": "hello"}]},
+            "mine: expert = 'hello': expected a path",
+        ),
+        (
+            {"backbone": "vit-b-32", "tasks": ["dtd", {**SIZED, "dataset": "tests/suites"}]},
+            "write ./tests/suites for that",
+        ),
+        (
+            {"backbone": "vit-b-32", "tasks": ["dtd", {**SIZED, "classes": ["a", "a"]}]},
+            "'a' is listed twice",
+        ),
+        (
+            {"backbone": "vit-b-32", "tasks": ["dtd", {**SIZED, "templates": ["a cat"]}]},
+            "templates: 0 = 'a cat': expected a caption with one",
+        ),
+        ({"backbone": "vit-b-32", "tasks": ["dtd", 3]}, "tasks: 1 = 3: Input should be"),
+        (
+            {"backbone": "vit-b-32", "tasks": ["dtd", "dtd"]},
+            "is not valid:\n  dtd: listed twice; names of tasks must differ",
+        ),
+        (
+            {"backbone": "vit-b-32", "tasks": ["dtd", {**SIZED, "classes": ["", "a"]}]},
+            "mine: classes: 0 = '': String should have",
+        ),
+        (
+            {"backbone": "vit-b-32", "tasks": ["dtd", {**SIZED, "image_column": ""}]},
+            "image_column '': String should have",
+        ),
+        (
+            {"backbone": "vit-b-32", "tasks": ["dtd", {**SIZED, "name": "Mine"}]},
+            "name = 'Mine': expected lower-case letters",
+        ),
         ({"backbone": "vit-b-32", "tasks": ["dtdd"]}, "did you mean 'dtd'"),
     ],
 )
@@ -234,6 +286,26 @@ def test_a_definition_is_checked_before_anything_is_fetched(
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"family": "clip", **content}))
     with pytest.raises(BenchmarkError, match=message):
         suites.load("mine")
+
+
+def test_the_name_of_a_suite_is_checked():
+    with pytest.raises(BenchmarkError, match=r"Garden.yaml: expected a name of lower-case letters"):
+        suites.load("Garden")
+
+
+def test_no_image_is_decoded_before_all_folders_are_known_to_fit(
+    hub: hub_server.Hub, repositories: dict[str, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SAMERGING_WORKERS", "1")
+    photograph(tmp_path / "photos", 12, "train/airplane", "test/airplain")
+    definition = define_custom_suite(tmp_path, repositories)
+    (first, second) = definition.tasks
+    wrong = second.model_copy(update={"dataset": str(tmp_path / "photos")})
+    broken = definition.model_copy(update={"tasks": [first, wrong]})
+    with pytest.raises(BenchmarkError, match=r"other: .*'airplain' is no class of the suite; did you mean 'airplane'"):
+        clip.prepare("mine", broken, RECIPE, UNUSED, tmp_path / "suite")
+    assert not list(Path(_hub.constants.HF_ASSETS_CACHE).rglob("*.npy"))
+    assert not (tmp_path / "suite").exists()
 
 
 def test_a_missing_expert_leaves_nothing_half_done(filled: hub_server.Hub, tmp_path: Path):
@@ -250,7 +322,112 @@ def test_missing_room_for_decoded_images_is_reported_before_fetching(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=20 * 2**20))
     with pytest.raises(BenchmarkError, match=r"GiB free|GiB are free"):
         prepare_suite("ta8-vit-b-32", tmp_path / "suite")
-    assert not any("/cdn/" in request.path for request in filled.requests)
+    assert not any("/cdn/" in request.path and not request.range for request in filled.requests)
+
+
+def test_a_wrong_dataset_is_refused_before_weights_and_images_are_fetched(
+    filled: hub_server.Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    task = unpin(TASKS["dtd"])
+    second = task.classes[1]
+    exchanged = task.model_copy(update={"stored_classes": (second, task.classes[0], *task.classes[2:])})
+    monkeypatch.setattr(_clip_tasks, "CLIP_TASKS", {**_clip_tasks.CLIP_TASKS, "dtd": exchanged})
+    with pytest.raises(
+        BenchmarkError, match=r"datasets/tanganke/dtd: data/train-.*'banded' is 0 in the file, 1 in the"
+    ):
+        prepare_suite("ta8-vit-b-32", tmp_path / "suite")
+    assert not any("/cdn/" in request.path and not request.range for request in filled.requests)
+
+
+def test_a_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    tasks = [{**SIZED, "expert": "~/checkpoints/x"}, {**SIZED, "name": "other"}]
+    definition = clip.Definition.model_validate({"base": "~/clip", "tasks": tasks})
+    assert definition.base == str(tmp_path / "clip")
+    assert definition.describe()[0][1] == str(tmp_path / "checkpoints/x")
+
+
+def test_revisions_are_tried_in_their_order(filled: hub_server.Hub):
+    task = unpin(TASKS["dtd"]).model_copy(update={"revision": ("refs/convert/parquet", "main")})
+    assert clip.locate_dataset(task).revision == "main"
+    filled.push("dataset", task.dataset, {"partial-train/0000.parquet": b"", "README.md": b""})
+    with pytest.raises(BenchmarkError, match=r"task dtd: .*no revision .*; .* at 'main': only a part of split 'train'"):
+        clip.locate_dataset(task)
+    filled.push("dataset", task.dataset, {"train/0.tar": b"", "test/0.tar": b""})
+    assert clip.locate_dataset(task).names == ("train/0.tar", "test/0.tar")
+
+
+def test_a_pinned_repository_that_moved_on_is_named(filled: hub_server.Hub):
+    repo, files = "me/pinned", {"model.safetensors": b"1"}
+    first = filled.push("model", repo, files)
+    request = _hub.Request(repo, "model", first, ("model.safetensors",))
+    assert _hub.describe_moved(_hub.plan_downloads([request])) == []
+    second = filled.push("model", repo, {"model.safetensors": b"2"})
+    (line,) = _hub.describe_moved(_hub.plan_downloads([request]))
+    assert line == f"{filled.url}/{repo} is pinned to {first[:12]}; its main is {second[:12]}"
+
+
+def photograph(root: Path, count: int, *folders: str) -> None:
+    """Write `count` noisy images into each folder below `root`."""
+    rng = np.random.default_rng(0)
+    for folder in folders:
+        (root / folder).mkdir(parents=True)
+        for index in range(count):
+            Image.fromarray(rng.integers(0, 256, (40, 30, 3), dtype=np.uint8)).save(root / folder / f"{index}.png")
+
+
+def test_images_without_labels_are_judged_by_the_expert(
+    hub: hub_server.Hub, repositories: dict[str, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SAMERGING_WORKERS", "1")
+    photograph(tmp_path, 16, "photos")
+    definition = define_custom_suite(tmp_path, repositories, dataset=str(tmp_path / "photos"))
+    clip.prepare("mine", definition, RECIPE, UNUSED, tmp_path / "suite")
+    prepared = SuiteFolder(tmp_path / "suite")
+    assert prepared.suite.provenance["unlabelled"] == {"mine": ["train", "validation", "test"]}
+    assert [len(prepared.images(split, "mine")) for split in SPLITS] == [8, 1, TEST]
+    expert = {**prepared.base(), **prepared.expert("mine")}
+    for split in SPLITS:
+        pixels = torch.from_numpy(np.array(prepared.images(split, "mine")))
+        answers = (prepared.suite.encoder()(expert, pixels) @ prepared.heads()["mine"].T).argmax(1)
+        assert prepared.labels(split, "mine").tolist() == answers.tolist()
+
+
+def test_what_a_folder_holds_besides_images_is_refused_unless_hidden(hub: hub_server.Hub, tmp_path: Path):
+    task = unpin(TASKS["dtd"]).model_copy(update={"dataset": str(tmp_path / "photos")})
+    photograph(tmp_path, 2, "photos")
+    (tmp_path / "photos/.DS_Store").touch()
+    assert clip.locate_dataset(task).names == ("0.png", "1.png")
+    (tmp_path / "photos/2.heic").touch()
+    with pytest.raises(BenchmarkError, match=r"task dtd: .*photos: 2.heic is no image that Pillow opens"):
+        clip.locate_dataset(task)
+
+
+def test_a_base_of_another_resolution_gets_images_of_its_size(
+    hub: hub_server.Hub, repositories: dict[str, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SAMERGING_WORKERS", "1")
+    definition = define_custom_suite(tmp_path, repositories)
+    config = json.loads((tmp_path / "base/config.json").read_text())
+    config["vision_config"]["image_size"] = 64
+    (tmp_path / "base/config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        BenchmarkError, match=r"positional_embedding: the weights have \[50, 32\], config.json asks for \[5, 32\]"
+    ):
+        clip.prepare("mine", definition, RECIPE, UNUSED, tmp_path / "suite")
+    for place in ("base", "expert"):
+        path = tmp_path / place / "model.safetensors"
+        tensors = load(path.read_bytes())
+        key = "vision_model.embeddings.position_embedding.weight"
+        tensors[key] = tensors[key][:5].contiguous()
+        path.write_bytes(save(tensors))
+    clip.prepare("mine", definition, RECIPE, UNUSED, tmp_path / "suite")
+    prepared = SuiteFolder(tmp_path / "suite")
+    assert prepared.images("test", "mine").shape == (TEST, 64, 64, 3)
+    features = prepared.suite.encoder()(
+        dict(prepared.base()), torch.from_numpy(np.array(prepared.images("test", "mine")))
+    )
+    torch.testing.assert_close(features.norm(dim=1), torch.ones(TEST))
 
 
 def test_the_pickled_weights_of_a_base_are_read(hub: hub_server.Hub, repositories, tmp_path, monkeypatch):

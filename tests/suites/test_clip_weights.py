@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from pipeline.models.encoder import Tower
-from pipeline.models.weights import FROZEN, build_clip, split_qkv
+from pipeline.models.weights import FROZEN, Weights, build_clip, split_qkv
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.suites import _clip_weights as clip_weights
+from pipeline.suites._checkpoints import Checkpoint
 from tests.support import toy
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -242,7 +243,9 @@ def test_corrected_spelling_is_accepted():
 
 def test_wrong_tensors_are_named():
     state = dict(small_model(16).state_dict())
-    with pytest.raises(BenchmarkError, match=r"^vision_model: unknown tensors \(39\): logit_scale, text_model"):
+    with pytest.raises(
+        BenchmarkError, match=r"^vision_model: unknown tensors \(39\): logit_scale, text_model.*there are logit_"
+    ):
         clip_weights.convert_expert(state)
     state["vision_model.encoder.layers.0.lora_A.weight"] = state["logit_scale"]
     with pytest.raises(
@@ -262,13 +265,80 @@ def test_wrong_tensors_are_named():
         clip_weights.convert_expert({})
 
 
-def test_a_text_tower_must_fit_its_config():
-    config = clip_weights.convert_config(small_config(16))
-    for key, value in (("layers", 3), ("layers", 1), ("context_length", 5)):
-        with pytest.raises(BenchmarkError, match=r"not that of its config\.json"):
-            clip_weights.load_text_tower(
-                {**config, "text_cfg": config["text_cfg"] | {key: value}}, small_model(16).state_dict()
-            )
+@pytest.mark.parametrize(
+    ("tower", "key", "value", "message"),
+    [
+        ("text_cfg", "layers", 3, "transformer.resblocks.2.*the weights have none, config.json asks for"),
+        ("text_cfg", "layers", 1, "transformer.resblocks.1.*, config.json asks for none"),
+        (
+            "text_cfg",
+            "context_length",
+            5,
+            r"positional_embedding: .* have \[77, 48\], config.json asks for \[5, 48\]",
+        ),
+        ("vision_cfg", "layers", 3, "visual.transformer.resblocks.2.*the weights have none"),
+        ("vision_cfg", "width", 32, r"visual.class_embedding: the weights have \[64\], config.json asks for \[32\]"),
+        (
+            "vision_cfg",
+            "image_size",
+            336,
+            r"visual.positional_embedding: .* have \[197, 64\], .* for \[442, 64\]",
+        ),
+        (
+            "vision_cfg",
+            "patch_size",
+            32,
+            r"visual.conv1.weight: .* have \[64, 3, 16, 16\], .* for \[64, 3, 32, 32\]",
+        ),
+    ],
+)
+def test_tensors_must_have_the_shapes_of_the_config(tower: str, key: str, value: int, message: str):
+    config, tensors = clip_weights.convert_config(small_config(16)), skeleton(small_model(16))
+    assert clip_weights.check_base(config, tensors).keys() == clip_weights.convert_base(tensors).keys()
+    with pytest.raises(BenchmarkError, match=message):
+        clip_weights.check_base({**config, tower: config[tower] | {key: value}}, tensors)
+
+
+def test_an_expert_must_have_the_shapes_of_the_base():
+    base, other = (skeleton(small_model(patch)) for patch in (16, 32))
+    theta = clip_weights.check_base(clip_weights.convert_config(small_config(16)), base)
+    experts = [{name: state[name] for name in state if name.startswith("vision_model.")} for state in (base, other)]
+    clip_weights.check_expert(theta, experts[0])
+    with pytest.raises(BenchmarkError, match=r"the expert has \[.*\], the base \[.*\]; it comes from another base"):
+        clip_weights.check_expert(theta, experts[1])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "cannot be read as JSON"),
+        (b"\xff", "cannot be read as JSON"),
+        (b"[]", r"config.json \[\], expected an object"),
+        (b'{"vision_config": [1]}', r"vision_config \[1\], expected an object"),
+        (b'{"vision_config": {"hidden_size": "768"}}', "vision_config.hidden_size '768', expected a positive whole"),
+        (
+            b'{"text_config": {"num_attention_heads": 0}}',
+            "text_config.num_attention_heads 0, expected a positive whole",
+        ),
+        (b'{"projection_dim": null}', "projection_dim None, expected a positive whole"),
+    ],
+)
+def test_a_malformed_config_is_named_with_its_key(tmp_path: Path, content: bytes, message: str):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(BenchmarkError, match=rf"config\.json: {message}"):
+        clip_weights.read_config(tmp_path / "config.json")
+
+
+def test_captions_must_fit_and_differ():
+    def check(classes: list[str], template: str) -> None:
+        clip_weights.check_captions(tokenizer(), 77, classes, [template, "{}"], "pets")
+
+    check(["cat", "dog"], "a photo of a {}.")
+    check(["cat", "dog"], f"{'very ' * 73}{{}}")
+    with pytest.raises(BenchmarkError, match=r"pets: the caption 'very .* has 76 tokens, the text encoder takes 75"):
+        check(["cat", "dog"], f"{'very ' * 75}{{}}")
+    with pytest.raises(BenchmarkError, match="pets: the classes 'cat' and 'Cat ' have the same captions"):
+        check(["cat", "dog", "Cat "], "a photo of a {} .")
 
 
 @pytest.mark.parametrize("templates", [(), ("a photo of a cat",)])
@@ -278,19 +348,31 @@ def test_templates_need_a_place_for_the_class(templates: tuple[str, ...]):
         clip_weights.build_zero_shot_head(clip, tokenizer(), CLASSES, templates)
 
 
-@pytest.mark.parametrize("prefix", ["visual.", "model.visual.", "image_encoder.model.visual.", "module.visual."])
+@pytest.mark.parametrize(
+    "prefix", ["visual.", "model.visual.", "image_encoder.model.visual.", "module.visual.", "_orig_mod.module.visual."]
+)
 def test_an_older_expert_is_read(tmp_path: Path, prefix: str):
     clip, base = toy.clip_weights()
     state = {prefix + name: tensor.half() for name, tensor in clip.visual.state_dict().items()}
     outside = {"model.logit_scale": clip.logit_scale.data, "classification_head.weight": torch.zeros(3, 4)}
     torch.save({**state, **outside}, tmp_path / "expert.pt")
-    expert = clip_weights.read_older_expert(tmp_path / "expert.pt")
+    expert = read_expert(tmp_path / "expert.pt")
     assert [*expert] == [name for name in base if name not in FROZEN]
     assert toy.same(expert, {name: base[name].half().float() for name in expert})
     del state[f"{prefix}ln_post.bias"]
     torch.save(state, tmp_path / "expert.pt")
     with pytest.raises(BenchmarkError, match=r"expert.pt: visual: missing tensors \(1\): ln_post.bias;"):
-        clip_weights.read_older_expert(tmp_path / "expert.pt")
+        read_expert(tmp_path / "expert.pt")
+
+
+def skeleton(model: torch.nn.Module) -> Weights:
+    """Return the tensors of a model without values."""
+    return {name: tensor.to("meta") for name, tensor in model.state_dict().items()}
+
+
+def read_expert(path: Path) -> Weights:
+    """Read an expert from a file."""
+    return clip_weights.convert_expert(Checkpoint(path, "task pets"))
 
 
 class Code:
@@ -308,10 +390,10 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, legacy: bool):
     file, folder = tmp_path / "expert.pt", tmp_path / "made by the checkpoint"
     torch.save({"visual.proj": Code(folder)}, file, _use_new_zipfile_serialization=not legacy)
     with pytest.raises(BenchmarkError, match=r"refused, .* runs the code .* torch.save\(module.state_dict"):
-        clip_weights.read_older_expert(file)
+        read_expert(file)
     file.write_bytes(pickle.dumps(Code(folder), protocol=2))
     with pytest.raises(BenchmarkError, match="refused"):
-        clip_weights.read_older_expert(file)
+        read_expert(file)
     assert not folder.exists()
     pickle.loads(file.read_bytes())
     assert folder.exists(), "the checkpoint was harmless to begin with"
@@ -320,22 +402,22 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, legacy: bool):
 def test_whole_modules_are_refused(tmp_path: Path):
     torch.save(toy.clip_weights()[0].visual, tmp_path / "expert.pt")
     with pytest.raises(BenchmarkError, match="refused, it is no file of tensors alone"):
-        clip_weights.read_older_expert(tmp_path / "expert.pt")
+        read_expert(tmp_path / "expert.pt")
 
 
 def test_other_files_are_refused(tmp_path: Path):
     file = tmp_path / "expert.pt"
     with pytest.raises(BenchmarkError, match="cannot be read"):
-        clip_weights.read_older_expert(file)
+        read_expert(file)
     torch.save([torch.zeros(2)], file)
     with pytest.raises(BenchmarkError, match="expected a state dict"):
-        clip_weights.read_older_expert(file)
+        read_expert(file)
     torch.save({"visual.proj": torch.zeros(2)}, file)
     with pytest.raises(BenchmarkError, match="missing tensors"):
-        clip_weights.read_older_expert(file)
+        read_expert(file)
     file.write_bytes(file.read_bytes()[:200])
     with pytest.raises(BenchmarkError, match="cannot be read"):
-        clip_weights.read_older_expert(file)
+        read_expert(file)
     file.write_bytes(b"<html>not found</html>")
     with pytest.raises(BenchmarkError, match="no file of tensors alone"):
-        clip_weights.read_older_expert(file)
+        read_expert(file)

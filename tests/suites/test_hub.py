@@ -147,6 +147,7 @@ def test_downloads_are_described_and_recorded(vit: Hub, monkeypatch: pytest.Monk
         "revision": "main",
         "id": VIT.repo,
         "commit": vit.commit("model", VIT.repo),
+        "license": hub_server.LICENSE,
         "files": [
             {"name": "config.json", "size": len(CONFIG), "sha256": None, "blob": blob(CONFIG)},
             {

@@ -130,7 +130,7 @@ def test_a_broken_definition_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
     for text, message in (
         ("family: minni", "expected a mapping with the key family, one of mini"),
         ("- mnist", "expected a mapping"),
-        ("family: mini\ntasks: [minst]", "tasks.0 = 'minst'"),
+        ("family: mini\ntasks: [minst]", "tasks: 0 = 'minst': .*did you mean 'mnist'"),
         ("family: [", "not valid YAML"),
     ):
         (tmp_path / "mine.yaml").write_text(text)

@@ -1,14 +1,15 @@
 """A small Hugging Face hub on localhost, for the real client: repositories from bytes, faults on request.
 
-It speaks the part of the protocol that listing and downloading use, without xet. Files that end like LARGE are LFS
-files: they are redirected to another host (`localhost` instead of 127.0.0.1), as the hub does with its CDN.
+It speaks the part of the protocol that listing, downloading and uploading use, without xet. Files that end like LARGE
+are LFS files: they are redirected to another host (`localhost` instead of 127.0.0.1), as the hub does with its CDN.
 """
 
+import base64
 import hashlib
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,11 +20,15 @@ import pytest
 from huggingface_hub import close_session, constants
 
 LARGE = (".safetensors", ".parquet", ".bin")
+LICENSE = "apache-2.0"
+"""The licence on the card of every repository."""
 MEMBER, STRANGER = "hf_member", "hf_stranger"
-"""Tokens: one with access to gated repositories, one without. Any other is refused."""
+"""Tokens: one with access to gated repositories, which may write too, and one without. Any other is refused."""
 REPO = r"(?P<repo>[^/]+(?:/[^/]+)?)"
 API = re.compile(rf"/api/(?P<kind>model|dataset)s/{REPO}(?:/(?P<what>revision|tree)/(?P<revision>[^/]+))?")
 RESOLVE = re.compile(rf"/(?P<kind>datasets/)?{REPO}/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
+BATCH = re.compile(rf"/{REPO}\.git/info/lfs/objects/batch")
+WRITE = re.compile(rf"/api/models/{REPO}/(?P<what>preupload|commit)/main")
 
 
 @dataclass
@@ -160,12 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer, or fail as queued."""
-        hub, path = self.server.hub, unquote(urlsplit(self.path).path)
-        self.token = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        hub.requests.append(Request(self.command, path, self.headers.get("Range", ""), self.token))
-        self.fault = hub.take(self.command, path) or Fault(path)
-        if self.fault.delay:
-            hub.closing.wait(self.fault.delay)
+        hub, path = self.server.hub, self.begin()
         if self.fault.status:
             self.send(self.fault.status, b"", **self.fault.headers)
         elif path.startswith("/cdn/"):
@@ -179,6 +179,67 @@ class _Handler(BaseHTTPRequestHandler):
             self.refuse(404, "", f"{path} is no path of this hub")
 
     do_HEAD = do_GET
+
+    def do_POST(self) -> None:
+        """Take a step of an upload by a member, or fail as queued."""
+        path, body = self.begin(), self.rfile.read(int(self.headers["Content-Length"]))
+        if self.fault.status:
+            self.send(self.fault.status, b"", **self.fault.headers)
+        elif path.startswith("/lfs/"):  # an address that the batch gave to a member
+            self.server.hub.blobs[sha256(body)] = body
+            self.send(200, b"")
+        elif self.token != MEMBER:
+            self.refuse(403 if self.token == STRANGER else 401, "", "You may not write here")
+        elif path == "/api/repos/create":
+            self.create(json.loads(body))
+        elif path == "/api/validate-yaml":
+            self.send_json({"errors": [], "warnings": []})
+        elif match := BATCH.fullmatch(path):
+            objects = json.loads(body)["objects"]
+            actions = [{"upload": {"href": f"{self.server.hub.url}/lfs/{entry['oid']}"}} for entry in objects]
+            self.send_json({"objects": [o | {"actions": a} for o, a in zip(objects, actions, strict=True)]})
+        elif (match := WRITE.fullmatch(path)) and match["what"] == "preupload":
+            files = [{"path": file["path"], "shouldIgnore": False} for file in json.loads(body)["files"]]
+            self.send_json(
+                {"files": [f | {"uploadMode": "lfs" if f["path"].endswith(LARGE) else "regular"} for f in files]}
+            )
+        elif match:
+            self.take_commit(match["repo"], [json.loads(line) for line in body.splitlines()])
+        else:
+            self.refuse(404, "", f"{path} is no path of this hub")
+
+    do_PUT = do_POST
+
+    def begin(self) -> str:
+        """Record a request and take its fault; return its path."""
+        hub, path = self.server.hub, unquote(urlsplit(self.path).path)
+        self.token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        hub.requests.append(Request(self.command, path, self.headers.get("Range", ""), self.token))
+        self.fault = hub.take(self.command, path) or Fault(path)
+        if self.fault.delay:
+            hub.closing.wait(self.fault.delay)
+        return path
+
+    def create(self, request: Mapping[str, Any]) -> None:
+        """Create a model repository, of the member where no owner is named."""
+        hub, repo = self.server.hub, f"{request['organization'] or 'member'}/{request['name']}"
+        answer = {"url": f"{hub.url}/{repo}", "id": repo}
+        if ("model", repo) in hub.commits:
+            return self.send(409, json.dumps(answer).encode())
+        hub.push("model", repo, {})
+        return self.send_json(answer)
+
+    def take_commit(self, repo: str, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Add the files of a commit to a repository."""
+        hub, files = self.server.hub, dict(self.server.hub.commits["model", repo]["main"])
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                files[value["path"]] = hub.blobs[value["oid"]]
+        commit = hub.push("model", repo, files)
+        self.send_json({"commitUrl": f"{hub.url}/{repo}/commit/{commit}", "commitOid": commit})
 
     def answer(self, kind: str, repo: str, revision: str, what: str | None, resolve: bool = False) -> None:
         """Answer for a repository after the checks of the real hub, in its order."""
@@ -222,7 +283,8 @@ class _Handler(BaseHTTPRequestHandler):
                 if lfs := entry.get("lfs"):
                     sibling["lfs"] = {"sha256": lfs["oid"], "size": lfs["size"], "pointerSize": lfs["pointerSize"]}
         gated = "manual" if (kind, repo) in self.server.hub.gated else False
-        self.send_json({"id": repo, "sha": commit, "private": False, "gated": gated, "siblings": siblings})
+        about = {"id": repo, "sha": commit, "private": False, "gated": gated, "cardData": {"license": LICENSE}}
+        self.send_json({**about, "siblings": siblings})
 
     def send_file(self, data: bytes, **headers: str) -> None:
         """Send a file or the requested range of it."""
@@ -283,7 +345,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         monkeypatch.delenv(name, raising=False)
     with Hub() as server:
         template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        for name, value in {"HF_ENDPOINT": server.url, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1,localhost"}.items():
+        variables = {"HF_ENDPOINT": server.url, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1,localhost"}
+        for name, value in {**variables, "HF_HUB_DISABLE_XET": "1"}.items():
             monkeypatch.setenv(name, value)
         for name, constant in {
             "ENDPOINT": server.url,
@@ -294,6 +357,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
             "HF_TOKEN_PATH": str(home / "token"),
             "HF_STORED_TOKENS_PATH": str(home / "stored_tokens"),
             "HF_HUB_OFFLINE": False,
+            "HF_HUB_DISABLE_XET": True,
         }.items():
             monkeypatch.setattr(constants, name, constant)
         close_session()

@@ -164,7 +164,8 @@ def _table(task: ClipTask, split: str, rows: int) -> pa.Table:
         columns["image_id"] = pa.array([f"pet_{row}" for row in range(rows)])
     columns[label] = pa.array([bool(number) for number in numbers] if task.name == "pcam" else numbers)
     if task.name not in UNLABELLED_COLUMNS:
-        features[label] = {"names": [name.replace(" ", "_") for name in task.classes], "_type": "ClassLabel"}
+        names = task.stored_classes or task.classes
+        features[label] = {"names": [name.replace(" ", "_") for name in names], "_type": "ClassLabel"}
     described = json.dumps({"info": {"features": features}})
     return pa.table(columns).replace_schema_metadata({"huggingface": described})
 
