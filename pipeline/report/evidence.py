@@ -114,6 +114,8 @@ class Protocol:
     seeds: Sequence[int]
     embedded: bool
     """Whether the suite is made from installed packages."""
+    unlabelled: Sequence[str] = ()
+    """Tasks whose scored images have no labels: the expert's answers stand for them."""
 
     def sentence(self) -> str:
         """State splits, images and seeds, for captions."""
@@ -136,11 +138,16 @@ class Protocol:
     def caption(self, more: str = "") -> str:
         """Return the caption of the suite's table; `more` is its last sentence."""
         kind = " (embedded: made from installed packages, not the paper's benchmark)" * self.embedded
+        agreement = (
+            f" NO LABELS: accuracy on {', '.join(self.unlabelled)} is the agreement with the expert."
+            if self.unlabelled
+            else ""
+        )
         return (
             f"Suite {self.suite}{kind}: accuracy in %. {self.sentence()} "
             f"{'Mean ± sample standard deviation over seeds; ' * (len(self.seeds) > 1)}"
             "methods without randomness ran once. Bold: best, underlined: second best of the merged models."
-            f"{' ' * bool(more)}{more}"
+            f"{agreement}{' ' * bool(more)}{more}"
         )
 
 
@@ -217,7 +224,8 @@ class Evidence:
         names = ("calibration_split", "evaluation_split", "samples_per_task")
         calibration, scored, requested = (self.parameters[name] for name in names)
         images, seeds = {task: int(used[task]) for task in self.tasks}, self.parameters["seeds"]
-        return Protocol(self.suite, calibration, scored, requested, images, seeds, self.origin["embedded"])
+        unlabelled = [task for task, splits in self.origin.get("unlabelled", {}).items() if scored in splits]
+        return Protocol(self.suite, calibration, scored, requested, images, seeds, self.origin["embedded"], unlabelled)
 
     @property
     def titles(self) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Tables in Markdown, LaTeX and CSV, their ranks, captions and escapes."""
 
 import re
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -140,6 +141,12 @@ def test_caption_of_the_transductive_protocol_and_of_one_seed():
     assert "capped" not in caption
     assert "±" not in caption
     assert protocol.sees(16) == "test images without labels, 16 per task"
+
+
+def test_the_caption_says_where_accuracy_is_agreement():
+    protocol = replace(PROTOCOL, unlabelled=("b",))
+    assert "NO LABELS: accuracy on b is the agreement with the expert." in protocol.caption()
+    assert "NO LABELS" not in PROTOCOL.caption()
 
 
 def test_a_caption_ends_with_the_sentence_on_anchors():
