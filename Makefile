@@ -8,6 +8,7 @@
 # make faults  kill, interrupt, fill the disk, damage files, fuzz: about half an hour on two cores; counts what was survived
 # make verify  hash every result and every file of the cache again: finds silent changes; then dvc repro
 # make audit   are the numbers of this repository true? FLAGS="--rerun 3" computes stages again
+# make export  a merged model for transformers and open_clip: SUITE=mini-8 METHOD=samerging OUT=my-model
 # make bundle  one archive for reviewers; python -m pipeline.audit --bundle FILE checks it
 # make lock    resolve requirements.lock again (needs uv)
 
@@ -22,37 +23,41 @@ TRY := -S 'suites=[nano-3]' -S 'methods.merge=[zeroshot,individual,average,task_
 # What reports/methods keeps of a run, apart from its parameters and its lock: evidence, and what is rendered from it.
 REPORT := evidence/suites tables figures plots index.html metrics.json
 
-.PHONY: repro try compare methods studies check test lint audit bundle faults verify lock env
+# DVC commits experiments. Where Git knows no name, these commits, which no branch holds, get one.
+IDENTITY := $(shell git var GIT_COMMITTER_IDENT >/dev/null 2>&1 || \
+  echo GIT_AUTHOR_NAME=make GIT_AUTHOR_EMAIL=make@localhost GIT_COMMITTER_NAME=make GIT_COMMITTER_EMAIL=make@localhost)
 
-repro: $(READY)
+.PHONY: repro try compare methods studies check test lint audit bundle export faults verify lock env clone
+
+repro: clone $(READY)
 	dvc --wait-for-lock repro
 	python -m stages.show
 
-try: $(READY)
+try: clone $(READY)
 	dvc exp remove --quiet try 2>/dev/null || true
-	dvc exp run --temp --name try $(TRY)
+	$(IDENTITY) dvc exp run --temp --name try $(TRY)
 	git show "$$(git for-each-ref --format='%(refname)' 'refs/exps/*/*/try'):reports/tables/nano-3-overview.md"
 
-compare: $(READY)
+compare: clone $(READY)
 	python -m stages.compare
 
-methods: $(READY)
+methods: clone $(READY)
 	dvc exp remove --quiet methods 2>/dev/null || true
-	dvc exp run --temp --name methods -S 'methods=$${every_method}'
+	$(IDENTITY) dvc exp run --temp --name methods -S 'methods=$${every_method}'
 	rm -rf reports/methods
 	run="$$(git for-each-ref --format='%(refname)' 'refs/exps/*/*/methods')" && \
 	  git archive --prefix=reports/methods/ "$$run" params.yaml dvc.lock | tar -x && \
 	  git archive --prefix=reports/methods/ "$$run:reports" $(REPORT) | tar -x
 	ln -s ../studies ../README.md reports/methods
 
-studies: $(READY)
-	dvc --wait-for-lock repro stages/studies/dvc.yaml
+studies: clone $(READY)
+	dvc --wait-for-lock repro check stages/studies/dvc.yaml
 
 # A file of tests stays in one process, and so do its fixtures.
-check: lint
+check: clone lint
 	python -m pytest -n "$$(nproc)" --dist loadfile -m "not slow and not long"
 
-test: lint
+test: clone lint
 	python -m pytest -n "$$(nproc)" --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
@@ -62,12 +67,12 @@ lint: $(READY)
 	python -m stages --check
 
 # One process more than cores: much of a fault is waiting.
-faults: $(READY)
+faults: clone $(READY)
 	python -m pytest -n $$(($$(nproc) + 1)) --dist worksteal --hypothesis-profile=faults -o python_files='fault_*.py' \
 	  tests/faults tests/test_fuzz.py
 
 # DVC trusts a file whose time, size and inode are as they were, and a cached one that is read-only.
-verify: $(READY)
+verify: clone $(READY)
 	find data -type f ! -name README.md -exec touch -c {} +
 	chmod -R u+w .dvc/cache
 	dvc status
@@ -77,7 +82,15 @@ audit: $(READY)
 bundle: $(READY)
 	python -m pipeline.audit.bundle
 
+export: $(READY)
+	python -m stages.export $(SUITE) $(METHOD) $(OUT) $(FLAGS)
+
 env: $(READY)
+
+# First, because it costs nothing: an environment is 5 GB.
+clone:
+	@top="$$(git rev-parse --show-prefix)" && [ -z "$$top" ] || \
+	  { echo "$(CURDIR) is no clone: DVC needs Git's history, which an archive lacks; git clone the repository"; exit 1; }
 
 $(READY): requirements.lock
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else \

@@ -6,7 +6,7 @@ that change a number are in params.yaml; where stages run, and in how many proce
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,6 +23,10 @@ from pipeline.steps.rescale import Rescale
 from pipeline.steps.surgery import Surgery
 
 PATH = Path("params.yaml")
+FLOATS = (1e-12, 1e6)
+"""Magnitudes of every float but 0: far beyond any sensible value, and float32 neither overflows nor loses them."""
+INTEGERS = 10**9
+"""The largest magnitude of an integer: it fits wherever torch, NumPy or the file formats take one."""
 
 
 class ParamsError(BenchmarkError):
@@ -126,14 +130,10 @@ def check(content: Any) -> Params:
     recipes = _sections("recipe", params.recipe, families, problems)
     study = _sections("study", params.study, {name: studies.load(name).Params for name in studies.names()}, problems)
     for where in ("methods", "every_method"):
-        for key, sections in (("merge", merge), ("calibrate", calibrate)):
-            problems += [
-                f"{where}.{key}: {name!r} has no parameters; expected an entry {key}.{name} ({{}} if it has none)"
-                f"{_nearest(name, sections)}"
-                for name in getattr(getattr(params, where), key)
-                if name not in getattr(params, key)
-            ]
-        _check_refined(where, getattr(params, where), problems)
+        lists = getattr(params, where)
+        for key, known in (("merge", data_free), ("calibrate", calibrated)):
+            _check_run(f"{where}.{key}", getattr(lists, key), known, getattr(params, key), problems)
+        _check_refined(where, lists, modules, problems)
     for name in params.schedule.keys() - defined.keys():
         problems.append(f"schedule.{name}: no such suite{_nearest(name, defined)}; expected one of {_list(defined)}")
     for name in params.suites:
@@ -146,20 +146,47 @@ def check(content: Any) -> Params:
         elif name in recipes:
             family, definition = defined[name]
             _check_batch(params, name, family.sizes(definition, recipes[name]), problems)
+    checked = params.model_copy(update={"merge": merge, "calibrate": calibrate, "recipe": recipes, "study": study})
+    _check_magnitudes("", checked.model_dump(), problems)
     if problems:
         raise ParamsError(_lines(problems))
-    return params.model_copy(update={"merge": merge, "calibrate": calibrate, "recipe": recipes, "study": study})
+    return checked
 
 
-def _check_refined(where: str, lists: Methods, problems: list[str]) -> None:
+def _check_run(
+    where: str, names: Iterable[str], known: Iterable[str], entries: Mapping[str, Any], problems: list[str]
+) -> None:
+    """Add a problem for every method to run that is not `known` or has no entry of parameters."""
+    section = where.rpartition(".")[2]
+    for name in names:
+        if name not in known:
+            problems.append(f"{where}: {name!r}: no such method{_nearest(name, known)}; expected one of {_list(known)}")
+        elif name not in entries:
+            problems.append(
+                f"{where}: {name!r} has no parameters; expected an entry {section}.{name} ({{}} if it has none)"
+            )
+
+
+def _check_refined(where: str, lists: Methods, known: Container[str], problems: list[str]) -> None:
     """Add a problem for every merge to refine that does not run."""
-    running = ("samerging", *lists.merge, *lists.calibrate)
+    running = [name for name in ("samerging", *lists.merge, *lists.calibrate) if name in known]
     for key in ("rescale", "surgery"):
         problems += [
             f"{where}.{key}: {name!r} does not run{_nearest(name, running)}; expected one of {_list(running)}"
             for name in getattr(lists, key)
             if name not in running
         ]
+
+
+def _check_magnitudes(key: str, value: Any, problems: list[str]) -> None:
+    """Add a problem for every number in `value` that is beyond FLOATS or INTEGERS."""
+    if isinstance(value, dict | list):
+        for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            _check_magnitudes(f"{key}.{name}" if key else str(name), inner, problems)
+    elif isinstance(value, float) and value and not FLOATS[0] <= abs(value) <= FLOATS[1]:
+        problems.append(f"{key} = {value}: expected 0 or a magnitude from {FLOATS[0]:g} to {FLOATS[1]:g}")
+    elif isinstance(value, int) and abs(value) > INTEGERS:
+        problems.append(f"{key} = {abbreviate(value)}: expected a magnitude of at most {INTEGERS:,}")
 
 
 def _check_batch(params: Params, suite: str, sizes: Mapping[str, Mapping[str, int]], problems: list[str]) -> None:

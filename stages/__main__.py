@@ -44,13 +44,13 @@ plots:
     x_label: step
     y_label: loss of the batch (nats)
     template: reports/templates/losses.json
-- reports/figures/mini-8-accuracy.png
-- reports/figures/mini-8-coefficients.png
-- reports/figures/mini-8-losses.png
-- reports/figures/mini-8-images.png
-- reports/figures/mini-8-mloss.png
-- reports/figures/mini-8-cosines.png
-- reports/figures/mini-8-transfer.png
+- reports/figures/${suites[0]}-accuracy.png
+- reports/figures/${suites[0]}-coefficients.png
+- reports/figures/${suites[0]}-losses.png
+- reports/figures/${suites[0]}-images.png
+- reports/figures/${suites[0]}-mloss.png
+- reports/figures/${suites[0]}-cosines.png
+- reports/figures/${suites[0]}-transfer.png
 """
 
 
@@ -84,6 +84,7 @@ class Pipeline:
 MAIN = Pipeline(
     path="dvc.yaml",
     stages={
+        "check": StageEntry("Check params.yaml as a whole, before any other stage runs: DVC runs stages in this order"),
         "train": StageEntry(
             "Train the models of an embedded suite; they travel in git, so this runs once", cached=False
         ),

@@ -105,7 +105,11 @@ WRONG = {
     "suite without recipe": (without("recipe+mini-8"), ["'mini-8'", "recipe.mini-8 and schedule.mini-8"]),
     "unknown method": (
         changed("methods+merge", ["tie"]),
-        ["methods.merge: 'tie'", "has no parameters", "merge.tie", "did you mean 'ties'?"],
+        ["methods.merge: 'tie': no such method", "did you mean 'ties'?", "expected one of average"],
+    ),
+    "running method of the other kind": (
+        changed("methods+merge", ["distillation"]),
+        ["methods.merge: 'distillation': no such method", "expected one of average"],
     ),
     "scale of a merge that does not run": (
         changed("methods+rescale", ["tie"]),
@@ -118,6 +122,13 @@ WRONG = {
             "every_method.rescale: 'task_arithmetic' does not run",
         ],
     ),
+    "float that overflows": (changed("schedule+nano-3+lr", 1e38), ["schedule.nano-3.lr = 1e+38", "1e-12 to 1e+06"]),
+    "float that vanishes": (changed("temperature", 1e-300), ["temperature = 1e-300", "1e-12 to 1e+06"]),
+    "float of a method": (changed("merge+wudi+lr", 1e300), ["merge.wudi.lr = 1e+300", "1e-12 to 1e+06"]),
+    "float in a list": (changed("rescale+factors", [1.0, 1e7]), ["rescale.factors.1 = 10000000.0", "1e-12 to 1e+06"]),
+    "float of a study": (changed("study+landscape+weights", [1e9]), ["study.landscape.weights.0", "1e-12 to 1e+06"]),
+    "float of a recipe": (changed("recipe+nano-3+expert_lr", 1e9), ["recipe.nano-3.expert_lr", "1e-12 to 1e+06"]),
+    "integer that overflows": (changed("seeds", [10**400]), ["seeds.0 = 1", "at most 1,000,000,000"]),
     "no factors": (changed("rescale+factors", []), ["rescale.factors = []", "at least 1 item"]),
     "factor of nothing": (changed("rescale+factors", [1.0, 0.0]), ["rescale.factors.1 = 0.0", "greater than 0"]),
     "duplicate factors": (changed("rescale+factors", [1.0, 1.0]), ["rescale.factors", "values must differ"]),
@@ -151,6 +162,22 @@ def test_wrong_parameters_are_named(content: Any, expected: list[str]):
     with pytest.raises(ParamsError) as caught:
         check(content)
     assert [part for part in expected if part not in str(caught.value)] == [], str(caught.value)
+
+
+def test_an_unknown_method_is_not_offered_for_refinement():
+    content = changed("methods+merge", ["tie"])
+    content["methods"]["rescale"] = ["ties"]
+    with pytest.raises(ParamsError) as caught:
+        check(content)
+    line = next(line for line in str(caught.value).splitlines() if "methods.rescale" in line)
+    assert "'ties' does not run" in line
+    assert "'tie'" not in line
+    assert "tie," not in line
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-12, 1e6])
+def test_the_limits_of_floats_are_accepted(value: float):
+    assert check(changed("rho", value)).rho == value
 
 
 def test_every_problem_gets_its_line():

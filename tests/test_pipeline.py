@@ -110,6 +110,8 @@ def select(stages: frozenset[str], *kinds: str) -> frozenset[str]:
 
 
 NOTHING: frozenset[str] = frozenset()
+CHECK = frozenset({"check"})
+"""The stage that depends on params.yaml as a file, so on every key of it."""
 STUDIES = studies(*COMPARED)
 STUDIES_REPORT = studies()
 RENDERS = RENDER | {"studies.render@mini-8"}
@@ -317,8 +319,8 @@ SOURCES: dict[str, frozenset[str]] = {
     "pipeline/suites/mini-8.yaml": EVERYTHING,
     "pipeline/embedded/images.py": EVERYTHING,
     "pipeline/embedded/training.py": EVERYTHING,
-    "pipeline/runtime/stage.py": UNTRAINED | REPORT | STUDIES_REPORT,
-    "pipeline/runtime/store.py": UNTRAINED | REPORT | STUDIES_REPORT,
+    "pipeline/runtime/stage.py": UNTRAINED | REPORT | STUDIES_REPORT | CHECK,
+    "pipeline/runtime/store.py": UNTRAINED | REPORT | STUDIES_REPORT | CHECK,
     "stages/train.py": EVERYTHING,
     "pipeline/suites/nano-3.yaml": NOTHING,
     "pipeline/models/encoder.py": UNTRAINED,
@@ -477,7 +479,7 @@ def test_the_table_holds_for_values_as_dvc_sets_them(pipeline: Pipeline, tmp_pat
 
 
 def test_the_stages_of_the_table_are_those_of_the_pipeline(pipeline: Pipeline):
-    assert pipeline.stages.keys() == EVERYTHING
+    assert pipeline.stages.keys() == EVERYTHING | CHECK
 
 
 @pytest.mark.parametrize("file", SOURCES)
@@ -553,6 +555,13 @@ def test_the_graph_stays_small_enough_for_dvc(pipeline: Pipeline):
     assert len(pipeline.stages) <= 4 * len({*DATA_FREE, *LEARNED, "samerging"})
 
 
+def test_the_check_comes_before_every_other_stage(pipeline: Pipeline):
+    """DVC keeps the order of dvc.yaml among stages that do not need each other."""
+    assert next(iter(pipeline.stages)) == "check"
+    assert "params.yaml" in pipeline.stages["check"].deps
+    assert not pipeline.graph.edges("check")
+
+
 def test_the_main_run_needs_no_study(pipeline: Pipeline):
     assert {needed for name in MAIN for needed in nx.descendants(pipeline.graph, name)} <= MAIN
 
@@ -580,7 +589,7 @@ def shared_code(pipeline: Pipeline, stage: Stage) -> set[str]:
     return SHARED[stage.name]
 
 
-@pytest.mark.parametrize("name", sorted(EVERYTHING))
+@pytest.mark.parametrize("name", sorted(EVERYTHING | CHECK))
 def test_a_stage_declares_what_its_script_uses(pipeline: Pipeline, at_root: Path, name: str):
     declared = pipeline.stages[name]
     stage, names = find_script(declared)

@@ -48,6 +48,7 @@ CALIBRATED = ("distillation", "samerging")
 USED = {**dict.fromkeys(DATA_FREE, 0), **dict.fromkeys(CALIBRATED, 8), "ties-rescaled": 4, "surgery-samerging": 8}
 """Every method that is scored, and its unlabelled images per task."""
 SAMERGING = {
+    "check",
     "samerging@nano-3",
     "evaluate-samerging@nano-3",
     "surgery@nano-3-samerging",
@@ -92,7 +93,7 @@ class Checkout:
 
     def hashes(self) -> dict[str, str]:
         """{path: hash} of every result, except run records and reports on them, which hold times and hardware."""
-        outs = (out for stage in self.lock().values() for out in stage["outs"])
+        outs = (out for stage in self.lock().values() for out in stage.get("outs", ()))
         measured = ("data/runs/", "reports/index.html", "reports/evidence/")
         return {out["path"]: out["md5"] for out in outs if not out["path"].startswith(measured)}
 
@@ -200,7 +201,7 @@ def test_another_rho_reruns_samerging_alone_and_going_back_runs_nothing(finished
     assert "data/merges/nano-3/samerging" in changed
     assert not [path for path in changed if path.startswith("data/") and "samerging" not in path]
     finished.set("rho=0.07")
-    assert finished.ran("repro") <= {"collect@nano-3", "render"}  # what is in Git is not in DVC's run cache
+    assert finished.ran("repro") <= {"check", "collect@nano-3", "render"}  # not in DVC's run cache
     assert finished.hashes() == first
     assert (finished.contents("data/merges"), finished.contents("reports")) == results
     assert finished.call("git", "status", "--porcelain").stdout == ""
@@ -217,6 +218,62 @@ def test_a_wrong_parameter_fails_with_its_message_and_loses_nothing(finished: Ch
     assert finished.ran("repro") == set()
     assert finished.hashes() == first
     assert finished.contents("data/merges") == merges
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("suites=[nano3]", "suites: 'nano3': no such suite; did you mean 'nano-3'?"),
+        ("every_method.merge=[tie]", "every_method.merge: 'tie': no such method; did you mean 'ties'?"),
+        ("+rhoo=1.0", "rhoo = 1.0: no such parameter; did you mean 'rho'?"),
+    ],
+)
+def test_an_unknown_name_is_refused_before_any_stage_runs(finished: Checkout, change: str, message: str):
+    finished.set(change)
+    failed = finished.call("dvc", "repro")
+    assert failed.returncode != 0
+    assert message in failed.stdout
+    assert re.findall("Running stage '(.*)'", failed.stdout) == ["check"]
+    assert "No such file" not in failed.stdout
+    assert finished.call("git", "checkout", "params.yaml").returncode == 0
+    assert finished.ran("repro") == set()
+
+
+def test_an_experiment_with_an_unknown_method_is_refused(finished: Checkout):
+    first = finished.hashes()
+    failed = finished.call("dvc", "exp", "run", "-S", "methods.merge=[tie]", "-S", "methods.rescale=[]")
+    assert failed.returncode != 0
+    assert "did you mean 'ties'?" in failed.stdout
+    assert "No such file" not in failed.stdout
+    assert finished.call("git", "checkout", "params.yaml").returncode == 0
+    assert finished.ran("repro") == set()
+    assert finished.hashes() == first
+
+
+def test_a_run_without_studies_can_be_pushed_and_pulled(finished: Checkout, tmp_path: Path):
+    remote = ("dvc", "remote", "add", "--local", "--default", "backup", str(tmp_path / "remote"))
+    clone = Checkout(tmp_path / "clone", finished.environment)
+    commands = (
+        (finished, remote),
+        (finished, ("dvc", "push", "dvc.yaml")),
+        (finished, ("git", "clone", "-q", str(finished.root), str(clone.root))),
+        (clone, remote),
+        (clone, ("dvc", "pull", "dvc.yaml")),
+    )
+    for place, command in commands:
+        done = place.call(*command)
+        assert done.returncode == 0, done.stdout
+    (finished.root / ".dvc/config.local").unlink()
+    assert clone.contents("data/merges") == finished.contents("data/merges")
+    assert clone.ran("repro") == set()
+
+
+def test_plots_are_those_of_the_suite_that_ran(finished: Checkout, tmp_path: Path):
+    done = finished.call("dvc", "plots", "show", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stdout
+    assert "failed to load" not in done.stdout
+    images = {path.name for path in (tmp_path / "static").iterdir()}
+    assert {f"workspace_reports_figures_nano-3-{name}.png" for name in ("accuracy", "losses", "transfer")} <= images
 
 
 def test_studies_run_on_request_and_a_larger_grid_computes_only_its_new_points(finished: Checkout):

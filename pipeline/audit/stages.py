@@ -31,7 +31,7 @@ class Declared:
 def read_pipelines(repository: Repository) -> tuple[dict[str, Declared], dict[str, Locked], list[str]]:
     """Return all stages as declared and as locked, and the dvc.yaml files below stages/ that never ran.
 
-    The name of a stage of such a file begins with its folder.
+    The name of a stage of such a file begins with its folder. Stages without outputs are left out: no number is theirs.
     """
     declared, locked, idle = {}, {}, []
     for path in ("dvc.yaml", *repository.names("stages", "/dvc.yaml")):
@@ -41,6 +41,8 @@ def read_pipelines(repository: Repository) -> tuple[dict[str, Declared], dict[st
             continue
         prefix, lock = f"{folder}:" * bool(folder), repository.yaml(posixpath.join(folder, "dvc.lock"))["stages"]
         for name, stage in expand_stages(repository.yaml(path), repository.params, folder).items():
+            if not stage.outs:
+                continue
             declared[prefix + name] = stage
             if name in lock:
                 locked[prefix + name] = _from_root(lock[name], stage.folder)

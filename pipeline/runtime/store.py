@@ -155,7 +155,7 @@ def read_yaml(path: Path) -> Any:
     Raises StoreError if the file is missing or invalid.
     """
     try:
-        return YAML(typ="safe").load(path)
+        return YAML(typ="safe", pure=True).load(path)  # the parser in C overflows its stack on deep nesting
     except FileNotFoundError as error:
         raise StoreError(f"{path}: no such file") from error
     except (YAMLError, ValueError, LookupError, RecursionError) as error:  # scalars such as 2020-99-99, !!bool x
