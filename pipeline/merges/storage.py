@@ -22,7 +22,7 @@ from pipeline.merges import serving
 from pipeline.merges.serving import Served
 from pipeline.merges.solution import Extras, Solution
 from pipeline.models.suite import SuiteFolder
-from pipeline.models.task_vectors import add_delta, merge
+from pipeline.models.task_vectors import add_delta, merge_experts
 from pipeline.runtime import store
 from pipeline.runtime.errors import BenchmarkError
 
@@ -169,5 +169,6 @@ def _merged(suite: SuiteFolder, solution: Solution) -> Iterator[Served]:
     if solution.coefficients is not None:
         matrices = solution.coefficients if solution.coefficients.ndim == 3 else solution.coefficients[None]
         served = [tasks] if len(matrices) == 1 else [(task,) for task in tasks]
+        experts = [suite.expert(task) for task in tasks]
         for matrix, names in zip(matrices, served, strict=True):
-            yield Served(encoder, merge(base, suite.vectors(torch.float64), matrix), heads, names)
+            yield Served(encoder, merge_experts(base, experts, suite.suite.groups, matrix), heads, names)

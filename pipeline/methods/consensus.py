@@ -15,8 +15,8 @@ from torch import Tensor
 from pipeline.models.task_vectors import TaskVectors
 from pipeline.models.weights import Weights
 from pipeline.runtime.schema import Parameters
+from pipeline.runtime.threads import map_tensors
 from pipeline.toolbox.parts import apply_entrywise
-from pipeline.toolbox.threads import map_tensors
 
 TITLE = "Consensus TA"
 PAPER = "Wang et al., 2024, arXiv 2405.07813"

@@ -14,8 +14,8 @@ from pipeline.models.sampling import generator
 from pipeline.models.task_vectors import TaskVectors
 from pipeline.models.weights import Weights
 from pipeline.runtime.schema import Parameters
+from pipeline.runtime.threads import map_tensors
 from pipeline.toolbox.dropping import drop_entries
-from pipeline.toolbox.threads import map_tensors
 
 TITLE = "DARE"
 PAPER = "Yu et al., 2024, arXiv 2311.03099, with task arithmetic"

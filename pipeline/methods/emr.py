@@ -15,8 +15,8 @@ from pipeline.merges.serving.masks import pack_mask
 from pipeline.merges.solution import Extras, Solution
 from pipeline.models.task_vectors import TaskVectors
 from pipeline.runtime.schema import Parameters
+from pipeline.runtime.threads import map_tensors
 from pipeline.toolbox.parts import apply_entrywise, split_entries
-from pipeline.toolbox.threads import map_tensors
 
 TITLE = "EMR-Merging"
 PAPER = "Huang et al., 2024, arXiv 2405.17461"

@@ -22,9 +22,9 @@ from torch import Tensor
 from pipeline.models.sampling import generator
 from pipeline.models.task_vectors import TaskVectors
 from pipeline.models.weights import Weights, split_qkv
+from pipeline.runtime.threads import map_tensors
 from pipeline.toolbox.conventions import Conventions
 from pipeline.toolbox.spectra import thin_svd
-from pipeline.toolbox.threads import map_tensors
 
 TITLE = "OPCM"
 PAPER = "Tang et al., 2025, arXiv 2501.09522"

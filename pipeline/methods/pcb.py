@@ -21,8 +21,8 @@ from torch import Tensor
 from pipeline.models.task_vectors import TaskVectors
 from pipeline.models.weights import Weights
 from pipeline.runtime.schema import Parameters
+from pipeline.runtime.threads import map_tensors
 from pipeline.toolbox.parts import apply_entrywise
-from pipeline.toolbox.threads import map_tensors
 from pipeline.toolbox.trimming import align_tasks, entry_of_rank, flatten, lowest_of_top
 
 TITLE = "PCB-Merging"

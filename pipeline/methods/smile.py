@@ -17,8 +17,8 @@ from pipeline.merges.solution import Extras, Solution
 from pipeline.models.task_vectors import TaskVectors
 from pipeline.models.weights import Weights
 from pipeline.runtime.schema import Parameters
+from pipeline.runtime.threads import map_tensors
 from pipeline.toolbox.spectra import svd
-from pipeline.toolbox.threads import map_tensors
 
 TITLE = "SMILE"
 PAPER = "Tang et al., 2024, arXiv 2408.10174"

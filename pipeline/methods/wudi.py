@@ -20,8 +20,8 @@ from torch import Tensor
 
 from pipeline.models.task_vectors import TaskVectors
 from pipeline.models.weights import Weights, split_qkv
+from pipeline.runtime.threads import map_tensors
 from pipeline.toolbox.conventions import Conventions
-from pipeline.toolbox.threads import map_tensors
 
 TITLE = "WUDI-Merging"
 PAPER = "Cheng et al., 2025, arXiv 2503.08099"

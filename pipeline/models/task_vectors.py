@@ -13,6 +13,10 @@ import torch
 from torch import Tensor
 
 from pipeline.models.weights import Weights
+from pipeline.runtime.threads import map_tensors
+
+PART = 2**17
+"""Entries of a part of a tensor that is merged at once: a megabyte in float64."""
 
 
 class TaskVectors(Mapping[str, Tensor]):
@@ -92,6 +96,37 @@ def _moved(weight: Tensor, stacked: Tensor, coefficients: Tensor) -> Tensor:
 
 def _weighted(stacked: Tensor, coefficients: Tensor) -> Tensor:
     return torch.tensordot(coefficients.to(stacked.dtype), stacked, dims=1)
+
+
+def merge_experts(
+    base: Mapping[str, Tensor], experts: Sequence[Mapping[str, Tensor]], groups: Sequence[str], coefficients: Tensor
+) -> Weights:
+    """Return what `merge` returns for the task vectors of `experts`, computed in float64 and rounded once.
+
+    coefficients [T, G], G in the order of `groups`. Tensors are merged side by side, each in parts that stay in the
+    processor's cache, one expert after the other: `merge` would form all task vectors of a tensor in memory.
+    """
+    columns = {name: column for column, name in enumerate(groups)}
+
+    def merged(name: str) -> Tensor:
+        weight = base[name]
+        if name not in columns:
+            return weight
+        factors = coefficients[:, columns[name]].tolist()
+        tuned = [expert[name].flatten() for expert, factor in zip(experts, factors, strict=True) if factor]
+        factors = [factor for factor in factors if factor]
+        result = torch.empty_like(weight)
+        parts = zip(weight.flatten().split(PART), result.view(-1).split(PART), strict=True)
+        for index, (origin, out) in enumerate(parts):
+            theta = origin.double()
+            delta = torch.zeros_like(theta)
+            for factor, expert in zip(factors, tuned, strict=True):
+                part = expert[index * PART : (index + 1) * PART]
+                delta.add_(part.double().sub_(theta), alpha=factor)
+            out.copy_(theta.add_(delta))
+        return result
+
+    return map_tensors(merged, base)
 
 
 def contract(gradient: Mapping[str, Tensor], vectors: Mapping[str, Tensor]) -> Tensor:

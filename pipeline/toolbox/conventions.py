@@ -13,8 +13,8 @@ from torch import Tensor
 
 from pipeline.models.weights import PARTS, Weights, split_qkv
 from pipeline.runtime.schema import Parameters
+from pipeline.runtime.threads import map_tensors
 from pipeline.toolbox.spectra import is_matrix
-from pipeline.toolbox.threads import map_tensors
 
 FUSED = ".attn.in_proj_weight"
 QUERY, *OTHERS = (f".attn.{part}.weight" for part in PARTS)

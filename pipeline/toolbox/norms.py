@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from pipeline.models.task_vectors import TaskVectors
+from pipeline.runtime.threads import map_tensors
 from pipeline.toolbox.parts import split_entries
-from pipeline.toolbox.threads import map_tensors
 
 Scope = Literal["tensor", "model"]
 

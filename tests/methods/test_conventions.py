@@ -13,10 +13,10 @@ from pipeline.models.encoder import block_name
 from pipeline.models.task_vectors import TaskVectors
 from pipeline.models.weights import PARTS, Weights, fuse_qkv
 from pipeline.runtime.schema import Schedule
+from pipeline.runtime.threads import map_tensors
 from pipeline.toolbox.conventions import FUSED, POSITIONS, Conventions, FusedView
 from pipeline.toolbox.essential import balance_layers
 from pipeline.toolbox.spectra import decorrelate, is_matrix
-from pipeline.toolbox.threads import map_tensors
 from tests.methods.test_statistics import block_inputs, esm_matrix, expert_prefix
 from tests.support import toy
 

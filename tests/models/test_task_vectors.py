@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from pipeline.models.task_vectors import TaskVectors, add_delta, contract, merge
+from pipeline.models import task_vectors
+from pipeline.models.task_vectors import TaskVectors, add_delta, contract, merge, merge_experts
 from pipeline.models.weights import Weights
 from tests.support import toy
 
@@ -112,3 +113,20 @@ def test_task_vectors_of_one_task_and_of_all_agree():
     assert vectors.tasks == 3
     assert [*vectors] == [*toy.GROUPS]
     assert all(torch.equal(vectors.task(1)[name], vectors[name][1]) for name in vectors)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_experts_are_merged_as_their_task_vectors_are(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(task_vectors, "PART", 7)
+    rng = torch.Generator().manual_seed(0)
+    base = {name: torch.randn(shape, generator=rng) for name, shape in (("a", (5, 9)), ("frozen", (3,)), ("b", ()))}
+    experts = [{name: base[name] + torch.randn(base[name].shape, generator=rng) for name in "ab"} for _ in range(3)]
+    coefficients = torch.randn(3, 2, generator=rng, dtype=dtype)
+    coefficients[1, 0] = 0
+    merged = merge_experts(base, experts, ("a", "b"), coefficients)
+    expected = merge(base, TaskVectors(base, experts, ("a", "b"), torch.float64), coefficients)
+    assert [*merged] == [*base]
+    assert all(merged[name].equal(expected[name]) for name in base)
+    for index, expert in enumerate(experts):
+        alone = merge_experts(base, experts, ("a", "b"), torch.eye(3, dtype=dtype)[:, [index, index]])
+        assert all(alone[name].equal(expert.get(name, base[name])) for name in base)

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from pipeline.runtime import parallel
 from pipeline.runtime.errors import BenchmarkError
+from pipeline.runtime.threads import MAX_THREADS, map_tensors
 from pipeline.toolbox import parts as cutting
 from pipeline.toolbox.dropping import drop_entries
 from pipeline.toolbox.parts import apply_entrywise, split_entries
-from pipeline.toolbox.threads import MAX_THREADS, map_tensors
 from tests.methods.test_contract import DATA_FREE, clip_vectors, equal, solutions_of
 from tests.support.pretend_gpu import pretended
 
