@@ -14,6 +14,7 @@ A suite is a set of tasks on one backbone; a method edits the task vectors, pick
     studies/        why a method wins, one file per study
     statistics/     counts -> accuracies, intervals, contrasts
     report/         results -> evidence -> tables, figures, pages
+    export/         a merged model as a folder that other programs load
     audit/          are the numbers true? by code of its own
     runtime/        how a stage runs: guarantees, files, processes, devices
     params          the schema of params.yaml, and the only reader of its values

@@ -1,0 +1,53 @@
+"""Write a merged model as a folder, whole or not at all."""
+
+import tempfile
+from pathlib import Path
+
+from pipeline.export import formats, upload
+from pipeline.export.card import Facts, read_facts, write_card
+from pipeline.export.origins import list_sources, read_text_tower
+from pipeline.export.portable import extract
+from pipeline.export.selection import Selection, select
+from pipeline.runtime import store
+from pipeline.runtime.errors import BenchmarkError
+
+
+def export(suite: str, method: str, out: Path, seed: int | None = None, task: str | None = None, repo: str = "") -> str:
+    """Export a merge to the folder `out`, and to the repository `repo` of the hub if it is named.
+
+    seed, task: see `select`. Returns where the model is. Raises BenchmarkError, before any work where it can.
+    """
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise BenchmarkError(f"{out} exists and is not an empty folder; name another, nothing is overwritten")
+    selection = select(suite, method, seed, task)
+    facts = read_facts(selection)
+    place = upload.open_repository(repo) if repo else ""
+    with store.writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
+            folder = Path(scratch) / "model"
+            folder.mkdir()
+            write_model(selection, facts, folder)
+            folder.replace(out)  # fails if something lies there by now
+    return upload.upload(out, place) if place else str(out)
+
+
+def write_model(selection: Selection, facts: Facts, folder: Path) -> None:
+    """Write the files of the selected model into `folder`; the card lists them."""
+    suite, portable = selection.suite.suite, extract(selection)
+    sources = list_sources(suite)
+    model, text = suite.model, read_text_tower(sources)
+    card = write_card(selection, facts, portable, sources, text is not None)
+    if text is None:
+        model, text = formats.placeholder_text(model)
+    classes = {task.name: task.classes for task in suite.tasks if task.name in selection.tasks}
+    store.write_tensors(folder / "model.safetensors", formats.transformers_weights(portable.tower))
+    store.write_tensors(folder / "open_clip_model.safetensors", formats.open_clip_weights(portable.tower, text))
+    store.write_tensors(folder / "heads.safetensors", portable.heads)
+    if portable.extras:
+        store.write_tensors(folder / "extras.safetensors", portable.extras)
+    store.write_json(folder / "config.json", formats.transformers_config(suite.model))
+    store.write_json(folder / "preprocessor_config.json", formats.processor_config(suite))
+    store.write_json(folder / "open_clip_config.json", formats.open_clip_config(suite, model))
+    store.write_json(folder / "classes.json", classes)
+    store.write_text(folder / "README.md", card)

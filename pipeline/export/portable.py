@@ -1,0 +1,71 @@
+"""The part of a merge that plain CLIP classes can hold: an image tower and heads; and what it needs besides.
+
+A kind of serving decides:
+
+    none        the merged model, or of a model per task that of the chosen task
+    heads       the merged model, with the heads that were trained with it
+    masks       the tower of the chosen task, with its mask applied
+    adapters    the merged model; the corrections of its features travel beside it
+    routed      `selection` refuses it: the experts stand between the matrices of the tower
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pipeline.export.selection import Selection
+from pipeline.merges import storage
+from pipeline.merges.solution import Extras, Solution
+from pipeline.models.weights import Weights
+from pipeline.runtime import store
+
+ONE = "One image tower serves all tasks: pick a task by its head."
+PER_TASK = "The method keeps a model per task. This is the one for {task}."
+NOTES = {
+    "heads": f"{ONE} The heads were trained together with it and replace the zero-shot heads.",
+    "masks": f"{PER_TASK} Its mask is applied, so that it is a plain image tower.",
+    "adapters": "**Plain loading gives the merged tower alone.** The accuracies below need the correction of its "
+    "features in `extras.safetensors` too: `z - relu(z @ down.T) @ up.T` for features `z` of unit length, with the "
+    "tensors `<task>/down` and `<task>/up`, before the head.",
+}
+"""What the card says of a kind."""
+
+
+@dataclass(frozen=True)
+class Portable:
+    """A plain model."""
+
+    tower: Weights
+    """The image tower in the suite's layout, float32."""
+    heads: Weights
+    """{task: [classes, D]}, float32."""
+    extras: Weights
+    """Tensors that plain classes do not load; empty for most."""
+    note: str
+
+
+def extract(selection: Selection) -> Portable:
+    """Merge the selected model and return what plain classes can hold of it."""
+    suite, artefact, index = selection.suite, selection.merge, selection.index
+    _, coefficients = storage.load(artefact)
+    tensors = store.TensorFile(artefact / f"extras-{index}.safetensors") if selection.kind else {}
+    matrices = None if coefficients is None else coefficients[index]
+    several = matrices is not None and len(matrices) > 1
+    solution = Solution(
+        None if matrices is None else matrices[suite.suite.task_names.index(selection.tasks[0]) if several else 0],
+        store.TensorFile(artefact / f"delta-{index}.safetensors") if matrices is None else None,
+        extras=Extras(selection.kind, tensors) if selection.kind else None,
+    )
+    served = next(model for model in storage.serve(suite, solution) if selection.tasks[0] in model.tasks)
+    needed = [f"{task}/{part}" for task in selection.tasks for part in ("down", "up")]
+    return Portable(
+        tower=_floats(served.weights, suite.base()),
+        heads=_floats(served.heads, selection.tasks),
+        extras=_floats(tensors, needed if selection.kind == "adapters" else ()),
+        note=NOTES.get(selection.kind or "", PER_TASK if several else ONE).format(task=selection.task),
+    )
+
+
+def _floats(tensors: Mapping[str, Tensor], names: Mapping[str, Tensor] | tuple[str, ...] | list[str]) -> Weights:
+    return {name: tensors[name].float() for name in names}
