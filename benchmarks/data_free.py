@@ -13,7 +13,8 @@ of blocks, and of a peak what belongs to one model (the answer, a task's whole v
 import argparse
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks import measure
-from benchmarks.synthetic import SHAPES, config
+from benchmarks.synthetic import SHAPES, tensor_shapes
 from pipeline import methods
-from pipeline.models.task_vectors import TaskVectors, add_delta, merge
-from pipeline.models.weights import FROZEN, build_clip, split_qkv
+from pipeline.models.task_vectors import TaskVectors, add_delta, merge_experts
+from pipeline.models.weights import FROZEN, Weights
 from pipeline.runtime import store
 from pipeline.runtime.device import device
 from pipeline.runtime.parallel import count_workers
+from pipeline.runtime.threads import MAX_THREADS
 from pipeline.steps.merge import merge_data_free
-from pipeline.toolbox.threads import MAX_THREADS
 
 METHODS = tuple(name for name in methods.names() if hasattr(methods.load(name), "merge"))
 READ = "read"
@@ -38,11 +39,8 @@ READ = "read"
 
 def write(folder: Path, backbone: str, blocks: int, tasks: int) -> int:
     """Write base.safetensors and <t>.safetensors with random weights; the bytes of all experts."""
-    with torch.device("meta"):
-        tower = build_clip(config(backbone, blocks)).get_submodule("visual")
-    shapes = {name: tensor.shape for name, tensor in split_qkv(dict(tower.named_parameters())).items()}
     rng = torch.Generator().manual_seed(0)
-    base = {name: 0.02 * torch.randn(shape, generator=rng) for name, shape in shapes.items()}
+    base = {name: 0.02 * torch.randn(shape, generator=rng) for name, shape in tensor_shapes(backbone, blocks).items()}
     store.write_tensors(folder / "base.safetensors", base)
     tuned = {name: tensor for name, tensor in base.items() if name not in FROZEN}
     for task in tqdm(range(tasks), desc="experts", unit="expert"):
@@ -62,14 +60,14 @@ def measured(folder: Path, tasks: int, name: str) -> float:
             for tensor in file:
                 file[tensor]
     else:
-        merged(name, base, experts, target)
+        deque(merged(name, base, experts, target), maxlen=0)
     return time.perf_counter() - start
 
 
 def merged(
     name: str, base: Mapping[str, Tensor], experts: Sequence[Mapping[str, Tensor]], target: torch.device
-) -> None:
-    """Make every model of the method's answer, its extras apart, one at a time, as the stages do it.
+) -> Iterator[Weights]:
+    """Yield every model of the method's answer, its extras apart, one at a time, as the stages do it.
 
     The answer is found on `target`; models are formed on the CPU.
     """
@@ -81,11 +79,11 @@ def merged(
     (solution,) = merge_data_free(method, vectors, params, [str(task) for task in range(vectors.tasks)]).solutions
     solution = solution.cpu()
     if solution.delta is not None:
-        add_delta(base, solution.delta)
+        yield add_delta(base, solution.delta)
     for matrix in (
         () if solution.coefficients is None else solution.coefficients.reshape(-1, vectors.tasks, len(groups))
     ):
-        merge(base, TaskVectors(base, experts, groups), matrix)
+        yield merge_experts(base, experts, groups, matrix)
 
 
 def main() -> None:

@@ -9,12 +9,14 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import trange
 
 from benchmarks import RESULTS
+from pipeline.runtime import store
 from pipeline.runtime.machine import read_processor_name
 
 Timed = Mapping[str, Callable[[], object]]
@@ -73,11 +75,15 @@ def _send(sending: Connection, function: Callable[..., Any], arguments: tuple[ob
     sending.send((result, taken >> 20 or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10))
 
 
-def write(name: str, arguments: Mapping[str, Any], target: torch.device, content: Mapping[str, Any]) -> None:
-    """Write benchmarks/results/<name>.json: what was measured, with what, on what."""
-    RESULTS.mkdir(exist_ok=True)
-    found = {"arguments": dict(arguments), **machine(target), **content}
-    (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+def write(
+    name: str,
+    arguments: Mapping[str, Any],
+    target: torch.device,
+    content: Mapping[str, Any],
+    folder: Path | None = None,
+) -> None:
+    """Write <name>.json into `folder`, by default RESULTS: what was measured, with what, on what; atomically."""
+    store.write_json((folder or RESULTS) / f"{name}.json", {"arguments": dict(arguments), **machine(target), **content})
 
 
 def earlier(name: str, target: torch.device, content: Mapping[str, Any]) -> dict[str, Any]:

@@ -123,9 +123,11 @@ def performance(results: Path = RESULTS) -> str:
         ("One calibration step, in turn with its floor (a plain forward and backward over the same images)", _steps),
         ("Scoring a merged model, against open_clip's own forward on images in memory", _evaluations),
         ("Data-free merges: median seconds, over those of a thread reading the experts once, peak memory", _data_free),
+        ("Data-free merges as commands, against mergekit's, ours / mergekit's", _against_public),
         ("How a SAMerging step grows with tasks T and images k", _growth),
         ("The whole run on the embedded suite, stages one after the other", _whole_run),
         ("Every stage at full size, random weights in the public file formats", _full_size),
+        ("On a GPU, next to targets", _on_gpu),
     ]
     return "\n\n".join(f"{title}:\n\n{table}" for title, make in parts if (table := _table(list(make(found)))))
 
@@ -148,8 +150,11 @@ def _where(one: dict[str, Any]) -> str:
 
 
 def _ratio(row: dict[str, Any]) -> str:
-    ratio = row["ratio"]
-    return f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})"
+    return _range(row["ratio"])
+
+
+def _range(spread: dict[str, float]) -> str:
+    return f"{spread['median']:.2f} ({spread['min']:.2f} to {spread['max']:.2f})"
 
 
 def _steps(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
@@ -196,6 +201,47 @@ def _tower(given: dict[str, Any]) -> str:
     return given["backbone"] + part
 
 
+def _against_public(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    """A row per merge of ours; what `start` takes is also in the other rows, unless it is taken off."""
+    measured = ("wall, s", "ratio", "CPU, s", "ratio", "CPU beyond start, s", "peak, GiB")
+    yield ("models", "mergekit's", "ours", *measured, "largest difference, or cosine, length, spread", "hardware")
+    for content in _of(found, "against_public"):
+        given, rows = content["arguments"], content["rows"]
+        models = f"{given['backbone']}, T = {given['tasks']}"
+        for recipe in sorted(rows, key=lambda name: (name != "start", name)):
+            theirs = rows[recipe]["mergekit"]
+            for variant in sorted(rows[recipe].keys() - {"mergekit"}):
+                sides = rows[recipe][variant], theirs
+                costs = (_pair(sides, "seconds"), _range(sides[0]["seconds_ratio"]))
+                costs += (_pair(sides, "cpu_seconds"), _range(sides[0]["cpu_seconds_ratio"]))
+                costs += (_beyond(sides, rows["start"]), " / ".join(f"{side['peak_mib'] / 1024:.1f}" for side in sides))
+                named = (recipe, variant) if recipe != "start" else ("start", "start")
+                yield (models, *named, *costs, _agreement(sides[0].get("agreement")), _where(content))
+
+
+def _pair(sides: tuple[dict[str, Any], ...], field: str) -> str:
+    return " / ".join(f"{side[field]['median']:.1f}" for side in sides)
+
+
+def _beyond(sides: tuple[dict[str, Any], ...], start: dict[str, dict[str, Any]]) -> str:
+    starts = start["average"], start["mergekit"]
+    spent = [
+        side["cpu_seconds"]["median"] - alone["cpu_seconds"]["median"]
+        for side, alone in zip(sides, starts, strict=True)
+    ]
+    return " / ".join(f"{seconds:.1f}" for seconds in spent)
+
+
+def _agreement(agreement: dict[str, Any] | None) -> str:
+    if agreement is None:
+        return ""
+    if "cosine" in agreement:
+        return ", ".join(f"{agreement[name]:.4f}" for name in ("cosine", "length", "spread"))
+    skipped = agreement["undecided_entries"]
+    beside = f" beside {skipped:,} ties in {agreement['entries']:,} entries" if skipped else ""
+    return f"{agreement['largest_relative_difference']:.1e}{beside}"
+
+
 def _growth(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     yield ("backbone", "T", "k", "batch", "s/step", "peak, GiB", "hardware")
     for one in _of(found, "growth"):
@@ -224,6 +270,14 @@ def _full_size(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
             name = " ".join((stage["stage"], *[value for key, value in stage["arguments"].items() if key != "suite"]))
             where = f"{stage['processor']}, {stage['cores']} cores" if stage["device"] == "cpu" else stage["device"]
             yield (suite, name, f"{stage['seconds']:.0f}", f"{stage['peak_mib'] / 1024:.1f}", where)
+
+
+def _on_gpu(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    yield ("part", "row", "measured", "hardware")
+    for content in _of(found, "on_gpu"):
+        for name, row in content["rows"].items():
+            for target in row["targets"]:
+                yield (content["part"], name, target["text"], _where(content))
 
 
 def main() -> None:

@@ -1,15 +1,22 @@
-"""Calibration problems of the public backbones' sizes with random weights, images and teachers."""
+"""Calibration problems of the public backbones' sizes with random weights, images and teachers.
+
+Nothing here needs open_clip: names and shapes of the tensors are written out, and a test holds them to open_clip's.
+"""
+
+import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from pipeline.calibration.memory import images_per_pass
 from pipeline.calibration.problem import Problem
-from pipeline.models.encoder import Tower
+from pipeline.models.encoder import Tower, block_name
 from pipeline.models.suite import Suite
-from pipeline.models.weights import FROZEN, build_clip, split_qkv
+from pipeline.models.weights import FROZEN, PARTS, Weights, to_device
 
 SHAPES = {
+    "tiny": (32, 1, 14, 16, 28, 16),
     "mini": (96, 4, 7, 64, 28, 32),
     "vit-b-32": (768, 12, 32, 512, 224, 64),
     "vit-b-16": (768, 12, 16, 512, 224, 64),
@@ -28,14 +35,48 @@ def config(backbone: str, blocks: int | None = None) -> dict[str, object]:
     return {"embed_dim": features, "vision_cfg": vision, "text_cfg": text, "quick_gelu": True}
 
 
+def tensor_shapes(backbone: str, blocks: int | None = None) -> dict[str, tuple[int, ...]]:
+    """Return {name: shape} of the image tower of `config`, with q, k and v apart, in the order of the model."""
+    width, layers, patch, features, size, _ = SHAPES[backbone]
+
+    def norm(name: str) -> dict[str, tuple[int, ...]]:
+        return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+
+    shapes: dict[str, tuple[int, ...]] = {
+        "class_embedding": (width,),
+        "positional_embedding": ((size // patch) ** 2 + 1, width),
+        "proj": (width, features),
+        "conv1.weight": (width, 3, patch, patch),
+        **norm("ln_pre"),
+    }
+    for block in map(block_name, range(blocks or layers)):
+        shapes |= norm(f"{block}ln_1")
+        shapes |= {f"{block}attn.{part}.weight": (width, width) for part in PARTS}
+        shapes |= {f"{block}attn.{part}.bias": (width,) for part in PARTS}
+        shapes |= {f"{block}attn.out_proj.weight": (width, width), f"{block}attn.out_proj.bias": (width,)}
+        shapes |= norm(f"{block}ln_2")
+        shapes |= {f"{block}mlp.c_fc.weight": (4 * width, width), f"{block}mlp.c_fc.bias": (4 * width,)}
+        shapes |= {f"{block}mlp.c_proj.weight": (width, 4 * width), f"{block}mlp.c_proj.bias": (width,)}
+    return shapes | norm("ln_post")
+
+
+def weights(backbone: str, target: torch.device) -> Weights:
+    """Return a random image tower: norms that change nothing, matrices that keep the size of their input."""
+    rng, made = torch.Generator(target).manual_seed(0), {}
+    for name, shape in tensor_shapes(backbone).items():
+        if len(shape) == 1 and name != "class_embedding":
+            made[name] = torch.full(shape, float(name.endswith(".weight")), device=target)
+        else:
+            inputs = shape[0] if name in ("proj", "class_embedding") else math.prod(shape[1:])
+            made[name] = inputs**-0.5 * torch.randn(shape, generator=rng, device=target)
+    return made
+
+
 def problem(backbone: str, tasks: int, batch: int, target: torch.device, precision: torch.dtype) -> Problem:
     """`tasks` tasks with `batch` images each."""
     made, features, size = config(backbone), SHAPES[backbone][3], SHAPES[backbone][4]
-    rng = torch.Generator(target).manual_seed(0)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        tower = build_clip(made).get_submodule("visual").to(target)
-    base = {name: tensor.detach() for name, tensor in split_qkv(dict(tower.named_parameters())).items()}
+    rng = torch.Generator(target).manual_seed(1)
+    base = weights(backbone, target)
 
     def noise(*shape: int) -> Tensor:
         return torch.randn(shape, generator=rng, device=target)
@@ -54,4 +95,16 @@ def problem(backbone: str, tasks: int, batch: int, target: torch.device, precisi
         tasks=tuple(f"task-{number}" for number in range(tasks)),
         precision=precision,
         images_per_pass=images_per_pass(suite, target),
+    )
+
+
+def moved(made: Problem, target: torch.device) -> Problem:
+    """Return the same problem on another device; its passes hold as many images as before."""
+    return replace(
+        made,
+        base=to_device(made.base, target),
+        vectors=to_device(made.vectors, target),
+        heads=tuple(head.to(target) for head in made.heads),
+        images=tuple(images.to(target) for images in made.images),
+        teachers=tuple(logits.to(target) for logits in made.teachers),
     )

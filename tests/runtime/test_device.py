@@ -65,7 +65,10 @@ def test_a_data_free_method_merges_on_the_device(name: str):
 def test_a_data_free_merge_is_measured_on_the_device(name: str):
     base, experts = transformer_experts()
     with pretended():
-        merged(name, base, experts, GPU)
+        models = [*merged(name, base, experts, GPU)]
+    assert models
+    for model in models:
+        assert not any(isinstance(tensor, OnGpu) for tensor in model.values())
 
 
 @pytest.mark.parametrize("name", methods_with("calibrate"))
