@@ -23,7 +23,7 @@ def make(root: Path, *arguments: str, **environment: str) -> subprocess.Complete
     home.mkdir(exist_ok=True)
     (home / ".gitconfig").write_text("[user]\n\tuseConfigOnly = true\n")
     return subprocess.run(
-        ["make", *arguments],
+        ["make", "--no-print-directory", *arguments],
         cwd=root,
         env={**inherited, "HOME": str(home), "GIT_CONFIG_NOSYSTEM": "1", **environment},
         capture_output=True,

@@ -57,7 +57,7 @@ PUBLIC = {
     "embedded": False,
     "fetched": [{**MODEL, "files": FILES}, {**MODEL, "repo": "old", "id": "new/name", "files": FILES[:1]}],
     "overlap": {TASKS[0]: {"train": 1, "validation": 2}, TASKS[1]: {"train": 1200, "validation": 0}},
-    "anchors": {task: {"zeroshot": 20.1, "individual": 80.2} for task in TASKS},
+    "anchors": {task: {"zeroshot": 20.1, "individual": 86.2} for task in TASKS},
     "published": [{**ROW, "task": task, "accuracy": 50 + index} for index, task in enumerate(TASKS)],
 }
 MEASURES = ("suite", "measure", "layer", "task", "other", "value")
@@ -340,8 +340,8 @@ def test_a_public_suite_is_compared_with_published_results(plain, beside):
     captioned = {"index.html", "evidence/mini-x/records.json", "tables/mini-x.md", "tables/mini-x.tex"}
     assert {name for name in plain if plain[name] != beside[name]} == captioned
     claim = (
-        "Anchors: 2 of 4 published accuracies of these checkpoints reproduced within 0.1 points; "
-        "NOT reproduced: b&<i> expert (−0.200), a_1 expert (−0.200)."
+        "Anchors: 2 of 4 published accuracies of these checkpoints reproduced within 0.1 points or 3 images; "
+        "NOT reproduced: b&<i> expert (−6.200), a_1 expert (−6.200)."
     )
     table = beside["tables/mini-x.md"].decode()
     assert "embedded" not in table
@@ -354,7 +354,7 @@ def test_a_public_suite_is_compared_with_published_results(plain, beside):
     assert published[5].endswith(',"training images without labels, 6 per task; mean over 2 seeds",this run,')
     assert published[7] == "M<1>,k 1,50.000000,51.000000,50.500000,data_free,p<2>,"
     html = beside["index.html"].decode()
-    assert html.count("NOT reproduced: b&amp;&lt;i&gt; expert (−0.200)") == 2
+    assert html.count("NOT reproduced: b&amp;&lt;i&gt; expert (−6.200)") == 2
     assert '>a/&lt;b&gt;</th><td class="words">0123456789ab</td><td>2</td><td>1.50</td>' in html
     assert '>old (now new/name)</th><td class="words">0123456789ab</td><td>1</td><td>0.75</td>' in html
     assert "1 calibration-pool image of task b&amp;&lt;i&gt; also occurs in its test split." in html
