@@ -2,7 +2,7 @@
 
 selection   which merge: suite, method, seed and task, checked before any work
 lineage     the stages behind a merge, from its name
-portable    the plain image tower of a merge, its heads, and what it needs besides
+portable    the plain image tower of a merge, its heads, and tensors that plain classes cannot hold
 formats     names and configurations of transformers and open_clip
 origins     base and experts, and the base's text tower
 card        the model card: origins, parameters, protocol, accuracies

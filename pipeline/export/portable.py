@@ -1,11 +1,11 @@
-"""The part of a merge that plain CLIP classes can hold: an image tower and heads; and what it needs besides.
+"""The part of a merge that plain CLIP classes can hold, an image tower and heads, and the tensors that they cannot.
 
 A kind of serving decides:
 
     none        the merged model, or of a model per task that of the chosen task
     heads       the merged model, with the heads that were trained with it
     masks       the tower of the chosen task, with its mask applied
-    adapters    the merged model; the corrections of its features travel beside it
+    adapters    the merged model; the corrections of its features go into a file of their own
     routed      `selection` refuses it: the experts stand between the matrices of the tower
 """
 

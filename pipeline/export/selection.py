@@ -77,7 +77,7 @@ def select(suite: str, method: str, seed: int | None = None, task: str | None = 
         raise SelectionError(f"{method} is a model per task, and a folder holds one; add --task with one of {names}")
     if content["extras"] == "routed":
         raise SelectionError(
-            f"{method} sends every token through an expert beside each matrix, which no CLIP of transformers or "
+            f"{method} adds an expert to every matrix and routes each token to one, which no CLIP of transformers or "
             "open_clip has; its weights alone are the pre-trained model. Export a method that merges weights"
         )
     index = _place(method, content["seeds"], seed)

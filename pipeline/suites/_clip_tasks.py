@@ -120,6 +120,17 @@ def plain_name(name: str) -> str:
     return "".join(filter(str.isalnum, name.lower()))
 
 
+def find_label(text: str, classes: Sequence[str]) -> int | None:
+    """Return the label of the class that `text` names: as it stands, or else in the one plain spelling; None if none.
+
+    "C" and "C++" have the same plain spelling, so that neither is found by it.
+    """
+    if text in classes:
+        return classes.index(text)
+    alike = [label for label, name in enumerate(classes) if plain_name(name) == plain_name(text)]
+    return alike[0] if len(alike) == 1 else None
+
+
 def find_parquet_files(names: Sequence[str], config: str | None, split: str) -> list[str]:
     """Find the parquet files of a split among the files of a dataset repository, in row order.
 

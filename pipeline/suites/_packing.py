@@ -18,7 +18,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from pipeline.runtime.errors import BenchmarkError
-from pipeline.suites._clip_tasks import ClipTask, plain_name
+from pipeline.suites._clip_tasks import ClipTask, find_label
 
 Image.init()
 SUFFIXES = frozenset(suffix for suffix, kind in Image.EXTENSION.items() if kind in Image.OPEN)
@@ -93,15 +93,16 @@ def pack_folder(task: ClipTask, names: Sequence[str], folder: Path) -> dict[str,
 
 def _number_classes(task: ClipTask, root: Path, folders: Sequence[str]) -> dict[str, int]:
     """Return {folder: label}; BenchmarkError for a folder that is no class of the task."""
-    numbers = {plain_name(name): label for label, name in enumerate(task.classes)}
+    numbers = {}
     for name in folders:
-        if plain_name(name) not in numbers:
+        if (label := find_label(name, task.classes)) is None:
             near = get_close_matches(name, task.classes, 1, 0)
             raise BenchmarkError(
                 f"{task.name}: {root / name}: {name!r} is no class of the suite; did you mean {near[0]!r}? "
                 f"Expected a folder for each of {', '.join(task.classes[:8])}"
             )
-    return {name: numbers[plain_name(name)] for name in folders}
+        numbers[name] = label
+    return numbers
 
 
 def _tar_rows(task: ClipTask, tars: Sequence[Path]) -> Iterator[tuple[bytes, str, int]]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from pipeline.runtime.errors import BenchmarkError
-from pipeline.suites._clip_tasks import ClipTask, plain_name
+from pipeline.suites._clip_tasks import ClipTask, find_label
 
 MAGIC = b"PAR1"
 LEAST = 10
@@ -95,10 +95,10 @@ def read_labels(path: Path, task: ClipTask) -> np.ndarray:
     if column.null_count:
         raise BenchmarkError(f"{path}: {name} has {column.null_count} nulls, expected a label for every image")
     if _holds_text(column.type):
-        exact = {text: label for label, text in enumerate(stored)}
-        plain = {plain_name(text): label for label, text in enumerate(stored)}
         texts = column.to_pylist()
-        labels = np.array([exact.get(text, plain.get(plain_name(text), -1)) for text in texts], dtype=np.int64)
+        known = {text: find_label(text, stored) for text in {*texts}}
+        numbers = {text: -1 if label is None else label for text, label in known.items()}
+        labels = np.array([numbers[text] for text in texts], dtype=np.int64)
     else:
         labels = column.cast(pa.int64()).to_numpy() - task.label_offset
     if (wrong := np.flatnonzero((labels < 0) | (labels >= len(task.classes)))).size:
@@ -142,27 +142,20 @@ def _class_names(footer: Footer, task: ClipTask) -> Sequence[str]:
     try:
         metadata = json.loads((footer.schema.metadata or {}).get(b"huggingface", b"{}"))
         names = metadata.get("info", {}).get("features", {}).get(label, {}).get("names") or expected
-        texts = [plain_name(name) for name in names]
+        labels = [find_label(name, expected) for name in names]
     except (ValueError, AttributeError, TypeError) as error:
         raise BenchmarkError(
             f"{footer.title}: the schema's metadata `huggingface` is not what the datasets library writes "
             f"({type(error).__name__}); write the file again, or remove that key"
         ) from error
-    classes = [plain_name(name) for name in expected]
-    moved = [
-        (index, name)
-        for index, name in enumerate(texts)
-        if index < len(classes) and name != classes[index] and name in classes
-    ]
-    if len(texts) == len(classes) and not moved:
+    moved = next((index for index, place in enumerate(labels) if place is not None and place != index), None)
+    if len(names) == len(expected) and moved is None:
         return names
-    agreeing = sum(name == wanted for name, wanted in zip(texts, classes, strict=False))
-    first = f"{names[moved[0][0]]!r} is {moved[0][0]} in the file, " if moved else ""
-    wanted = f"{classes.index(moved[0][1])} in the suite" if moved else ""
+    agreeing = sum(index == place for index, place in enumerate(labels))
+    first = "" if moved is None else f"; {names[moved]!r} is {moved} in the file, {labels[moved]} in the suite"
     raise BenchmarkError(
         f"{footer.title}: {label} has {len(names)} classes, {', '.join(names[:3])} ..., expected those of {task.name} "
-        f"in their order: {len(expected)}, {', '.join(expected[:3])} ...; {agreeing} names agree{'; ' if moved else ''}"
-        f"{first}{wanted}"
+        f"in their order: {len(expected)}, {', '.join(expected[:3])} ...; {agreeing} names agree{first}"
     )
 
 

@@ -47,7 +47,7 @@ REFUSED = {
     "masks": (("tiny", "emr"), "emr is a model per task, and a folder holds one; add --task with one of cats"),
     "routed": (
         ("tiny", "smile"),
-        "smile sends every token through an expert beside each matrix, which no CLIP of transformers or open_clip "
+        "smile adds an expert to every matrix and routes each token to one, which no CLIP of transformers or open_clip "
         "has; its weights alone are the pre-trained model. Export a method that merges weights",
     ),
 }

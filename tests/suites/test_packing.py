@@ -49,6 +49,15 @@ def test_a_folder_per_class_gives_labelled_rows(tmp_path: Path):
     assert again["train"].path.read_bytes() == packed["train"].path.read_bytes()
 
 
+def test_folders_with_one_plain_spelling_are_not_mixed_up(tmp_path: Path):
+    root = tmp_path / "flowers"
+    names = draw(root, "train/C/a.png", "train/C++/b.png", "test/C/c.png", "test/C++/d.png")
+    packed = _packing.pack_folder(define(root, classes=("C++", "C")), names, tmp_path / "packed")
+    assert parquet.read_table(packed["test"].path)["label"].to_pylist() == [0, 1]
+    with pytest.raises(BenchmarkError, match="train/C: 'C' is no class of the suite"):
+        _packing.pack_folder(define(root, classes=("c", "c-")), names, tmp_path / "ambiguous")
+
+
 def test_flat_images_have_no_labels(tmp_path: Path):
     root = tmp_path / "flowers"
     names = draw(root, *(f"train/{i}.png" for i in range(4)), "test/tulip/a.png", "test/red rose/b.png")

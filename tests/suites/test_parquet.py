@@ -93,6 +93,15 @@ def test_names_that_are_spelt_otherwise_are_accepted(tmp_path: Path):
     check(write(tmp_path / "test.parquet", pa.array(range(5)), names))
 
 
+def test_names_with_one_plain_spelling_are_told_apart(tmp_path: Path):
+    task = TASK.model_copy(update={"classes": ("C", "C++", "go", "rust", "zig")})
+    path = write(tmp_path / "texts.parquet", pa.array(["C++", "C", "Go", "rust", "zig"]))
+    assert _parquet.read_labels(path, task).tolist() == [1, 0, 2, 3, 4]
+    exchanged = write(tmp_path / "test.parquet", pa.array(range(5)), ["C++", "C", "go", "rust", "zig"])
+    with pytest.raises(BenchmarkError, match=r"3 names agree; 'C\+\+' is 0 in the file, 1 in the suite"):
+        check(exchanged, task)
+
+
 @pytest.mark.parametrize(
     "metadata", ["no JSON", "[1]", '{"info": 3}', '{"info": {"features": {"label": {"names": [1, 2]}}}}', '"x"']
 )
