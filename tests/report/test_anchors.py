@@ -22,7 +22,7 @@ KEYS = [("zeroshot", -1), ("individual", -1), ("m_1", 0), ("m_1", 1)]
 INDEX = pd.MultiIndex.from_tuples(KEYS, names=["method", "seed"])
 RUNS = pd.DataFrame({"b": [63.28, 80.0, 50, 52], "a": [40.0, 90.5, 60, 64], "Average": [51.64, 85.25, 55, 58]}, INDEX)
 ANCHORS = {"a": {"zeroshot": 40.0, "individual": 90.6001}, "b": {"zeroshot": 63.18, "individual": 79.95}}
-SIZES = pd.Series({"a": 10_000, "b": 3_000})
+SIZES = pd.Series({"a": 10_000, "b": 10_000})
 ROW = {"method": "X|<1>", "hyperparameters": "k 1", "protocol": "data-free", "source": "p_2", "note": ""}
 ROWS = [
     {**ROW, "task": "a", "accuracy": 51.25, "note": "few"},
