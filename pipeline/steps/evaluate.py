@@ -4,20 +4,22 @@ Counts are integers, so that a reader can recompute every figure. No batch is ev
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from pipeline.merges import storage
 from pipeline.merges.answers import Answers, join_seeds
 from pipeline.merges.serving import Served
 from pipeline.models.features import encode
 from pipeline.models.suite import SuiteFolder
-from pipeline.models.weights import to_device
+from pipeline.models.weights import Weights, to_device
 from pipeline.runtime.device import device
 from pipeline.runtime.errors import BenchmarkError
-from pipeline.runtime.parallel import run_all
+from pipeline.runtime.threads import map_tensors
 
 SCORE_COLUMNS = ("suite", "method", "task", "seed", "samples", "correct", "total")
 ScoreRow = tuple[str, str, str, int | None, int, int, int]
@@ -43,22 +45,27 @@ def predict_classes(models: Iterable[Served], labelled: LabelledImages, title: s
     """
     target, predicted, labels = device(), {}, {}
     for model in models:
-        weights = to_device(model.weights, target)
-        for task in model.tasks:
-            images, truth = labelled(task)
-            labels[task] = truth.astype(np.int16)
-            features = encode(model.encoder, weights, images, target)
-            logits = features @ model.heads[task].to(target).T
-            if not bool(torch.isfinite(logits).all()):
-                raise BenchmarkError(f"{title}: the merged model's logits on {task} are not finite; nothing was scored")
-            predicted[task] = logits.argmax(1)[None].to(torch.int16).cpu().numpy()
+        predict = partial(_predict_task, model, to_device(model.weights, target), labelled, target, title)
+        for task, (classes, truth) in map_tensors(predict, model.tasks).items():
+            predicted[task], labels[task] = classes[None], truth
     return Answers(predicted, labels)
+
+
+def _predict_task(
+    model: Served, weights: Weights, labelled: LabelledImages, target: torch.device, title: str, task: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the predicted and the true classes of a task, int16 [n]; `weights` are the model's on `target`."""
+    images, truth = labelled(task)
+    logits = encode(model.encoder, weights, images, target) @ model.heads[task].to(target).T
+    if not bool(torch.isfinite(logits).all()):
+        raise BenchmarkError(f"{title}: the merged model's logits on {task} are not finite; nothing was scored")
+    return logits.argmax(1).to(torch.int16).cpu().numpy(), truth.astype(np.int16)
 
 
 def predict_seeds(folder: Path, artefact: Path, split: str, title: str) -> Answers:
     """Predict the classes of a split with every seed of an artefact; [S, n] per task."""
-    seeds = len(storage.load(artefact)[0]["seeds"])
-    return join_seeds(run_all(predict_seed, [(folder, artefact, index, split) for index in range(seeds)], title))
+    seeds = range(len(storage.load(artefact)[0]["seeds"]))
+    return join_seeds([predict_seed(folder, artefact, index, split) for index in tqdm(seeds, desc=title, unit="run")])
 
 
 def count_correct(suite: str, method: str, artefact: Path, answers: Answers) -> list[ScoreRow]:
