@@ -2,6 +2,7 @@
 # make try     the whole pipeline on the tiny suite nano-3, as an experiment; leaves the workspace alone
 # make compare print experiments: changed parameters and their headline numbers
 # make methods run every method, outside the workspace, into reports/methods
+# make text    run the default methods on text-5, outside the workspace, into reports/text
 # make studies run the studies too: ablation, data efficiency, sensitivity, landscape, robustness, ...
 # make check   set up, lint and pass the tests that take no run of the pipeline: four minutes on two cores
 # make test    set up, lint and pass all tests
@@ -18,16 +19,24 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-TRY := -S 'suites=[nano-3]' -S 'methods.merge=[zeroshot,individual,average,task_arithmetic,ties]' \
-  -S 'methods.calibrate=[adamerging,distillation]' -S 'methods.rescale=[]' -S 'methods.surgery=[]'
-# What reports/methods keeps of a run, apart from its parameters and its lock: evidence, and what is rendered from it.
+TRY := -S 'suites=[nano-3]' -S 'methods.merge=[zeroshot,individual,task_arithmetic]' -S 'methods.calibrate=[distillation]' \
+  -S 'methods.rescale=[]' -S 'methods.surgery=[]'
+# What is kept of a run outside the workspace, apart from its parameters and its lock: evidence, and what is rendered from it.
 REPORT := evidence/suites tables figures plots index.html metrics.json
+# $(call keep,NAME): the experiment NAME -> reports/NAME.
+define keep
+	rm -rf reports/$(1)
+	run="$$(git for-each-ref --format='%(refname)' 'refs/exps/*/*/$(1)')" && \
+	  git archive --prefix=reports/$(1)/ "$$run" params.yaml dvc.lock | tar -x && \
+	  git archive --prefix=reports/$(1)/ "$$run:reports" $(REPORT) | tar -x
+	ln -s ../studies ../README.md reports/$(1)
+endef
 
 # DVC commits experiments. Where Git knows no name, these commits, which no branch holds, get one.
 IDENTITY := $(shell git var GIT_COMMITTER_IDENT >/dev/null 2>&1 || \
   echo GIT_AUTHOR_NAME=make GIT_AUTHOR_EMAIL=make@localhost GIT_COMMITTER_NAME=make GIT_COMMITTER_EMAIL=make@localhost)
 
-.PHONY: repro try compare methods studies check test lint audit bundle export faults verify lock env clone
+.PHONY: repro try compare methods text studies check test lint audit bundle export faults verify lock env clone
 
 repro: clone $(READY)
 	dvc --wait-for-lock repro
@@ -44,11 +53,12 @@ compare: clone $(READY)
 methods: clone $(READY)
 	dvc exp remove --quiet methods 2>/dev/null || true
 	$(IDENTITY) dvc exp run --temp --name methods -S 'methods=$${every_method}'
-	rm -rf reports/methods
-	run="$$(git for-each-ref --format='%(refname)' 'refs/exps/*/*/methods')" && \
-	  git archive --prefix=reports/methods/ "$$run" params.yaml dvc.lock | tar -x && \
-	  git archive --prefix=reports/methods/ "$$run:reports" $(REPORT) | tar -x
-	ln -s ../studies ../README.md reports/methods
+	$(call keep,methods)
+
+text: clone $(READY)
+	dvc exp remove --quiet text 2>/dev/null || true
+	$(IDENTITY) dvc exp run --temp --name text -S 'suites=[text-5]'
+	$(call keep,text)
 
 studies: clone $(READY)
 	dvc --wait-for-lock repro check stages/studies/dvc.yaml
