@@ -2,7 +2,8 @@
 
 problem       the data that a calibrated method may see
 objectives    distillation and entropy
+adam          Adam on the coefficients
 sharpness     SAM and ASAM: the gradient at a perturbed point, with a second merge
-descent       the gradient of the coefficients, and Adam on them
+descent       the gradient of the coefficients, and the loop
 memory        the memory that a calibration needs, estimated before it starts
 """

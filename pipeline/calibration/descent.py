@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pipeline.calibration.adam import Adam
 from pipeline.calibration.objectives import Objective
 from pipeline.calibration.problem import Problem, require_finite, stream_batches
 from pipeline.calibration.sharpness import Sharpness, sharp_gradient
@@ -112,12 +113,12 @@ def descend(
     part = select_learned(problem) if granularity == "layer" else problem
     shape = len(sample), len(part.vectors) if granularity == "layer" else 1
     point = torch.full(shape, initial_coefficient, dtype=sample.dtype, device=sample.device)
-    optimiser = torch.optim.Adam([point], lr=schedule.lr, weight_decay=weight_decay)
+    optimiser = Adam(point, schedule.lr, weight_decay)
     losses = []
     for step in range(schedule.steps):
         batches = tuple(next(stream).to(sample.device) for stream in streams)
-        loss, point.grad = sharp_gradient(partial(_shared, part, objective, batches), point, rho, sharpness)
-        optimiser.step()
+        loss, slope = sharp_gradient(partial(_shared, part, objective, batches), point, rho, sharpness)
+        optimiser.step(slope)
         if clamp:
             point.clamp_(0, 1)
         losses.append(loss)

@@ -18,6 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from pipeline.calibration.adam import Adam
 from pipeline.models.task_vectors import TaskVectors
 from pipeline.models.weights import Weights, split_qkv
 from pipeline.runtime.threads import map_tensors
@@ -56,10 +57,9 @@ def descend_interference(stacked: Tensor, lr: float, steps: int) -> Tensor:
     """Return [m, n] after `steps` steps of Adam from the sum of the task vectors [T, m, n]."""
     start, slope, gram = _quadratic(stacked)
     correction = torch.zeros_like(start)
-    optimiser = torch.optim.Adam([correction], lr=lr)
+    optimiser = Adam(correction, lr)
     for _ in range(steps):
-        correction.grad = 2 * torch.addmm(slope, correction, gram)
-        optimiser.step()
+        optimiser.step(2 * torch.addmm(slope, correction, gram))
     return start + correction
 
 

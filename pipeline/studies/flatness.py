@@ -21,6 +21,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from pipeline.calibration.adam import Adam
 from pipeline.calibration.descent import coefficient_gradient, expand_learned, select_learned
 from pipeline.calibration.objectives import Objective, distillation
 from pipeline.calibration.problem import Problem, require_finite, stream_batches
@@ -170,13 +171,13 @@ def descend_by_rule(
     sample = next(iter(problem.vectors.values()))
     shape = (len(sample), len(problem.vectors))
     point = torch.full(shape, params.initial_coefficient, dtype=sample.dtype, device=sample.device)
-    optimiser = torch.optim.Adam([point], lr=schedule.lr, weight_decay=params.weight_decay)
+    optimiser = Adam(point, schedule.lr, params.weight_decay)
     epsilon, path, passes = torch.zeros_like(point), [], []
     for step in range(schedule.steps):
         indices = tuple(next(stream).to(sample.device) for stream in streams)
         batch = _batch(problem, objective, indices, passes)
-        loss, point.grad, epsilon = rule(batch, point, Moment(step, seed, epsilon), params.rho)
-        optimiser.step()
+        loss, slope, epsilon = rule(batch, point, Moment(step, seed, epsilon), params.rho)
+        optimiser.step(slope)
         require_finite(step, loss, point)
         path.append(point.clone())
     return Descent(torch.stack(path), tuple(passes))

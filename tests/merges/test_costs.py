@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import linear
+from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline import methods
 from pipeline.merges import storage
@@ -119,3 +121,10 @@ def test_the_same_artefact_gives_the_same_bytes(suite: SuiteFolder, tmp_path: Pa
     for name in ("one", "two"):
         store.write_json(tmp_path / f"{name}.json", count_costs(suite.folder, artefact))
     assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
+
+
+def test_operations_are_those_of_torch(suite: SuiteFolder):
+    tower, base = suite.suite.encoder(), dict(suite.base())
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        tower(base, grey_images())
+    assert count_flops(tower, base, grey_images()) == counter.get_total_flops()
