@@ -23,8 +23,8 @@ from pipeline.runtime.threads import map_tensors
 
 SCORE_COLUMNS = ("suite", "method", "task", "seed", "samples", "correct", "total")
 ScoreRow = tuple[str, str, str, int | None, int, int, int]
-LabelledImages = Callable[[str], tuple[np.ndarray, np.ndarray]]
-"""Maps a task to its images, uint8 [n, H, W, 3], and their labels [n]."""
+LabelledExamples = Callable[[str], tuple[np.ndarray, np.ndarray]]
+"""Maps a task to its examples, uint8 [n, H, W, 3], and their labels [n]."""
 
 
 def predict_seed(folder: Path, artefact: Path, index: int, split: str) -> Answers:
@@ -33,13 +33,13 @@ def predict_seed(folder: Path, artefact: Path, index: int, split: str) -> Answer
     return predict_classes(storage.load_models(suite, artefact, index), open_split(suite, split), str(artefact))
 
 
-def open_split(suite: SuiteFolder, split: str) -> LabelledImages:
-    """Open the images and labels of a split."""
-    return lambda task: (suite.images(split, task), suite.labels(split, task))
+def open_split(suite: SuiteFolder, split: str) -> LabelledExamples:
+    """Open the examples and labels of a split."""
+    return lambda task: (suite.examples(split, task), suite.labels(split, task))
 
 
-def predict_classes(models: Iterable[Served], labelled: LabelledImages, title: str) -> Answers:
-    """Predict the classes of every task's images with the model that serves it; [1, n] per task.
+def predict_classes(models: Iterable[Served], labelled: LabelledExamples, title: str) -> Answers:
+    """Predict the classes of every task's examples with the model that serves it; [1, n] per task.
 
     Raises BenchmarkError, in which `title` names the models, for logits that are not finite.
     """
@@ -55,8 +55,8 @@ def _predict_task(
     model: Served, weights: Weights, labelled: LabelledImages, target: torch.device, title: str, task: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the predicted and the true classes of a task, int16 [n]; `weights` are the model's on `target`."""
-    images, truth = labelled(task)
-    logits = encode(model.encoder, weights, images, target) @ model.heads[task].to(target).T
+    examples, truth = labelled(task)
+    logits = encode(model.encoder, weights, examples, target) @ model.heads[task].to(target).T
     if not bool(torch.isfinite(logits).all()):
         raise BenchmarkError(f"{title}: the merged model's logits on {task} are not finite; nothing was scored")
     return logits.argmax(1).to(torch.int16).cpu().numpy(), truth.astype(np.int16)
@@ -71,7 +71,8 @@ def predict_seeds(folder: Path, artefact: Path, split: str, title: str) -> Answe
 def count_correct(suite: str, method: str, artefact: Path, answers: Answers) -> list[ScoreRow]:
     """Count the correct answers of every seed of an artefact, a row per task; columns as in SCORE_COLUMNS.
 
-    `seed` is None for a method without randomness, `samples` the number of unlabelled images of the task that it used.
+    `seed` is None for a method without randomness, `samples` the number of unlabelled examples of the task that it
+    used.
     """
     record, _ = storage.load(artefact)
     return [
