@@ -36,8 +36,8 @@ def collect(inputs: Sequence[Path], suite: str, chosen: Chosen, output: Path) ->
     where files are missing, damaged or do not fit together.
     """
     scores, answered, costs, diagnosis, merges, previews, origin, runs = inputs
-    images = store.read_arrays(previews)
-    tasks, scaled = tuple(images), [f"{name}{RESCALED}" for name in chosen.rescaled]
+    examples = store.read_arrays(previews)
+    tasks, scaled = tuple(examples), [f"{name}{RESCALED}" for name in chosen.rescaled]
     scored = pd.concat([_scores(scores / f"{name}.csv") for name in (*chosen.names, *scaled)])
     described = {name: store.read_json(merges / name / "merge.json") for name in chosen.names}
     if tuple(described[MAIN]["tasks"]) != tasks:
@@ -65,7 +65,7 @@ def collect(inputs: Sequence[Path], suite: str, chosen: Chosen, output: Path) ->
         store.write_text(output / name, _whole(diagnosis / name, ("suite", "measure")))
     store.write_text(output / "losses.csv", "".join(lines))
     store.write_text(output / "coefficients.csv", format_csv(_coefficients(merges / MAIN, described[MAIN]), None))
-    store.write_arrays(output / "images.npz", images)
+    store.write_arrays(output / "previews.npz", examples)
     store.write_json(output / "records.json", records)
     evidence.load(output)
 
@@ -112,7 +112,7 @@ def _origin(path: Path) -> dict[str, Any]:
 
 
 def _correct(folder: Path, scored: pd.DataFrame, tasks: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
-    """Return right or wrong for every method of `scored`; BenchmarkError unless all classified the same images."""
+    """Return right or wrong for every method of `scored`; BenchmarkError unless all classified the same examples."""
     correct, labels = {}, None
     for method in scored.method.unique():
         path = folder / f"{method}.npz"
@@ -120,7 +120,7 @@ def _correct(folder: Path, scored: pd.DataFrame, tasks: Sequence[str]) -> dict[s
         labels = labels or predictions.labels
         for task in tasks:
             if not np.array_equal(predictions.labels[task], labels[task]):
-                raise BenchmarkError(f"{path}: methods were asked about different images of {task}; run dvc repro")
+                raise BenchmarkError(f"{path}: methods were asked about different examples of {task}; run dvc repro")
         correct[method] = predictions.correct()
     return correct
 

@@ -2,12 +2,12 @@
 
     reports/evidence/suites/<suite>/
         scores.csv          counts of right answers: methods in the order of the tables, then `<method>-rescaled`
-        answers.npz         which test images every run got right, a bit per image (`numpy.packbits`)
+        answers.npz         which test examples every run got right, a bit per example (`numpy.packbits`)
         methods.json        the methods: their places in the tables, titles, papers and doubts
         measures.csv, prediction.csv, measures.json     the diagnosis, and the names of its measures
         losses.csv          the loss of every step of the methods that take steps
         coefficients.csv    SAMerging's coefficients of the tensors that have a gradient
-        images.npz          the first test images of every task
+        previews.npz        the first test examples of every task: images, or texts
         records.json        run records, origin and costs: {path in data/: its content}
 
 `pipeline.report.collect` writes these files and `load` reads them. Everything that the report shows follows from them.
@@ -33,7 +33,7 @@ from pipeline.statistics.bootstrap import Resampled, resample_accuracies
 ORIGIN = ("source", "embedded", "fetched", "overlap", "anchors", "published")
 """The keys of data/origins/<suite>.json."""
 RESCALED = "-rescaled"
-"""Ends the name of a method whose scale was chosen on unlabelled images."""
+"""Ends the name of a method whose scale was chosen on unlabelled examples."""
 STUDIES = (
     "ablation", "efficiency", "protocol", "flatness", "sensitivity", "landscape", "tasks", "robustness", "replicates",
     "conventions",
@@ -72,7 +72,7 @@ class Chosen:
     operated: tuple[str, ...] = ()
     """Merges that Representation Surgery was applied to."""
     rescaled: tuple[str, ...] = ()
-    """Methods whose scale was chosen on unlabelled images as well."""
+    """Methods whose scale was chosen on unlabelled examples as well."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -102,38 +102,38 @@ def choose_methods(methods: Mapping[str, Sequence[str]]) -> Chosen:
 
 @dataclass(frozen=True)
 class Protocol:
-    """The splits, images and seeds that the numbers of a suite were measured with."""
+    """The splits, examples and seeds that the numbers of a suite were measured with."""
 
     suite: str
     calibration_split: str
     evaluation_split: str
     requested: int
-    """Unlabelled images requested per task."""
+    """Unlabelled examples requested per task."""
     used: Mapping[str, int]
-    """Unlabelled images that each task gave to SAMerging."""
+    """Unlabelled examples that each task gave to SAMerging."""
     seeds: Sequence[int]
     embedded: bool
     """Whether the suite is made from installed packages."""
     unlabelled: Sequence[str] = ()
-    """Tasks whose scored images have no labels: the expert's answers stand for them."""
+    """Tasks whose scored examples have no labels: the expert's answers stand for them."""
 
     def sentence(self) -> str:
-        """State splits, images and seeds, for captions."""
+        """State splits, examples and seeds, for captions."""
         few = ", ".join(f"{task} {count:,}" for task, count in self.used.items() if count < self.requested)
         same = self.calibration_split == self.evaluation_split
         return (
             f"Scored on the {self.evaluation_split} split. Calibrated methods saw up to {self.requested:,} unlabelled "
-            f"images per task{f' (k capped at the pool: {few})' * bool(few)} of the {self.calibration_split} split"
+            f"examples per task{f' (k capped at the pool: {few})' * bool(few)} of the {self.calibration_split} split"
             f"{', TRANSDUCTIVE: the split they are scored on' * same}; "
             f"{len(self.seeds)} seed{'s' * (len(self.seeds) != 1)} ({', '.join(map(str, self.seeds))})."
         )
 
-    def sees(self, images: int) -> str:
-        """Describe the data of a calibrated method that took at most `images` of a task, as a cell of a table."""
+    def sees(self, examples: int) -> str:
+        """Describe the data of a calibrated method that took at most `examples` of a task, as a cell of a table."""
         split = {"train": "training"}.get(self.calibration_split, self.calibration_split)
-        few = "up to " * (min(self.used.values()) < images)
+        few = "up to " * (min(self.used.values()) < examples)
         seeds = f"; mean over {len(self.seeds)} seeds" * (len(self.seeds) > 1)
-        return f"{split} images without labels, {few}{images:,} per task{seeds}"
+        return f"{split} examples without labels, {few}{examples:,} per task{seeds}"
 
     def caption(self, more: str = "") -> str:
         """Return the caption of the suite's table; `more` is its last sentence."""
@@ -165,7 +165,7 @@ class Evidence:
     scored: pd.DataFrame
     """All counts, in the order of scores.csv."""
     correct: Mapping[str, Mapping[str, np.ndarray]]
-    """{method: {task: bool [S, n]}} for the methods of `scored`: whether each test image was classified correctly."""
+    """{method: {task: bool [S, n]}} for the methods of `scored`: whether each test example was classified correctly."""
     measures: pd.DataFrame
     """Measures taken before merging; columns as in `pipeline.steps.diagnose`."""
     predictions: pd.DataFrame
@@ -178,7 +178,8 @@ class Evidence:
     """[T, G], SAMerging's mean over seeds."""
     groups: tuple[str, ...]
     """The tensors of `coefficients`."""
-    images: Mapping[str, np.ndarray]
+    previews: Mapping[str, np.ndarray]
+    """Per task uint8 [n, H, W, 3], or str [n]."""
     records: tuple[Mapping[str, Any], ...]
     """The run record of every stage, in the order of the pipeline."""
     costs: Mapping[str, Mapping[str, Any]]
@@ -193,7 +194,7 @@ class Evidence:
 
     @cached_property
     def rescaled(self) -> pd.DataFrame:
-        """`runs` of the methods with the scale that unlabelled images chose, under the method's own name."""
+        """`runs` of the methods with the scale that unlabelled examples chose, under the method's own name."""
         scores = self.scored[self.scored.method.str.endswith(RESCALED)]
         if scores.empty:
             return self.runs.iloc[:0]
@@ -209,7 +210,7 @@ class Evidence:
 
     @cached_property
     def samples(self) -> dict[str, int]:
-        """{method: most unlabelled images that it used of a task}."""
+        """{method: most unlabelled examples that it used of a task}."""
         return self.scored.groupby("method").samples.max().to_dict()
 
     @cached_property
@@ -219,13 +220,13 @@ class Evidence:
 
     @cached_property
     def protocol(self) -> Protocol:
-        """The splits, images and seeds that the numbers were measured with."""
+        """The splits, examples and seeds that the numbers were measured with."""
         used = self.scored[self.scored.method == MAIN].groupby("task").samples.min()
         names = ("calibration_split", "evaluation_split", "samples_per_task")
         calibration, scored, requested = (self.parameters[name] for name in names)
-        images, seeds = {task: int(used[task]) for task in self.tasks}, self.parameters["seeds"]
+        counts, seeds = {task: int(used[task]) for task in self.tasks}, self.parameters["seeds"]
         unlabelled = [task for task, splits in self.origin.get("unlabelled", {}).items() if scored in splits]
-        return Protocol(self.suite, calibration, scored, requested, images, seeds, self.origin["embedded"], unlabelled)
+        return Protocol(self.suite, calibration, scored, requested, counts, seeds, self.origin["embedded"], unlabelled)
 
     @property
     def titles(self) -> dict[str, str]:
@@ -248,8 +249,8 @@ def load(folder: Path) -> Evidence:
     """Load the evidence of a suite; EvidenceError names a file that is missing, damaged or does not fit the others."""
     suite, methods, records = folder.name, load_json(folder / "methods.json"), load_json(folder / "records.json")
     chosen = Chosen(**{name: tuple(values) for name, values in methods["chosen"].items()})
-    images = load_arrays(folder / "images.npz")
-    tasks = tuple(images)
+    previews = load_arrays(folder / "previews.npz")
+    tasks = tuple(previews)
     scored = accuracy.parse_scores(load_text(folder / "scores.csv"), folder / "scores.csv")
     measures = load_table(folder / "measures.csv", ("suite", "measure"))
     coefficients, groups = _coefficients(folder / "coefficients.csv", tasks)
@@ -267,7 +268,7 @@ def load(folder: Path) -> Evidence:
         losses=_losses(folder / "losses.csv"),
         coefficients=coefficients,
         groups=groups,
-        images=images,
+        previews=previews,
         records=tuple(_record(records, f"data/runs/{name}.json", folder) for name in record_names(suite, chosen)),
         costs={name: _record(records, f"data/costs/{suite}/{name}.json", folder) for name in chosen.names},
         origin=_record(records, f"data/origins/{suite}.json", folder),
@@ -355,7 +356,7 @@ def _record(records: Mapping[str, Any], path: str, folder: Path) -> Any:
 
 
 def _correct(path: Path, scored: pd.DataFrame, tasks: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
-    """Unpack right or wrong, image by image; EvidenceError unless it agrees with the counts."""
+    """Unpack right or wrong, example by example; EvidenceError unless it agrees with the counts."""
     packed = load_arrays(path)
     correct: dict[str, dict[str, np.ndarray]] = {}
     for (method, task), rows in scored.groupby(["method", "task"], sort=False):

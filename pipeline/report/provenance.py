@@ -1,4 +1,4 @@
-"""The sources of a suite's section, and warnings about its images."""
+"""The sources of a suite's section, and warnings about its examples."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,23 +12,23 @@ GIB = 2**30
 
 
 def warnings(evidence: Evidence) -> tuple[str, ...]:
-    """Warn of calibration images that are test images as well."""
+    """Warn of calibration examples that are test examples as well."""
     split, counts = evidence.protocol.calibration_split, evidence.origin["overlap"]
     return tuple(
-        f"Warning: {n:,} calibration-pool image{'s' * (n != 1)} of task {task} also occur{'s' * (n == 1)} in its test "
-        "split."
+        f"Warning: {n:,} calibration-pool example{'s' * (n != 1)} of task {task} also occur{'s' * (n == 1)} in its "
+        "test split."
         for task in evidence.tasks
         if (n := counts[task].get(split, 0))
     )
 
 
 def provenance(evidence: Evidence) -> tuple[Prose | Grid, ...]:
-    """Tabulate parameters, versions, stages, fetched files, and overlaps with the test images."""
+    """Tabulate parameters, versions, stages, fetched files, and overlaps with the test examples."""
     settings = [(key, json.dumps(value)) for key, value in sorted(evidence.parameters.items())]
     counts = evidence.origin["overlap"]
     shared = [(task, f"{counts[task]['train']:,}", f"{counts[task]['validation']:,}") for task in evidence.tasks]
     measured = "Wall time and peak memory of the largest process, per stage: measurements, not results."
-    same = "Images that occur among the test images of their task, by content."
+    same = "Examples that occur among the test examples of their task, by content."
     records, origin = evidence.records, evidence.origin
 
     def grid(
@@ -48,7 +48,7 @@ def provenance(evidence: Evidence) -> tuple[Prose | Grid, ...]:
         grid("versions", "Versions", _versions(records), "Package", "Version", "Version"),
         grid("stages", "Stages", _stages(records), "Stage", "Seconds MiB Hardware", "Hardware", measured),
         grid("fetched", "Fetched and verified", _fetched(origin), "Repository", "Commit Files GiB", "Commit"),
-        grid("overlap", "Overlap with the test images", shared, "Task", "Train Validation", caption=same),
+        grid("overlap", "Overlap with the test examples", shared, "Task", "Train Validation", caption=same),
     )
     return (Prose((origin["source"],)), *(grid for grid in grids if grid.table.sections[0][1]))
 

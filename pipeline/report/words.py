@@ -9,8 +9,8 @@ from pipeline.statistics import accuracy
 from pipeline.statistics.contrasts import CONTRAST_RESAMPLES, Contrast, PairedDifference, paired_difference
 
 LIKE, WON = "Tasks like these", "Won : lost"
-INTERVALS = "Intervals: test images and seeds are drawn; tasks like these: tasks and seeds."
-WINS = "Won : lost: tasks whose own interval, over images and seeds, lies above or below zero."
+INTERVALS = "Intervals: test examples and seeds are drawn; tasks like these: tasks and seeds."
+WINS = "Won : lost: tasks whose own interval, over examples and seeds, lies above or below zero."
 """The explanation of the columns LIKE and WON in a table's caption."""
 
 ZERO = "0"
@@ -67,8 +67,9 @@ def basis(contrast: Contrast) -> str:
     drawn = f" and {seeds}" if contrast.these.seeds > 1 else f" ({seeds})"
     return (
         f"Intervals are of 95 %, of {CONTRAST_RESAMPLES:,} bootstrap draws of the paired differences, not adjusted "
-        f"for their number: over the {count(contrast.images, 'test image')} of these {tasks}{drawn} or, where tasks "
-        f"like these are named, over the {tasks}{drawn}; with few seeds they are rough and, if anything, too narrow."
+        f"for their number: over the {count(contrast.examples, 'test example')} of these {tasks}{drawn} or, where "
+        f"tasks like these are named, over the {tasks}{drawn}; with few seeds they are rough and, if anything, too "
+        "narrow."
     )
 
 

@@ -1,6 +1,6 @@
 """From counts of correct answers to accuracies, intervals and comparisons.
 
 accuracy     counts -> accuracies and the derived values of the tables
-bootstrap    intervals over every source of randomness: test images, seeds, tasks, trainings of the experts
+bootstrap    intervals over every source of randomness: test examples, seeds, tasks, trainings of the experts
 contrasts    differences between the settings of a study
 """

@@ -47,7 +47,7 @@ def parse_scores(text: str, source: object, extra: Sequence[str] = ()) -> pd.Dat
 
 
 def check_scores(frame: pd.DataFrame, tasks: Sequence[str]) -> None:
-    """Check that every run has every task once, with possible counts and the same images for all methods.
+    """Check that every run has every task once, with possible counts and the same examples for all methods.
 
     Raises ScoresError.
     """
@@ -57,7 +57,7 @@ def check_scores(frame: pd.DataFrame, tasks: Sequence[str]) -> None:
         if totals.nunique() > 1:
             sizes = ", ".join(str(total) for total in sorted(totals.unique()))
             raise ScoresError(
-                f"{frame.suite.iloc[0]}: methods were scored on different numbers of {task} images: {sizes}"
+                f"{frame.suite.iloc[0]}: methods were scored on different numbers of {task} examples: {sizes}"
             )
     for run, rows in frame.groupby([*_budget(frame), "suite", "method", "seed"], dropna=False):
         if sorted(rows.task) != sorted(tasks):

@@ -1,11 +1,12 @@
-"""Bootstrap intervals and comparisons over every source of randomness: test images, seeds, and tasks.
+"""Bootstrap intervals and comparisons over every source of randomness: test examples, seeds, and tasks.
 
-All models answer the same images, and calibrated models share draws and batches seed by seed. The bootstrap therefore
-draws the images of each task and the seeds independently, with replacement, and crosses them (the pigeonhole bootstrap,
-Owen 2007, arXiv 0712.1111). Every method gets the same draws, so that differences are paired. There are two intervals:
+All models answer the same examples, and calibrated models share draws and batches seed by seed. The bootstrap therefore
+draws the examples of each task and the seeds independently, with replacement, and crosses them (the pigeonhole
+bootstrap, Owen 2007, arXiv 0712.1111). Every method gets the same draws, so that differences are paired. There are two
+intervals:
 
-    these tasks         the test images of every task and the seeds are drawn
-    tasks like these    the tasks and the seeds are drawn; a task's images are part of what makes tasks differ
+    these tasks         the test examples of every task and the seeds are drawn
+    tasks like these    the tasks and the seeds are drawn; a task's examples are part of what makes tasks differ
 
 Methods with the same seeds are paired seed by seed; the seeds of other methods are drawn independently. An axis with a
 single member (a method without randomness, one seed) is not drawn, and the interval does not cover it. Intervals are
@@ -36,7 +37,7 @@ REPLICATES = ("replicates",)
 MethodKey = TypeVar("MethodKey", bound=Hashable)
 """Key of a method: its name, or a setting of a study."""
 Correct = Mapping[MethodKey, Mapping[str, np.ndarray]]
-"""{method: {task: bool [S, n]}}, whether each seed's model is right on each image."""
+"""{method: {task: bool [S, n]}}, whether each seed's model is right on each example."""
 Draws = Mapping[Hashable, np.ndarray]
 """{axis: int [B, size]}, the members of an axis in every draw."""
 Axis = TypeVar("Axis", bound=Hashable)
@@ -61,12 +62,12 @@ class Resampled(Generic[MethodKey]):
 
     observed: Mapping[MethodKey, np.ndarray]
     """[S, T]."""
-    images: Mapping[MethodKey, np.ndarray]
-    """[B, S, T], in B draws of images and seeds."""
+    examples: Mapping[MethodKey, np.ndarray]
+    """[B, S, T], in B draws of examples and seeds."""
     tasks: Mapping[MethodKey, np.ndarray]
     """[B, S, T], in B draws of tasks and seeds."""
     count: int
-    """Number of test images of all tasks."""
+    """Number of test examples of all tasks."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,8 @@ class Comparison:
     """Two-sided p-value of no difference of the averages on these tasks; `compare_with_others` adjusts it."""
     seeds: tuple[int, int]
     """Number of runs of each of the two methods."""
-    images: int
-    """Number of test images of all tasks."""
+    examples: int
+    """Number of test examples of all tasks."""
 
     @property
     def won(self) -> int:
@@ -107,7 +108,7 @@ def pigeonhole_bootstrap(
     """
     axes = [axis for axis, size in sizes.items() if size > 1]
     if not axes:
-        raise StatisticsError("nothing to draw from: one image per task and one seed; an interval needs more")
+        raise StatisticsError("nothing to draw from: one example per task and one seed; an interval needs more")
 
     def vectorised(*samples: np.ndarray, axis: int) -> np.ndarray:
         fixed = np.zeros((len(samples[0]), 1), int)
@@ -131,7 +132,7 @@ def resample_accuracies(
 
     seeds: the seeds of every method, in the order of its answers. replicates: number of trainings of the experts; with
     several, the answers of a method are those of all its seeds on the first replicate, then on the second, and so on.
-    Raises StatisticsError unless all methods answered the same images once per replicate and seed.
+    Raises StatisticsError unless all methods answered the same examples once per replicate and seed.
     """
     sizes = _sizes(correct, seeds, replicates)
     firsts = np.cumsum([0, *(replicates * len(seeds[method]) for method in correct)])
@@ -153,7 +154,7 @@ def resample_accuracies(
         ]
         return np.stack([run + other for run, other in enumerate(others)])
 
-    def of_images(drawn: Draws) -> np.ndarray:
+    def of_examples(drawn: Draws) -> np.ndarray:
         hits = [
             answers @ multiplicities(drawn[task], size).T
             for answers, (task, size) in zip(right, sizes.items(), strict=True)
@@ -170,9 +171,9 @@ def resample_accuracies(
         }
 
     drawable: dict[Hashable, int] = {REPLICATES: replicates, **{owner: len(owner) for owner, _, _ in runs}}
-    images = pigeonhole_bootstrap(of_images, {**drawable, **sizes}, resamples)
+    examples = pigeonhole_bootstrap(of_examples, {**drawable, **sizes}, resamples)
     tasks = pigeonhole_bootstrap(of_tasks, {**drawable, "tasks": len(sizes)}, resamples)
-    return Resampled(by_method(observed), by_method(images), by_method(tasks), sum(sizes.values()))
+    return Resampled(by_method(observed), by_method(examples), by_method(tasks), sum(sizes.values()))
 
 
 def multiplicities(drawn: np.ndarray, size: int) -> np.ndarray:
@@ -194,16 +195,16 @@ def compare_methods(resampled: Resampled[MethodKey], method: MethodKey, other: M
         """Subtract the means over seeds, [..., T]."""
         return (runs[method].mean(axis=-2) - runs[other].mean(axis=-2)).round(SHARE_DECIMALS)
 
-    observed, images, tasks = minus(resampled.observed), minus(resampled.images), minus(resampled.tasks)
-    averages = images.mean(axis=-1).round(SHARE_DECIMALS)
+    observed, examples, tasks = minus(resampled.observed), minus(resampled.examples), minus(resampled.tasks)
+    averages = examples.mean(axis=-1).round(SHARE_DECIMALS)
     rarer = min((averages <= 0).sum(), (averages >= 0).sum())
     return Comparison(
         average=percentile_interval(observed.mean(), averages),
         like=percentile_interval(observed.mean(), tasks.mean(axis=-1).round(SHARE_DECIMALS)),
-        tasks=percentile_interval(observed, images),
+        tasks=percentile_interval(observed, examples),
         p=min(1.0, 2 * (1 + int(rarer)) / (1 + len(averages))),
         seeds=(resampled.observed[method].shape[0], resampled.observed[other].shape[0]),
-        images=resampled.count,
+        examples=resampled.count,
     )
 
 
@@ -267,12 +268,12 @@ def adjust_p_values(p: Sequence[float]) -> np.ndarray:
 def normalised_scores(
     resampled: Resampled[MethodKey], method: MethodKey, ceiling: MethodKey
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Divide accuracies by those of `ceiling` on the same images: observed [S, T] and drawn [B, S, T].
+    """Divide accuracies by those of `ceiling` on the same examples: observed [S, T] and drawn [B, S, T].
 
     NaN where the ceiling's accuracy is zero.
     """
     pairs = [
-        (runs[method], runs[ceiling].mean(axis=-2, keepdims=True)) for runs in (resampled.observed, resampled.images)
+        (runs[method], runs[ceiling].mean(axis=-2, keepdims=True)) for runs in (resampled.observed, resampled.examples)
     ]
     observed, drawn = (np.divide(runs, top, out=np.full_like(runs, np.nan), where=top > 0) for runs, top in pairs)
     return observed, drawn
@@ -300,7 +301,7 @@ def performance_profile(
 
 
 def _sizes(correct: Correct[MethodKey], seeds: Mapping[MethodKey, Sequence], replicates: int) -> dict[str, int]:
-    """Return {task: number of images}; StatisticsError unless all methods answered them once per replicate and seed."""
+    """Return {task: number of examples}; StatisticsError unless all methods answered them once per run."""
     first = next(iter(correct.values()))
     for method, tasks in correct.items():
         for task, right in first.items():

@@ -1,7 +1,7 @@
 """Contrasts between the settings of a study: paired differences of average accuracies, in points.
 
-A contrast of settings that has the answers to every image comes with the two intervals of
-`pipeline.statistics.bootstrap`: on these tasks (test images and seeds are drawn) and on tasks like these (tasks and
+A contrast of settings that has the answers to every example comes with the two intervals of
+`pipeline.statistics.bootstrap`: on these tasks (test examples and seeds are drawn) and on tasks like these (tasks and
 seeds are drawn). Where a study keeps only one number per task, such as a count or a loss, there is the second alone.
 Where the experts were trained several times, a contrast of two methods has both intervals with the replicates drawn as
 well, in addition to the interval of one training alone.
@@ -27,7 +27,7 @@ from pipeline.statistics.bootstrap import (
 )
 
 CONTRAST_RESAMPLES = 2_000
-"""Number of draws of a contrast; fewer than elsewhere, as every study draws every image again."""
+"""Number of draws of a contrast; fewer than elsewhere, as every study draws every example again."""
 AGAIN = "run the study again (dvc repro)"
 StudySetting = tuple[Hashable, ...]
 """Identifies the runs of a study that differ only in their seeds: the value of each column that varies."""
@@ -51,15 +51,15 @@ class Contrast:
     """The mean over some settings minus the mean over others."""
 
     these: PairedDifference
-    """On these tasks: the interval is over test images and seeds."""
+    """On these tasks: the interval is over test examples and seeds."""
     like: PairedDifference
     """The same difference, with the interval for tasks like these."""
     won: int
-    """Number of tasks whose own interval, over images and seeds, lies above zero."""
+    """Number of tasks whose own interval, over examples and seeds, lies above zero."""
     lost: int
     """Number of tasks whose own interval lies below zero."""
-    images: int
-    """Number of test images of all tasks."""
+    examples: int
+    """Number of test examples of all tasks."""
     weights: Mapping[StudySetting, float]
     """Weight of each setting's accuracy (the mean over its seeds) in the sum that the contrast is."""
 
@@ -80,15 +80,15 @@ class ReplicatedContrast:
     """One method minus another over several trainings of the experts, in points."""
 
     committed: PairedDifference
-    """On the experts of the first replicate alone: the interval is over test images and seeds."""
+    """On the experts of the first replicate alone: the interval is over test examples and seeds."""
     these: PairedDifference
-    """The mean over replicates: the interval is over test images, seeds and replicates."""
+    """The mean over replicates: the interval is over test examples, seeds and replicates."""
     like: PairedDifference
     """The same difference: the interval is over tasks, seeds and replicates."""
     each: tuple[float, ...]
     """The difference in every replicate."""
-    images: int
-    """Number of test images of all tasks."""
+    examples: int
+    """Number of test examples of all tasks."""
     weights: Mapping[StudySetting, float]
     """As for a `Contrast`."""
 
@@ -107,7 +107,7 @@ def paired_difference(table: pd.DataFrame, tasks: Sequence[str], method: str, ot
     """Estimate `method` minus `other` in the same seeds, with a 95 % interval over seeds and tasks.
 
     table: accuracies in per cent, a row per (method, seed) and a column per task. Seeds and tasks are drawn
-    independently and crossed: the seeds of one task share its test images, so that seeds x tasks are not that many
+    independently and crossed: the seeds of one task share its test examples, so that seeds x tasks are not that many
     independent differences. The interval of one seed and one task is NaN. Raises StatisticsError for unequal seeds.
     """
     # pyrefly: ignore[bad-index]  # the stubs of `loc` lack a key of one level with a list of columns
@@ -140,7 +140,7 @@ def resample_settings(
     with the same seeds and the answers agree with the counts.
     """
     if "right" not in rows:
-        raise StatisticsError(f"scores without the column `right`, the answer to every image; {AGAIN}")
+        raise StatisticsError(f"scores without the column `right`, the answer to every example; {AGAIN}")
     shared = rows.groupby([*seeded]).seed if seeded else [((), rows.seed)]
     seeds_of = {values: tuple(sorted(seeds.unique())) for values, seeds in shared}
     places = [[*columns].index(column) for column in seeded]
@@ -157,7 +157,7 @@ def resample_settings(
 def contrast_settings(
     resampled: Resampled[StudySetting], settings: Sequence[StudySetting], others: Sequence[StudySetting]
 ) -> Contrast:
-    """Estimate the mean over `settings` minus the mean over `others`, in the same seeds and on the same images."""
+    """Estimate the mean over `settings` minus the mean over `others`, in the same seeds and on the same examples."""
     seeds = len(next(iter(resampled.observed.values())))
     weights = {setting: 1 / len(settings) for setting in settings}
     for setting in others:
@@ -185,11 +185,11 @@ def _contrast(
     weights: Mapping[StudySetting, float],
 ) -> Contrast:
     """Subtract the second of two `sides`, arrays [..., S, T], from the first."""
-    observed, images, tasks = (
+    observed, examples, tasks = (
         dict(zip(("one", "other"), sides(runs), strict=True))
-        for runs in (resampled.observed, resampled.images, resampled.tasks)
+        for runs in (resampled.observed, resampled.examples, resampled.tasks)
     )
-    comparison = compare_methods(Resampled(observed, images, tasks, resampled.count), "one", "other")
+    comparison = compare_methods(Resampled(observed, examples, tasks, resampled.count), "one", "other")
     size = comparison.tasks.value.size
     these, like = (_points(estimate, seeds, size) for estimate in (comparison.average, comparison.like))
     return Contrast(these, like, comparison.won, comparison.lost, resampled.count, weights)
@@ -234,7 +234,7 @@ def resample_replicates(
 
 
 def contrast_replicates(drawn: ResampledReplicates, method: str, other: str) -> ReplicatedContrast:
-    """Estimate `method` minus `other`, paired by replicate, seed and test image."""
+    """Estimate `method` minus `other`, paired by replicate, seed and test example."""
     every, committed = (compare_methods(part, method, other) for part in (drawn.every, drawn.committed))
     seeds, tasks = max(committed.seeds), drawn.committed.observed[method].shape[1]
     means = [
@@ -246,7 +246,7 @@ def contrast_replicates(drawn: ResampledReplicates, method: str, other: str) -> 
         these=_points(every.average, seeds, tasks),
         like=_points(every.like, seeds, tasks),
         each=tuple(each.tolist()),
-        images=every.images,
+        examples=every.examples,
         weights={(method,): 1, (other,): -1},
     )
 
@@ -263,12 +263,12 @@ def _points(estimate: Interval, seeds: int, tasks: int) -> PairedDifference:
 
 
 def _right(runs: pd.DataFrame, seeds: Sequence[int], title: str) -> np.ndarray:
-    """Return a setting's answers to a task's images, bool [S, n], a row per seed."""
+    """Return a setting's answers to a task's examples, bool [S, n], a row per seed."""
     runs = runs.sort_values("seed")
     if (*runs.seed,) != seeds or runs.total.nunique() != 1:
         raise StatisticsError(
-            f"{title}: seeds {_text(runs.seed)}, images {_text(runs.total.unique())}; expected seeds {_text(seeds)}, "
-            f"each with the same images; {AGAIN}"
+            f"{title}: seeds {_text(runs.seed)}, examples {_text(runs.total.unique())}; expected seeds {_text(seeds)}, "
+            f"each with the same examples; {AGAIN}"
         )
     return np.stack(
         [
@@ -286,9 +286,9 @@ def _bits(right: str, total: int, correct: int, title: str) -> np.ndarray:
         raise StatisticsError(f"{title}: right = {abbreviate(right)}, expected hexadecimal digits; {AGAIN}") from error
     bits = np.unpackbits(packed)
     if len(packed) != -(-total // 8) or bits[total:].any():
-        raise StatisticsError(f"{title}: right has {len(bits)} bits, not one for each of {total} images; {AGAIN}")
+        raise StatisticsError(f"{title}: right has {len(bits)} bits, not one for each of {total} examples; {AGAIN}")
     if bits.sum() != correct:
-        raise StatisticsError(f"{title}: {bits.sum()} images are marked right, but correct = {correct}; {AGAIN}")
+        raise StatisticsError(f"{title}: {bits.sum()} examples are marked right, but correct = {correct}; {AGAIN}")
     return bits[:total].astype(bool)
 
 

@@ -70,8 +70,8 @@ def add_legend(figure: Figure, axes: Axes, columns: int) -> Figure:
 
 
 def label_budgets(axes: Axes, budgets: Sequence[int]) -> None:
-    """Make the x axis logarithmic, with a tick at every number of images."""
-    axes.set(xscale="log", xlabel="unlabelled images per task")
+    """Make the x axis logarithmic, with a tick at every number of examples."""
+    axes.set(xscale="log", xlabel="unlabelled examples per task")
     axes.set_xticks(budgets, [f"{budget:,}" for budget in budgets])
     axes.minorticks_off()
     axes.grid(alpha=0.3, linewidth=0.5)
@@ -92,9 +92,9 @@ def describe_chance(differences: Collection[PairedDifference], intervals: str = 
 
 
 def describe_small_tasks(rows: pd.DataFrame) -> str:
-    """Return a sentence on the tasks with fewer images than the budget `k`, empty if there are none."""
+    """Return a sentence on the tasks with fewer examples than the budget `k`, empty if there are none."""
     names = ", ".join(rows[rows.samples < rows.k].task.unique())
-    return f" A task with fewer images uses all it has ({names})." if names else ""
+    return f" A task with fewer examples uses all it has ({names})." if names else ""
 
 
 def like_column(contrast: Contrast, digits: int) -> dict[str, str]:

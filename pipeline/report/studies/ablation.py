@@ -54,7 +54,7 @@ def view(rows: pd.DataFrame, context: Context) -> View:
     means, effects = table.mean(axis=1), _contrast_levels(drawn)
     released = contrast_settings(drawn, [FULL], [RELEASED])
     scope = (
-        f"{count(rows.seed.nunique(), 'seed')}; {rows.k.max():,} unlabelled images per task of the "
+        f"{count(rows.seed.nunique(), 'seed')}; {rows.k.max():,} unlabelled examples per task of the "
         f"{context.calibration_split} split at most, scored on the {context.evaluation_split} split; the same rho "
         f"{params['rho']}, temperature of distillation {params['temperature']}, weight decay {params['weight_decay']}, "
         f"coefficients at the start ({params['study.ablation']['initial_coefficient']}), learning rate and steps in "

@@ -69,16 +69,16 @@ def view(rows: pd.DataFrame, context: Context) -> View:
     changes = {name: _contrast_default(rows, name, defaults[name], conventions, context.tasks) for name in methods}
     pairs = [_compare(rows, *both, conventions, context.tasks) for both in combinations(methods, 2)]
     ranks = _rank(table, methods, conventions)
-    images = count(int(rows.groupby("task").total.first().sum()), "test image")
+    examples = count(int(rows.groupby("task").total.first().sum()), "test example")
     seeds = {name: rows[(rows.method == name) & (rows.seed >= 0)].seed.nunique() for name in methods}
     drawn = ", ".join(f"{titles[name]} {number}" for name, number in seeds.items() if number) or "no method has any"
     tasks = count(len(context.tasks), "task")
-    scope = f"{images} of {tasks} of the {context.evaluation_split} split; seeds: {drawn}"
-    images_and_seeds = INTERVALS.partition(";")[0]
+    scope = f"{examples} of {tasks} of the {context.evaluation_split} split; seeds: {drawn}"
+    examples_and_seeds = INTERVALS.partition(";")[0]
 
     def describe_method(name: str) -> str:
         parts = "; ".join(f"{each}: {stated(change.these, digits)}" for each, change in changes[name].items())
-        basis = f"{count(seeds[name], 'seed')}, {images}" if seeds[name] else images
+        basis = f"{count(seeds[name], 'seed')}, {examples}" if seeds[name] else examples
         return (
             f"{titles[name]} has {table[name, defaults[name]].mean():.{decimals}f} % with its default "
             f"{defaults[name]}; against it, {parts} (n = {basis})."
@@ -97,10 +97,10 @@ def view(rows: pd.DataFrame, context: Context) -> View:
                 [change.these for each in changes.values() for change in each.values()],
                 "intervals of differences from a default",
             )
-            + f" (n = {images}).",
+            + f" (n = {examples}).",
             _describe_ranks(ranks, titles),
-            *_describe_turns(pairs, len(methods), images, context),
-            f"{_shared.DRAWS} {images} of these {tasks} and over seeds ({drawn}; other methods have no randomness). "
+            *_describe_turns(pairs, len(methods), examples, context),
+            f"{_shared.DRAWS} {examples} of these {tasks} and over seeds ({drawn}; other methods have no randomness). "
             f"The two conventions that are named for a pair are those in which it is furthest apart, chosen by the "
             f"same answers: these intervals are, if anything, too narrow.",
         ),
@@ -108,7 +108,7 @@ def view(rows: pd.DataFrame, context: Context) -> View:
             "conventions": Drawing(
                 _draw(table, changes, context.styles((MAIN, *methods)), conventions, context.width),
                 f"Left: average accuracy under the four conventions, matrices/positional_embedding; right: minus that "
-                f"under the method's default, with 95 % intervals over test images and seeds. Over {scope}.",
+                f"under the method's default, with 95 % intervals over test examples and seeds. Over {scope}.",
             )
         },
         tables={
@@ -126,7 +126,7 @@ def view(rows: pd.DataFrame, context: Context) -> View:
                     for name, found in changes.items()
                 ),
                 f"Average accuracy minus that under the method's default convention, in points, with 95 % interval. "
-                f"{images_and_seeds}. Over {scope}.",
+                f"{examples_and_seeds}. Over {scope}.",
             ),
             "ranks": Frame(
                 pd.DataFrame({"Method": titles[name], **each} for name, each in ranks.items()),
@@ -140,7 +140,7 @@ def view(rows: pd.DataFrame, context: Context) -> View:
                     for pair in pairs
                 ),
                 f"One method minus another under each convention, in points, with 95 % interval; Change: the smallest "
-                f"minus the largest of the four. {images_and_seeds}. Over {scope}.",
+                f"minus the largest of the four. {examples_and_seeds}. Over {scope}.",
             ),
         },
         contrasts={
@@ -191,20 +191,20 @@ def _describe_ranks(ranks: Mapping[str, Mapping[str, int]], titles: Mapping[str,
     )
 
 
-def _describe_turns(pairs: Sequence[Pair], methods: int, images: str, context: Context) -> list[str]:
+def _describe_turns(pairs: Sequence[Pair], methods: int, examples: str, context: Context) -> list[str]:
     """Describe the pairs whose order changes between conventions."""
     turning = [pair for pair in pairs if pair.turns]
     changed = sum(excludes_zero(pair.change.these) for pair in turning)
     sentences = [
         f"{len(turning)} of {len(pairs)} pairs of methods change order between conventions; the interval of the change "
         f"excludes zero for {changed} of them, and both orders are beyond their own intervals for "
-        f"{sum(pair.clear for pair in turning)} (n = {methods} methods, {images})."
+        f"{sum(pair.clear for pair in turning)} (n = {methods} methods, {examples})."
     ]
     for pair in turning:
         ends = [f"{interval(pair.leads[end].these, context.digits)} with {end}" for end in (pair.most, pair.least)]
         sentences.append(
             f"{context.minus(pair.method, pair.other)}: {listed(ends)}; the change is "
-            f"{stated(pair.change.these, context.digits)} (n = {images})."
+            f"{stated(pair.change.these, context.digits)} (n = {examples})."
         )
     return sentences
 

@@ -1,4 +1,4 @@
-"""Data efficiency in the report (the paper's Figure 4): accuracy against the number of unlabelled images."""
+"""Data efficiency in the report (the paper's Figure 4): accuracy against the number of unlabelled examples."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,7 +16,7 @@ from pipeline.statistics.accuracy import CEILING, FLOOR, MAIN, TWIN
 from pipeline.statistics.contrasts import Contrast, contrast_settings, resample_settings
 
 Losses = Mapping[str, Mapping[int, Contrast]]
-"""{method: {k: accuracy with k images minus that with most}}."""
+"""{method: {k: accuracy with k examples minus that with most}}."""
 SHIFT = 1.12
 """Neighbours are shifted sideways by this factor, so that equal ones do not hide each other."""
 
@@ -32,8 +32,8 @@ def view(rows: pd.DataFrame, context: Context) -> View:
     }
     gains = {k: contrast_settings(drawn, [(MAIN, k)], [(TWIN, k)]) for k in budgets}
     splits = (
-        f"{count(rows.seed.nunique(), 'seed')}; calibrated on images of the {context.calibration_split} split, scored "
-        f"on the {context.evaluation_split} split; the same number of optimiser steps for each."
+        f"{count(rows.seed.nunique(), 'seed')}; calibrated on examples of the {context.calibration_split} split, "
+        f"scored on the {context.evaluation_split} split; the same number of optimiser steps for each."
         f"{_shared.describe_small_tasks(rows)}"
     )
     normalised = "in % of the gap between floor and ceiling" if context.ceiling > context.floor else "in points"
@@ -42,12 +42,12 @@ def view(rows: pd.DataFrame, context: Context) -> View:
     return View(
         title="Data efficiency",
         question=(
-            "How many unlabelled images per task does calibration need? The same method, schedule and seeds with ever "
-            "more of them; the images of a seed are nested."
+            "How many unlabelled examples per task does calibration need? The same method, schedule and seeds with "
+            "ever more of them; the examples of a seed are nested."
         ),
         sentences=(
             *(_describe_need(titles[name], loss, budgets[-1], digits) for name, loss in losses.items() if loss),
-            f"{gain}, points with k images per task: {each}. "
+            f"{gain}, points with k examples per task: {each}. "
             f"{_shared.describe_chance([found.these for found in gains.values()])} "
             f"({count_seeds(gains[budgets[0]].these)}).",
             basis(gains[budgets[0]]),
@@ -55,17 +55,17 @@ def view(rows: pd.DataFrame, context: Context) -> View:
         figures={
             "efficiency": Drawing(
                 _draw(average, losses, budgets, context),
-                f"Left: average accuracy over {count(len(context.tasks), 'task')} against unlabelled images per task, "
-                f"mean and band of one sample standard deviation over {splits} Right: the same minus that with "
-                f"{budgets[-1]:,} images, {normalised}, with 95 % intervals of the paired difference, over test "
-                f"images and seeds.",
+                f"Left: average accuracy over {count(len(context.tasks), 'task')} against unlabelled examples per "
+                f"task, mean and band of one sample standard deviation over {splits} Right: the same minus that with "
+                f"{budgets[-1]:,} examples, {normalised}, with 95 % intervals of the paired difference, over test "
+                f"examples and seeds.",
             )
         },
         tables={
             "accuracies": Frame(
                 pd.DataFrame(
                     {
-                        "Images per task": k,
+                        "Examples per task": k,
                         **{
                             titles[name]: spread(average[name, k], context.decimals) for name in average.index.unique(0)
                         },
@@ -79,31 +79,31 @@ def view(rows: pd.DataFrame, context: Context) -> View:
             ),
             "losses": Frame(
                 pd.DataFrame(
-                    {"Images per task": budgets[:-1]}
+                    {"Examples per task": budgets[:-1]}
                     | {
                         titles[name]: [interval(one.these, digits) for one in loss.values()]
                         for name, loss in losses.items()
                     }
                 ),
-                f"Points of average accuracy against {budgets[-1]:,} images, with 95 % interval over test images and "
-                f"seeds, over {splits}",
+                f"Points of average accuracy against {budgets[-1]:,} examples, with 95 % interval over test examples "
+                f"and seeds, over {splits}",
             ),
         },
         contrasts={
-            **{f"{name}, {k} images": loss for name, by_budget in losses.items() for k, loss in by_budget.items()},
-            **{f"{MAIN} minus {TWIN}, {k} images": found for k, found in gains.items()},
+            **{f"{name}, {k} examples": loss for name, by_budget in losses.items() for k, loss in by_budget.items()},
+            **{f"{MAIN} minus {TWIN}, {k} examples": found for k, found in gains.items()},
         },
     )
 
 
 def _find_start(budgets: Sequence[int], holds: Sequence[bool]) -> int | None:
-    """Find the least number of images from which on something holds."""
+    """Find the least number of examples from which on something holds."""
     failing = [index for index, holding in enumerate(holds) if not holding]
     return next(iter(budgets[failing[-1] + 1 if failing else 0 :]), None)
 
 
 def _describe_need(title: str, losses: Mapping[int, Contrast], most: int, digits: int) -> str:
-    """Say how few images suffice, by two measures."""
+    """Say how few examples suffice, by two measures."""
     budgets = [*losses]
     unclear = _find_start(budgets, [not excludes_zero(one.these) for one in losses.values()])
     close = _find_start(budgets, [one.these.mean > -1 for one in losses.values()])
@@ -118,13 +118,13 @@ def _describe_need(title: str, losses: Mapping[int, Contrast], most: int, digits
         if close is None
         else f"from {close:,} on less than a point is lost ({close:,}: {stated(losses[close].these, digits)})"
     )
-    return f"{title}, unlabelled images per task: {first}; {second} ({count_seeds(losses[budgets[0]].these)})."
+    return f"{title}, unlabelled examples per task: {first}; {second} ({count_seeds(losses[budgets[0]].these)})."
 
 
 @mpl.rc_context(STYLE)
 def _draw(average: pd.Series, losses: Losses, budgets: Sequence[int], context: Context) -> Figure:
     looks, gap = context.styles((FLOOR, CEILING, *losses)), context.ceiling - context.floor
-    change = f"change against {budgets[-1]:,} images ({'% of the gap' if gap > 0 else 'points'})"
+    change = f"change against {budgets[-1]:,} examples ({'% of the gap' if gap > 0 else 'points'})"
     figure, left, right = _shared.two_panels(context.width, 0.5, "average accuracy (%)", change)
     for index, (name, loss) in enumerate(losses.items()):
         places, style = _shared.spread_budgets(budgets, SHIFT, index, len(losses)), _shared.line_style(looks[name])

@@ -48,11 +48,11 @@ def view(rows: pd.DataFrame, context: Context) -> View:
     named = f" ({'; '.join(clear)} points)" if clear else ""
     seeds = count(rows.seed.nunique(), "seed")
     scope = (
-        f"{seeds}; calibrated on {rows.samples.max():,} unlabelled images per task of the {context.calibration_split} "
-        f"split, scored on the {context.evaluation_split} split. Rise: how much the loss on further unlabelled images "
-        f"of the {context.calibration_split} split, in nats, mean over tasks, grows within rho = "
-        f"{context.params['rho']} along its gradient. "
-        "Passes: images sent forward and backward, in multiples of plain descent."
+        f"{seeds}; calibrated on {rows.samples.max():,} unlabelled examples per task of the "
+        f"{context.calibration_split} split, scored on the {context.evaluation_split} split. Rise: how much the loss "
+        f"on further unlabelled examples of the {context.calibration_split} split, in nats, mean over tasks, grows "
+        f"within rho = {context.params['rho']} along its gradient. "
+        "Passes: examples sent forward and backward, in multiples of plain descent."
     )
     losses = rows.groupby(["setting", "seed"])[["loss", "rise"]].mean()
 
@@ -76,7 +76,7 @@ def view(rows: pd.DataFrame, context: Context) -> View:
             f"In accuracy, {len(clear)} of {len(against)} variants differ from SAM by an interval that excludes zero"
             f"{named}, where chance alone would give about {0.05 * len(against):.1f}.",
             basis(better[SAM]),
-            "Intervals of the rise, which is measured per task and not per image, are over tasks and seeds.",
+            "Intervals of the rise, which is measured per task and not per example, are over tasks and seeds.",
         ),
         figures={
             "flatness": Drawing(

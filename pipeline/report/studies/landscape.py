@@ -47,7 +47,7 @@ def view(rows: Rows, context: Context) -> View:
     shared, vectors = (planes[planes.kind == kind].plane.unique().tolist() for kind in ("solutions", "tasks"))
     unseen = held != context.calibration_split
     seen = "which calibration did not see" if unseen else "THE SPLIT OF CALIBRATION ITSELF"
-    images = f"{int(planes.total.max())} {held} images per task, {seen}"
+    examples = f"{int(planes.total.max())} {held} examples per task, {seen}"
     seeds, first = count(rows["rises"].seed.nunique(), "seed"), f"seed {planes.seed.iloc[0]}"
     return View(
         title="Loss landscape",
@@ -61,7 +61,7 @@ def view(rows: Rows, context: Context) -> View:
         ),
         tables={
             "sharpness": Frame(
-                _tabulate(measures, context.titles), f"Mean ± sample standard deviation over {seeds}, on {images}."
+                _tabulate(measures, context.titles), f"Mean ± sample standard deviation over {seeds}, on {examples}."
             )
         },
         figures={
@@ -69,23 +69,23 @@ def view(rows: Rows, context: Context) -> View:
                 _draw_planes(planes, points, shared, context),
                 f"Mean KL divergence from the experts (left, logarithmic colours) and mean accuracy (right) on the "
                 f"plane of coefficients through the pre-trained model (λ = 0) and two solutions; axes: Euclidean "
-                f"distances. On {images}; {first}.",
+                f"distances. On {examples}; {first}.",
             ),
             "vectors": Drawing(
                 _draw_planes(planes, points, vectors, context),
-                f"The same at θ₀ + a τᵢ + b τⱼ of two tasks, over these two tasks alone. On {images}; {first}, no "
+                f"The same at θ₀ + a τᵢ + b τⱼ of two tasks, over these two tasks alone. On {examples}; {first}, no "
                 f"method involved.",
             ),
             "segments": Drawing(
                 _draw_segments(rows["segments"], context),
                 f"Mean KL divergence and accuracy along the segment between two solutions (0 and 1) and beyond it: "
-                f"mean, and the least to the greatest over {seeds}. On {images}.",
+                f"mean, and the least to the greatest over {seeds}. On {examples}.",
             ),
             "rises": Drawing(
                 _draw_rises(risen, styles(context.titles), context.width),
                 f"Rise of the summed KL divergence within a radius of each solution: the worst point that projected "
                 f"gradient ascent finds, and the mean over random directions there; mean, and the least to the "
-                f"greatest over {seeds}. On {held} images, {seen}.",
+                f"greatest over {seeds}. On {held} examples, {seen}.",
             ),
         },
     )
@@ -107,7 +107,7 @@ def _measure(rows: Rows, risen: pd.DataFrame, held: str, context: Context) -> di
     measures = {
         "accuracy, %": _pivot(_add_accuracy(scored), "accuracy", tasks) / len(tasks),
         "loss": _pivot(scored, "loss", tasks),
-        "loss above that of calibration images": _pivot(scored, "loss", tasks) - _pivot(fitted, "loss", tasks),
+        "loss above that of calibration examples": _pivot(scored, "loss", tasks) - _pivot(fitted, "loss", tasks),
         EIGENVALUE: _pivot(curvature[curvature.measure == "eigenvalue"], "value", tasks),
         "Hessian trace": _pivot(curvature[curvature.measure == "trace"], "value", tasks),
     }

@@ -1,4 +1,4 @@
-"""The protocol in the report: what calibrating on the images that are scored is worth."""
+"""The protocol in the report: what calibrating on the examples that are scored is worth."""
 
 from collections.abc import Mapping
 
@@ -28,9 +28,10 @@ def view(rows: pd.DataFrame, context: Context) -> View:
     }
     split = context.evaluation_split
     scope = (
-        f"{count(rows.seed.nunique(), 'seed')}; calibrated on unlabelled images of the "
+        f"{count(rows.seed.nunique(), 'seed')}; calibrated on unlabelled examples of the "
         f"{context.params['study.protocol']['held_out']} split (held-out) or of the {split} split (TRANSDUCTIVE); both "
-        f"scored on all images of the {split} split, those calibrated on included.{_shared.describe_small_tasks(rows)}"
+        f"scored on all examples of the {split} split, those calibrated on included."
+        f"{_shared.describe_small_tasks(rows)}"
     )
     parts = {
         name: "; ".join(f"k = {k:,}: {stated(one.these, digits)}" for k, one in each.items())
@@ -41,8 +42,8 @@ def view(rows: pd.DataFrame, context: Context) -> View:
     return View(
         title="Protocol",
         question=(
-            f"What is the field's habit worth, to calibrate on the unlabelled {split} images that are scored? The same "
-            "methods, steps and seeds on those and on held-out images."
+            f"What is the field's habit worth, to calibrate on the unlabelled {split} examples that are scored? The "
+            "same methods, steps and seeds on those and on held-out examples."
         ),
         sentences=(
             *(
@@ -50,16 +51,16 @@ def view(rows: pd.DataFrame, context: Context) -> View:
                 f"({_shared.count_seeds(worth[name][budgets[0]].these)})."
                 for name, text in parts.items()
             ),
-            f"{_shared.describe_chance([gain.these for *_, gain in gains])}. Runs are paired by scored image and seed, "
-            f"which sets the order of batches; the images they are calibrated on are of different splits.",
+            f"{_shared.describe_chance([gain.these for *_, gain in gains])}. Runs are paired by scored example and "
+            f"seed, which sets the order of batches; the examples they are calibrated on are of different splits.",
             basis(first),
         ),
         figures={
             "protocol": Drawing(
                 _draw(average, worth, context.styles(methods), context.width),
-                f"Left: average accuracy over {count(len(context.tasks), 'task')} against unlabelled images per task, "
-                f"filled and solid: transductive, open and dotted: held-out; right: their difference, with 95 % "
-                f"intervals over test images and seeds; over {scope}",
+                f"Left: average accuracy over {count(len(context.tasks), 'task')} against unlabelled examples per "
+                f"task, filled and solid: transductive, open and dotted: held-out; right: their difference, with 95 % "
+                f"intervals over test examples and seeds; over {scope}",
             )
         },
         tables={
@@ -67,7 +68,7 @@ def view(rows: pd.DataFrame, context: Context) -> View:
                 pd.DataFrame(
                     {
                         "Method": context.titles[name],
-                        "Images per task": k,
+                        "Examples per task": k,
                         "Held-out": spread(average[name, k, HELD_OUT], decimals),
                         "Transductive": spread(average[name, k, TRANSDUCTIVE], decimals),
                         "Difference": interval(gain.these, digits),
@@ -79,7 +80,7 @@ def view(rows: pd.DataFrame, context: Context) -> View:
                 f"95 % interval. {INTERVALS} {WINS} Over {scope}",
             )
         },
-        contrasts={f"{name}, {k} images": gain for name, k, gain in gains},
+        contrasts={f"{name}, {k} examples": gain for name, k, gain in gains},
     )
 
 

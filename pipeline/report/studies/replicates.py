@@ -22,7 +22,7 @@ RIVALS = (TWIN, "adamerging", "tsv_m")
 """Methods that SAMerging is always compared with."""
 TITLE = "Replicates"
 QUESTION = (
-    "How much do other experts change? Base and experts are trained again with other seeds, on the same images, and "
+    "How much do other experts change? Base and experts are trained again with other seeds, on the same examples, and "
     "every method runs on each training with the same seeds of calibration."
 )
 Averages = Mapping[str, np.ndarray]
@@ -42,15 +42,15 @@ def view(rows: pd.DataFrame, context: Context) -> View:
     }
     orders, first, digits = [*gaps.values()], next(iter(gaps.values()))[1], context.digits
     replicates, seeds = count(len(first.each), "replicate"), count(first.these.seeds, "seed")
-    n = f"{replicates} and {seeds} of the calibrated methods, {count(first.images, 'test image')}"
-    images, tasks = count(first.images, "test image"), count(first.these.tasks, "task")
+    n = f"{replicates} and {seeds} of the calibrated methods, {count(first.examples, 'test example')}"
+    examples, tasks = count(first.examples, "test example"), count(first.these.tasks, "task")
     return View(
         title=TITLE,
         question=QUESTION,
         sentences=(
             *_describe_orders(orders, n, digits),
             *_describe_deviations(averages, n, context),
-            f"{DRAWS} {images} of these {tasks}, {seeds} and {replicates} or, on tasks like these, over {tasks}, "
+            f"{DRAWS} {examples} of these {tasks}, {seeds} and {replicates} or, on tasks like these, over {tasks}, "
             f"{seeds} and {replicates}. With {replicates} they are rough and, if anything, too narrow.",
         ),
         figures={
@@ -82,7 +82,7 @@ def view(rows: pd.DataFrame, context: Context) -> View:
                     for title, gap in orders
                 ),
                 f"Differences of average accuracy in points with 95 % intervals: on the committed experts alone (test "
-                f"images and seeds are drawn), over all replicates (replicates too), and on tasks like these (tasks, "
+                f"examples and seeds are drawn), over all replicates (replicates too), and on tasks like these (tasks, "
                 f"seeds and replicates); same sign: replicates whose difference has the sign of the mean. Over {n}, "
                 f"{context.evaluation_split} split.",
             ),

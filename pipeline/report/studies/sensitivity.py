@@ -59,7 +59,7 @@ def view(rows: pd.DataFrame, context: Context) -> View:
     learned = runs[runs.knob != "scale"]
     scored = f"average accuracy over {len(context.tasks)} tasks of the {context.evaluation_split} split"
     seeds = count(learned.seed.nunique(), "seed")
-    protocol = f"{scored}; calibrated methods: on {context.calibration_split} images, {seeds}"
+    protocol = f"{scored}; calibrated methods: on {context.calibration_split} examples, {seeds}"
     shown = measured.assign(
         method=measured.method.map(context.titles), knob=measured.knob.map(TITLES), share=100 * measured.share
     ).round(context.decimals)

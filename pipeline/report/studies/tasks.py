@@ -46,7 +46,7 @@ def view(rows: pd.DataFrame, context: Context) -> View:
         title="Number of tasks",
         question=(
             "How much does each further task in a merge cost, and does a merge help tasks outside it? The same subsets "
-            "of experts are merged by every method, calibrated on images of the subset's tasks only."
+            "of experts are merged by every method, calibrated on examples of the subset's tasks only."
         ),
         sentences=(*_describe_inside(inside, means, context), *_describe_outside(outside, gains, names, context)),
         figures={
@@ -55,7 +55,7 @@ def view(rows: pd.DataFrame, context: Context) -> View:
                 f"Suite {context.suite}. Left: normalised accuracy on the merged tasks against their number (subsets "
                 f"of each size: {sizes}). Right: accuracy minus that of zero-shot on the tasks left out of the merge. "
                 f"Scored on the {context.evaluation_split} split; means over subsets (left) or tasks (right) and "
-                f"{seeds} of the calibrated methods, with 95 % bootstrap intervals over both, not over images.",
+                f"{seeds} of the calibrated methods, with 95 % bootstrap intervals over both, not over examples.",
             )
         },
         tables={

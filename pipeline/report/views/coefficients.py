@@ -22,9 +22,9 @@ def view(evidence: Evidence, look: Look) -> View:
     """Show one coefficient per task and tensor."""
     title = f"Coefficients of {evidence.titles[MAIN]}"
     caption = (
-        f"{title} per task and tensor of the image tower, mean over {count(len(evidence.protocol.seeds), 'seed')}, "
-        f"calibrated on {evidence.protocol.calibration_split} images; numbers are transformer blocks, in and out what "
-        "lies before and after them. Biases of k, on which no output depends, are left out."
+        f"{title} per task and tensor of the encoder, mean over {count(len(evidence.protocol.seeds), 'seed')}, "
+        f"calibrated on {evidence.protocol.calibration_split} examples; numbers are transformer blocks, in and out "
+        "what lies before and after them. Biases of k, on which no output depends, are left out."
     )
     values, tasks, groups = evidence.coefficients, evidence.tasks, evidence.groups
     index = pd.MultiIndex.from_product([list(tasks), list(groups)], names=["task", "tensor"])
@@ -50,6 +50,6 @@ def heat_map(values: np.ndarray, tasks: Sequence[str], groups: Sequence[str], wi
     draw_heat_map(axes, values, "PuOr_r", "coefficient λ", -limit, limit)
     for _, start, _ in blocks[1:]:
         axes.axvline(start - 0.5, color="#555555", linewidth=0.6)
-    axes.set(yticks=range(len(tasks)), yticklabels=tasks, xlabel="tensor of the image tower, by transformer block")
+    axes.set(yticks=range(len(tasks)), yticklabels=tasks, xlabel="tensor of the encoder, by transformer block")
     axes.set_xticks([(start + end - 1) / 2 for _, start, end in blocks], [label for label, _, _ in blocks])
     return figure

@@ -76,7 +76,7 @@ def _pair(comparison: Comparison, other: str, title: str, decimals: int) -> str:
     return (
         f"{title} minus {other}: {_points(comparison.average.value, decimals, '+')} points, 95 % interval "
         f"{_edges(comparison.average, decimals, '+')} on these tasks, {_edges(comparison.like, decimals, '+')} on "
-        f"tasks like these (n = {runs}, {count(comparison.images, 'test image')}): "
+        f"tasks like these (n = {runs}, {count(comparison.examples, 'test example')}): "
         f"{'these runs show no difference' if words == NOTHING else f'{title} is {words}'}."
     )
 
@@ -93,8 +93,8 @@ def _all(comparisons: Mapping[str, Comparison], titles: Mapping[str, str]) -> li
         f"Of the {len(comparisons)} other rows of the table, {titles[MAIN]} is better than {len(better)} and worse "
         f"than {_named(worse)}; no difference is shown to {_named(equal)}. On these tasks, p below {SURE} after Holm's "
         f"correction for {count(len(comparisons), 'comparison')}.",
-        "Intervals are percentiles of a bootstrap of paired differences. These tasks: other test images of the same "
-        "tasks and other seeds (draw of calibration images, order of batches). Tasks like these: other tasks and "
+        "Intervals are percentiles of a bootstrap of paired differences. These tasks: other test examples of the same "
+        "tasks and other seeds (draw of calibration examples, order of batches). Tasks like these: other tasks and "
         "other seeds. None covers other experts: all of it is about these ones; the study of replicates, if there "
         f"is one, says what others change. With {seeds} intervals are rough and, if anything, too narrow.",
     ]
@@ -131,10 +131,10 @@ def comparison_table(
     runs, tasks = resampled.observed[MAIN].shape
     caption = (
         f"Suite {evidence.suite}: {titles[MAIN]} ({count(runs, 'run')}) minus each method, in points "
-        f"of average accuracy over {tasks} tasks and {resampled.count:,} test images; 95 % "
-        f"bootstrap intervals ({RESAMPLES:,} draws). These tasks: test images and seeds are drawn; tasks like these: "
-        "tasks and seeds. Won : lost: tasks whose own interval (images and seeds, not corrected for their number) lies "
-        f"above or below zero. Runs: of the method. p: two-sided, these tasks, after Holm's correction for "
+        f"of average accuracy over {tasks} tasks and {resampled.count:,} test examples; 95 % "
+        f"bootstrap intervals ({RESAMPLES:,} draws). These tasks: test examples and seeds are drawn; tasks like these: "
+        "tasks and seeds. Won : lost: tasks whose own interval (examples and seeds, not corrected for their number) "
+        f"lies above or below zero. Runs: of the method. p: two-sided, these tasks, after Holm's correction for "
         f"{count(len(comparisons), 'comparison')}; a difference is claimed below {SURE}. IQM: interquartile mean over "
         "seeds and tasks of accuracy over the expert's, in %, with its interval."
     )
@@ -152,7 +152,7 @@ def comparison_csv(evidence: Evidence, comparisons: Mapping[str, Comparison], sc
             row |= _columns("difference", comparison.average)
             row |= {"like low": 100 * comparison.like.low, "like high": 100 * comparison.like.high, "p": comparison.p}
             row |= {
-                "images": str(comparison.images),
+                "examples": str(comparison.examples),
                 "seeds": str(comparison.seeds[0]),
                 "runs": str(comparison.seeds[1]),
             }

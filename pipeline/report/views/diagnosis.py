@@ -42,12 +42,12 @@ def view(evidence: Evidence, look: Look) -> View:
     csv = format_csv(evidence.predictions)
     mloss = (
         f"M-Loss (arXiv 2602.08564) at the first matrix of each block's MLP, on unlabelled "
-        f"{evidence.protocol.calibration_split} images: how far averaging the experts' weights is from "
+        f"{evidence.protocol.calibration_split} examples: how far averaging the experts' weights is from "
         "averaging their answers there; and as a share of the answers."
     )
     cosine = "Cosines between the task vectors, over the whole model."
     transfer = (
-        "Accuracy of every expert on every task before merging, on labelled validation images: a diagnosis "
+        "Accuracy of every expert on every task before merging, on labelled validation examples: a diagnosis "
         "that no method sees."
     )
     drawings = {
@@ -160,7 +160,7 @@ def draw_mloss(measures: pd.DataFrame, tasks: Sequence[str], width: float) -> Fi
 def draw_transfer(measures: pd.DataFrame, tasks: Sequence[str], width: float) -> Figure:
     """Draw the accuracy on the task of each row of the expert of each column, in per cent."""
     values = _square(task_pairs(measures, "transfer"), tasks)
-    return _draw_square(values, tasks, width, "Blues", (0, 100), "accuracy (%)", 0, ("expert of", "images of"))
+    return _draw_square(values, tasks, width, "Blues", (0, 100), "accuracy (%)", 0, ("expert of", "examples of"))
 
 
 def draw_cosines(measures: pd.DataFrame, tasks: Sequence[str], width: float) -> Figure:

@@ -21,7 +21,7 @@ PANELS = 4
 def view(evidence: Evidence, look: Look) -> View:
     """Show a panel per method."""
     caption = (
-        f"Loss of the batch before each step, on {evidence.protocol.calibration_split} images; mean and range over "
+        f"Loss of the batch before each step, on {evidence.protocol.calibration_split} examples; mean and range over "
         f"{count(len(evidence.protocol.seeds), 'seed')}. Each method has its own objective, unit and scale."
     )
     rows = loss_rows(evidence.losses)

@@ -28,8 +28,8 @@ def overview_table(evidence: Evidence, decimals: int, clock: bool) -> Table:
     caption = (
         f"Suite {evidence.suite}: {evidence.protocol.sentence()} Scale from KL: the average accuracy when the scale of "
         "the merge is not the published one but the one at which experts and merged model agree most on unlabelled "
-        "calibration images. Images: unlabelled images per task, at most. Extra: bytes needed at inference beside one "
-        "image encoder and the zero-shot heads, in % of the encoder. FLOPs: of an image, over the encoder's."
+        "calibration examples. Examples: unlabelled examples per task, at most. Extra: bytes needed at inference "
+        "beside one encoder and the zero-shot heads, in % of the encoder. FLOPs: of an example, over the encoder's."
         f"{' Seconds: of the stage that merged, all seeds and the start of Python included.' * clock}{marked}"
     )
     averages = evidence.runs[[AVERAGE, NORMALISED, GAP, WORST]]
@@ -43,12 +43,12 @@ def overview_table(evidence: Evidence, decimals: int, clock: bool) -> Table:
         texts += [f"{evidence.seconds[method]:.1f}"] if clock else []
         scaled = rescaled.cell(method, AVERAGE, decimals) if known else Cell("–")
         rows[method] = (title, (*means, scaled, *map(Cell, texts)))
-    columns = (*summary.columns, "Scale from KL", "Images", "Extra, %", "FLOPs, ×", *["Seconds"] * clock)
+    columns = (*summary.columns, "Scale from KL", "Examples", "Extra, %", "FLOPs, ×", *["Seconds"] * clock)
     return Table(caption, columns, group_rows(evidence.sections, rows))
 
 
 def _prices(cost: Mapping[str, Any], decimals: int) -> tuple[str, str]:
-    """Return the bytes held besides one encoder, in % of it, and the operations of an image over the encoder's."""
+    """Return the bytes held besides one encoder, in % of it, and the operations of an example over the encoder's."""
     held = cost["extra_bytes"] or (cost["encoders"] - 1) * cost["encoder_bytes"]
     work = np.mean([*cost["flops"].values()]) / cost["plain_flops"]
     return f"{100 * held / cost['encoder_bytes']:.{decimals}f}", f"{work:.2f}"

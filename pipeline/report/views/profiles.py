@@ -29,7 +29,7 @@ def view(evidence: Evidence, look: Look) -> View:
     names = select_methods(averages, [groups["Data-free"], groups["Calibrated"]])
     caption = (
         f"Performance profiles: share of runs (a seed and one of {len(evidence.tasks)} tasks) with more than a share "
-        f"of the accuracy of the task's expert; higher is better. Bands: 95 % bootstrap intervals, test images of "
+        f"of the accuracy of the task's expert; higher is better. Bands: 95 % bootstrap intervals, test examples of "
         "every task and seeds drawn. Of the merges that are one model: the usual ones, and the best with and without "
         f"data. {evidence.protocol.sentence()}"
     )

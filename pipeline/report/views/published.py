@@ -1,7 +1,7 @@
 """Our accuracies next to those published for the same checkpoints, in per cent of the test split.
 
 Anchors are the accuracies of the base and of the experts themselves. Nothing is merged, so ours must agree with them:
-then weights, images, class names and prompts are the published ones. Published results of merging methods need not
+then weights, examples, class names and prompts are the published ones. Published results of merging methods need not
 agree: they stand next to ours with what each method saw, and nothing ranks them together.
 """
 
@@ -21,8 +21,8 @@ ORDER = 40
 
 ROWS = {FLOOR: "zero-shot", CEILING: "expert"}
 SPLIT = "test"
-POINTS, IMAGES = 0.1, 3
-"""A reproduced accuracy may differ by so many points, or by so many images where that is more."""
+POINTS, EXAMPLES = 0.1, 3
+"""A reproduced accuracy may differ by so many points, or by so many examples where that is more."""
 PRECISION = 9
 """Decimals beyond which a difference is rounding of floating-point numbers."""
 RUN, PUBLISHED = "this run", "published"
@@ -74,7 +74,7 @@ def compare_anchors(
 ) -> pd.DataFrame:
     """Columns task, row, ours, published, difference, reproduced; ours is undefined for a method that was not run.
 
-    sizes: scored images by task, of which a difference may be IMAGES.
+    sizes: scored examples by task, of which a difference may be EXAMPLES.
     """
     means = runs.groupby("method")[list(tasks)].mean().reindex(list(ROWS))
     lines = [
@@ -85,7 +85,7 @@ def compare_anchors(
     ]
     frame = pd.DataFrame(lines, columns=["task", "row", "ours", "published"])
     frame["difference"] = frame.ours - frame.published
-    tolerance = (100 * IMAGES / frame.task.map(sizes)).clip(lower=POINTS)
+    tolerance = (100 * EXAMPLES / frame.task.map(sizes)).clip(lower=POINTS)
     frame["reproduced"] = frame.difference.abs().round(PRECISION) <= tolerance.round(PRECISION)
     return frame
 
@@ -103,7 +103,7 @@ def sentence(anchors: pd.DataFrame, split: str) -> str:
     ]
     parts = [
         f"Anchors: {anchors.reproduced.sum()} of {len(anchors)} published accuracies of these checkpoints "
-        f"reproduced within {POINTS} points or {IMAGES} images",
+        f"reproduced within {POINTS} points or {EXAMPLES} examples",
         *([f"NOT reproduced: {', '.join(odd)}"] if odd else []),
         *([f"not run: {', '.join(missing.row.unique())}"] if len(missing) else []),
     ]

@@ -1,6 +1,7 @@
-"""The first test images of every task."""
+"""The first test examples of every task: a sheet of images, or a table of texts."""
 
 from collections.abc import Mapping
+from textwrap import shorten
 
 import matplotlib as mpl
 import numpy as np
@@ -9,15 +10,26 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from pipeline.report.evidence import Evidence
 from pipeline.report.figures import STYLE
-from pipeline.report.view import Drawing, Look, View
+from pipeline.report.tables import Cell, Table
+from pipeline.report.view import Drawing, Look, Sheet, View
 
 ORDER = 100
+TEXTS, LETTERS = 3, 100
+"""Texts per task in the table, and characters of each."""
 
 
 def view(evidence: Evidence, look: Look) -> View:
-    """Show a row of images per task."""
+    """Show a row of images per task, or TEXTS texts."""
+    if next(iter(evidence.previews.values())).dtype.kind == "U":
+        caption = (
+            f"The first texts of each task's test split, as the encoder reads them, cut after {LETTERS} characters."
+        )
+        texts = [(task, text) for task, texts in evidence.previews.items() for text in texts[:TEXTS].tolist()]
+        rows = [(task, (Cell(shorten(text, LETTERS, placeholder=" ...")),)) for task, text in texts]
+        table = Table(caption, ("Text",), (("", tuple(rows)),), "Task", ("Text",))
+        return View(tables={"texts": Sheet(table, "Texts")})
     caption = "The first images of each task's test split."
-    return View(figures={"images": Drawing(contact_sheet(evidence.images, look.width), caption, "Images")})
+    return View(figures={"images": Drawing(contact_sheet(evidence.previews, look.width), caption, "Images")})
 
 
 @mpl.rc_context(STYLE)
