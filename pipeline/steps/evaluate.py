@@ -52,7 +52,7 @@ def predict_classes(models: Iterable[Served], labelled: LabelledExamples, title:
 
 
 def _predict_task(
-    model: Served, weights: Weights, labelled: LabelledImages, target: torch.device, title: str, task: str
+    model: Served, weights: Weights, labelled: LabelledExamples, target: torch.device, title: str, task: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the predicted and the true classes of a task, int16 [n]; `weights` are the model's on `target`."""
     examples, truth = labelled(task)
