@@ -23,5 +23,5 @@ everything else is compared as well. Every line says what was not checked.
     imports.py      the files that a stage imports, for `lock`
     resampling.py   draws of images, seeds and tasks, for `arithmetic` and `contrasts`
     archive.py      a bundle -> a folder like a repository
-    methods.py      the run of every method -> a folder like a repository, which goes through the same checks
+    every_method.py the run of every method -> a folder like a repository, which goes through the same checks
 """

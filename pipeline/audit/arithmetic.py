@@ -18,14 +18,12 @@ import pandas as pd
 
 from pipeline.audit.finding import Finding
 from pipeline.audit.repository import Repository
-from pipeline.audit.resampling import DECIMALS, Runs, central_interval, resample_runs
+from pipeline.audit.resampling import DECIMALS, DRAWS, Runs, central_interval, resample_runs
 from pipeline.audit.suite import AuditedSuite
 
 FLOOR, CEILING, MAIN = "zeroshot", "individual", "samerging"
 RIVALS = ("distillation", "adamerging")
-DRAWS = 10_000
 SURE = 0.05
-DIGITS = re.compile(r"-?\d+(\.\d+)?")
 
 
 @dataclass(frozen=True)
@@ -107,15 +105,6 @@ def derive_values(accuracies: Accuracies, method: str) -> dict[str, np.ndarray]:
     }
 
 
-def agrees(text: str, value: float) -> bool:
-    """Return whether digits are those of a number, to half a unit of the last one; empty is undefined."""
-    if not text or not np.isfinite(value):
-        return not text and not np.isfinite(value)
-    if not DIGITS.fullmatch(text):
-        return False
-    return abs(float(text) - value) <= 0.5 * 10.0 ** -len(text.partition(".")[2]) + 1e-9
-
-
 def _check_answers(suite: AuditedSuite, scores: pd.DataFrame) -> Finding:
     """Check that correct answers, image by image, add up to the score, and are those of data/."""
     finding, path = Finding(f"{suite.name}: answers", "counts are those of the answers to single images"), "answers.npz"
@@ -191,7 +180,7 @@ def _check_table(suite: AuditedSuite, accuracies: Accuracies) -> Finding:
         for column, runs in derive_values(accuracies, method).items():
             deviation = runs.std(ddof=1) if len(runs) > 1 else np.nan
             for name, value in ((column, runs.mean()), (f"{column} std", deviation)):
-                finding.expect(agrees(row[name], value), f"{path}: {method}, {name} is {row[name]}, not {value:.6f}")
+                finding.expect_number(f"{path}: {method}, {name}", row[name], value)
         same = row["runs"] == str(len(accuracies.seeds[method]))
         finding.expect(same, f"{path}: {method} has {row['runs']} runs")
         cost = suite.repository.json(f"data/costs/{suite.name}/{method}.json")
@@ -283,7 +272,7 @@ def _check_counts(finding: Finding, accuracies: Accuracies, row: Mapping[str, st
         expected["won"] = sum(float(row[f"{task} low"]) > 0 for task in tasks)
         expected["lost"] = sum(float(row[f"{task} high"]) < 0 for task in tasks)
         for name, value in expected.items():
-            finding.expect(agrees(row[name], value), f"{where}, {name} is {row[name]}, the scores give {value:.6f}")
+            finding.expect_number(f"{where}, {name}", row[name], value)
         verdict = _verdict(row)
         finding.expect(row["verdict"] == verdict, f"{where} is “{row['verdict']}”, its numbers say “{verdict}”")
     if "iqm" in row and CEILING in accuracies.per_cent:
@@ -291,7 +280,7 @@ def _check_counts(finding: Finding, accuracies: Accuracies, row: Mapping[str, st
         normalised = np.sort((runs / np.where(ceiling > 0, ceiling, np.nan)).ravel())
         cut = int(0.25 * len(normalised))
         value = 100 * float(normalised[cut : len(normalised) - cut].mean())
-        finding.expect(agrees(row["iqm"], value), f"{where}, iqm is {row['iqm']}, the scores give {value:.6f}")
+        finding.expect_number(f"{where}, iqm", row["iqm"], value)
 
 
 def _verdict(row: Mapping[str, str]) -> str:
@@ -323,13 +312,10 @@ def _check_draws(
         draws |= dict(zip(tasks, by_task.T, strict=True))
         for name, values in draws.items():
             for end, value in zip(("low", "high"), central_interval(values), strict=True):
-                text = row[f"{name} {end}"]
-                complaint = f"{path}: {method}, {name} {end} is {text}, the answers give {value:.6f}"
-                finding.expect(agrees(text, float(value)), complaint)
+                finding.expect_number(f"{path}: {method}, {name} {end}", row[f"{name} {end}"], float(value))
     adjusted = adjust_holm(raw)
     for row in rows:
-        method, value = row["method"], adjusted[row["method"]]
-        finding.expect(agrees(row["p"], value), f"{path}: {method}, p is {row['p']}, the answers give {value:.6f}")
+        finding.expect_number(f"{path}: {row['method']}, p", row["p"], adjusted[row["method"]])
 
 
 def adjust_holm(p: Mapping[str, float]) -> dict[str, float]:
