@@ -19,6 +19,7 @@ import pandas as pd
 from pipeline.audit.finding import Finding
 from pipeline.audit.repository import Repository
 from pipeline.audit.resampling import DECIMALS, DRAWS, Runs, central_interval, resample_runs
+from pipeline.audit.rows import find_impossible
 from pipeline.audit.suite import AuditedSuite
 
 FLOOR, CEILING, MAIN = "zeroshot", "individual", "samerging"
@@ -44,7 +45,8 @@ def check(suite: AuditedSuite) -> list[Finding]:
     if suite.scores is None:
         return [whole.skip(f"{suite.evidence}/scores.csv, data/scores")]
     whole.compared = len(suite.scores)
-    for complaint in find_impossible(suite.scores, suite.tasks):
+    totals = dict(zip(suite.scores.task, suite.scores.total.tolist(), strict=True))
+    for complaint in find_impossible(suite.scores, totals, suite.tasks):
         whole.complain(complaint)
     if whole.wrong:
         return [whole]
@@ -57,23 +59,6 @@ def check(suite: AuditedSuite) -> list[Finding]:
         _check_metrics(suite, accuracies),
         check_comparisons(suite, accuracies),
     ]
-
-
-def find_impossible(scores: pd.DataFrame, tasks: Sequence[str]) -> list[str]:
-    """Return what makes scores impossible: counts beyond totals, differing totals of a task, a task twice or never."""
-    beyond = scores[(scores.correct < 0) | (scores.correct > scores.total) | (scores.total < 1)]
-    complaints = [
-        f"{method}/{task}: {correct} of {total} correct"
-        for method, task, correct, total in zip(beyond.method, beyond.task, beyond.correct, beyond.total, strict=True)
-    ]
-    for task, totals in scores.groupby("task").total:
-        if totals.nunique() > 1:
-            complaints.append(f"{task} was scored on {' and '.join(map(str, sorted(totals.unique())))} images")
-    for (method, seed), rows in scores.groupby(["method", "seed"]):
-        if sorted(rows.task) != sorted(tasks):
-            expected = f"expected each of {', '.join(tasks)} once"
-            complaints.append(f"{method}, seed {seed}: tasks {', '.join(rows.task)}, {expected}")
-    return complaints
 
 
 def derive_accuracies(scores: pd.DataFrame, tasks: Sequence[str]) -> Accuracies:

@@ -7,7 +7,7 @@ the weighted accuracies, and its intervals. These are computed again from the ro
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import TypeAlias
 
@@ -18,19 +18,11 @@ from pipeline.audit import statements
 from pipeline.audit.finding import Finding
 from pipeline.audit.repository import EVIDENCE
 from pipeline.audit.resampling import CONTRAST_DRAWS, AccuracyDraws, Runs, central_interval, resample_runs
+from pipeline.audit.rows import find_impossible, read_rows
 from pipeline.audit.suite import AuditedSuite
 
 PRINTED = 10
 """Significant digits of a comparison."""
-WHOLE = (
-    *("seed", "k", "samples", "correct", "total", "merges", "passed", "severity", "size", "merged", "published"),
-    *("default", "replicate"),
-)
-VARIED = (
-    *("setting", "k", "method", "knob", "value", "corruption", "severity", "subset", "split", "replicate"),
-    "seed",
-)
-"""Columns that tell one run from another."""
 APART = ("conventions", "sensitivity")
 """Studies that draw the compared settings alone; the others draw all settings together, each set of seeds an axis."""
 PARTS = ("robustness", "landscape")
@@ -76,46 +68,13 @@ def _check_study(suite: AuditedSuite, study: str) -> Finding:
             finding.expect(False, f"{path}: counts must be whole, answers hexadecimal ({error})")
             continue
         finding.compared += len(rows)
-        for complaint in _find_impossible(rows, totals, suite.tasks):
+        for complaint in find_impossible(rows, totals, suite.tasks):
             finding.complain(f"{path}, {complaint}")
         if not finding.wrong and study in SETTINGS and len(rows):
             _check_contrasts(finding, suite, study, rows)
     if study in statements.STUDIES and not finding.wrong:
         statements.check(finding, suite, study, tables)
     return finding
-
-
-def read_rows(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows with numbers, seed -1 for none, and the bits of `right` as `answers`; ValueError if malformed."""
-    kinds = dict.fromkeys((name for name in WHOLE if name in table), "int64")
-    rows = table.replace({"seed": {"": "-1"}}).astype(kinds)
-    if "right" in rows:
-        bits = [np.unpackbits(np.frombuffer(bytes.fromhex(digits), np.uint8)) for digits in rows["right"]]
-        rows["answers"] = pd.Series(bits, rows.index, dtype=object)
-    return rows
-
-
-def _find_impossible(rows: pd.DataFrame, totals: Mapping[str, int], tasks: Sequence[str]) -> Iterator[str]:
-    """Yield counts beyond their totals, other totals than those scored, bits that do not fit, runs without a task.
-
-    totals: {task: images} that the study must have scored; empty if it scores other images.
-    """
-    counts = [rows[name].tolist() for name in ("task", "correct", "total") if "total" in rows]
-    answers = rows["answers"] if "answers" in rows else [None] * len(rows)
-    for line, (task, correct, total, bits) in enumerate(zip(*counts, answers, strict=True) if counts else (), start=2):
-        if not 0 <= correct <= total or total < 1:
-            yield f"row {line}: {correct} of {total} correct"
-        elif totals and total != totals.get(task):
-            yield f"row {line}: {task} scored on {total} images, the suite has {totals.get(task)}"
-        elif bits is not None and (len(bits) != 8 * -(-total // 8) or bits[total:].any()):
-            yield f"row {line}: {len(bits)} bits of `right` do not fit {total} images"
-        elif bits is not None and bits.sum() != correct:
-            yield f"row {line}: {correct} correct, but `right` has {bits.sum()} ones"
-    if {"total", "method"} <= {*rows} or "answers" in rows:
-        for run, part in rows.groupby([name for name in VARIED if name in rows]):
-            if sorted(part["task"]) != sorted(tasks):
-                name, expected = " ".join(map(str, run)), f"expected each of {', '.join(tasks)} once"
-                yield f"{name}: tasks {', '.join(part['task'])}, {expected}"
 
 
 def _check_contrasts(finding: Finding, suite: AuditedSuite, study: str, rows: pd.DataFrame) -> None:

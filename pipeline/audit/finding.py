@@ -3,7 +3,7 @@
 import math
 import re
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Self, TypeAlias
@@ -14,8 +14,8 @@ MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError, Recurs
 """What reading raises where a file is not of the form that it should have."""
 
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
-Part: TypeAlias = str | float | tuple[float, int | None]
-"""What a text must have: a word; a number; a number and how many significant digits of it are printed."""
+Text: TypeAlias = Sequence[Any]
+"""What a text must have, in lists of any depth: words, numbers, (number, how many significant digits are printed)."""
 
 
 @dataclass
@@ -39,10 +39,10 @@ class Finding:
         """Count the comparison of printed digits with a number, see `agrees`."""
         self.expect(agrees(text, value, digits), f"{where} is {text or 'missing'}, the evidence gives {value:.10g}")
 
-    def expect_text(self, where: str, text: str, parts: Sequence[Part]) -> None:
+    def expect_text(self, where: str, text: str, parts: Text) -> None:
         """Count every part of a text: its numbers are these and no others, and it has these words in this order."""
         numbers, values, place = NUMBER.findall(text.replace(",", "")), list[tuple[float, int | None]](), 0
-        for part in parts:
+        for part in _flatten(parts):
             if isinstance(part, str):
                 values += [(float(number), None) for number in NUMBER.findall(part)]
                 after = text.lower().find(part.lower(), place)
@@ -118,6 +118,11 @@ def first_difference(left: str | bytes, right: str | bytes) -> int:
     """Return the place where two texts part; the length of the shorter one if it begins the other."""
     pairs = enumerate(zip(left, right, strict=False))
     return next((place for place, (one, other) in pairs if one != other), min(len(left), len(right)))
+
+
+def _flatten(parts: Text) -> Iterator[Any]:
+    for part in parts:
+        yield from _flatten(part) if isinstance(part, list) else (part,)
 
 
 def _first(texts: Sequence[str]) -> str:
