@@ -47,7 +47,7 @@ class Finding:
                 values += [(float(number), None) for number in NUMBER.findall(part)]
                 after = text.lower().find(part.lower(), place)
                 self.expect(after >= 0, f"{where}: no “{part}” in “{text[place:]}”")
-                place = max(after, place)
+                place = after + len(part) if after >= 0 else place
             else:
                 values.append(part if isinstance(part, tuple) else (part, None))
         self.expect(len(numbers) == len(values), f"{where}: {len(numbers)} numbers, the evidence gives {len(values)}")
