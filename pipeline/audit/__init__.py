@@ -4,7 +4,7 @@
                   the files that stages import are among their code
     rendered      the report follows from the evidence: it is rendered again, byte by byte
     arithmetic    counts are possible and those of the answers; the numbers of a suite's tables follow from them
-    contrasts     the rows of the studies are whole, and every comparison that a study states follows from them
+    contrasts     the rows of the studies are whole, and the comparisons and numbers per task that studies state follow
     images        no calibration image is a test image; numbers of images and classes are those that are claimed
     draws         seeds, and the indices of the images that each seed drew, from the definition of the generator
     documents     blocks and numbers of README.md and docs/ are those of the reports
@@ -21,7 +21,9 @@ everything else is compared as well. Every line says what was not checked.
     finding.py      the outcome of one check
     stages.py       dvc.yaml and params.yaml -> what every stage must be locked with
     imports.py      the files that a stage imports, for `lock`
+    rows.py         scores and rows as numbers, for `arithmetic` and `contrasts`
+    statements.py   numbers per task in tables and sentences of studies, for `contrasts`
     resampling.py   draws of images, seeds and tasks, for `arithmetic` and `contrasts`
     archive.py      a bundle -> a folder like a repository
-    methods.py      the run of every method -> a folder like a repository, which goes through the same checks
+    every_method.py the run of every method -> a folder like a repository, which goes through the same checks
 """

@@ -18,9 +18,9 @@ from pipeline.audit import (
     documents,
     draws,
     environment,
+    every_method,
     images,
     lock,
-    methods,
     rendered,
     rerun,
 )
@@ -38,9 +38,9 @@ def audit(repository: Repository) -> list[Finding]:
     findings, widest = _audit_run(repository), repository
     with tempfile.TemporaryDirectory(prefix="audit-") as scratch:
         folder = Path(scratch) / "methods"
-        if methods.unfold(repository, folder):
+        if every_method.unfold(repository, folder):
             widest = gather(folder)
-            parameters = run_check("methods", lambda: [methods.check(repository, widest)])
+            parameters = run_check("methods", lambda: [every_method.check(repository, widest)])
             further = [*parameters, *_audit_run(widest)]
             findings += [replace(finding, name=f"every method, {finding.name}") for finding in further]
         findings += run_check("documents", lambda: [documents.check(repository, widest)])

@@ -18,14 +18,13 @@ import pandas as pd
 
 from pipeline.audit.finding import Finding
 from pipeline.audit.repository import Repository
-from pipeline.audit.resampling import DECIMALS, Runs, central_interval, resample_runs
+from pipeline.audit.resampling import DECIMALS, DRAWS, Runs, central_interval, resample_runs
+from pipeline.audit.rows import find_impossible
 from pipeline.audit.suite import AuditedSuite
 
 FLOOR, CEILING, MAIN = "zeroshot", "individual", "samerging"
 RIVALS = ("distillation", "adamerging")
-DRAWS = 10_000
 SURE = 0.05
-DIGITS = re.compile(r"-?\d+(\.\d+)?")
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,8 @@ def check(suite: AuditedSuite) -> list[Finding]:
     if suite.scores is None:
         return [whole.skip(f"{suite.evidence}/scores.csv, data/scores")]
     whole.compared = len(suite.scores)
-    for complaint in find_impossible(suite.scores, suite.tasks):
+    totals = dict(zip(suite.scores.task, suite.scores.total.tolist(), strict=True))
+    for complaint in find_impossible(suite.scores, totals, suite.tasks):
         whole.complain(complaint)
     if whole.wrong:
         return [whole]
@@ -59,23 +59,6 @@ def check(suite: AuditedSuite) -> list[Finding]:
         _check_metrics(suite, accuracies),
         check_comparisons(suite, accuracies),
     ]
-
-
-def find_impossible(scores: pd.DataFrame, tasks: Sequence[str]) -> list[str]:
-    """Return what makes scores impossible: counts beyond totals, differing totals of a task, a task twice or never."""
-    beyond = scores[(scores.correct < 0) | (scores.correct > scores.total) | (scores.total < 1)]
-    complaints = [
-        f"{method}/{task}: {correct} of {total} correct"
-        for method, task, correct, total in zip(beyond.method, beyond.task, beyond.correct, beyond.total, strict=True)
-    ]
-    for task, totals in scores.groupby("task").total:
-        if totals.nunique() > 1:
-            complaints.append(f"{task} was scored on {' and '.join(map(str, sorted(totals.unique())))} images")
-    for (method, seed), rows in scores.groupby(["method", "seed"]):
-        if sorted(rows.task) != sorted(tasks):
-            expected = f"expected each of {', '.join(tasks)} once"
-            complaints.append(f"{method}, seed {seed}: tasks {', '.join(rows.task)}, {expected}")
-    return complaints
 
 
 def derive_accuracies(scores: pd.DataFrame, tasks: Sequence[str]) -> Accuracies:
@@ -105,15 +88,6 @@ def derive_values(accuracies: Accuracies, method: str) -> dict[str, np.ndarray]:
         "Gap closed": 100 * (average - floor.mean()) / (span if span > 0 else np.nan),
         "Worst task": runs.min(1),
     }
-
-
-def agrees(text: str, value: float) -> bool:
-    """Return whether digits are those of a number, to half a unit of the last one; empty is undefined."""
-    if not text or not np.isfinite(value):
-        return not text and not np.isfinite(value)
-    if not DIGITS.fullmatch(text):
-        return False
-    return abs(float(text) - value) <= 0.5 * 10.0 ** -len(text.partition(".")[2]) + 1e-9
 
 
 def _check_answers(suite: AuditedSuite, scores: pd.DataFrame) -> Finding:
@@ -191,7 +165,7 @@ def _check_table(suite: AuditedSuite, accuracies: Accuracies) -> Finding:
         for column, runs in derive_values(accuracies, method).items():
             deviation = runs.std(ddof=1) if len(runs) > 1 else np.nan
             for name, value in ((column, runs.mean()), (f"{column} std", deviation)):
-                finding.expect(agrees(row[name], value), f"{path}: {method}, {name} is {row[name]}, not {value:.6f}")
+                finding.expect_number(f"{path}: {method}, {name}", row[name], value)
         same = row["runs"] == str(len(accuracies.seeds[method]))
         finding.expect(same, f"{path}: {method} has {row['runs']} runs")
         cost = suite.repository.json(f"data/costs/{suite.name}/{method}.json")
@@ -283,7 +257,7 @@ def _check_counts(finding: Finding, accuracies: Accuracies, row: Mapping[str, st
         expected["won"] = sum(float(row[f"{task} low"]) > 0 for task in tasks)
         expected["lost"] = sum(float(row[f"{task} high"]) < 0 for task in tasks)
         for name, value in expected.items():
-            finding.expect(agrees(row[name], value), f"{where}, {name} is {row[name]}, the scores give {value:.6f}")
+            finding.expect_number(f"{where}, {name}", row[name], value)
         verdict = _verdict(row)
         finding.expect(row["verdict"] == verdict, f"{where} is “{row['verdict']}”, its numbers say “{verdict}”")
     if "iqm" in row and CEILING in accuracies.per_cent:
@@ -291,7 +265,7 @@ def _check_counts(finding: Finding, accuracies: Accuracies, row: Mapping[str, st
         normalised = np.sort((runs / np.where(ceiling > 0, ceiling, np.nan)).ravel())
         cut = int(0.25 * len(normalised))
         value = 100 * float(normalised[cut : len(normalised) - cut].mean())
-        finding.expect(agrees(row["iqm"], value), f"{where}, iqm is {row['iqm']}, the scores give {value:.6f}")
+        finding.expect_number(f"{where}, iqm", row["iqm"], value)
 
 
 def _verdict(row: Mapping[str, str]) -> str:
@@ -323,13 +297,10 @@ def _check_draws(
         draws |= dict(zip(tasks, by_task.T, strict=True))
         for name, values in draws.items():
             for end, value in zip(("low", "high"), central_interval(values), strict=True):
-                text = row[f"{name} {end}"]
-                complaint = f"{path}: {method}, {name} {end} is {text}, the answers give {value:.6f}"
-                finding.expect(agrees(text, float(value)), complaint)
+                finding.expect_number(f"{path}: {method}, {name} {end}", row[f"{name} {end}"], float(value))
     adjusted = adjust_holm(raw)
     for row in rows:
-        method, value = row["method"], adjusted[row["method"]]
-        finding.expect(agrees(row["p"], value), f"{path}: {method}, p is {row['p']}, the answers give {value:.6f}")
+        finding.expect_number(f"{path}: {row['method']}, p", row["p"], adjusted[row["method"]])
 
 
 def adjust_holm(p: Mapping[str, float]) -> dict[str, float]:

@@ -1,37 +1,28 @@
-"""The rows of the studies, and every comparison that they state, by code that shares nothing with what made them.
+"""The rows of the studies, and what they state, by code that shares nothing with what made them.
 
 Rows are whole and possible, and their counts are those of the answers to single images. A study that keeps answers
 writes what it compares, reports/studies/<suite>/tables/<study>-contrasts.csv: a weight for every setting, the mean of
 the weighted accuracies, and its intervals. These are computed again from the rows, to the digit; for the draws see
-`pipeline.audit.resampling`.
+`pipeline.audit.resampling`. Numbers per task that are no answers are those of `pipeline.audit.statements`.
 """
 
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
 
+from pipeline.audit import statements
 from pipeline.audit.finding import Finding
 from pipeline.audit.repository import EVIDENCE
-from pipeline.audit.resampling import AccuracyDraws, Runs, central_interval, resample_runs
+from pipeline.audit.resampling import CONTRAST_DRAWS, AccuracyDraws, Runs, central_interval, resample_runs
+from pipeline.audit.rows import find_impossible, read_rows
 from pipeline.audit.suite import AuditedSuite
 
-DRAWS = 2_000
-CLOSE = 1e-7
-"""Share of a number, or of a point, that its printed digits may be off."""
-DIGITS = re.compile(r"-?\d+(\.\d+)?(e-?\d+)?")
-WHOLE = (
-    *("seed", "k", "samples", "correct", "total", "merges", "passed", "severity", "size", "merged", "published"),
-    *("default", "replicate"),
-)
-VARIED = (
-    *("setting", "k", "method", "knob", "value", "corruption", "severity", "subset", "split", "replicate"),
-    "seed",
-)
-"""Columns that tell one run from another."""
+PRINTED = 10
+"""Significant digits of a comparison."""
 APART = ("conventions", "sensitivity")
 """Studies that draw the compared settings alone; the others draw all settings together, each set of seeds an axis."""
 PARTS = ("robustness", "landscape")
@@ -61,61 +52,29 @@ def check(suite: AuditedSuite) -> list[Finding]:
 
 
 def _check_study(suite: AuditedSuite, study: str) -> Finding:
-    finding, repository = Finding(f"{suite.name}: {study}", "rows and comparisons"), suite.repository
+    finding, repository = Finding(f"{suite.name}: {study}", "rows, and what is stated of them"), suite.repository
     single = f"{EVIDENCE}/studies/{suite.name}/{study}.csv"
     paths = [single] if repository.text(single) else repository.names(single.removesuffix(".csv"), ".csv")
     scores = None if study in PARTS else suite.scores
     totals = {} if scores is None else dict(zip(scores.task, scores.total.tolist(), strict=True))
+    tables: dict[str, pd.DataFrame] = {}
     for path in paths:
         table = repository.table(path)
         if table is None:
             continue
         try:
-            rows = read_rows(table)
+            rows = tables[PurePosixPath(path).stem] = read_rows(table)
         except ValueError as error:
             finding.expect(False, f"{path}: counts must be whole, answers hexadecimal ({error})")
             continue
         finding.compared += len(rows)
-        for complaint in _find_impossible(rows, totals, suite.tasks):
+        for complaint in find_impossible(rows, totals, suite.tasks):
             finding.complain(f"{path}, {complaint}")
         if not finding.wrong and study in SETTINGS and len(rows):
             _check_contrasts(finding, suite, study, rows)
-    if study not in SETTINGS:
-        finding.skip("differences of numbers that are no answers to single images, but by rendering again")
+    if study in statements.STUDIES and not finding.wrong:
+        statements.check(finding, suite, study, tables)
     return finding
-
-
-def read_rows(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows with numbers, seed -1 for none, and the bits of `right` as `answers`; ValueError if malformed."""
-    kinds = dict.fromkeys((name for name in WHOLE if name in table), "int64")
-    rows = table.replace({"seed": {"": "-1"}}).astype(kinds)
-    if "right" in rows:
-        bits = [np.unpackbits(np.frombuffer(bytes.fromhex(digits), np.uint8)) for digits in rows["right"]]
-        rows["answers"] = pd.Series(bits, rows.index, dtype=object)
-    return rows
-
-
-def _find_impossible(rows: pd.DataFrame, totals: Mapping[str, int], tasks: Sequence[str]) -> Iterator[str]:
-    """Yield counts beyond their totals, other totals than those scored, bits that do not fit, runs without a task.
-
-    totals: {task: images} that the study must have scored; empty if it scores other images.
-    """
-    counts = [rows[name].tolist() for name in ("task", "correct", "total") if "total" in rows]
-    answers = rows["answers"] if "answers" in rows else [None] * len(rows)
-    for line, (task, correct, total, bits) in enumerate(zip(*counts, answers, strict=True) if counts else (), start=2):
-        if not 0 <= correct <= total or total < 1:
-            yield f"row {line}: {correct} of {total} correct"
-        elif totals and total != totals.get(task):
-            yield f"row {line}: {task} scored on {total} images, the suite has {totals.get(task)}"
-        elif bits is not None and (len(bits) != 8 * -(-total // 8) or bits[total:].any()):
-            yield f"row {line}: {len(bits)} bits of `right` do not fit {total} images"
-        elif bits is not None and bits.sum() != correct:
-            yield f"row {line}: {correct} correct, but `right` has {bits.sum()} ones"
-    if {"total", "method"} <= {*rows} or "answers" in rows:
-        for run, part in rows.groupby([name for name in VARIED if name in rows]):
-            if sorted(part["task"]) != sorted(tasks):
-                name, expected = " ".join(map(str, run)), f"expected each of {', '.join(tasks)} once"
-                yield f"{name}: tasks {', '.join(part['task'])}, {expected}"
 
 
 def _check_contrasts(finding: Finding, suite: AuditedSuite, study: str, rows: pd.DataFrame) -> None:
@@ -145,19 +104,17 @@ def _check_contrasts(finding: Finding, suite: AuditedSuite, study: str, rows: pd
             finding.expect(False, f"{path}: {complaint}")
             continue
         if study in APART:
-            drawn[which] = resample_runs({setting: runs[which][setting] for setting in weights}, DRAWS)
+            drawn[which] = resample_runs({setting: runs[which][setting] for setting in weights}, CONTRAST_DRAWS)
         elif which not in drawn:
             axes = [_seeds(part) for part in parts[which].values()]
-            drawn[which] = resample_runs(runs[which], DRAWS, axes)
+            drawn[which] = resample_runs(runs[which], CONTRAST_DRAWS, axes)
         name, expected = row["name"], compute_contrast(runs[which], drawn[which], weights)
         if replicated:  # orders of methods count no tasks won, and draw no tasks on one replicate
             name = f"{name} ({row['replicates']} replicates)"
             for column in ("won", "lost", *["like low", "like high"] * (which == "first")):
                 del expected[column]
         for column, value in expected.items():
-            text = row.get(column, "")
-            close = bool(DIGITS.fullmatch(text)) and abs(float(text) - value) <= CLOSE * max(1.0, abs(value))
-            finding.expect(close, f"{path}: {name}, {column} is {text or 'missing'}, the rows give {value:.10g}")
+            finding.expect_number(f"{path}: {name}, {column}", row.get(column, ""), value, PRINTED)
 
 
 def compute_contrast(

@@ -8,8 +8,8 @@ from importlib import import_module
 from itertools import zip_longest
 from typing import Any
 
-from pipeline.audit.arithmetic import agrees, derive_accuracies
-from pipeline.audit.finding import Finding, first_difference
+from pipeline.audit.arithmetic import derive_accuracies
+from pipeline.audit.finding import Finding, agrees, first_difference
 from pipeline.audit.repository import Repository
 from pipeline.audit.suite import AuditedSuite
 

@@ -1,14 +1,21 @@
 """The outcome of one check, as a line and as JSON."""
 
+import math
+import re
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from decimal import Decimal
+from typing import Any, Self, TypeAlias
 
 SHOWN = 5
 """Differences that a line names; reports/audit.json has all of them."""
 MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError, ArithmeticError)
 """What reading raises where a file is not of the form that it should have."""
+
+NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
+Text: TypeAlias = Sequence[Any]
+"""What a text must have, in lists of any depth: words, numbers, (number, how many significant digits are printed)."""
 
 
 @dataclass
@@ -27,6 +34,25 @@ class Finding:
         self.compared += 1
         if not holds:
             self.complain(complaint)
+
+    def expect_number(self, where: str, text: str, value: float, digits: int | None = None) -> None:
+        """Count the comparison of printed digits with a number, see `agrees`."""
+        self.expect(agrees(text, value, digits), f"{where} is {text or 'missing'}, the evidence gives {value:.10g}")
+
+    def expect_text(self, where: str, text: str, parts: Text) -> None:
+        """Count every part of a text: its numbers are these and no others, and it has these words in this order."""
+        numbers, values, place = NUMBER.findall(text.replace(",", "")), list[tuple[float, int | None]](), 0
+        for part in _flatten(parts):
+            if isinstance(part, str):
+                values += [(float(number), None) for number in NUMBER.findall(part)]
+                after = text.lower().find(part.lower(), place)
+                self.expect(after >= 0, f"{where}: no “{part}” in “{text[place:]}”")
+                place = after + len(part) if after >= 0 else place
+            else:
+                values.append(part if isinstance(part, tuple) else (part, None))
+        self.expect(len(numbers) == len(values), f"{where}: {len(numbers)} numbers, the evidence gives {len(values)}")
+        for index, (number, (value, digits)) in enumerate(zip(numbers, values, strict=False), start=1):
+            self.expect_number(f"{where}, number {index}", number, value, digits)
 
     def complain(self, complaint: str) -> None:
         """Keep a complaint, once, that is no comparison of its own."""
@@ -76,10 +102,27 @@ def run_check(name: str, check: Callable[[], Sequence[Finding]]) -> Sequence[Fin
         return [Finding(name, "files read", 1, [complaint])]
 
 
+def agrees(text: str, value: float, digits: int | None = None) -> bool:
+    """Return whether a text is a number to half a unit of its last decimal or significant digit; empty: undefined."""
+    if not text or not math.isfinite(value):
+        return not text and not math.isfinite(value)
+    if not NUMBER.fullmatch(text):
+        return False
+    last = int(Decimal(text).as_tuple().exponent)
+    if digits is not None:
+        last = math.floor(math.log10(abs(value) or 1)) + 1 - digits
+    return abs(float(text) - value) <= 0.5 * 10.0**last + 1e-9
+
+
 def first_difference(left: str | bytes, right: str | bytes) -> int:
     """Return the place where two texts part; the length of the shorter one if it begins the other."""
     pairs = enumerate(zip(left, right, strict=False))
     return next((place for place, (one, other) in pairs if one != other), min(len(left), len(right)))
+
+
+def _flatten(parts: Text) -> Iterator[Any]:
+    for part in parts:
+        yield from _flatten(part) if isinstance(part, list) else (part,)
 
 
 def _first(texts: Sequence[str]) -> str:

@@ -14,6 +14,8 @@ from typing import TypeVar
 import numpy as np
 
 BATCH = 250
+DRAWS, CONTRAST_DRAWS = 10_000, 2_000
+"""Of a suite's comparisons and of numbers per task; of a study's comparisons of answers."""
 TAIL = 0.025
 DECIMALS = 10
 """Of a point; beyond them a difference is rounding of floating-point numbers."""
@@ -68,6 +70,16 @@ def resample_runs(
         for key, part in runs.items():
             drawn[key].tasks[batch] = np.einsum("brs,rst,bt->b", weights[part.seeds], part.accuracies, picked)
     return drawn
+
+
+def resample_grid(grid: np.ndarray) -> np.ndarray:
+    """Return the mean of a grid [S, T] of numbers in DRAWS draws of seeds and tasks."""
+    generator, (seeds, tasks) = np.random.default_rng(0), grid.shape
+    batches = (
+        np.einsum("bs,st,bt->b", weigh_members(generator, seeds), grid, weigh_members(generator, tasks))
+        for _ in range(0, DRAWS, BATCH)
+    )
+    return np.concatenate([*batches])
 
 
 def weigh_members(generator: np.random.Generator, count: int) -> np.ndarray:

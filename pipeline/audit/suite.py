@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from pipeline.audit.repository import EVIDENCE, SCORES, Repository, RepositoryError
+from pipeline.audit.rows import read_rows
 
 TABLES = "pipeline/suites/tables/tasks.csv"
-WHOLE = ("seed", "samples", "correct", "total")
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,8 @@ class AuditedSuite:
         tables = [table for path in paths if (table := read(path)) is not None and {*SCORES} <= {*table}]
         if not tables:
             return None
-        kinds = dict.fromkeys(WHOLE, "int64")
         try:
-            return pd.concat(tables, ignore_index=True)[[*SCORES]].replace({"seed": {"": "-1"}}).astype(kinds)
+            return read_rows(pd.concat(tables, ignore_index=True)[[*SCORES]])
         except ValueError as error:
             raise RepositoryError(f"{paths[0]}: counts must be whole numbers ({error}); run dvc repro") from error
 

@@ -137,9 +137,9 @@ def test_a_true_table_of_comparisons_passes(root: Path):
     [
         ({"difference": 12.3}, "distillation, difference is 12.3"),
         ({"a": -3.0}, "distillation, a is -3.0"),
-        ({"difference_low": 0.5}, "distillation, difference low is 0.5, the answers give "),
-        ({"like_high": 99.0}, "distillation, like high is 99.0, the answers give "),
-        ({"b_low": 0.25}, "distillation, b low is 0.25, the answers give "),
+        ({"difference_low": 0.5}, "distillation, difference low is 0.5, the evidence gives "),
+        ({"like_high": 99.0}, "distillation, like high is 99.0, the evidence gives "),
+        ({"b_low": 0.25}, "distillation, b low is 0.25, the evidence gives "),
         ({"p": 0.0001}, "distillation, p is 0.0001"),
         ({"verdict": "better on these tasks and on tasks like these"}, "its numbers say “no difference shown”"),
         ({"won": 7}, "distillation, won is 7"),

@@ -19,7 +19,7 @@ from dvc.utils.hydra import apply_overrides
 
 from pipeline.audit import arithmetic, draws, images, lock, rendered, rerun
 from pipeline.audit.__main__ import audit, main
-from pipeline.audit.finding import Finding
+from pipeline.audit.finding import Finding, agrees
 from pipeline.audit.repository import RepositoryError, gather, hash_directory, stamp_bytes
 from pipeline.audit.suite import AuditedSuite
 from pipeline.models.sampling import sample_indices
@@ -472,7 +472,7 @@ def test_calibration_on_the_test_split_must_be_declared(repository: Path):
 
 def test_impossible_scores_are_named(repository: Path):
     replace_in(repository, SCORES, r"(,ties,textures,,0,)\d+", r"\g<1>1000")
-    assert re.search(r"ties/textures: 1000 of \d+ correct", findings(repository)[f"{SUITE}: scores"].line())
+    assert re.search(r"row \d+: 1000 of \d+ correct", findings(repository)[f"{SUITE}: scores"].line())
 
 
 def test_the_command_prints_a_line_per_check_and_fails_if_any_fails(repository: Path, monkeypatch, capsys):
@@ -641,7 +641,7 @@ def test_values_without_floor_and_ceiling_are_undefined():
     ],
 )
 def test_printed_digits_agree_with_values(text: str, value: float, same: bool):
-    assert arithmetic.agrees(text, value) is same
+    assert agrees(text, value) is same
 
 
 def test_images_in_common_are_counted_by_content():

@@ -13,7 +13,7 @@ import pytest
 from pipeline.audit import contrasts
 from pipeline.audit.finding import Finding
 from pipeline.audit.repository import gather
-from pipeline.audit.resampling import resample_runs
+from pipeline.audit.resampling import CONTRAST_DRAWS, resample_runs
 from pipeline.audit.suite import AuditedSuite
 from pipeline.report.evidence import format_csv
 from pipeline.report.render import contrast_rows
@@ -135,7 +135,7 @@ def test_a_contrast_of_one_run_is_its_accuracy():
     )
     rows.answers = rows.answers.map(np.array)
     runs = {("m",): contrasts.read_runs(rows, ("a", "b", "c"))}
-    values = contrasts.compute_contrast(runs, resample_runs(runs, contrasts.DRAWS), {("m",): 1.0})
+    values = contrasts.compute_contrast(runs, resample_runs(runs, CONTRAST_DRAWS), {("m",): 1.0})
     assert values["mean"] == pytest.approx(200 / 3)
     assert (values["low"], values["high"]) == pytest.approx((200 / 3, 200 / 3))
     assert (values["like low"], values["like high"]) == (0.0, 100.0)

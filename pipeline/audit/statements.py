@@ -1,0 +1,242 @@
+"""What four studies state, from their rows: tables and sentences on numbers per task, by other arithmetic.
+
+The studies of the number of tasks, of robustness and of the landscape, and the rise of the loss in flatness, have a
+number per task and seed, and no answers to single images: a grid [S, T] for every method or setting. Their intervals
+draw seeds and tasks, see `pipeline.audit.resampling`. A text holds if its numbers are those that the rows give, in this
+order and no others, and if names and verdicts stand in it in order; it may be worded freely.
+"""
+
+import csv
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+
+from pipeline.audit.arithmetic import CEILING, FLOOR, MAIN
+from pipeline.audit.finding import Finding, Text
+from pipeline.audit.repository import EVIDENCE
+from pipeline.audit.resampling import CONTRAST_DRAWS, central_interval, resample_grid
+from pipeline.audit.suite import AuditedSuite
+
+TWIN, PLAIN, SAM = "distillation", "plain", "sam"
+SPACES = {"coefficients": "coefficients λ", "weights": "merged weights θ"}
+CLEAR, UNCLEAR, SINGLE = "excludes zero", "includes zero", "no interval"
+CHANCE = 0.05
+
+Tables: TypeAlias = Mapping[str, pd.DataFrame]
+"""{file of the study: its rows}."""
+Grids: TypeAlias = dict[str, Any]
+"""{method or setting: [S, T]}."""
+Stated: TypeAlias = tuple[Sequence[Text], Sequence[Text]]
+"""The lines of a table, its head first, and the sentences."""
+
+
+def check(finding: Finding, suite: AuditedSuite, study: str, tables: Tables) -> None:
+    """Check the table and the sentences of a study of STUDIES."""
+    repository, folder = suite.repository, f"reports/studies/{suite.name}"
+    titles = repository.json(f"{EVIDENCE}/studies/{suite.name}/titles.json")
+    title, table, state = STUDIES[study]
+    order = {task: index for index, task in enumerate(suite.tasks)}
+    tables = {name: rows.assign(place=rows["task"].map(order)) for name, rows in tables.items() if "task" in rows}
+    paths = f"{folder}/tables/{study}-{table}.csv", f"{folder}/sentences.md"
+    for path, expected in zip(paths, state(tables, titles, suite), strict=True):
+        if (text := repository.text(path)) is None:
+            finding.skip(path)
+            continue
+        if path.endswith(".csv"):
+            lines, where = [" | ".join(cells) for cells in csv.reader(text.splitlines())], path
+        else:
+            part = re.search(rf"^### {title}\n([^#]*)", text.replace("\\", ""), re.MULTILINE)
+            lines, where = part[1].replace("95 %", "").strip().split("\n") if part else [], f"{path}, {title}"
+        finding.expect(len(lines) == len(expected), f"{where}: {len(lines)} lines, not {len(expected)}")
+        for number, (line, parts) in enumerate(zip(lines, expected, strict=False), start=1):
+            finding.expect_text(f"{where}, line {number}", line, parts)
+
+
+def tabulate(rows: pd.DataFrame, by: str, column: str, value: str) -> Grids:
+    """Return the means of `value`: a row per seed and a column per value of `column`, both ascending."""
+    wide = rows.groupby([by, "seed", column])[value].mean().unstack(column)
+    return {str(name): part.to_numpy() for name, part in wide.groupby(level=by)}
+
+
+def describe(grid: np.ndarray, digits: int | None = None) -> list[Any]:
+    """Return mean, ends of the interval and verdict of a grid; mean and SINGLE of a single number.
+
+    digits: how many significant ones are printed; without, as many decimals as there are.
+    """
+    if grid.size == 1:
+        return [grid.mean(), SINGLE]
+    low, high = central_interval(resample_grid(grid))
+    return [*((float(number), digits) for number in (grid.mean(), low, high)), _judge(low, high)]
+
+
+def _judge(low: float | np.ndarray, high: float | np.ndarray) -> str:
+    return CLEAR if low > 0 or high < 0 else UNCLEAR
+
+
+def _subtract(grids: Grids, others: Grids) -> Grids:
+    return {name: grid - others[name] for name, grid in grids.items()}
+
+
+def _compare(grids: Grids, method: str, other: str) -> Text:
+    """Describe a difference; every seed of one method meets the only run of another without randomness."""
+    grid = grids[method] - grids[other]
+    return [describe(grid), *grid.shape]
+
+
+def _spread(values: np.ndarray, *digits: int) -> Text:
+    """Return mean and deviation over seeds; the mean alone of one seed."""
+    numbers = [values.mean(), values.std(ddof=1)] if len(values) > 1 else [values.mean()]
+    return [(float(number), count) for number, count in zip(numbers, digits or (None, None), strict=False)]
+
+
+def _state_tasks(tables: Tables, titles: Mapping[str, str], suite: AuditedSuite) -> Stated:
+    rows = tables["tasks"]
+    floor, ceiling = (rows[rows["method"] == name].set_index("task")["accuracy"] for name in (FLOOR, CEILING))
+    merges = rows[~rows["method"].isin((FLOOR, CEILING))]
+    names = [*dict.fromkeys(merges["method"])]
+    gain, share = merges["accuracy"] - merges["task"].map(floor), merges["accuracy"] / merges["task"].map(ceiling)
+    merges, columns = merges.assign(gain=gain, share=100 * share), {1: ("subset", "share"), 0: ("task", "gain")}
+    tables_of: dict[int, dict[Any, Grids]] = {0: {}, 1: {}}
+    for (merged, size), part in merges.groupby(["merged", "size"]):
+        tables_of[merged][size] = tabulate(part, "method", *columns[merged])
+    outside, inside = tables_of.values()
+    free = [name for name in names if (merges["seed"][merges["method"] == name] < 0).all()]
+    small, large = inside[min(inside)], inside[max(inside)]
+    falls = [[titles[name], small[name].mean(), large[name].mean()] for name in sorted(names)]
+    sentences = [[min(inside), small[MAIN].shape[1], max(inside), large[MAIN].shape[1], len(large[MAIN]), falls]]
+    for size, grids in inside.items():
+        best = max(free, key=lambda name, grids=grids: grids[name].mean())
+        pairs = [[titles[other], _compare(grids, MAIN, other)] for other in (TWIN, best)]
+        sentences.append([size, titles[MAIN], pairs])
+    gains = outside[max(outside)] if outside else {}
+    lines: list[Text] = [["Method", *inside, *["Left out"] * bool(gains)]]
+    for name in names:
+        means = [grids[name].mean() for grids in inside.values()]
+        lines.append([titles[name], means, describe(gains[name])[:3] if gains else []])
+    if gains:
+        sentences.append([max(outside), [[titles[name], describe(gains[name]), *gains[name].shape] for name in names]])
+        sentences.append([titles[MAIN], titles[TWIN], _compare(gains, MAIN, TWIN)])
+    return lines, sentences
+
+
+def _state_robustness(tables: Tables, titles: Mapping[str, str], suite: AuditedSuite) -> Stated:
+    rows = tables["robustness"]
+    kinds = {
+        str(kind).replace("_", " "): tabulate(part, "method", "task", "accuracy")
+        for kind, part in rows.groupby("corruption", sort=False)
+    }
+    clean = kinds.pop("clean")
+    every = {name: np.mean([grids[name] for grids in kinds.values()], axis=0) for name in clean}
+    drop = _subtract(clean, every)
+    lines: list[Text] = [["Method", "Clean", *kinds, "Corrupted", "Drop"]]
+    for name in dict.fromkeys(rows["method"]):
+        averages = [grids[name].mean(1) for grids in (clean, *kinds.values(), every, drop)]
+        lines.append([titles[name], [_spread(values if np.ptp(values) > 1e-9 else values[:1]) for values in averages]])
+    losses = [[titles[name], describe(drop[name])[:3]] for name in (MAIN, TWIN, CEILING, FLOOR)]
+    best = max(every.keys() - {FLOOR, CEILING}, key=lambda name: every[name].mean())
+    hardest = min(kinds, key=lambda kind: kinds[kind][MAIN].mean())
+    gains = {kind: grids[MAIN] - grids[TWIN] for kind, grids in kinds.items()}
+    clear = [[kind, gain.mean()] for kind, gain in gains.items() if CLEAR in describe(gain)]
+    pair, size = [titles[MAIN], titles[TWIN]], [*clean[MAIN].shape]
+    averages = [every[name].mean() for name in (best, CEILING, FLOOR)]
+    sentences = [
+        [len(kinds), losses, size],
+        [titles[best], averages, size, titles[MAIN], hardest],
+        [pair, _compare(every, MAIN, TWIN), _compare(clean, MAIN, TWIN)],
+        [_compare(drop, TWIN, MAIN), pair, len(clear), len(kinds), clear],
+    ]
+    return lines, sentences
+
+
+def _state_landscape(tables: Tables, titles: Mapping[str, str], suite: AuditedSuite) -> Stated:
+    def total(rows: pd.DataFrame, value: str) -> Grids:
+        """Return T times the part of every task: the mean over tasks is the whole."""
+        parts = rows.assign(part=len(suite.tasks) * rows[value].astype(float))
+        return tabulate(parts, "method", "place", "part")
+
+    solutions, curvature, rises = (tables[name] for name in ("solutions", "curvature", "rises"))
+    held = solutions[solutions["split"] == solutions["split"].iloc[-1]]
+    fitted = solutions[solutions["split"] == suite.repository.params["calibration_split"]]
+    loss, kinds = total(held, "loss"), dict(iter(curvature.groupby("measure")))
+    accuracy, flat, trace = "accuracy, %", "largest Hessian eigenvalue", "Hessian trace"
+    measures = {
+        accuracy: tabulate(held, "method", "place", "accuracy"),
+        "loss": loss,
+        "loss above that of calibration images": _subtract(loss, total(fitted, "loss")),
+        flat: total(kinds["eigenvalue"], "value"),
+        trace: total(kinds["trace"], "value"),
+    }
+    for space, part in rises[rises["direction"] == "worst"].astype({"radius": float}).groupby("space"):
+        (_, centre), *others = ((radius, total(rows, "loss")) for radius, rows in part.groupby("radius"))
+        for radius, grids in others:
+            measures[f"worst rise within {radius:g} in {SPACES[str(space)]}"] = _subtract(grids, centre)
+    lines = [["method", *measures]]
+    lines += [[titles[name], [_spread(grids[name].mean(1), 4, 2) for grids in measures.values()]] for name in loss]
+    sentences = []
+    for name, grids in measures.items():
+        gain = grids[MAIN] - grids[TWIN]
+        twin = (float(grids[TWIN].mean()), 4)
+        sentences.append([name, titles[MAIN], titles[TWIN], twin, describe(gain, 3), *gain.shape])
+    orders = [
+        [[titles[name], (float(measures[measure][name].mean()), 4)]
+         for name in sorted(loss, key=lambda name: sign * measures[measure][name].mean())]
+        for measure, sign in ((flat, 1), (accuracy, -1))
+    ]  # fmt: skip
+    traces = np.concatenate([grid.mean(1) for grid in measures[trace].values()])
+    error = kinds["error"]["value"].astype(float).max()
+    sentences.append([flat, orders, len(loss)])
+    sentences.append([[(float(value), 3) for value in (error, traces.min(), traces.max())], len(traces)])
+    return lines, sentences
+
+
+def _state_flatness(tables: Tables, titles: Mapping[str, str], suite: AuditedSuite) -> Stated:
+    """State the rise of the loss, and the comparisons of answers as the study's contrasts have them."""
+    path = f"reports/studies/{suite.name}/tables/flatness-contrasts.csv"
+    contrasts = {row["name"]: row for row in suite.repository.rows(path) or ()}
+
+    def gain(name: str, other: str, *columns: str) -> list[float]:
+        return [float(contrasts[f"{name} minus {other}"][column]) for column in columns or ("mean", "low", "high")]
+
+    rows = tables["flatness"].astype({"loss": float, "rise": float})
+    accuracies, losses, rises = (tabulate(rows, "setting", "place", value) for value in ("accuracy", "loss", "rise"))
+    names = {name: name.replace("smoothed", "random direction") for name in dict.fromkeys(rows["setting"])}
+    costs = rows.groupby("setting")[["passed", "merges"]].mean()
+    costs /= costs.loc[PLAIN]
+    passes, flatter = costs["passed"], {name: describe(rises[name] - rises[PLAIN]) for name in names}
+    lines: list[Text] = [
+        ["Rule", "Passes", "Merges", "Average", "Minus plain", "like these", "loss", "Rise", "Rise minus plain"]
+    ]
+    for name, word in names.items():
+        average, *spreads = (_spread(grids[name].mean(1)) for grids in (accuracies, losses, rises))
+        better = [gain(name, PLAIN), gain(name, PLAIN, "like low", "like high")] if name != PLAIN else []
+        changed = flatter[name][:3] if name != PLAIN else []
+        lines.append([word, *costs.loc[name], average, better, spreads, changed])
+    cheaper = [
+        [word, passes[name], flatter[name][:3]]
+        for name, word in names.items()
+        if name != PLAIN and passes[name] < passes[SAM]
+    ]
+    others = {word: gain(name, SAM) for name, word in names.items() if name not in (PLAIN, SAM)}
+    clear = [[word, numbers] for word, numbers in others.items() if _judge(*numbers[1:]) == CLEAR]
+    better, seeds = gain(SAM, PLAIN), len(rises[PLAIN])
+    images, size = int(rows.groupby("task")["total"].first().sum()), [len(suite.tasks), seeds]
+    sentences = [
+        [better, _judge(*better[1:]), rises[PLAIN].mean(), flatter[SAM], seeds],
+        [passes[SAM], cheaper],
+        [len(clear), len(others), clear, CHANCE * len(others)],
+        [CONTRAST_DRAWS, images, size, size],
+        [],
+    ]
+    return lines, sentences
+
+
+STUDIES: Mapping[str, tuple[str, str, Callable[[Tables, Mapping[str, str], AuditedSuite], Stated]]] = {
+    "flatness": ("Flatness", "flatness", _state_flatness),
+    "landscape": ("Loss landscape", "sharpness", _state_landscape),
+    "robustness": ("Robustness", "robustness", _state_robustness),
+    "tasks": ("Number of tasks", "tasks", _state_tasks),
+}
+"""{study: title of its sentences, name of its table, what they must be}."""

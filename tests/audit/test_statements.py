@@ -1,0 +1,227 @@
+"""What four studies state of numbers per task follows from their rows, and planted frauds are named."""
+
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.audit import contrasts
+from pipeline.audit.finding import Finding, agrees
+from pipeline.audit.repository import gather
+from pipeline.audit.resampling import resample_grid
+from pipeline.audit.statements import STUDIES
+from pipeline.audit.suite import AuditedSuite
+from pipeline.report.evidence import format_csv, load_table
+from pipeline.report.studies import Context
+from pipeline.report.tables import bullets
+from pipeline.runtime import store
+from pipeline.statistics.contrasts import paired_difference
+
+SUITE = "mini-8"
+EVIDENCE, REPORT = f"reports/evidence/studies/{SUITE}", f"reports/studies/{SUITE}"
+TABLES = f"{REPORT}/tables"
+ROOT = Path(__file__).parents[2]
+SENTENCES = f"{REPORT}/sentences.md"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """The four studies as they are committed, to tamper with."""
+    for name in ("params.yaml", f"pipeline/suites/{SUITE}.yaml", f"{EVIDENCE}/titles.json", SENTENCES):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    for folder in (f"{EVIDENCE}/landscape", f"{REPORT}/tables"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    for study in STUDIES.keys() - {"landscape"}:
+        shutil.copy(ROOT / EVIDENCE / f"{study}.csv", tmp_path / EVIDENCE)
+    return tmp_path
+
+
+def check(root: Path) -> dict[str, Finding]:
+    """{study: the audit's finding}."""
+    findings = contrasts.check(AuditedSuite(gather(root), SUITE))
+    return {finding.name.partition(": ")[2]: finding for finding in findings}
+
+
+def keep(root: Path, study: str) -> None:
+    """Leave one study, so that a check is quick."""
+    for other in STUDIES.keys() - {study}:
+        path = root / EVIDENCE / other
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.with_suffix(".csv").unlink()
+
+
+def test_committed_statements_follow_from_their_rows(root: Path):
+    findings = check(root)
+    assert findings.keys() == STUDIES.keys()
+    for study, finding in findings.items():
+        assert (finding.wrong, finding.absent) == ([], [])
+        rows = sum(len(pd.read_csv(path)) for path in (root / EVIDENCE).rglob("*.csv") if study in str(path))
+        assert finding.compared > rows + 100
+
+
+def shift_counts(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """Change counts at random; of SAMerging upwards, so that some intervals exclude zero."""
+    shift = rng.integers(-9, 9, len(rows)) + 12 * (rows.method == "samerging")
+    return rows.assign(correct=(rows.correct + shift).clip(0, rows.total))
+
+
+def scale(column: str) -> Callable[[pd.DataFrame, np.random.Generator], pd.DataFrame]:
+    """Scale numbers at random; of SAMerging more, so that some intervals exclude zero."""
+    return lambda rows, rng: rows.assign(
+        **{column: rows[column].astype(float) * rng.uniform(0.5, 2, len(rows)) * (1 + (rows.method == "samerging"))}
+    )
+
+
+CHANGES: Mapping[str, Mapping[str, Callable[[pd.DataFrame, np.random.Generator], pd.DataFrame]]] = {
+    "tasks": {"tasks": shift_counts},
+    "robustness": {"robustness": shift_counts},
+    "landscape": {"solutions": scale("loss"), "rises": scale("loss"), "curvature": scale("value")},
+    "flatness": {"flatness": scale("rise")},
+}
+
+
+@pytest.mark.parametrize("study", CHANGES)
+def test_the_report_of_other_rows_follows_from_them(root: Path, study: str):
+    keep(root, study)
+    tables, rng = {}, np.random.default_rng(0)
+    for path in sorted((root / EVIDENCE).rglob("*.csv")):
+        change = CHANGES[study].get(path.stem, lambda rows, _: rows)
+        text = change(pd.read_csv(path, keep_default_na=False), rng).to_csv(index=False, lineterminator="\n")
+        store.write_text(path, text)
+        tables[path.stem] = load_table(path, (), keep_default_na=study != "landscape", dtype={"right": "str"})
+    suite = AuditedSuite(gather(root), SUITE)
+    titles, params = store.read_json(root / EVIDENCE / "titles.json"), suite.repository.params
+    context = Context(SUITE, suite.tasks, titles, 40.0, 90.0, {}, "train", "test", params, 6.5, 1)
+    rows = tables if study == "landscape" else tables[study]
+    view = import_module(f"pipeline.report.studies.{study}").view(rows, context)
+    ((name, table),) = view.tables.items()
+    store.write_text(root / f"{REPORT}/tables/{study}-{name}.csv", format_csv(table.rows))
+    (root / SENTENCES).write_text(f"### {view.title}\n\n{bullets(view.sentences)}")
+    assert "excludes zero" in (root / SENTENCES).read_text()
+    assert check(root)[study].wrong == []
+
+
+def increment_digit(match: re.Match) -> str:
+    return f"{match[1]}{(int(match[2]) + 1) % 10}"
+
+
+FRAUDS: Mapping[str, tuple[str, str, str, str | Callable[[re.Match], str], str]] = {
+    "a count of a merge": (
+        "tasks", f"{EVIDENCE}/tasks.csv", r"(,1,mini-8,ties,mnist,,0,)(\d)", increment_digit, "tasks.csv, line 4, ",
+    ),
+    "a mean of merges": (
+        "tasks", f"{TABLES}/tasks-tasks.csv", r"(TIES,\d+\.)(\d)", increment_digit, "line 4, number 1 is",
+    ),
+    "an end of the tasks left out": (
+        "tasks", SENTENCES, r"(left out, merges.*?\[[+-]\d+\.\d)(\d)", increment_digit, "line 6, number 3 is",
+    ),
+    "the number of subsets": ("tasks", SENTENCES, r"n = 4 subsets", "n = 5 subsets", "number 2 is 5, "),
+    "a verdict": (
+        "tasks", SENTENCES, r"(With 4 tasks.*?which )includes", r"\1excludes", "line 3: no “includes zero”",
+    ),
+    "a count under corruption": (
+        "robustness", f"{EVIDENCE}/robustness.csv", r"(jpeg,1,\S+?,samerging,mnist,0,\d+,\d)(\d)", increment_digit,
+        "robustness-robustness.csv, line 10, number ",
+    ),
+    "a deviation": (
+        "robustness", f"{TABLES}/robustness-robustness.csv", r"(SAMerging,.*?± \d\.)(\d)", increment_digit,
+        "line 10, number 2 is",
+    ),
+    "an end of a drop": ("robustness", SENTENCES, r"(Points lost.*?\[\d+\.)(\d)", increment_digit, "number 3 is"),
+    "another hardest corruption": ("robustness", SENTENCES, "'Contrast'", "'JPEG'", "line 2: no “contrast”"),
+    "another best merge": ("robustness", SENTENCES, "that of SAMerging", "that of TIES", "line 2: no “SAMerging”"),
+    "a rise of the loss": (
+        "landscape", f"{EVIDENCE}/landscape/rises.csv", r"(samerging,0,weights,worst,0.4,\w+,)(\d)", increment_digit,
+        "landscape-sharpness.csv, line 4, number ",
+    ),
+    "an eigenvalue": (
+        "landscape", f"{EVIDENCE}/landscape/curvature.csv", r"(adamerging,0,eigenvalue,\w+,0\.)(\d)", increment_digit,
+        "Loss landscape, line 14, number ",
+    ),
+    "a trace of the table": (
+        "landscape", f"{TABLES}/landscape-sharpness.csv", r"(Distillation,(?:[^,]*,){4}\d\d\.\d)(\d)",
+        increment_digit, "line 3, number 9 is",
+    ),
+    "an interval of the eigenvalue": (
+        "landscape", SENTENCES, r"(Largest.*?-0\.25)(\d)", increment_digit, "Loss landscape, line 4, number 3 is",
+    ),
+    "an end at zero": ("landscape", SENTENCES, r"\+0\.00734", "+0", "Loss landscape, line 2, number 4 is"),
+    "an order of methods": (
+        "landscape", SENTENCES, r"(by the largest.*?: )(\w+ \([\d.]+\)), (\w+ \([\d.]+\))", r"\1\3, \2", "line 14, ",
+    ),
+    "the rise of a rule": (
+        "flatness", f"{EVIDENCE}/flatness.csv", r"(sam,64,\S+,0\.00)(\d)", increment_digit,
+        "flatness-flatness.csv, line 3, number ",
+    ),
+    "a cost": ("flatness", f"{TABLES}/flatness-flatness.csv", r"(SAM,\d\.\d)(\d)", increment_digit, "line 3, "),
+    "an interval of the table": (
+        "flatness", f"{TABLES}/flatness-flatness.csv", r"(SAM,.*\[-0\.000\d)(\d)", increment_digit, "line 3, ",
+    ),
+    "an interval of the rise": (
+        "flatness", SENTENCES, r"(changes by .*?\[-0\.000\d)(\d)", increment_digit, "Flatness, line 1, number 6 is",
+    ),
+    "a sentence left out": ("flatness", SENTENCES, r"- In accuracy.*\n", "", "Flatness: 4 lines, not 5"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FRAUDS)
+def test_a_fraud_is_named(root: Path, name: str):
+    study, path, pattern, new, why = FRAUDS[name]
+    keep(root, study)
+    text = (root / path).read_text().replace("\\", "")
+    changed = re.sub(pattern, new, text, count=1)
+    assert changed != text
+    (root / path).write_text(changed)
+    assert re.search(why, "; ".join(check(root)[study].wrong)), check(root)[study].wrong
+
+
+def test_missing_files_of_the_report_are_reported(root: Path):
+    keep(root, "tasks")
+    shutil.rmtree(root / REPORT)
+    expected = [f"{REPORT}/tables/tasks-tasks.csv", SENTENCES]
+    assert replace(check(root)["tasks"], what="").absent == expected
+
+
+@pytest.mark.parametrize("shape", [(3, 8), (1, 4), (2, 1)])
+def test_drawn_means_give_the_intervals_of_the_report(shape: tuple[int, int]):
+    grid, tasks = np.random.default_rng(1).normal(size=shape), [*map(str, range(shape[1]))]
+    pair = pd.concat({"a": pd.DataFrame(grid, columns=tasks), "b": pd.DataFrame(0.0, range(shape[0]), tasks)})
+    expected = paired_difference(pair, tasks, "a", "b")
+    low, high = np.quantile(resample_grid(grid), (0.025, 0.975))
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "digits", "same"),
+    [
+        ("+0", 0.3, 3, False), ("0.4", 0.4000004, 4, True), ("0.4", 0.4004, 4, False),
+        ("-2.11e-05", -2.1149e-5, 3, True),
+        ("12", 11.96, 3, True), ("+0", 0.0, 3, True), ("1.2e-05", 0.4, None, False),
+    ],
+)  # fmt: skip
+def test_significant_digits_agree_with_values(text: str, value: float, digits: int | None, same: bool):
+    assert agrees(text, value, digits) is same
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("SAM 3 steps: 0.5 and 1,600", 0),
+        ("SAM 3 steps: 0.6 and 1,600", 1),
+        ("SAM 3 steps: 0.5 and 1,600 and 7", 1),
+        ("SAM 4 steps: 0.5 and 1,600", 2),
+    ],
+)
+def test_a_text_has_its_words_and_numbers_and_no_others(text: str, wrong: int):
+    finding = Finding("", "")
+    finding.expect_text("here", text, ["SAM 3 steps", [0.5, [1600]]])
+    assert len(finding.wrong) == wrong
