@@ -1,32 +1,68 @@
 """Fixtures shared by the tests; the problems themselves are built in tests/support/toy.py."""
 
+import ast
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 from filelock import FileLock
 from hypothesis import settings
 
+from pipeline.audit import imports as audited_imports
+from pipeline.audit.repository import Repository
 from pipeline.models.suite import SuiteFolder
+from pipeline.runtime import imports, store
 from tests.support import toy
 
 os.environ["SAMERGING_DEVICE"] = "cpu"
 torch.set_num_threads(1)
+FIRST = ("test_repro.py", "test_kernels.py", "test_audit.py", "test_clip.py")
+"""The files of tests that take longest, in this order."""
 RENDERED: dict[tuple, dict[str, bytes]] = {}
 """The reports that `rendered_once` has rendered."""
+IMPORTED: dict[tuple, set[str]] = {}
+"""The files that `imports_followed_once` has found."""
 settings.register_profile("faults", max_examples=10_000)
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests of the finished run and of the studies as long; start those of DVC first, so that no core waits."""
+    """Mark tests of the finished run and of the studies as long; start the files of minutes first: no core waits."""
     for item in items:
         if "small" in getattr(item, "fixturenames", ()) or item.path.parent.name == "studies":
             item.add_marker(pytest.mark.long)
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def read_once() -> Iterator[None]:
+    """Parse a text of code or YAML only once: every stage and every audit reads the same ones."""
+    read, contents = store.read_yaml, {}
+
+    def remembered(path: Path) -> Any:
+        key = path.read_bytes() if path.is_file() else None
+        if key is None:
+            return read(path)
+        if key not in contents:
+            contents[key] = read(path)
+        return deepcopy(contents[key])
+
+    changed = {"parse": cache(ast.parse), "walk": cache(lambda tree: (*ast.walk(tree),))}
+    remembering = SimpleNamespace(**{**vars(ast), **changed})
+    with (
+        patch.object(imports, "ast", remembering),
+        patch.object(audited_imports, "ast", remembering),
+        patch.object(store, "read_yaml", remembered),
+    ):
+        yield
 
 
 @pytest.fixture
@@ -81,6 +117,20 @@ def rendered_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     report = render.report
     monkeypatch.setattr(render, "report", remembered)
+
+
+@pytest.fixture
+def imports_followed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the audit follow the imports of the same code only once: what it imports is a function of it."""
+
+    def remembered(repository: Repository, module: str) -> set[str]:
+        code = frozenset((path, stamp.md5) for path, stamp in repository.stamps.items() if path.endswith(".py"))
+        if (code, module) not in IMPORTED:
+            IMPORTED[code, module] = follow(repository, module)
+        return IMPORTED[code, module]
+
+    follow = audited_imports.imported_files
+    monkeypatch.setattr(audited_imports, "imported_files", remembered)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -26,8 +27,11 @@ from tests.support import toy
 pytestmark = pytest.mark.long
 
 SUITE = "mini-8"
-DATA_FREE = ("zeroshot", "individual", "task_arithmetic", "ties", "tsv_m", "iso_c")
-CALIBRATED = ("distillation",)
+DATA_FREE = ("ties", "tsv_m")
+"""A merge entry by entry, and with the decompositions of matrices."""
+CALIBRATED = "samerging"
+POOL, BATCH = 400, 4
+"""Training images per task, and those of a step: a fifth and half of the defaults, in as many steps."""
 SEED = 0
 AVERAGE, TASK = 0.1, 0.3
 """The largest difference between two processors, in points of accuracy: of a method's average, of each task."""
@@ -39,6 +43,8 @@ PLAINEST = {
     "NPY_DISABLE_CPU_FEATURES": "X86_V3",
 }
 """The kernels that every x86-64 processor has; a library ignores a variable that it does not know."""
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Threads that wait leave the core to the other selection."""
 RUN = "import sys; from tests.test_kernels import report; report(*sys.argv[1:])"
 
 Counts = dict[str, tuple[int, int]]
@@ -47,11 +53,13 @@ Counts = dict[str, tuple[int, int]]
 
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The default suite, prepared from its checkpoints."""
+    """The default suite, prepared from its checkpoints, with the first training images of every task."""
     folder = tmp_path_factory.mktemp("suites") / SUITE
     family, definition = suites.load(SUITE)
     recipe = params.load([f"recipe.{SUITE}"], toy.ROOT / "params.yaml")[f"recipe.{SUITE}"]
     family.prepare(SUITE, definition, recipe, toy.ROOT / "data/checkpoints" / SUITE, folder)
+    for path in folder.glob("*/train/*.npy"):
+        store.write_array(path, np.load(path)[:POOL])
     return folder
 
 
@@ -65,13 +73,10 @@ def report(suite: str, teachers: str, threads: str) -> None:
         logits = compute_teacher_logits(folder, task, "train").numpy()
         store.write_array(Path(teachers) / f"{task}.npy", logits)
         digest.update(logits.tobytes())
-    settings = {name: read_setting(name, folder, Path(teachers)) for name in (*CALIBRATED, "samerging")}
     values = params.load([*(f"merge.{name}" for name in DATA_FREE), "samples_per_task"])
     counts = {name: score_subset(folder, name, values[f"merge.{name}"], tasks, split) for name in DATA_FREE}
-    counts |= {
-        name: score_subset_calibration(setting, values["samples_per_task"], SEED, split)
-        for name, setting in settings.items()
-    }
+    setting, samples = read_setting(folder, Path(teachers)), values["samples_per_task"]
+    counts[CALIBRATED] = score_subset_calibration(setting, samples, SEED, split)
     correct = {name: {task: row[1:] for task, row in by_task.items()} for name, by_task in counts.items()}
     kernels = torch.backends.cpu.get_cpu_capability()
     print(json.dumps({"kernels": kernels, "bits": digest.hexdigest(), "counts": correct}))
@@ -83,21 +88,20 @@ def set_torch_threads(count: int) -> None:
     torch.set_num_threads = lambda _: None
 
 
-def read_setting(method: str, suite: Path, teachers: Path) -> Setting:
-    """Read the setting of a calibration from params.yaml."""
-    key = f"calibrate.{method}"
-    keys = [*samerging.Params.model_fields] if method == "samerging" else [key]
+def read_setting(suite: Path, teachers: Path) -> Setting:
+    """Read the setting of SAMerging from params.yaml, with batches of BATCH."""
+    keys = [*samerging.Params.model_fields]
     values = params.load([*keys, f"schedule.{SUITE}", "calibration_split", "precision"])
-    parameters = samerging.Params(**{name: values[name] for name in keys}) if method == "samerging" else values[key]
-    schedule, split, precision = (values[name] for name in (f"schedule.{SUITE}", "calibration_split", "precision"))
-    return Setting(suite, teachers, method, parameters, schedule, split, precision)
+    parameters = samerging.Params(**{name: values[name] for name in keys})
+    schedule = values[f"schedule.{SUITE}"].model_copy(update={"batch_size": BATCH})
+    return Setting(suite, teachers, CALIBRATED, parameters, schedule, values["calibration_split"], values["precision"])
 
 
 def start_report(suite: Path, teachers: Path, threads: int, variables: dict[str, str]) -> subprocess.Popen:
     """Start a process that reports under these variables."""
     unset = {name: value for name, value in os.environ.items() if name not in PLAINEST}
     command = [sys.executable, "-c", RUN, str(suite), str(teachers), str(threads)]
-    return subprocess.Popen(command, cwd=toy.ROOT, env=unset | variables, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=toy.ROOT, env=unset | WAITING | variables, stdout=subprocess.PIPE, text=True)
 
 
 def accuracies(counts: Counts) -> dict[str, float]:

@@ -16,7 +16,7 @@ from tests.support import small_run
 
 SUITE = "nano-3"
 DAY = "2025-12-24"
-pytestmark = pytest.mark.usefixtures("rendered_once")
+pytestmark = pytest.mark.usefixtures("rendered_once", "imports_followed_once")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_a_bundle_has_the_same_bytes_wherever_it_is_made(small: Path, files, tmp
 
 def test_a_bundle_has_no_images_and_no_weights_but_coefficients(files):
     tensors = [name for name in files if name.endswith(".safetensors") and not name.endswith("/draws.safetensors")]
-    methods = ("average", "distillation", "individual", "samerging", "surgery-samerging", "zeroshot")
+    methods = ("distillation", "individual", "samerging", "surgery-samerging", "zeroshot")
     assert tensors == [f"data/merges/{SUITE}/{name}/coefficients.safetensors" for name in methods]
     assert not [name for name in files if "/images/" in name or name.startswith(("data/teachers", "data/previews"))]
     assert {

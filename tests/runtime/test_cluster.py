@@ -6,6 +6,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +26,37 @@ from tests.support import toy
 
 pytestmark = pytest.mark.long
 
+NODE = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80 << 20, "include_dashboard": False}
 INPUTS = (Path("data/suites/tiny"), Path("data/teachers/tiny"))
 
 
+@contextmanager
+def two_nodes() -> Iterator[Cluster]:
+    """Two nodes with one core each, whose workers find `hash_inputs`, which is not part of the package."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        patch.setenv("PYTHONPATH", str(toy.ROOT))
+        ray_cluster = Cluster()
+        for _ in range(2):
+            ray_cluster.add_node(**NODE)
+        ray_cluster.wait_for_nodes()
+        yield ray_cluster
+        ray.shutdown()
+        ray_cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def shared_nodes() -> Iterator[Cluster]:
+    """The cluster of the tests that set nothing on its nodes."""
+    with two_nodes() as ray_cluster:
+        yield ray_cluster
+
+
 @pytest.fixture
-def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """Two nodes with one core each, and RAY_ADDRESS of the first."""
-    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    monkeypatch.setenv("PYTHONPATH", str(toy.ROOT))  # `hash_inputs` is not part of the package
-    ray_cluster = Cluster()
-    for _ in range(2):
-        ray_cluster.add_node(num_cpus=1, num_gpus=0, object_store_memory=80 << 20, include_dashboard=False)
-    ray_cluster.wait_for_nodes()
-    monkeypatch.setenv("RAY_ADDRESS", ray_cluster.address)
-    yield ray_cluster
-    ray.shutdown()
-    ray_cluster.shutdown()
+def nodes(shared_nodes: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    """`shared_nodes`, in RAY_ADDRESS."""
+    monkeypatch.setenv("RAY_ADDRESS", shared_nodes.address)
+    return shared_nodes
 
 
 @pytest.fixture
@@ -83,7 +99,8 @@ def alone(taught: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
 
 def test_nothing_is_lost_when_a_node_dies(alone: dict[str, bytes], nodes: Cluster):
     work = Resumable(Path("shared"), INPUTS)
-    victim = nodes.list_all_nodes()[-1]
+    victim = nodes.add_node(**NODE)
+    nodes.wait_for_nodes()
 
     def kill() -> None:
         while not (work.folder.exists() and contents(work)):
@@ -94,22 +111,22 @@ def test_nothing_is_lost_when_a_node_dies(alone: dict[str, bytes], nodes: Cluste
     killer.start()
     work.run(score_trial, pieces(30), "shared")
     killer.join()
-    assert len(nodes.list_all_nodes()) == 1
+    assert victim not in nodes.list_all_nodes()
     assert contents(work) == alone
     assert not [*Path().glob(".samerging-*")]
 
 
-def test_inputs_are_shipped_to_nodes_that_do_not_see_them(
-    taught: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-):
+def test_inputs_are_shipped_to_nodes_that_do_not_see_them(taught: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SAMERGING_SHIP", "1")
-    request.getfixturevalue("nodes")
-    before = {*Path(tempfile.gettempdir()).glob(".samerging-*")}
-    results = Resumable(Path("shipped"), INPUTS).run(hash_inputs, [(INPUTS, number) for number in range(2)], "shipped")
-    here = hash_inputs(INPUTS, 0)
-    assert all(files == here["files"] for files in (result["files"] for result in results))
-    assert here["folder"] not in {result["folder"] for result in results}
-    assert {*Path(tempfile.gettempdir()).glob(".samerging-*")} == before
+    with two_nodes() as shipping:
+        monkeypatch.setenv("RAY_ADDRESS", shipping.address)
+        before = {*Path(tempfile.gettempdir()).glob(".samerging-*")}
+        pieces_of_work = [(INPUTS, number) for number in range(2)]
+        results = Resumable(Path("shipped"), INPUTS).run(hash_inputs, pieces_of_work, "shipped")
+        here = hash_inputs(INPUTS, 0)
+        assert all(files == here["files"] for files in (result["files"] for result in results))
+        assert here["folder"] not in {result["folder"] for result in results}
+        assert {*Path(tempfile.gettempdir()).glob(".samerging-*")} == before
 
 
 def test_an_error_of_a_piece_is_raised_unchanged(taught: Path, nodes: Cluster):

@@ -29,6 +29,8 @@ from tests.support.pretend_gpu import GPU, OnGpu, pretended
 
 pytestmark = pytest.mark.long
 
+IDLE = {f"stages.{name}" for name in ("check", "train", "prepare", "collect", "render")}
+"""The stages that compute neither merges nor scores."""
 EXACT = ("teachers", "merges", "answers", "scores")
 """Folders of data/."""
 
@@ -88,7 +90,7 @@ def stages(root: Path) -> Iterator[Callable[[], None]]:
     """Yield, in order, a function that runs each stage that computes merges or scores."""
     for command in small_run.ordered(root):
         _, _, module, *arguments = command.split()
-        if module not in ("stages.train", "stages.prepare", "stages.report"):
+        if module not in IDLE:
             script = import_module(module)
             yield partial(script.STAGE.run, script.run, dict(zip(script.STAGE.arguments, arguments, strict=True)))
 

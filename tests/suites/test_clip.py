@@ -31,8 +31,9 @@ pytestmark = pytest.mark.long
 hub = hub_server.hub
 CUSTOM = {"name": "mine", "expert": "./expert", "dataset": "./images", "classes": ["a", "b"]}
 SIZED = {**CUSTOM, "test_size": 9}
+GROUPS = {name.replace("-", ""): tasks for name, tasks in _clip_tasks.SUITES.items()}
 NINE = [f"{group}-{backbone}" for group in ("ta8", "tall14", "tall20") for backbone in _clip_tasks.BACKBONES]
-TASKS = _clip_tasks.CLIP_TASKS
+PREPARED = [name for name in NINE if name.startswith("tall20-") or name.endswith("-vit-b-32")]
 TRAIN, TEST = 12, 6
 RECIPE = clip.Recipe(seed=0, pool=8)
 UNUSED = Path("no checkpoints")
@@ -48,19 +49,13 @@ def repositories() -> dict[str, dict]:
     return {"model": models, "dataset": replicas.datasets(TRAIN, TEST)}
 
 
-def unpin(task: _clip_tasks.ClipTask) -> _clip_tasks.ClipTask:
-    """Return a task whose repositories are taken at main, with as many test images as the replicas have."""
-    anchors = {name: anchor.model_copy(update={"revision": "main"}) for name, anchor in task.anchors.items()}
-    return task.model_copy(update={"test_size": TEST, "revision": ("main",), "anchors": anchors})
-
-
 @pytest.fixture
 def filled(hub: hub_server.Hub, repositories: dict[str, dict], monkeypatch: pytest.MonkeyPatch) -> hub_server.Hub:
     """A hub with all replicas, whose test sizes the table expects; one process."""
     for kind, contents in repositories.items():
         for repo, files in contents.items():
             hub.push(kind, repo, files)
-    monkeypatch.setattr(_clip_tasks, "CLIP_TASKS", {name: unpin(task) for name, task in TASKS.items()})
+    monkeypatch.setattr(_clip_tasks, "CLIP_TASKS", replicas.unpinned(TEST))
     monkeypatch.setenv("SAMERGING_WORKERS", "1")
     return hub
 
@@ -73,30 +68,60 @@ def prepare_suite(name: str, folder: Path) -> SuiteFolder:
 
 
 @pytest.mark.parametrize("name", NINE)
-def test_every_suite_of_the_paper_prepares(name: str, filled: hub_server.Hub, tmp_path: Path):
-    prepared = prepare_suite(name, tmp_path / name)
+def test_a_suite_of_the_paper_has_its_tasks_and_its_backbone(name: str):
+    _, definition = suites.load(name)
     group, backbone = name.split("-", 1)
-    expected = _clip_tasks.SUITES[{"ta8": "ta-8", "tall14": "tall-14", "tall20": "tall-20"}[group]]
-    assert prepared.suite.task_names == expected
+    assert tuple(definition.tasks) == GROUPS[group]
+    assert definition.backbone == backbone
+
+
+def test_every_group_and_every_backbone_of_the_paper_prepares_and_fetches_only_what_is_new(
+    filled: hub_server.Hub, tmp_path: Path
+):
+    """In one test, because they share the decoded images; the largest group has all tasks of the others."""
+    prepared, request_counts = {}, []
+    for name in PREPARED:
+        prepared[name] = prepare_suite(name, tmp_path / name)
+        request_counts.append(len(filled.requests))
+        check_suite(prepared[name])
+    first, second = (prepared[f"{group}-vit-b-32"] for group in ("ta8", "tall14"))
+    requests = filled.requests[request_counts[0] : request_counts[1]]
+    bodies = [request.path for request in requests if "/cdn/" in request.path and is_whole(request)]
+    known = first.suite.provenance["fetched"]
+    new = [download for download in second.suite.provenance["fetched"] if download not in known]
+    kept = [download for download in new if download["kind"] == "model" and download["repo"].startswith("openai")]
+    assert len(bodies) == len({*bodies}) == sum(len(download["files"]) for download in new) - len(kept)
+    for split in SPLITS:
+        earlier, later = (suite.folder / f"images/{split}/dtd.npy" for suite in (first, second))
+        assert earlier.stat().st_ino == later.stat().st_ino
+
+
+def is_whole(request: hub_server.Request) -> bool:
+    """Whether a request is for all of a file."""
+    return request.method == "GET" and not request.range
+
+
+def check_suite(prepared: SuiteFolder) -> None:
+    """Check tasks, provenance, images and weights of a suite of the paper."""
+    name = prepared.suite.name
+    expected = GROUPS[name.split("-", 1)[0]]
+    assert prepared.suite.task_names == expected, name
     provenance = prepared.suite.provenance
-    assert len(provenance["fetched"]) == 1 + 2 * len(expected)
-    assert all(len(download["commit"]) == 40 and download["files"] for download in provenance["fetched"])
-    assert {*provenance["anchors"]} == {*expected}
-    assert len(provenance["overlap"]) == len(expected)
-    for row in provenance["published"]:
-        assert row["task"] in expected
+    assert len(provenance["fetched"]) == 1 + 2 * len(expected), name
+    assert all(len(download["commit"]) == 40 and download["files"] for download in provenance["fetched"]), name
+    assert {*provenance["anchors"]} == {*expected}, name
+    assert len(provenance["overlap"]) == len(expected), name
+    assert {row["task"] for row in provenance["published"]} <= {*expected}, name
     for task in expected:
-        assert len(prepared.examples("test", task)) == TEST
-        assert len(prepared.examples("train", task)) == RECIPE.pool
-        assert len(prepared.examples("validation", task)) == TRAIN // 10
-        assert prepared.examples("test", task).shape[1:] == (224, 224, 3)
+        sizes = {split: prepared.examples(split, task).shape for split in SPLITS}
+        counts = {"train": RECIPE.pool, "validation": TRAIN // 10, "test": TEST}
+        assert sizes == {split: (count, 224, 224, 3) for split, count in counts.items()}, f"{name}: {task}"
         expert = prepared.expert(task)
-        assert any(not expert[key].equal(prepared.base()[key]) for key in expert)
+        assert any(not expert[key].equal(prepared.base()[key]) for key in expert), f"{name}: {task}"
     encoder = prepared.suite.encoder()
     images = torch.from_numpy(np.array(prepared.examples("test", expected[0])))
     features = encoder(dict(prepared.base()), images)
     torch.testing.assert_close(features.norm(dim=1), torch.ones(TEST))
-    assert backbone in _clip_tasks.BACKBONES
 
 
 def test_every_method_merges_and_serves_a_public_suite(filled: hub_server.Hub, tmp_path: Path):
@@ -123,29 +148,6 @@ def test_every_method_merges_and_serves_a_public_suite(filled: hub_server.Hub, t
         scored.add(form)
         counts = predict_seed(folder, artefact, 0, "test").counts(0)
         assert {task: total for task, (_, total) in counts.items()} == dict.fromkeys(tasks, TEST), name
-
-
-def test_a_larger_suite_fetches_and_decodes_only_what_is_new(filled: hub_server.Hub, tmp_path: Path):
-    first = prepare_suite("ta8-vit-b-32", tmp_path / "first")
-    request_count = len(filled.requests)
-    second = prepare_suite("tall14-vit-b-32", tmp_path / "second")
-    bodies = [
-        request.path
-        for request in filled.requests[request_count:]
-        if request.method == "GET" and "/cdn/" in request.path and not request.range
-    ]
-    assert (
-        len(bodies)
-        == len({*bodies})
-        == sum(
-            len(download["files"]) - (download["kind"] == "model" and download["repo"].startswith("openai"))
-            for download in second.suite.provenance["fetched"]
-            if download not in first.suite.provenance["fetched"]
-        )
-    )
-    for split in SPLITS:
-        earlier, later = (folder / f"images/{split}/dtd.npy" for folder in (tmp_path / "first", tmp_path / "second"))
-        assert earlier.stat().st_ino == later.stat().st_ino
 
 
 def test_a_second_preparation_gives_the_same_bytes(filled: hub_server.Hub, tmp_path: Path):
@@ -328,7 +330,7 @@ def test_missing_room_for_decoded_images_is_reported_before_fetching(
 def test_a_wrong_dataset_is_refused_before_weights_and_images_are_fetched(
     filled: hub_server.Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    task = unpin(TASKS["dtd"])
+    task = replicas.unpinned(TEST)["dtd"]
     second = task.classes[1]
     exchanged = task.model_copy(update={"stored_classes": (second, task.classes[0], *task.classes[2:])})
     monkeypatch.setattr(_clip_tasks, "CLIP_TASKS", {**_clip_tasks.CLIP_TASKS, "dtd": exchanged})
@@ -348,7 +350,7 @@ def test_a_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_revisions_are_tried_in_their_order(filled: hub_server.Hub):
-    task = unpin(TASKS["dtd"]).model_copy(update={"revision": ("refs/convert/parquet", "main")})
+    task = replicas.unpinned(TEST)["dtd"].model_copy(update={"revision": ("refs/convert/parquet", "main")})
     assert clip.locate_dataset(task).revision == "main"
     filled.push("dataset", task.dataset, {"partial-train/0000.parquet": b"", "README.md": b""})
     with pytest.raises(BenchmarkError, match=r"task dtd: .*no revision .*; .* at 'main': only a part of split 'train'"):
@@ -394,7 +396,7 @@ def test_images_without_labels_are_judged_by_the_expert(
 
 
 def test_what_a_folder_holds_besides_images_is_refused_unless_hidden(hub: hub_server.Hub, tmp_path: Path):
-    task = unpin(TASKS["dtd"]).model_copy(update={"dataset": str(tmp_path / "photos")})
+    task = replicas.unpinned(TEST)["dtd"].model_copy(update={"dataset": str(tmp_path / "photos")})
     photograph(tmp_path, 2, "photos")
     (tmp_path / "photos/.DS_Store").touch()
     assert clip.locate_dataset(task).names == ("0.png", "1.png")

@@ -94,6 +94,21 @@ def encoded(task: ClipTask, split: str, row: int, label: int) -> bytes:
     return buffer.getvalue()
 
 
+def unpinned(test_size: int) -> dict[str, ClipTask]:
+    """The tasks of the tables with their repositories at main and as many test images as the replicas have."""
+    main = {"revision": "main"}
+    return {
+        name: task.model_copy(
+            update={
+                "test_size": test_size,
+                "revision": ("main",),
+                "anchors": {backbone: anchor.model_copy(update=main) for backbone, anchor in task.anchors.items()},
+            }
+        )
+        for name, task in CLIP_TASKS.items()
+    }
+
+
 def checkpoints(backbone: str, tasks: Sequence[str] = tuple(CLIP_TASKS)) -> Repositories:
     """{repository: {file name: bytes}}: the pre-trained CLIP of a backbone, and an expert per task.
 

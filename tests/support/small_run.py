@@ -15,6 +15,7 @@ from dvc.utils.hydra import apply_overrides
 from benchmarks import readme
 from pipeline.audit.repository import gather
 from pipeline.audit.stages import expand_stages
+from pipeline.runtime import store
 from tests.support import toy
 from tests.test_repro import SMALL
 
@@ -27,20 +28,37 @@ ENVIRONMENT = {"SAMERGING_WORKERS": "1", "SAMERGING_DEVICE": "cpu", "DVC_NO_ANAL
 
 def make(root: Path) -> None:
     """Make `root` a repository without Git in which everything has run."""
-    toy.copy_code(root, COPIED)
-    for file in (root / "stages/studies").glob("dvc.*"):  # their pipeline has not run here
-        file.unlink()
-    apply_overrides(str(root / "params.yaml"), [*SMALL, "report.dpi=50"])
+    copy_pipeline(root)
+    apply_overrides(str(root / "params.yaml"), [*SMALL])
     with inside(root):
         for command in ordered(root):
-            _, _, module, *arguments = command.split()
-            script = import_module(module)
-            script.STAGE.run(script.run, dict(zip(script.STAGE.arguments, arguments, strict=True)))
-        (root / ".dvc").mkdir()
-        (root / ".dvc/config").write_text("[core]\n    no_scm = true\n    analytics = false\n")
+            run_stage(command)
         with Repo(str(root)) as repo:
             repo.commit(force=True)
     _publish(root)
+
+
+def copy_pipeline(root: Path) -> Path:
+    """Make `root` a repository of DVC without Git, without the pipeline of the studies and without results."""
+    toy.copy_code(root, COPIED)
+    for file in (root / "stages/studies").glob("dvc.*"):
+        file.unlink()
+    store.write_text(root / ".dvc/config", "[core]\n    no_scm = true\n    analytics = false\n")
+    return root
+
+
+@contextmanager
+def in_this_process() -> Iterator[None]:
+    """Have DVC run the commands of stages in this process, with what a test has patched."""
+    with patch("dvc.stage.run.cmd_run", lambda stage, **_: run_stage(stage.cmd)):
+        yield
+
+
+def run_stage(command: str) -> None:
+    """Run the command of a stage in this process."""
+    _, _, module, *arguments = command.split()
+    script = import_module(module)
+    script.STAGE.run(script.run, dict(zip(script.STAGE.arguments, arguments, strict=True)))
 
 
 @contextmanager
