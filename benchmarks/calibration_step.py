@@ -36,7 +36,7 @@ def through_the_graph(made: Problem, coefficients: Tensor, chosen: tuple[Tensor,
     """The coefficients' gradient as public code computes it."""
     point = coefficients.clone().requires_grad_()
     merged = merge(made.base, made.vectors, point)
-    for images, head, teacher, batch in zip(made.images, made.heads, made.teachers, chosen, strict=True):
+    for images, head, teacher, batch in zip(made.examples, made.heads, made.teachers, chosen, strict=True):
         with torch.autocast(head.device.type, torch.bfloat16, enabled=made.precision == torch.bfloat16):
             features = made.encoder(merged, images[batch]).float()
         OBJECTIVE(features @ head.T, teacher[batch]).backward(retain_graph=True)
@@ -48,7 +48,7 @@ def plain_backbone(made: Problem) -> None:
     """Forward and backward of the backbone over all images, gradients of all weights."""
     leaves = {name: tensor.detach().requires_grad_(name not in FROZEN) for name, tensor in made.base.items()}
     wanted = [tensor for tensor in leaves.values() if tensor.requires_grad]
-    for images in torch.cat(made.images).split(made.images_per_pass):
+    for images in torch.cat(made.examples).split(made.examples_per_pass):
         with torch.autocast(images.device.type, torch.bfloat16, enabled=made.precision == torch.bfloat16):
             loss = made.encoder(leaves, images).float().square().sum()
         loss.backward(inputs=wanted)
@@ -57,7 +57,7 @@ def plain_backbone(made: Problem) -> None:
 def start(made: Problem) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Coefficients, and all images of every task."""
     target = made.heads[0].device
-    chosen = tuple(torch.arange(len(images), device=target) for images in made.images)
+    chosen = tuple(torch.arange(len(images), device=target) for images in made.examples)
     return torch.full((len(made.heads), len(made.vectors)), 0.1, device=target), chosen
 
 

@@ -13,8 +13,8 @@ import torch
 
 from benchmarks import measure
 from benchmarks.synthetic import HALF, SHAPES, config
-from pipeline.models.encoder import Tower
 from pipeline.models.features import BATCH, encode
+from pipeline.models.vit import VisionTransformer
 from pipeline.models.weights import build_clip, split_qkv
 from pipeline.runtime import store
 from pipeline.runtime.device import device
@@ -30,7 +30,7 @@ def main() -> None:
     target, size = device(), SHAPES[arguments.backbone][4]
     clip = build_clip(config(arguments.backbone)).get_submodule("visual").to(target).eval()
     weights = split_qkv({name: tensor.detach() for name, tensor in clip.named_parameters()})
-    tower = Tower(config(arguments.backbone), HALF, HALF)
+    tower = VisionTransformer(config(arguments.backbone), HALF, HALF)
     pixels = np.random.default_rng(0).integers(0, 256, (arguments.images, size, size, 3), dtype=np.uint8)
     resident = [
         (torch.from_numpy(part).to(target).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5

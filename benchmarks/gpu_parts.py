@@ -22,8 +22,8 @@ from benchmarks.synthetic import HALF, SHAPES, config, moved, problem, weights
 from pipeline.calibration.descent import coefficient_gradient
 from pipeline.calibration.problem import Problem
 from pipeline.methods import samerging
-from pipeline.models.encoder import Tower
 from pipeline.models.features import BATCH, encode
+from pipeline.models.vit import VisionTransformer
 from pipeline.runtime import store
 from pipeline.runtime.device import device
 from pipeline.runtime.machine import read_driver_version
@@ -162,7 +162,7 @@ def measure_evaluation(run: Run) -> Iterator[tuple[str, Row]]:
 
 def _evaluation(run: Run, backbone: str) -> Row:
     size, count = SHAPES[backbone][4], run.sizes.images[backbone]
-    tower, base = Tower(config(backbone), HALF, HALF), weights(backbone, run.target)
+    tower, base = VisionTransformer(config(backbone), HALF, HALF), weights(backbone, run.target)
     pixels = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
     resident = torch.from_numpy(pixels).to(run.target).split(BATCH)
 

@@ -9,9 +9,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pipeline.calibration.memory import images_per_pass
+from pipeline.calibration.memory import examples_per_pass
 from pipeline.calibration.problem import Problem
-from pipeline.models.encoder import Tower, block_name
+from pipeline.models.encoder import block_name
 from pipeline.models.suite import Suite
 from pipeline.models.weights import FROZEN, PARTS, Weights, to_device
 
@@ -85,26 +85,27 @@ def problem(backbone: str, tasks: int, batch: int, target: torch.device, precisi
         return torch.randint(0, 256, (batch, size, size, 3), generator=rng, device=target, dtype=torch.uint8)
 
     suite = Suite(name=backbone, tasks=(), model=made, mean=HALF, std=HALF, groups=())
+    examples = tuple(pixels() for _ in range(tasks))
     return Problem(
-        encoder=Tower(made, HALF, HALF),
+        encoder=suite.encoder(),
         base=base,
         vectors={n: 1e-3 * noise(tasks, *tensor.shape) for n, tensor in base.items() if n not in FROZEN},
         heads=tuple(noise(CLASSES, features) for _ in range(tasks)),
-        images=tuple(pixels() for _ in range(tasks)),
+        examples=examples,
         teachers=tuple(noise(batch, CLASSES) for _ in range(tasks)),
         tasks=tuple(f"task-{number}" for number in range(tasks)),
         precision=precision,
-        images_per_pass=images_per_pass(suite, target),
+        examples_per_pass=examples_per_pass(suite.encoder(), examples[0], target),
     )
 
 
 def moved(made: Problem, target: torch.device) -> Problem:
-    """Return the same problem on another device; its passes hold as many images as before."""
+    """Return the same problem on another device; its passes hold as many examples as before."""
     return replace(
         made,
         base=to_device(made.base, target),
         vectors=to_device(made.vectors, target),
         heads=tuple(head.to(target) for head in made.heads),
-        images=tuple(images.to(target) for images in made.images),
+        examples=tuple(pool.to(target) for pool in made.examples),
         teachers=tuple(logits.to(target) for logits in made.teachers),
     )

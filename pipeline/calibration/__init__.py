@@ -1,4 +1,4 @@
-"""Learning coefficients from unlabelled images. Knows no method: methods call it.
+"""Learning coefficients from unlabelled examples. Knows no method: methods call it.
 
 problem       the data that a calibrated method may see
 objectives    distillation and entropy

@@ -1,8 +1,8 @@
 """Learning the coefficients: one loop for AdaMerging, distillation and SAMerging.
 
-A step draws a batch of every task's calibration images, computes dL/dlambda with one batched forward and backward pass
-of the merged model (`coefficient_gradient`), optionally sharpness-aware (`sharp_gradient`), and updates lambda with
-Adam. Methods with other learned parameters share `stream_batches` and `require_finite`.
+A step draws a batch of every task's calibration examples, computes dL/dlambda with one batched forward and backward
+pass of the merged model (`coefficient_gradient`), optionally sharpness-aware (`sharp_gradient`), and updates lambda
+with Adam. Methods with other learned parameters share `stream_batches` and `require_finite`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,6 +17,7 @@ from pipeline.calibration.objectives import Objective
 from pipeline.calibration.problem import Problem, require_finite, stream_batches
 from pipeline.calibration.sharpness import Sharpness, sharp_gradient
 from pipeline.merges.solution import Solution
+from pipeline.models.examples import trim
 from pipeline.models.task_vectors import contract, merge
 from pipeline.models.weights import Weights, has_gradient
 from pipeline.runtime.schema import Schedule, autocast
@@ -42,13 +43,14 @@ def coefficient_gradient(
 ) -> tuple[Tensor, Tensor]:
     """Return the loss summed over tasks (scalar) and its gradient with respect to the coefficients [T, G].
 
-    `batches` are the indices of each task's images. Tasks go through the merged encoder together, as many at a time as
-    `images_per_pass` allows: merge and contraction are computed once, memory does not grow with the number of tasks.
+    `batches` are the indices of each task's examples. Tasks go through the merged encoder together, as many at a time
+    as `examples_per_pass` allows: merge and contraction are computed once, memory does not grow with the number of
+    tasks.
     """
     merged = merge(problem.base, problem.vectors, coefficients)
     leaves = {name: merged[name].requires_grad_() for name in problem.vectors}
     losses, totals = [], []
-    for tasks in _passes([len(batch) for batch in batches], problem.images_per_pass):
+    for tasks in _passes([len(batch) for batch in batches], problem.examples_per_pass):
         loss = _loss(problem, objective, merged, {task: batches[task] for task in tasks})
         slopes = torch.autograd.grad(loss, list(leaves.values()))
         losses.append(loss.detach())
@@ -58,9 +60,9 @@ def coefficient_gradient(
 
 def _loss(problem: Problem, objective: Objective, weights: Weights, batches: dict[int, Tensor]) -> Tensor:
     """Return the objective summed over some tasks, {task: indices of its batch}, in one pass."""
-    images = torch.cat([problem.images[task][batch] for task, batch in batches.items()])
-    with autocast(images.device, problem.precision):
-        features = problem.encoder(weights, images).to(problem.heads[0].dtype)
+    examples = trim(torch.cat([problem.examples[task][batch] for task, batch in batches.items()]))
+    with autocast(examples.device, problem.precision):
+        features = problem.encoder(weights, examples).to(problem.heads[0].dtype)
     parts = features.split([len(batch) for batch in batches.values()])
     per_task = [
         objective(part @ problem.heads[task].T, problem.teachers[task][batch])
@@ -70,7 +72,7 @@ def _loss(problem: Problem, objective: Objective, weights: Weights, batches: dic
 
 
 def _passes(sizes: list[int], limit: int) -> Iterator[list[int]]:
-    """Yield consecutive tasks whose batches, of these sizes, hold at most `limit` images; a larger batch goes alone."""
+    """Yield consecutive tasks whose batches, of these sizes, hold at most `limit` examples; a larger one goes alone."""
     tasks: list[int] = []
     for task, size in enumerate(sizes):
         if tasks and sum(sizes[previous] for previous in tasks) + size > limit:

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 
 import psutil
 import torch
+from torch import Tensor
 
 from pipeline.calibration.problem import Footprint
+from pipeline.models.encoder import Transformer, block_name
 from pipeline.models.suite import Suite, SuiteFolder
 from pipeline.runtime.errors import BenchmarkError
 
@@ -22,64 +24,70 @@ class NotEnoughMemory(BenchmarkError):
     """Not enough free memory for one calibration."""
 
 
-def token_bytes(suite: Suite) -> int:
-    """Return the bytes of one image's float32 tokens between two blocks."""
-    tower = suite.model["vision_cfg"]
-    return 4 * tower["width"] * ((tower["image_size"] // tower["patch_size"]) ** 2 + 1)
+def token_bytes(encoder: Transformer, examples: Tensor) -> int:
+    """Return the bytes of one example's float32 tokens between two blocks, for examples like these."""
+    return 4 * encoder.width * encoder.count_tokens(examples)
 
 
-def activation_bytes(suite: Suite) -> int:
-    """Return the bytes of one image's float32 activations, kept until the backward pass."""
-    return FLOATS * suite.model["vision_cfg"]["layers"] * token_bytes(suite)
+def activation_bytes(encoder: Transformer, examples: Tensor) -> int:
+    """Return the bytes of one example's float32 activations, kept until the backward pass."""
+    return FLOATS * encoder.depth * token_bytes(encoder, examples)
 
 
-def images_per_pass(suite: Suite, target: torch.device) -> int:
-    """Return how many images may go through the encoder at once; at least one."""
-    return max(1, ACTIVATIONS[target.type] // activation_bytes(suite))
+def examples_per_pass(encoder: Transformer, examples: Tensor, target: torch.device) -> int:
+    """Return how many examples like these may go through the encoder at once; at least one."""
+    return max(1, ACTIVATIONS[target.type] // activation_bytes(encoder, examples))
 
 
 def weight_bytes(suite: Suite, shapes: Mapping[str, tuple[int, ...]], footprint: Footprint) -> tuple[int, int]:
-    """Return the bytes of (task vectors, copies of the model) that a method holds; `shapes`: name -> tensor shape."""
-    model = 4 * sum(torch.Size(shapes[name]).numel() for name in suite.groups)
-    block = model // suite.model["vision_cfg"]["layers"]
-    vectors = footprint.vectors * model + footprint.block_vectors * block
-    return len(suite.tasks) * vectors, footprint.models * model + footprint.block_models * block
+    """Return the bytes of (task vectors, copies of the model) that a method holds; `shapes`: name -> tensor shape.
 
-
-def pass_bytes(suite: Suite, used: int, batch: int, target: torch.device, footprint: Footprint) -> int:
-    """Return the bytes of the activations of one pass, for `used` calibration images in all and batches of `batch`.
-
-    A batch is never split, however large.
+    Of frozen tensors there is one copy.
     """
-    limit = images_per_pass(suite, target)
+    sizes = {name: 4 * torch.Size(shape).numel() for name, shape in shapes.items()}
+    model = sum(sizes[name] for name in suite.groups)
+    block = sum(size for name, size in sizes.items() if name.startswith(block_name(0)))
+    vectors = footprint.vectors * model + footprint.block_vectors * block
+    copies = footprint.models * model + footprint.block_models * block
+    return len(suite.tasks) * vectors, copies + sum(sizes.values()) - model
+
+
+def pass_bytes(
+    suite: Suite, examples: Tensor, used: int, batch: int, target: torch.device, footprint: Footprint
+) -> int:
+    """Return the bytes of the activations of one pass, for `used` calibration examples in all and batches of `batch`.
+
+    examples: any of the suite. A batch is never split, however large.
+    """
+    encoder = suite.encoder()
+    limit, activations = examples_per_pass(encoder, examples, target), activation_bytes(encoder, examples)
     if footprint.tokens:
-        block = activation_bytes(suite) // suite.model["vision_cfg"]["layers"]
-        return min(max(limit, batch), used) * block + footprint.tokens * used * token_bytes(suite)
-    most = footprint.images or min(max(limit, batch), len(suite.tasks) * batch)
-    return most * activation_bytes(suite)
+        between = footprint.tokens * used * token_bytes(encoder, examples)
+        return min(max(limit, batch), used) * activations // encoder.depth + between
+    return (footprint.examples or min(max(limit, batch), len(suite.tasks) * batch)) * activations
 
 
 def estimate_memory(
     folder: SuiteFolder, split: str, samples: int, batch: int, target: torch.device, footprint: Footprint
 ) -> int:
-    """Estimate the bytes of a calibration: task vectors, copies of the model, activations, calibration images.
+    """Estimate the bytes of a calibration: task vectors, copies of the model, activations, calibration examples.
 
-    samples: images per task, at most the pool is used; batch: images per task and step. Raises NotEnoughMemory, with
-    what to do, if that is more than is free on the device.
+    samples: examples per task, at most the pool is used; batch: examples per task and step. Raises NotEnoughMemory,
+    with what to do, if that is more than is free on the device.
     """
-    suite = folder.suite
-    pools = [folder.images(split, task) for task in suite.task_names]
+    suite, blank = folder.suite, folder.blank()
+    pools = [folder.examples(split, task) for task in suite.task_names]
     counts = [min(samples, len(pool)) for pool in pools]
-    images = sum(count * pool[0].nbytes for count, pool in zip(counts, pools, strict=True) if count)
+    examples = sum(counts) * blank.nbytes
     vectors, models = weight_bytes(suite, folder.base().shapes(), footprint)
-    activations = pass_bytes(suite, sum(counts), batch, target, footprint)
-    total = vectors + models + activations + images + RUNTIME
+    activations = pass_bytes(suite, blank, sum(counts), batch, target, footprint)
+    total = vectors + models + activations + examples + RUNTIME
     free = torch.cuda.mem_get_info(target)[0] if target.type == "cuda" else psutil.virtual_memory().available
     if total > free:
         raise NotEnoughMemory(
             f"calibrating {suite.name} takes about {total / GIB:.1f} GiB of memory on {target} "
             f"({vectors / GIB:.1f} for {len(suite.tasks)} task vectors, {models / GIB:.1f} for copies of the model, "
-            f"{activations / GIB:.1f} for activations, {images / GIB:.1f} for calibration images), "
+            f"{activations / GIB:.1f} for activations, {examples / GIB:.1f} for calibration examples), "
             f"{free / GIB:.1f} are free; free some, use fewer samples_per_task or a suite with fewer tasks, or choose "
             f"another device with SAMERGING_DEVICE"
         )

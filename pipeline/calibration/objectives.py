@@ -1,4 +1,4 @@
-"""The objectives of calibration: functions of one task's logits on a batch of unlabelled images."""
+"""The objectives of calibration: functions of one task's logits on a batch of unlabelled examples."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,8 @@ Objective = Callable[[Tensor, Tensor], Tensor]
 def distillation(temperature: float) -> Objective:
     """Return KL(expert || merged) of the softmax at `temperature`, without the factor temperature^2.
 
-    Multi-teacher distillation of SAMerging (arXiv 2512.21288): each task's expert is the teacher on the task's images.
+    Multi-teacher distillation of SAMerging (arXiv 2512.21288): each task's expert is the teacher on the task's
+    examples.
     """
 
     def divergence(logits: Tensor, teacher: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.models.encoder import Tower
+from pipeline.models.encoder import Transformer
 from pipeline.models.sampling import batches, generator
 from pipeline.models.weights import Weights
 from pipeline.runtime.errors import BenchmarkError
@@ -14,43 +14,43 @@ from pipeline.runtime.errors import BenchmarkError
 
 @dataclass(frozen=True)
 class Problem:
-    """The data that a calibrated method may see: no labels, no test images, no file names."""
+    """The data that a calibrated method may see: no labels, no test examples, no file names."""
 
-    encoder: Tower
+    encoder: Transformer
     base: Weights
     """theta_0."""
     vectors: Weights
     """name -> [T, *shape]: the task vectors."""
     heads: tuple[Tensor, ...]
-    """Per task [classes, D]: the zero-shot head."""
-    images: tuple[Tensor, ...]
-    """Per task uint8 [k_t, H, W, 3]: a sample of calibration images."""
+    """Per task [classes, D]: its head."""
+    examples: tuple[Tensor, ...]
+    """Per task a sample of k_t calibration examples."""
     teachers: tuple[Tensor, ...]
-    """Per task [k_t, classes]: the expert's logits on those images."""
+    """Per task [k_t, classes]: the expert's logits on those examples."""
     tasks: tuple[str, ...]
     """The names of the tasks."""
     precision: torch.dtype = torch.float32
     """bfloat16: that of the encoder's matrix products; coefficients, heads and losses keep their own."""
-    images_per_pass: int = 1 << 30
-    """Upper limit on the images that go through the encoder at once."""
+    examples_per_pass: int = 1 << 30
+    """Upper limit on the examples that go through the encoder at once."""
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a method holds in memory at once, in addition to its calibration images; defaults are those of `descend`."""
+    """What a method holds in memory at once, besides its calibration examples; defaults are those of `descend`."""
 
     vectors: int = 1
     """Sets of task vectors."""
     models: int = 4
     """Copies of the model: theta_0, the merged one, its gradient, and the sum of gradients over passes."""
-    images: int | None = None
-    """Images in a pass; None: a batch of every task, as far as `images_per_pass` allows."""
+    examples: int | None = None
+    """Examples in a pass; None: a batch of every task, as far as `examples_per_pass` allows."""
     block_vectors: int = 0
     """Sets of task vectors of one block."""
     block_models: int = 0
     """Copies of one block."""
     tokens: int = 0
-    """Copies of all calibration images' tokens between two blocks. Above 0: blocks are computed one at a time."""
+    """Copies of all calibration examples' tokens between two blocks. Above 0: blocks are computed one at a time."""
 
 
 class Diverged(BenchmarkError):
@@ -59,7 +59,7 @@ class Diverged(BenchmarkError):
 
 def stream_batches(problem: Problem, size: int, seed: int) -> list[Iterator[Tensor]]:
     """Return the endless `batches` of every task, each from a generator of its own."""
-    return [batches(len(pool), size, generator(seed, "batches", task)) for task, pool in enumerate(problem.images)]
+    return [batches(len(pool), size, generator(seed, "batches", task)) for task, pool in enumerate(problem.examples)]
 
 
 def require_finite(step: int, loss: Tensor, *learned: Tensor) -> None:

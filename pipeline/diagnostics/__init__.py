@@ -45,9 +45,9 @@ class Settings(Parameters):
     """Settings of the diagnosis of a suite."""
 
     samples: int = Field(64, ge=1)
-    """Unlabelled calibration images per task, for M-Loss and disentanglement."""
+    """Unlabelled calibration examples per task, for M-Loss and disentanglement."""
     images: int = Field(100, ge=1)
-    """Labelled validation images per task, for accuracies."""
+    """Labelled validation examples per task, for accuracies."""
     keep: float = Field(0.2, gt=0, le=1)
     """Share of entries of largest magnitude that a trimmed task vector keeps."""
     scale: float = Field(0.3, gt=0, le=2)
@@ -55,4 +55,4 @@ class Settings(Parameters):
     subsets: int = Field(200, ge=0)
     """Number of random subsets of the tasks; all of them if there are fewer."""
     seed: int = Field(0, ge=0)
-    """Seed of every draw: images, subsets, resamples."""
+    """Seed of every draw: examples, subsets, resamples."""

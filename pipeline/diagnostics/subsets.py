@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.diagnostics import PREDICTED_MERGES, Settings
-from pipeline.diagnostics.behaviour import accuracy, add_task_vectors, classify_images, sample_images
+from pipeline.diagnostics.behaviour import accuracy, add_task_vectors, classify_examples, sample_examples
 from pipeline.diagnostics.ensembles import measure_mloss
 from pipeline.models.suite import SuiteFolder
 from pipeline.models.weights import to_device
@@ -26,7 +26,7 @@ class SubsetMerges:
     accuracies: dict[str, list[float]]
     """{method: accuracy on each task of the subset, in per cent}."""
     ensembles: list[list[MLoss]]
-    """M-Loss on the images of each task of the subset, block by block."""
+    """M-Loss on the examples of each task of the subset, block by block."""
 
 
 def draw_task_subsets(tasks: int, count: int, rng: torch.Generator) -> list[TaskSubset]:
@@ -55,7 +55,7 @@ def _draw(tasks: int, size: int, rng: torch.Generator) -> TaskSubset:
 
 
 def merge_subset(folder: Path, subset: TaskSubset, split: str, settings: Settings) -> SubsetMerges:
-    """Merge the experts of a subset; score the merges on validation images, measure M-Loss on images of `split`."""
+    """Merge the experts of a subset; score the merges on validation examples, measure M-Loss on examples of `split`."""
     suite, target = SuiteFolder(folder), device()
     encoder, heads = suite.suite.encoder(), suite.heads()
     scales = dict(zip(PREDICTED_MERGES, (1 / len(subset), settings.scale), strict=True))
@@ -64,10 +64,10 @@ def merge_subset(folder: Path, subset: TaskSubset, split: str, settings: Setting
     experts, ensembles = [suite.expert(task) for task in tasks], []
     accuracies: dict[str, list[float]] = {name: [] for name in models}
     for task in tasks:
-        images, labels = sample_images(suite, "validation", task, settings.images, settings.seed)
+        examples, labels = sample_examples(suite, "validation", task, settings.images, settings.seed)
         for name, weights in models.items():
-            accuracies[name].append(accuracy(classify_images(encoder, weights, heads[task], images), labels))
-        unlabelled, _ = sample_images(suite, split, task, settings.samples, settings.seed)
+            accuracies[name].append(accuracy(classify_examples(encoder, weights, heads[task], examples), labels))
+        unlabelled, _ = sample_examples(suite, split, task, settings.samples, settings.seed)
         ensembles.append(measure_mloss(encoder, models["average"], experts, torch.from_numpy(unlabelled).to(target)))
     return SubsetMerges(accuracies, ensembles)
 

@@ -1,7 +1,7 @@
-"""The artefact of an evaluation: the class that every seed of a merge predicts for every image, and the labels.
+"""The artefact of an evaluation: the class that every seed of a merge predicts for every example, and the labels.
 
-One .npz per method: `<task>` int16 [S, n] are the predicted classes for S seeds and n images, `labels/<task>` int16 [n]
-the true ones.
+One .npz per method: `<task>` int16 [S, n] are the predicted classes for S seeds and n examples, `labels/<task>` int16
+[n] the true ones.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -50,7 +50,7 @@ def save_answers(answers: Answers, path: Path) -> None:
 
 
 def load_answers(path: Path, tasks: Sequence[str]) -> Answers:
-    """Read the artefact at `path`; AnswersError unless it has exactly the tasks, with one label per image."""
+    """Read the artefact at `path`; AnswersError unless it has exactly the tasks, with one label per example."""
     arrays = store.read_arrays(path)
     expected = {*tasks, *(f"{LABELS}{task}" for task in tasks)}
     if arrays.keys() != expected:

@@ -1,4 +1,4 @@
-"""The costs of a merge at inference, as integers: bytes, encoders, floating-point operations per image.
+"""The costs of a merge at inference, as integers: bytes, encoders, floating-point operations per example.
 
 Counted from the artefact and the models that its extras serve, without knowledge of the method. Copies of theta_0 stand
 in for merged weights, which have the same shapes: nothing is merged here, and the counts are the same on every machine.
@@ -21,44 +21,43 @@ from pipeline.runtime import store
 
 
 def count_costs(folder: Path, artefact: Path) -> dict[str, Any]:
-    """Return the costs of an artefact's first seed; `folder` is the suite's.
+    """Return the costs of an artefact's first seed; `folder` is the suite's. A text is as long as texts may be.
 
-    encoder_bytes       one image encoder, frozen tensors included
+    encoder_bytes       one encoder, frozen tensors included
     encoders            different encoders to hold, or to rebuild when the task changes
     extra_bytes         tensors needed besides the merged weights; heads of a method's own count, zero-shot heads do not
     extra_file_bytes    the file of those tensors
-    plain_flops         per image, of the plain encoder without heads
-    flops               {task: per image, of the encoder that serves the task}
+    plain_flops         per example, of the plain encoder without heads
+    flops               {task: per example, of the encoder that serves the task}
     """
     suite = SuiteFolder(folder)
     base, extras = dict(suite.base()), artefact / "extras-0.safetensors"
-    size = suite.suite.model["vision_cfg"]["image_size"]
-    image = torch.zeros(1, size, size, 3, dtype=torch.uint8)
+    blank = suite.blank()
     held: dict[str, Tensor] = {}
     encoders, per_task = 0, {}
     for model in _served(suite, artefact, base):
         if any(model.weights[name] is not held.get(name) for name in base):
             encoders, held = encoders + 1, {name: model.weights[name] for name in base}
-        per_task |= dict.fromkeys(model.tasks, count_flops(model.encoder, model.weights, image))
+        per_task |= dict.fromkeys(model.tasks, count_flops(model.encoder, model.weights, blank))
     tensors = store.TensorFile(extras).values() if extras.exists() else ()
     return {
         "encoder_bytes": sum(tensor.nbytes for tensor in base.values()),
         "encoders": encoders,
         "extra_bytes": sum(tensor.nbytes for tensor in tensors),
         "extra_file_bytes": extras.stat().st_size if extras.exists() else 0,
-        "plain_flops": count_flops(suite.suite.encoder(), base, image),
+        "plain_flops": count_flops(suite.suite.encoder(), base, blank),
         "flops": per_task,
     }
 
 
-def count_flops(encoder: Encoder, weights: Mapping[str, Tensor], images: Tensor) -> int:
-    """Count the floating-point operations of `encoder(weights, images)`: two per multiply-add.
+def count_flops(encoder: Encoder, weights: Mapping[str, Tensor], examples: Tensor) -> int:
+    """Count the floating-point operations of `encoder(weights, examples)`: two per multiply-add.
 
     Those of matrix products, convolutions and attention, which torch counts.
     """
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:  # the counter does not see into fused attention
-        encoder(weights, images)
+        encoder(weights, examples)
     return counter.get_total_flops()
 
 

@@ -1,12 +1,12 @@
 """The artefact of a merge: all that evaluation knows of a method.
 
-merge.json                  form, seeds, tasks and groups in order, images used per task
+merge.json                  form, seeds, tasks and groups in order, examples used per task
 coefficients.safetensors    form "coefficients": [S, M, T, G] for S seeds and M models (1, or T: one per task)
 delta-<i>.safetensors       form "delta": the merged delta of the i-th seed, where it is not linear in the raw tau
 extras-<i>.safetensors      what the i-th seed's model needs besides the merged weights; merge.json names the kind, and
                             `pipeline.merges.serving` has a module per kind
 losses.csv                  of methods that take steps: the loss before each step
-draws.safetensors           of calibrated methods: the indices of the images used
+draws.safetensors           of calibrated methods: the indices of the examples used
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,7 +34,7 @@ class Merges:
     seeds: tuple[int | None, ...]
     """None for a method without randomness."""
     samples: dict[str, int]
-    """task -> number of unlabelled images used, tasks in order; 0 for a data-free method."""
+    """task -> number of unlabelled examples used, tasks in order; 0 for a data-free method."""
     groups: tuple[str, ...]
     """The tensors that are merged: the last axis of the coefficients."""
     solutions: Sequence[Solution]

@@ -5,7 +5,7 @@ literature) and one of these functions:
 
     merge(vectors, params)                        data-free: from the task vectors (`TaskVectors`) alone
     merge(vectors, params, seed)                  the same for a random method; its Params list the `seeds`
-    calibrate(problem, schedule, seed, params)    from unlabelled calibration images (`Problem`)
+    calibrate(problem, schedule, seed, params)    from unlabelled calibration examples (`Problem`)
 
 `merge` returns coefficients where the result is linear in the raw task vectors ([T, G], or [T, T, G] for one model per
 task), or else the merged delta {name: tensor}, or a `Solution`. `calibrate` returns a `Solution`. Code that several

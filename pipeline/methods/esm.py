@@ -9,7 +9,7 @@ of E[d_t d_t^T] (not centred) and e_t the eigenvalues: tau_t ~ E_t (E_t^T tau_t)
 and every matrix is multiplied by (its norm / mean norm over the layers of its kind)^2. attn.out_proj is merged by
 TSV-M. All of this, scalings included, follows the authors' code. q, k and v are one matrix [3d, d], as there: they
 share an essential subspace. positional_embedding, which their code merges by TSV-M as a matrix, is averaged like all
-other tensors. They choose `scale` on labelled validation images; we keep 1.
+other tensors. They choose `scale` on labelled validation examples; we keep 1.
 
 |tau| is the norm of the whole task vector. The authors' code computes it in the basis of the outputs that its singular
 vectors form, which gives the same value if there are at least as many tokens as outputs. With fewer it completes the
@@ -29,10 +29,10 @@ from torch import Tensor
 
 from pipeline.calibration.problem import Footprint, Problem
 from pipeline.merges.solution import Solution
-from pipeline.models.encoder import block_name
+from pipeline.models.encoder import Hidden, block_name
 from pipeline.models.weights import Weights, fuse_qkv, split_qkv
 from pipeline.runtime.schema import Schedule
-from pipeline.toolbox.activations import apply_block, embed_images, expert_weights, gram_matrices
+from pipeline.toolbox.activations import apply_block, embed_examples, expert_weights, gram_matrices
 from pipeline.toolbox.conventions import POSITIONS, Conventions
 from pipeline.toolbox.essential import balance_layers, essential_subspace, merge_essential
 from pipeline.toolbox.spectra import decorrelate
@@ -43,7 +43,7 @@ FOOTPRINT = Footprint(models=4, block_vectors=6, tokens=2)
 
 
 class Params(Conventions):
-    """samples: images per task; scale: of the merged matrices and the averaged tensors.
+    """samples: examples per task; scale: of the merged matrices and the averaged tensors.
 
     `matrices: split` gives q, k and v an essential subspace each; `positional_embedding: decompose` merges it by TSV-M.
     """
@@ -55,37 +55,36 @@ class Params(Conventions):
 
 @torch.no_grad()
 def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -> Solution:
-    """Merge a block at a time, with one pass of every expert over its own images."""
-    tower, tokens = problem.encoder, []
-    for task, images in enumerate(problem.images):
+    """Merge a block at a time, with one pass of every expert over its own examples."""
+    encoder, passes = problem.encoder, []
+    for task, pool in enumerate(problem.examples):
         weights = expert_weights(problem.base, problem.vectors, task)
-        tokens.append(
-            embed_images(tower, weights, images[: params.samples], problem.images_per_pass, problem.precision)
-        )
+        sample = pool[: params.samples]
+        passes.append(embed_examples(encoder, weights, sample, problem.examples_per_pass, problem.precision))
     kinds: dict[str, dict[str, Tensor]] = defaultdict(dict)
-    for index in range(tower.depth):
-        for name, matrix in _merge_block(problem, index, tokens, params).items():
+    for index in range(encoder.depth):
+        for name, matrix in _merge_block(problem, index, passes, params).items():
             kinds[name.removeprefix(block_name(index))][name] = matrix
-        for task, entering in enumerate(tokens):
+        for task, entering in enumerate(passes):
             weights = expert_weights(problem.base, problem.vectors, task, block_name(index))
-            tokens[task] = apply_block(tower, weights, index, entering, problem.precision)
+            passes[task] = apply_block(encoder, weights, index, entering, problem.precision)
     delta = {name: stacked.mean(0) for name, stacked in problem.vectors.items()}
-    if params.decomposes(POSITIONS):
+    if params.decomposes(POSITIONS) and POSITIONS in delta:
         delta[POSITIONS] = decorrelate(problem.vectors[POSITIONS])
     for layers in kinds.values():
         delta |= split_qkv(dict(zip(layers, balance_layers([*layers.values()]), strict=True)))
     return Solution(delta={name: params.scale * tensor for name, tensor in delta.items()})
 
 
-def _merge_block(problem: Problem, index: int, tokens: list[list[Tensor]], conventions: Conventions) -> Weights:
+def _merge_block(problem: Problem, index: int, passes: list[list[Hidden]], conventions: Conventions) -> Weights:
     """Merge the matrices of a block, not yet balanced; q, k and v are one if fused: {name: [out, in]}."""
-    prefix, tasks = block_name(index), len(tokens)
+    prefix, tasks = block_name(index), len(passes)
     block = {name: tau for name, tau in problem.vectors.items() if name.startswith(prefix) and tau.ndim == 3}
     changes = [{name: stacked[task] for name, stacked in block.items()} for task in range(tasks)]
     if conventions.matrices == "fused":
         changes = [fuse_qkv(change) for change in changes]
     subspaces = defaultdict(list)
-    for task, entering in enumerate(tokens):
+    for task, entering in enumerate(passes):
         weights = expert_weights(problem.base, problem.vectors, task, prefix)
         grams = gram_matrices(problem.encoder, weights, index, entering, problem.precision, torch.float64)
         for name, change in changes[task].items():

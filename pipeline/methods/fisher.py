@@ -1,13 +1,13 @@
 """Fisher merging: the mean of the experts, each parameter weighted by how much it matters to each expert.
 
     theta = sum_t w_t theta_t / sum_t w_t,    w_t = F_t / |F_t| + floor
-    F_t = E_x sum_y p_t(y|x) (d log p_t(y|x) / d theta)^2,    element by element, on expert t's own images
+    F_t = E_x sum_y p_t(y|x) (d log p_t(y|x) / d theta)^2,    element by element, on expert t's own examples
 
-arXiv 2111.09832. F_t is the true diagonal Fisher information: squares are taken per image and per class. Public code
-(MergeLM, FusionBench) squares the gradient of a sum over images and classes, which adds cross terms. As in that code,
+arXiv 2111.09832. F_t is the true diagonal Fisher information: squares are taken per example and per class. Public code
+(MergeLM, FusionBench) squares the gradient of a sum over examples and classes, which adds cross terms. As in that code,
 F_t is divided by its norm over all parameters (`normalise`). The floor is added after that, not before: it then does
 not depend on the scale of the gradients, and parameters without a gradient are averaged. The precision is always that
-of the weights: gradients per image cannot be taken in bfloat16.
+of the weights: gradients per example cannot be taken in bfloat16.
 """
 
 from typing import Literal
@@ -21,6 +21,7 @@ from torch.nn.functional import log_softmax, one_hot
 
 from pipeline.calibration.problem import Footprint, Problem
 from pipeline.merges.solution import Solution
+from pipeline.models.examples import trim
 from pipeline.models.sampling import generator
 from pipeline.models.weights import Weights
 from pipeline.runtime.schema import Parameters, Schedule
@@ -31,12 +32,12 @@ PAPER = "Matena & Raffel, 2022, arXiv 2111.09832"
 
 GRADIENTS = 4
 """Gradients held at once, each as large as a model."""
-FOOTPRINT = Footprint(models=11, images=GRADIENTS)
+FOOTPRINT = Footprint(models=11, examples=GRADIENTS)
 
 
 class Params(Parameters):
-    """samples: images per task; classes: "all" sums over every y (a backward pass for each), "sampled" draws one y from
-    p_t for each image, which is unbiased; normalise: F_t to unit norm; floor: added to every weight."""
+    """samples: examples per task; classes: "all" sums over every y (a backward pass for each), "sampled" draws one y
+    from p_t for each example, which is unbiased; normalise: F_t to unit norm; floor: added to every weight."""
 
     samples: int = Field(256, ge=1)
     classes: Literal["sampled", "all"] = "sampled"
@@ -61,13 +62,13 @@ def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -
 
 
 def weigh_classes(probabilities: Tensor, rng: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """Return classes [J, N] of N images with probabilities [N, C], and their weights [J, N].
+    """Return classes [J, N] of N examples with probabilities [N, C], and their weights [J, N].
 
-    With `rng` one class is drawn per image, J = 1; with None there are all C.
+    With `rng` one class is drawn per example, J = 1; with None there are all C.
     """
-    images, classes = probabilities.shape
+    count, classes = probabilities.shape
     if rng is None:
-        return torch.arange(classes, device=probabilities.device)[:, None].expand(-1, images), probabilities.T
+        return torch.arange(classes, device=probabilities.device)[:, None].expand(-1, count), probabilities.T
     drawn = torch.multinomial(probabilities.cpu(), 1, generator=rng).T.to(probabilities.device)
     return drawn, torch.ones_like(drawn, dtype=probabilities.dtype)
 
@@ -75,23 +76,23 @@ def weigh_classes(probabilities: Tensor, rng: torch.Generator | None) -> tuple[T
 def fisher_diagonal(problem: Problem, task: int, labels: Tensor, shares: Tensor) -> Weights:
     """Return mean_i sum_j shares[j, i] (d log p(labels[j, i] | x_i) / d theta)^2 of an expert.
 
-    labels: classes [J, N] of the first N images of the task; shares: their weights [J, N]. The result has the shapes of
-    a task vector.
+    labels: classes [J, N] of the first N examples of the task; shares: their weights [J, N]. The result has the shapes
+    of a task vector.
     """
     whole, head = expert_weights(problem.base, problem.vectors, task), problem.heads[task]
     moving = {name: whole[name] for name in problem.vectors}
 
-    def log_likelihood(moving: Weights, image: Tensor, target: Tensor) -> Tensor:
+    def log_likelihood(moving: Weights, example: Tensor, target: Tensor) -> Tensor:
         with sdpa_kernel(SDPBackend.MATH):  # vmap supports no other
-            features = problem.encoder({**whole, **moving}, image[None])
+            features = problem.encoder({**whole, **moving}, example[None])
         return (log_softmax(features @ head.T, dim=-1) * target).sum()
 
     slopes = vmap(grad(log_likelihood), in_dims=(None, 0, 0))
     fisher = {name: torch.zeros_like(tensor) for name, tensor in moving.items()}
-    images = problem.images[task][: labels.shape[1]]
-    for row, share in zip(labels, shares / len(images), strict=True):
+    examples = problem.examples[task][: labels.shape[1]]
+    for row, share in zip(labels, shares / len(examples), strict=True):
         targets = one_hot(row, len(head)).to(head.dtype)
-        for batch, target, weight in zip(*(part.split(GRADIENTS) for part in (images, targets, share)), strict=True):
-            for name, slope in slopes(moving, batch, target).items():
+        for batch, target, weight in zip(*(part.split(GRADIENTS) for part in (examples, targets, share)), strict=True):
+            for name, slope in slopes(moving, trim(batch), target).items():
                 fisher[name] += torch.tensordot(weight, slope.square(), dims=1)
     return fisher

@@ -21,10 +21,10 @@ from torch.nn.functional import linear
 
 from pipeline.calibration.problem import Footprint, Problem
 from pipeline.merges.solution import Solution
-from pipeline.models.encoder import block_name
+from pipeline.models.encoder import Hidden, block_name
 from pipeline.models.task_vectors import add_delta
 from pipeline.runtime.schema import Parameters, Schedule, autocast
-from pipeline.toolbox.activations import apply_block, embed_images
+from pipeline.toolbox.activations import apply_block, embed_examples
 from pipeline.toolbox.mloss import node_mloss
 
 TITLE = "M-TIES"
@@ -34,7 +34,7 @@ FOOTPRINT = Footprint(models=4, block_vectors=2, tokens=2)
 
 class Params(Parameters):
     """keep: share of entries kept per tensor and task; reach: how much lower it is in the row with the highest M-Loss;
-    scale: of the merged vector; samples: images per task."""
+    scale: of the merged vector; samples: examples per task."""
 
     keep: float = Field(0.8, gt=0, le=1)
     reach: float = Field(0.1, ge=0, le=1)
@@ -44,19 +44,19 @@ class Params(Parameters):
 
 @torch.no_grad()
 def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -> Solution:
-    """Merge a block at a time, while the images of all tasks go through the blocks merged so far."""
-    tower, uniform = problem.encoder, torch.tensor([params.keep], dtype=torch.float64)
+    """Merge a block at a time, while the examples of all tasks go through the blocks merged so far."""
+    encoder, uniform = problem.encoder, torch.tensor([params.keep], dtype=torch.float64)
     delta = {name: params.scale * merge_rows(stacked, uniform) for name, stacked in problem.vectors.items()}
     merged = add_delta(problem.base, delta)
-    images = torch.cat([pool[: params.samples] for pool in problem.images])
-    tokens = embed_images(tower, merged, images, problem.images_per_pass, problem.precision)
-    for index in range(tower.depth):
+    examples = torch.cat([pool[: params.samples] for pool in problem.examples])
+    passes = embed_examples(encoder, merged, examples, problem.examples_per_pass, problem.precision)
+    for index in range(encoder.depth):
         name = f"{block_name(index)}mlp.c_fc.weight"
-        ranks = _ranks(_losses(problem, merged, index, tokens))
+        ranks = _ranks(_losses(problem, merged, index, passes))
         keep = (params.keep - params.reach * ranks).clamp(min=0)
         delta[name] = params.scale * merge_rows(problem.vectors[name], keep)
         merged[name] = problem.base[name] + delta[name]
-        tokens = apply_block(tower, merged, index, tokens, problem.precision)
+        passes = apply_block(encoder, merged, index, passes, problem.precision)
     return Solution(delta=delta)
 
 
@@ -71,17 +71,17 @@ def merge_rows(stacked: Tensor, keep: Tensor) -> Tensor:
     return ((trimmed * agreeing).sum(0) / agreeing.sum(0).clamp(min=1)).view(stacked.shape[1:])
 
 
-def _losses(problem: Problem, merged: dict[str, Tensor], index: int, tokens: list[Tensor]) -> Tensor:
-    """Return M_j [n] of a block's first MLP matrix, over all tokens."""
+def _losses(problem: Problem, merged: dict[str, Tensor], index: int, passes: list[Hidden]) -> Tensor:
+    """Return M_j [n] of a block's first MLP matrix, over all tokens but padding."""
     name = f"{block_name(index)}mlp.c_fc"
     weight, bias = (problem.base[f"{name}.{kind}"] for kind in ("weight", "bias"))
     changes = [*zip(problem.vectors[f"{name}.weight"], problem.vectors[f"{name}.bias"], strict=True)]
-    total, count = torch.zeros_like(bias), sum(len(batch) for batch in tokens)
-    for batch in tokens:
-        with autocast(batch.device, problem.precision):
-            entering = problem.encoder.inputs(merged, index, batch)[f"{name}.weight"].to(weight.dtype)
+    total, count = torch.zeros_like(bias), sum(hidden.count() for hidden in passes)
+    for hidden in passes:
+        with autocast(bias.device, problem.precision):
+            entering = problem.encoder.inputs(merged, index, hidden)[f"{name}.weight"].to(weight.dtype)
         outputs = (linear(entering, weight + change, bias + shift) for change, shift in changes)
-        total += node_mloss(outputs, problem.encoder.activate) * len(batch) / count
+        total += node_mloss(outputs, problem.encoder.activate) * len(entering) / count
     return total
 
 

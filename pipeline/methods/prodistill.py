@@ -1,7 +1,7 @@
 """ProDistill: block after block, a coefficient per weight and task, so that features follow each expert's own.
 
     theta_b = theta_0,b + sum_t c_t * tau_t,b                 (b a block, * element-wise; arXiv 2502.12706)
-    min_c sum_t sum_x |f(theta_b; h_b(x)) - f(theta_t,b; h_t,b(x))|^2             (x from the images of task t)
+    min_c sum_t sum_x |f(theta_b; h_b(x)) - f(theta_t,b; h_t,b(x))|^2             (x from the examples of task t)
 
 h_b(x) is the input of block b after the blocks merged before it, h_t,b(x) its input in expert t. Everything outside the
 blocks is theta_0 + initial_coefficient * sum_t tau_t, and so are biases of k, on which no output depends.
@@ -17,7 +17,8 @@ from torch import Tensor
 
 from pipeline.calibration.problem import Footprint, Problem, require_finite
 from pipeline.merges.solution import Solution
-from pipeline.models.encoder import block_name
+from pipeline.models.encoder import Hidden, block_name, join_hidden
+from pipeline.models.examples import trim
 from pipeline.models.sampling import generator
 from pipeline.models.task_vectors import add_delta
 from pipeline.models.weights import Weights, has_gradient
@@ -29,9 +30,9 @@ FOOTPRINT = Footprint(models=3, block_vectors=5, block_models=2, tokens=4)
 
 
 class Params(Parameters):
-    """initial_coefficient: c at the start, and outside the blocks; samples: images per task, the first of the draw.
+    """initial_coefficient: c at the start, and outside the blocks; samples: examples per task, the first of the draw.
 
-    lr: Adam's; epochs: passes over all tasks' images for each block; batch_size: images of all tasks together.
+    lr: Adam's; epochs: passes over all tasks' examples for each block; batch_size: examples of all tasks together.
     """
 
     initial_coefficient: float = Field(0.3, ge=-2, le=2)
@@ -43,34 +44,35 @@ class Params(Parameters):
 
 def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -> Solution:
     """Distil one block at a time; `losses` are those of every step of every block, in order."""
-    tower, base, losses = problem.encoder, problem.base, []
+    encoder, base, losses = problem.encoder, problem.base, []
     delta = {name: params.initial_coefficient * stacked.sum(0) for name, stacked in problem.vectors.items()}
     experts = [{name: stacked[task] for name, stacked in problem.vectors.items()} for task in range(len(problem.tasks))]
-    pools = [pool[: params.samples] for pool in problem.images]
-    tokens = _through(problem, partial(tower.embed, add_delta(base, delta)), torch.cat(pools))
+    pools = [pool[: params.samples] for pool in problem.examples]
+    examples = trim(torch.cat(pools))
+    hidden = _through(problem, partial(encoder.embed, add_delta(base, delta)), examples)
     targets = [
-        _through(problem, partial(tower.embed, add_delta(base, expert)), pool)
-        for expert, pool in zip(experts, pools, strict=True)
+        _through(problem, partial(encoder.embed, add_delta(base, expert)), part)
+        for expert, part in zip(experts, examples.split([len(pool) for pool in pools]), strict=True)
     ]
-    for index in range(tower.depth):
+    for index in range(encoder.depth):
         block = {name: tensor for name, tensor in base.items() if name.startswith(block_name(index))}
         targets = [
-            _through(problem, partial(tower.block, add_delta(block, expert), index), entering)
+            _through(problem, partial(encoder.block, add_delta(block, expert), index), entering)
             for expert, entering in zip(experts, targets, strict=True)
         ]
         block_delta, steps = distil_block(
-            problem, index, tokens, torch.cat(targets), generator(seed, "batches", index), params
+            problem, index, hidden, join_hidden(targets), generator(seed, "batches", index), params
         )
-        tokens = _through(problem, partial(tower.block, add_delta(block, block_delta), index), tokens)
+        hidden = _through(problem, partial(encoder.block, add_delta(block, block_delta), index), hidden)
         delta |= block_delta
         losses += steps
     return Solution(delta=delta, losses=torch.stack(losses))
 
 
 def distil_block(
-    problem: Problem, index: int, tokens: Tensor, targets: Tensor, rng: torch.Generator, params: Params
+    problem: Problem, index: int, hidden: Hidden, targets: Hidden, rng: torch.Generator, params: Params
 ) -> tuple[Weights, list[Tensor]]:
-    """Return the delta of a block that maps `tokens` to `targets`, both [N, L, width], and the loss before each step.
+    """Return the delta of a block that maps `hidden` to `targets`, of the same examples, and the loss before each step.
 
     The delta has the tensors with a gradient only.
     """
@@ -80,10 +82,11 @@ def distil_block(
     optimiser = torch.optim.Adam([values.requires_grad_() for values in learned.values()], lr=params.lr, fused=True)
     losses = []
     for _ in range(params.epochs):
-        for batch in torch.randperm(len(tokens), generator=rng).to(tokens.device).split(params.batch_size):
+        for batch in torch.randperm(len(hidden), generator=rng).to(hidden.tokens.device).split(params.batch_size):
             moved = {name: block[name] + (learned[name] * stacked).sum(0) for name, stacked in vectors.items()}
-            with autocast(tokens.device, problem.precision):
-                loss = (problem.encoder.block({**block, **moved}, index, tokens[batch]) - targets[batch]).square().sum()
+            with autocast(hidden.tokens.device, problem.precision):
+                leaving = problem.encoder.block({**block, **moved}, index, hidden[batch])
+                loss = leaving.rows(leaving.tokens - targets[batch].tokens).square().sum()
             losses.append(loss.detach())
             require_finite(len(losses) - 1, losses[-1])
             optimiser.zero_grad()
@@ -93,7 +96,7 @@ def distil_block(
 
 
 @torch.no_grad()
-def _through(problem: Problem, layer: partial[Tensor], inputs: Tensor) -> Tensor:
-    """Apply a layer to all inputs, at most `images_per_pass` at a time."""
-    with autocast(inputs.device, problem.precision):
-        return torch.cat([layer(part) for part in inputs.split(problem.images_per_pass)])
+def _through(problem: Problem, layer: partial[Hidden], inputs: Tensor | Hidden) -> Hidden:
+    """Apply a layer to all inputs, at most `examples_per_pass` at a time."""
+    with autocast(problem.heads[0].device, problem.precision):
+        return join_hidden([layer(part) for part in inputs.split(problem.examples_per_pass)])

@@ -15,7 +15,7 @@ from pipeline.merges.solution import Solution
 from pipeline.models.encoder import block_name
 from pipeline.models.task_vectors import add_delta
 from pipeline.runtime.schema import Parameters, Schedule
-from pipeline.toolbox.activations import apply_block, embed_images, expert_weights
+from pipeline.toolbox.activations import apply_block, embed_examples, expert_weights
 from pipeline.toolbox.regression import regress_block
 
 TITLE = "RegMean++"
@@ -24,7 +24,7 @@ FOOTPRINT = Footprint(models=3, block_vectors=1, block_models=20, tokens=2)
 
 
 class Params(Parameters):
-    """samples: images per task; off_diagonal: factor of G_t's off-diagonal entries (FusionBench's for CLIP); ridge:
+    """samples: examples per task; off_diagonal: factor of G_t's off-diagonal entries (FusionBench's for CLIP); ridge:
     added to the diagonal of G_t, as a share of its mean."""
 
     samples: int = Field(256, ge=1)
@@ -33,19 +33,21 @@ class Params(Parameters):
 
 
 def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -> Solution:
-    """Merge a block at a time, while the images of all tasks go through the blocks merged so far."""
-    tower, settings = problem.encoder, params.model_dump(exclude={"samples"})
+    """Merge a block at a time, while the examples of all tasks go through the blocks merged so far."""
+    encoder, settings = problem.encoder, params.model_dump(exclude={"samples"})
     delta = {name: stacked.mean(0) for name, stacked in problem.vectors.items()}
     average = add_delta(problem.base, delta)
-    tokens = [
-        embed_images(tower, average, images[: params.samples], problem.images_per_pass, problem.precision)
-        for images in problem.images
+    passes = [
+        embed_examples(encoder, average, pool[: params.samples], problem.examples_per_pass, problem.precision)
+        for pool in problem.examples
     ]
-    for index in range(tower.depth):
+    for index in range(encoder.depth):
         prefix = block_name(index)
-        experts = [expert_weights(problem.base, problem.vectors, task, prefix) for task in range(len(tokens))]
-        delta |= regress_block(tower, problem.vectors, experts, index, tokens, precision=problem.precision, **settings)
+        experts = [expert_weights(problem.base, problem.vectors, task, prefix) for task in range(len(passes))]
+        delta |= regress_block(
+            encoder, problem.vectors, experts, index, passes, precision=problem.precision, **settings
+        )
         merged = add_delta({name: tensor for name, tensor in problem.base.items() if name.startswith(prefix)}, delta)
-        for task, entering in enumerate(tokens):
-            tokens[task] = apply_block(tower, merged, index, entering, problem.precision)
+        for task, entering in enumerate(passes):
+            passes[task] = apply_block(encoder, merged, index, entering, problem.precision)
     return Solution(delta=delta)

@@ -3,12 +3,12 @@
     theta = theta_0 + sum_t lambda_t tau_t per tensor, W_t the head of task t                 (arXiv 2412.19098)
     min over lambda and W of the cross-entropy of W_t f(theta; x) to the label that expert t gives x,
 
-over the images on which merged model and expert agree or the expert is at least as confident. A round visits the tasks
-in random order and takes one step on a batch of each. The learning rates are the authors'; rounds and images per batch
-are the suite's steps and batch size (theirs: 500 and 32). There are three differences from their code. `clamp`
-projects lambda after every step; theirs clamps in the forward pass, where a coefficient outside [0, 1] no longer gets a
-gradient. Heads have no bias to learn. A batch without a trusted image has a gradient of zero; theirs is not a number
-and is skipped.
+over the examples on which merged model and expert agree or the expert is at least as confident. A round visits the
+tasks in random order and takes one step on a batch of each. The learning rates are the authors'; rounds and examples
+per batch are the suite's steps and batch size (theirs: 500 and 32). There are three differences from their code.
+`clamp` projects lambda after every step; theirs clamps in the forward pass, where a coefficient outside [0, 1] no
+longer gets a gradient. Heads have no bias to learn. A batch without a trusted example has a gradient of zero; theirs is
+not a number and is skipped.
 """
 
 import torch
@@ -20,6 +20,7 @@ from pipeline.calibration.descent import expand_learned, select_learned
 from pipeline.calibration.problem import Problem, require_finite, stream_batches
 from pipeline.merges.solution import Extras, Solution
 from pipeline.models import task_vectors
+from pipeline.models.examples import trim
 from pipeline.models.sampling import generator
 from pipeline.runtime.schema import Parameters, Schedule, autocast
 
@@ -46,20 +47,20 @@ def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -
     point = torch.full(shape, params.initial_coefficient, dtype=sample.dtype, device=sample.device)
     heads = [head.clone() for head in problem.heads]
     optimiser = torch.optim.Adam([{"params": [point], "lr": params.lr}, {"params": heads, "lr": params.head_lr}])
-    streams, losses, images, trusted_images = stream_batches(problem, schedule.batch_size, seed), [], 0, 0
+    streams, losses, seen, trusted_count = stream_batches(problem, schedule.batch_size, seed), [], 0, 0
     for _ in range(schedule.steps):
         for task in torch.randperm(len(heads), generator=order).tolist():
             optimiser.zero_grad()  # a head without a gradient stays: Adam moves lambda and the head of this task
             batch = next(streams[task]).to(sample.device)
             loss, point.grad, heads[task].grad, count = trusted_gradient(moving, point, heads[task], task, batch)
-            images, trusted_images = images + len(batch), trusted_images + count
+            seen, trusted_count = seen + len(batch), trusted_count + count
             optimiser.step()
             if params.clamp:
                 point.clamp_(0, 1)
             require_finite(len(losses), loss, point, heads[task])
             losses.append(loss)
-    counts = f"{int(trusted_images):,} of {images:,}"
-    print(f"symerge: seed {seed}: {counts} images had a trusted expert, the others were left out")
+    counts = f"{int(trusted_count):,} of {seen:,}"
+    print(f"symerge: seed {seed}: {counts} examples had a trusted expert, the others were left out")
     tuned = dict(zip(problem.tasks, heads, strict=True))
     coefficients = expand_learned(point, problem.vectors, params.initial_coefficient)
     return Solution(coefficients, losses=torch.stack(losses), extras=Extras("heads", tuned))
@@ -68,14 +69,14 @@ def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -
 def trusted_gradient(
     problem: Problem, coefficients: Tensor, head: Tensor, task: int, batch: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the loss on a batch of one task, its gradients and the number of trusted images.
+    """Return the loss on a batch of one task, its gradients and the number of trusted examples.
 
     The gradients are with respect to the coefficients [T, G] and to the task's head.
     """
     merged, tuned = task_vectors.merge(problem.base, problem.vectors, coefficients), head.detach().requires_grad_()
     leaves = {name: merged[name].requires_grad_() for name in problem.vectors}
     with autocast(head.device, problem.precision):
-        features = problem.encoder(merged, problem.images[task][batch]).to(head.dtype)
+        features = problem.encoder(merged, trim(problem.examples[task][batch])).to(head.dtype)
     logits, teacher = features @ tuned.T, problem.teachers[task][batch]
     loss = trusted_cross_entropy(logits, teacher)
     *gradients, head_gradient = torch.autograd.grad(loss, [*leaves.values(), tuned])
@@ -88,12 +89,12 @@ def trusted_gradient(
 
 
 def trusted_cross_entropy(logits: Tensor, teacher: Tensor) -> Tensor:
-    """Return the mean cross-entropy to the expert's label over the trusted images; 0 if there are none."""
+    """Return the mean cross-entropy to the expert's label over the trusted examples; 0 if there are none."""
     mask, losses = trusted(logits, teacher), cross_entropy(logits, teacher.argmax(-1), reduction="none")
     return torch.where(mask, losses, 0).sum() / mask.sum().clamp(min=1)
 
 
 def trusted(logits: Tensor, teacher: Tensor) -> Tensor:
-    """Return, per image, whether expert and merged model agree or the expert is at least as confident."""
+    """Return, per example, whether expert and merged model agree or the expert is at least as confident."""
     expert, student = (scores.detach().softmax(-1).max(-1) for scores in (teacher, logits))
     return (expert.indices == student.indices) | (expert.values >= student.values)

@@ -1,4 +1,4 @@
-"""Seeded randomness: generators that depend only on a seed and a key, samples of images, batches."""
+"""Seeded randomness: generators that depend only on a seed and a key, samples of examples, batches."""
 
 import hashlib
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ def generator(seed: int, *key: object) -> torch.Generator:
 
 
 def sample_indices(pool: int, samples: int, seed: int, task: str) -> Tensor:
-    """Draw the indices [min(samples, pool)] of a task's calibration images, without replacement.
+    """Draw the indices [min(samples, pool)] of a task's calibration examples, without replacement.
 
     Samples of one seed are nested: the first k of a larger sample are the sample of size k.
     """

@@ -1,14 +1,16 @@
 """A suite: tasks on one backbone, in one on-disk layout for all families.
 
     suite.json                          name, model, tasks with their classes, tensor order, provenance
-    base.safetensors                    theta_0, the image tower with q, k, v apart, frozen tensors included
+    base.safetensors                    theta_0, the encoder with q, k, v apart, frozen tensors included
     experts/<task>.safetensors          theta_t, the same tensors without the frozen ones
-    heads.safetensors                   <task>: zero-shot head [classes, D], rows of unit length times the logit scale
-    images/<split>/<task>.npy           uint8 [N, H, W, 3]
+    heads.safetensors                   <task>: head [classes, D]; a zero-shot one has rows of equal length
+    images/<split>/<task>.npy           uint8 [N, H, W, 3], or instead
+    texts/<split>/<task>.npy            int32 [N, L], token ids with padding (`pipeline.models.examples`)
     labels/<split>/<task>.npy           int64 [N]
 
 Only this module knows where these files are. `SuiteFolder` checks all that can be checked without reading tensors and
-images, so that a broken folder is reported before any work starts.
+images, so that a broken folder is reported before any work starts. Frozen are the tensors of the base that are not
+merged.
 """
 
 from collections.abc import Collection, Mapping
@@ -17,30 +19,40 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
-from pipeline.models.encoder import Tower
+from pipeline.models.bert import Bert
+from pipeline.models.encoder import Transformer
+from pipeline.models.gpt2 import Gpt2
 from pipeline.models.task_vectors import TaskVectors
-from pipeline.models.weights import FROZEN
+from pipeline.models.vit import VisionTransformer
 from pipeline.runtime import store
-from pipeline.runtime.errors import BenchmarkError
+from pipeline.runtime.errors import BenchmarkError, abbreviate
 
 SPLITS = ("train", "validation", "test")
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=80)]
 Deviation = Annotated[float, Field(gt=0)]
-VISION = ("image_size", "layers", "width", "head_width", "patch_size")
-"""Keys of a model's vision_cfg that fix the shape of the image tower: positive whole numbers."""
+TEXT_ENCODERS: dict[str, type[Bert] | type[Gpt2]] = {"bert": Bert, "gpt2": Gpt2}
+"""By the `architecture` of a model; a model without one is a CLIP."""
 
 
-def _with_tower(model: dict[str, Any]) -> dict[str, Any]:
-    content = model.get("vision_cfg")
-    vision = content if isinstance(content, dict) else {}
-    for key in VISION:
-        value = vision.get(key)
-        if type(value) is not int or value < 1:
-            raise ValueError(f"vision_cfg: {key} is {value!r}, expected a positive whole number")
-    if vision["width"] % vision["head_width"]:
-        raise ValueError(f"vision_cfg: width {vision['width']} is no multiple of head_width {vision['head_width']}")
+def _supported(model: dict[str, Any]) -> dict[str, Any]:
+    name = model.get("architecture")
+    if name is None:
+        VisionTransformer.check(model)
+    elif name in [*TEXT_ENCODERS]:
+        TEXT_ENCODERS[name].check(model)
+    else:
+        raise ValueError(f"architecture {abbreviate(name)}, expected {', '.join(TEXT_ENCODERS)} or, for a CLIP, none")
     return model
 
 
@@ -62,23 +74,33 @@ class Suite(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     name: Name
     tasks: tuple[Task, ...]
-    model: Annotated[dict[str, Any], AfterValidator(_with_tower)]
-    """Arguments of `open_clip.CLIP`."""
-    mean: tuple[float, float, float]
-    std: tuple[Deviation, Deviation, Deviation]
+    model: Annotated[dict[str, Any], AfterValidator(_supported)]
+    """Arguments of `open_clip.CLIP`, or {"architecture": "bert" or "gpt2", ...} with the settings of that encoder."""
+    mean: tuple[float, float, float] | None = Field(None, validate_default=True)
+    std: tuple[Deviation, Deviation, Deviation] | None = Field(None, validate_default=True)
+    """Of the pixels' channels; None for texts."""
     groups: tuple[str, ...]
     """The tensors that are merged, in the model's order: one coefficient per task and group."""
     provenance: dict[str, Any] = {}
     """Where weights and data came from: sources, revisions, licences, overlap between splits."""
+
+    @field_validator("mean", "std")
+    @classmethod
+    def _of_pixels(cls, values: tuple[float, ...] | None, info: ValidationInfo) -> tuple[float, ...] | None:
+        if "model" in info.data and (values is None) == (info.data["model"].get("architecture") is None):
+            raise ValueError("expected three numbers for images, and none for texts")
+        return values
 
     @property
     def task_names(self) -> tuple[str, ...]:
         """Task names in order: the first axis of every coefficient tensor."""
         return tuple(task.name for task in self.tasks)
 
-    def encoder(self) -> Tower:
-        """Return the image encoder as a function of its weights."""
-        return Tower(self.model, self.mean, self.std)
+    def encoder(self) -> Transformer:
+        """Return the encoder as a function of its weights."""
+        if self.mean is None or self.std is None:
+            return TEXT_ENCODERS[self.model["architecture"]](self.model)
+        return VisionTransformer(self.model, self.mean, self.std)
 
     def only(self, tasks: Collection[str]) -> "Suite":
         """Return the suite with these tasks only, in its own order; SuiteError if it lacks one."""
@@ -88,11 +110,12 @@ class Suite(BaseModel):
 
     def save(self, folder: Path) -> None:
         """Write suite.json; the other files are written by the family that prepares the suite."""
-        store.write_json(folder / "suite.json", self.model_dump(mode="json"))
+        absent = {name for name in ("mean", "std") if getattr(self, name) is None}
+        store.write_json(folder / "suite.json", self.model_dump(mode="json", exclude=absent))
 
 
 class SuiteFolder:
-    """A suite on disk: its `suite`, and lazy access to its tensors and images."""
+    """A suite on disk: its `suite`, and lazy access to its tensors and examples."""
 
     def __init__(self, folder: Path, only: Collection[str] | None = None) -> None:
         """Open and check the folder; SuiteError or StoreError names the first file that is wrong.
@@ -108,14 +131,15 @@ class SuiteFolder:
             raise SuiteError(f"{folder / 'suite.json'}: {where}: {first['msg']}; prepare the suite again") from error
         if only is not None:
             self.suite = self.suite.only(only)
+        self._encoder = self.suite.encoder()
         self._check()
 
     def base(self) -> store.TensorFile:
-        """Return theta_0: every tensor of the image tower, the frozen ones included."""
+        """Return theta_0: every tensor of the encoder, the frozen ones included."""
         return store.TensorFile(self.folder / "base.safetensors")
 
     def heads(self) -> store.TensorFile:
-        """Return the zero-shot heads: {task: [classes, D]}."""
+        """Return the heads: {task: [classes, D]}."""
         return store.TensorFile(self.folder / "heads.safetensors")
 
     def expert(self, task: str) -> store.TensorFile:
@@ -127,13 +151,21 @@ class SuiteFolder:
         experts = [self.expert(task) for task in self.suite.task_names]
         return TaskVectors(self.base(), experts, self.suite.groups, dtype, self.suite.task_names, target)
 
-    def images(self, split: str, task: str) -> np.ndarray:
-        """Return the images of a split, uint8 [N, H, W, 3], memory-mapped."""
-        return store.read_array(self.folder / "images" / split / f"{task}.npy")
+    def examples(self, split: str, task: str) -> np.ndarray:
+        """Return the examples of a split, memory-mapped: images uint8 [N, H, W, 3] or texts int32 [N, L]."""
+        return store.read_array(self._examples(split, task))
+
+    def blank(self) -> torch.Tensor:
+        """Return one example of zeros: a black image, or a text without padding."""
+        pool = self.examples(SPLITS[0], self.suite.task_names[0])
+        return torch.from_numpy(np.zeros((1, *pool.shape[1:]), pool.dtype))
 
     def labels(self, split: str, task: str) -> np.ndarray:
         """Return the labels of a split, int64 [N], memory-mapped."""
         return store.read_array(self._labels(split, task))
+
+    def _examples(self, split: str, task: str) -> Path:
+        return self.folder / self._encoder.kind / split / f"{task}.npy"
 
     def _labels(self, split: str, task: str) -> Path:
         return self.folder / "labels" / split / f"{task}.npy"
@@ -142,11 +174,14 @@ class SuiteFolder:
         suite = self.suite
         if len(set(suite.task_names)) != len(suite.tasks):
             raise SuiteError(f"{self.folder}: task names must differ, got {', '.join(suite.task_names)}")
-        base = self.base().shapes()
-        _same_shapes(self.folder / "base.safetensors", base, base, {*suite.groups, *FROZEN})
+        path, base, expected = self.folder / "base.safetensors", self.base().shapes(), self._encoder.shapes()
+        _same_shapes(path, base, expected, "the model of suite.json asks for")
+        if unknown := sorted({*suite.groups} - base.keys()):
+            raise SuiteError(f"{self.folder / 'suite.json'}: groups: no tensor {unknown[0]!r} in {path.name}")
+        merged = {name: base[name] for name in suite.groups}
         for task in suite.task_names:
             path = self.folder / "experts" / f"{task}.safetensors"
-            _same_shapes(path, self.expert(task).shapes(), base, set(suite.groups))
+            _same_shapes(path, self.expert(task).shapes(), merged, "the base has")
         heads = self.heads().shapes()
         for task in suite.tasks:
             shape = heads.get(task.name, ())
@@ -159,14 +194,19 @@ class SuiteFolder:
                 self._check_split(split, task)
 
     def _check_split(self, split: str, task: Task) -> None:
-        images, labels = self.images(split, task.name), self.labels(split, task.name)
-        path = self.folder / "images" / split / f"{task.name}.npy"
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-            raise SuiteError(f"{path}: {images.dtype} {list(images.shape)}, expected uint8 [N, H, W, 3]")
+        examples, labels = self.examples(split, task.name), self.labels(split, task.name)
+        path = self._examples(split, task.name)
+        if fault := self._encoder.find_fault(examples):
+            raise SuiteError(f"{path}: {fault}")
+        if examples.shape[1:] != (first := self.blank().shape[1:]):
+            raise SuiteError(
+                f"{path}: {self._encoder.kind} of shape {list(examples.shape[1:])}, those of "
+                f"{self.suite.task_names[0]} have {list(first)}; expected one shape for all tasks"
+            )
         if labels.dtype != np.int64:
             raise SuiteError(f"{self._labels(split, task.name)}: {labels.dtype}, expected int64")
-        if labels.shape != (len(images),):
-            raise SuiteError(f"{path}: {len(images)} images but labels of shape {list(labels.shape)}")
+        if labels.shape != (len(examples),):
+            raise SuiteError(f"{path}: {len(examples)} {self._encoder.kind} but labels of shape {list(labels.shape)}")
         if len(labels) and not (labels.min() >= 0 and labels.max() < len(task.classes)):
             raise SuiteError(
                 f"{self._labels(split, task.name)}: labels from {labels.min()} to {labels.max()}, "
@@ -175,13 +215,13 @@ class SuiteFolder:
 
 
 def _same_shapes(
-    path: Path, shapes: Mapping[str, tuple[int, ...]], base: Mapping[str, tuple[int, ...]], expected: set[str]
+    path: Path, shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], source: str
 ) -> None:
-    """Raise SuiteError unless `shapes` has exactly the `expected` tensors, each of its shape in `base`."""
-    if missing := sorted(expected - shapes.keys()):
+    """Raise SuiteError unless `shapes` equals `expected`; `source` is what they come from."""
+    if missing := sorted(expected.keys() - shapes.keys()):
         raise SuiteError(f"{path}: {len(missing)} tensors are missing, the first is {missing[0]!r}")
-    if extra := sorted(shapes.keys() - expected):
+    if extra := sorted(shapes.keys() - expected.keys()):
         raise SuiteError(f"{path}: {len(extra)} tensors do not belong to the suite, the first is {extra[0]!r}")
     for name in sorted(expected):
-        if shapes[name] != base[name]:
-            raise SuiteError(f"{path}: {name} has shape {list(shapes[name])}, the base has {list(base[name])}")
+        if shapes[name] != expected[name]:
+            raise SuiteError(f"{path}: {name} has shape {list(shapes[name])}, {source} {list(expected[name])}")

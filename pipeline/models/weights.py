@@ -1,4 +1,4 @@
-"""The weights of an image encoder: names and layout of its tensors.
+"""The weights of an encoder: names and layout of its tensors.
 
 A suite keeps q, k and v as separate tensors (`attn.q.weight`, ...), as the paper does: one tensor is one group, with a
 coefficient per task. open_clip fuses the three; `split_qkv` and `fuse_qkv` convert between the two layouts.
@@ -13,10 +13,10 @@ from torch import Tensor
 Weights = dict[str, Tensor]
 """name -> tensor"""
 Encoder = Callable[[Mapping[str, Tensor], Tensor], Tensor]
-"""(weights, images uint8 [N, H, W, 3]) -> features [N, D] of unit length"""
+"""(weights, examples) -> features [N, D]"""
 
 FROZEN = ("proj",)
-"""Tensors of the image tower that stay pre-trained: the visual projection, as in the paper's code."""
+"""Tensors of CLIP's image tower that stay pre-trained: the visual projection, as in the paper's code."""
 
 PARTS = ("q", "k", "v")
 

@@ -1,4 +1,4 @@
-"""Calibrate a method from files: draw images, load the problem, run the method.
+"""Calibrate a method from files: draw examples, load the problem, run the method.
 
 Every function takes paths and numbers only, so that any process can compute its piece from the files alone.
 """
@@ -28,7 +28,7 @@ SOLUTION = Form(".safetensors", write_solution, read_solution)
 
 @dataclass(frozen=True)
 class Setting:
-    """Everything that a calibration depends on, except its number of images and its seed."""
+    """Everything that a calibration depends on, except its number of examples and its seed."""
 
     suite: Path
     teachers: Path
@@ -36,7 +36,7 @@ class Setting:
     params: Parameters
     schedule: Schedule
     split: str
-    """The split of the calibration images."""
+    """The split of the calibration examples."""
     precision: Precision
     tasks: tuple[str, ...] | None = None
     """The tasks whose experts are merged; None for all."""
@@ -47,8 +47,8 @@ class Setting:
 
 
 def draw_indices(suite: SuiteFolder, split: str, samples: int, seed: int) -> dict[str, Tensor]:
-    """Draw the indices of every task's calibration images; a pool with fewer than `samples` is used whole."""
-    pools = {task: len(suite.images(split, task)) for task in suite.suite.task_names}
+    """Draw the indices of every task's calibration examples; a pool with fewer than `samples` is used whole."""
+    pools = {task: len(suite.examples(split, task)) for task in suite.suite.task_names}
     return {task: sample_indices(pool, samples, seed, task) for task, pool in pools.items()}
 
 
@@ -57,31 +57,31 @@ def load_problem(setting: Setting, indices: dict[str, Tensor]) -> Problem:
     suite, target = setting.folder(), device()
     tasks, heads = suite.suite.task_names, suite.heads()
     teachers = {task: store.read_array(setting.teachers / f"{task}.npy") for task in tasks}
-    images = {task: suite.images(setting.split, task)[indices[task].numpy()] for task in tasks}
+    examples = {task: suite.examples(setting.split, task)[indices[task].numpy()] for task in tasks}
     return Problem(
         encoder=suite.suite.encoder(),
         base=to_device(suite.base(), target),
         vectors=to_device(suite.vectors(), target),
         heads=tuple(heads[task].to(target) for task in tasks),
-        images=tuple(torch.from_numpy(images[task]).to(target) for task in tasks),
+        examples=tuple(torch.from_numpy(examples[task]).to(target) for task in tasks),
         teachers=tuple(torch.from_numpy(teachers[task][indices[task].numpy()]).to(target) for task in tasks),
         tasks=tasks,
         precision=PRECISIONS[setting.precision],
-        images_per_pass=memory.images_per_pass(suite.suite, target),
+        examples_per_pass=memory.examples_per_pass(suite.suite.encoder(), suite.blank(), target),
     )
 
 
-def images_seen(setting: Setting, samples: int) -> int:
-    """Return how many of `samples` images per task the method uses: at most its own parameter `samples`, if any.
+def examples_seen(setting: Setting, samples: int) -> int:
+    """Return how many of `samples` examples per task the method uses: at most its own parameter `samples`, if any.
 
-    Draws are nested, so the result of the method does not depend on whether the other images are loaded.
+    Draws are nested, so the result of the method does not depend on whether the other examples are loaded.
     """
     return min(samples, getattr(setting.params, "samples", samples))
 
 
 def calibrate(setting: Setting, samples: int, seed: int) -> Solution:
-    """Calibrate a method once, with one seed and one draw of as many images per task as it uses."""
-    indices = draw_indices(setting.folder(), setting.split, images_seen(setting, samples), seed)
+    """Calibrate a method once, with one seed and one draw of as many examples per task as it uses."""
+    indices = draw_indices(setting.folder(), setting.split, examples_seen(setting, samples), seed)
     problem = load_problem(setting, indices)
     return methods.load(setting.method).calibrate(problem, setting.schedule, seed, setting.params).cpu()
 
@@ -90,7 +90,7 @@ def require_memory(setting: Setting, samples: int) -> int:
     """Return the bytes that one calibration takes; raise `memory.NotEnoughMemory` if fewer are free."""
     footprint = getattr(methods.load(setting.method), "FOOTPRINT", Footprint())
     batch = getattr(setting.params, "batch_size", setting.schedule.batch_size)
-    seen = images_seen(setting, samples)
+    seen = examples_seen(setting, samples)
     return memory.estimate_memory(setting.folder(), setting.split, seen, batch, device(), footprint)
 
 
@@ -103,7 +103,7 @@ def calibrate_seeds(setting: Setting, samples: int, seeds: Sequence[int], work: 
     suite = setting.folder()
     runs = [(setting, samples, seed) for seed in seeds]
     solutions = work.run(calibrate, runs, setting.method, require_memory(setting, samples), SOLUTION)
-    draws = [draw_indices(suite, setting.split, images_seen(setting, samples), seed) for seed in seeds]
+    draws = [draw_indices(suite, setting.split, examples_seen(setting, samples), seed) for seed in seeds]
     return Merges(
         seeds=tuple(seeds),
         samples={task: len(indices) for task, indices in draws[0].items()},

@@ -2,14 +2,14 @@
 
 measures.csv         suite, measure, layer, task, other, value: every measure on the whole suite. `layer` is a tensor,
                      or "" for the whole model; `other` is the second task of a pair, or "".
-nodes.safetensors    <layer>: M-Loss per unit [T, d], row t on the images of task t
+nodes.safetensors    <layer>: M-Loss per unit [T, d], row t on the examples of task t
 tasks.csv            per task: accuracy of its expert, every measure, loss of every merge of the whole suite
 subsets.csv          the same for every task of every random subset
 prediction.csv       rank correlations; scope "tasks": over the tasks; "subsets": over the subsets' means; "subsets of
                      one size": the same within each size
 
-A loss is the expert's accuracy minus that of the merged model, in points, on the same validation images. No test image
-is read. M-Loss and disentanglement see images of the calibration split, without labels.
+A loss is the expert's accuracy minus that of the merged model, in points, on the same validation examples. No test
+example is read. M-Loss and disentanglement see examples of the calibration split, without labels.
 """
 
 import math

@@ -21,8 +21,8 @@ from pipeline.runtime.parallel import run_all
 
 SCORE_COLUMNS = ("suite", "method", "task", "seed", "samples", "correct", "total")
 ScoreRow = tuple[str, str, str, int | None, int, int, int]
-LabelledImages = Callable[[str], tuple[np.ndarray, np.ndarray]]
-"""Maps a task to its images, uint8 [n, H, W, 3], and their labels [n]."""
+LabelledExamples = Callable[[str], tuple[np.ndarray, np.ndarray]]
+"""Maps a task to its examples, uint8 [n, H, W, 3], and their labels [n]."""
 
 
 def predict_seed(folder: Path, artefact: Path, index: int, split: str) -> Answers:
@@ -31,13 +31,13 @@ def predict_seed(folder: Path, artefact: Path, index: int, split: str) -> Answer
     return predict_classes(storage.load_models(suite, artefact, index), open_split(suite, split), str(artefact))
 
 
-def open_split(suite: SuiteFolder, split: str) -> LabelledImages:
-    """Open the images and labels of a split."""
-    return lambda task: (suite.images(split, task), suite.labels(split, task))
+def open_split(suite: SuiteFolder, split: str) -> LabelledExamples:
+    """Open the examples and labels of a split."""
+    return lambda task: (suite.examples(split, task), suite.labels(split, task))
 
 
-def predict_classes(models: Iterable[Served], labelled: LabelledImages, title: str) -> Answers:
-    """Predict the classes of every task's images with the model that serves it; [1, n] per task.
+def predict_classes(models: Iterable[Served], labelled: LabelledExamples, title: str) -> Answers:
+    """Predict the classes of every task's examples with the model that serves it; [1, n] per task.
 
     Raises BenchmarkError, in which `title` names the models, for logits that are not finite.
     """
@@ -45,9 +45,9 @@ def predict_classes(models: Iterable[Served], labelled: LabelledImages, title: s
     for model in models:
         weights = to_device(model.weights, target)
         for task in model.tasks:
-            images, truth = labelled(task)
+            examples, truth = labelled(task)
             labels[task] = truth.astype(np.int16)
-            features = encode(model.encoder, weights, images, target)
+            features = encode(model.encoder, weights, examples, target)
             logits = features @ model.heads[task].to(target).T
             if not bool(torch.isfinite(logits).all()):
                 raise BenchmarkError(f"{title}: the merged model's logits on {task} are not finite; nothing was scored")
@@ -64,7 +64,8 @@ def predict_seeds(folder: Path, artefact: Path, split: str, title: str) -> Answe
 def count_correct(suite: str, method: str, artefact: Path, answers: Answers) -> list[ScoreRow]:
     """Count the correct answers of every seed of an artefact, a row per task; columns as in SCORE_COLUMNS.
 
-    `seed` is None for a method without randomness, `samples` the number of unlabelled images of the task that it used.
+    `seed` is None for a method without randomness, `samples` the number of unlabelled examples of the task that it
+    used.
     """
     record, _ = storage.load(artefact)
     return [

@@ -1,4 +1,4 @@
-"""Preview a suite for the report: a few test images of every task, and the origin of weights and images."""
+"""Preview a suite for the report: a few test examples of every task, and the origin of weights and examples."""
 
 from pathlib import Path
 
@@ -7,12 +7,14 @@ import numpy as np
 from pipeline.models.suite import SuiteFolder
 from pipeline.runtime import store
 
-IMAGES = 16
-"""Images per task."""
+EXAMPLES = 16
+"""Examples per task."""
 
 
 def write_preview(folder: Path, path: Path, origin: Path) -> None:
-    """Write the first IMAGES test images of every task, uint8 [IMAGES, H, W, 3], and the suite's provenance."""
+    """Write the first EXAMPLES test examples of every task, and the suite's provenance."""
     suite = SuiteFolder(folder)
-    store.write_arrays(path, {task: np.array(suite.images("test", task)[:IMAGES]) for task in suite.suite.task_names})
+    store.write_arrays(
+        path, {task: np.array(suite.examples("test", task)[:EXAMPLES]) for task in suite.suite.task_names}
+    )
     store.write_json(origin, suite.suite.provenance)

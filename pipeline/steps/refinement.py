@@ -1,8 +1,8 @@
-"""Refine a stored merge with unlabelled images: the part that the stages `rescale` and `surgery` share.
+"""Refine a stored merge with unlabelled examples: the part that the stages `rescale` and `surgery` share.
 
 Both start from the artefact of a merge without extras and write one of their own: for the same seeds or, where the
-merge has none, for every seed of the run. A seed's images are the first of those that a calibration with that seed
-draws, so these stages see no image that a calibrated method does not see.
+merge has none, for every seed of the run. A seed's examples are the first of those that a calibration with that seed
+draws, so these stages see no example that a calibrated method does not see.
 """
 
 from collections.abc import Sequence
@@ -51,16 +51,16 @@ def load_solution(artefact: Path, index: int) -> Solution:
 
 
 def draw_task_indices(suite: SuiteFolder, split: str, task: str, samples: int, seed: int) -> Tensor:
-    """Draw the indices [min(samples, pool)] of one task's images."""
-    return sample_indices(len(suite.images(split, task)), samples, seed, task)
+    """Draw the indices [min(samples, pool)] of one task's examples."""
+    return sample_indices(len(suite.examples(split, task)), samples, seed, task)
 
 
 def assemble_merges(
     suite: SuiteFolder, artefact: Path, split: str, samples: int, seeds: Sequence[int], solutions: Sequence[Solution]
 ) -> Merges:
-    """Assemble the refinements of `artefact`, one solution per seed, made with `samples` images per task.
+    """Assemble the refinements of `artefact`, one solution per seed, made with `samples` examples per task.
 
-    The images of both steps are counted: draws of one seed are nested, so their union is the larger draw.
+    The examples of both steps are counted: draws of one seed are nested, so their union is the larger draw.
     """
     record, _ = storage.load(artefact)
     draws = {

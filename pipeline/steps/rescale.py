@@ -1,10 +1,10 @@
 """Choose the scale of a merge without labels: theta_0 + factor * (theta - theta_0).
 
-    factor = argmin over a grid of sum_t KL(expert_t || merged(factor))        on unlabelled images of every task
+    factor = argmin over a grid of sum_t KL(expert_t || merged(factor))        on unlabelled examples of every task
 
 Most data-free methods have a scale that their papers tune on labelled validation data. The distillation objective of
 SAMerging (arXiv 2512.21288) ranks the same candidates by their agreement with the experts; one number is fitted, by
-evaluation alone. Every method gets the same images, grid and objective, so that two rescaled methods differ in the
+evaluation alone. Every method gets the same examples, grid and objective, so that two rescaled methods differ in the
 direction of their merged deltas only. The objective is ours: no paper is reproduced here.
 """
 
@@ -37,7 +37,7 @@ FactorRow = tuple[int, float, str, int, int]
 
 
 class Rescale(Parameters):
-    """samples: unlabelled images per task; temperature: of the softmax on both sides; factors: of the whole delta."""
+    """samples: unlabelled examples per task; temperature: of the softmax on both sides; factors: of the whole delta."""
 
     samples: int = Field(64, ge=1)
     temperature: float = Field(2.0, gt=0)
@@ -56,7 +56,7 @@ class Rescale(Parameters):
 def measure_losses(
     folder: Path, teachers: Path, artefact: Path, index: int, seed: int, split: str, params: Rescale
 ) -> list[float]:
-    """Measure the loss of every factor on the images that `seed` draws from `split`.
+    """Measure the loss of every factor on the examples that `seed` draws from `split`.
 
     The merge is formed once; a factor is a point on the line from theta_0 through it. Raises BenchmarkError if a loss
     is not finite.
@@ -65,7 +65,7 @@ def measure_losses(
     (model,) = storage.load_models(suite, artefact, index)
     base, merged = to_device(suite.base(), target), to_device(model.weights, target)
     draws = {task: draw_task_indices(suite, split, task, params.samples, seed).numpy() for task in model.tasks}
-    images = {task: suite.images(split, task)[indices] for task, indices in draws.items()}
+    examples = {task: suite.examples(split, task)[indices] for task, indices in draws.items()}
     logits = {task: store.read_array(teachers / f"{task}.npy")[indices] for task, indices in draws.items()}
     divergence = distillation(params.temperature)
     losses = []
@@ -73,7 +73,7 @@ def measure_losses(
         weights = {name: torch.lerp(base[name], merged[name], factor) for name in base}
         total = 0.0
         for task in model.tasks:
-            student = encode(model.encoder, weights, images[task], target) @ model.heads[task].to(target).T
+            student = encode(model.encoder, weights, examples[task], target) @ model.heads[task].to(target).T
             total += float(divergence(student, torch.from_numpy(logits[task]).to(target)))
         if not math.isfinite(total):
             raise BenchmarkError(

@@ -1,9 +1,9 @@
 """Representation Surgery: per task a low-rank correction of the merged model's features, towards the expert's.
 
-    z' = z - U relu(D z),    minimise |z' - z_expert|_1 (mean over features and images) over D [r, F] and U [F, r]
+    z' = z - U relu(D z),    minimise |z' - z_expert|_1 (mean over features and examples) over D [r, F] and U [F, r]
 
 arXiv 2402.02705 (ICML 2024), on top of any merge; no labels, but the task must be known at inference. As its code: U
-starts at zero, D as a linear layer of PyTorch (Kaiming, a = sqrt 5), Adam, rank 16, 1,000 steps of 16 images.
+starts at zero, D as a linear layer of PyTorch (Kaiming, a = sqrt 5), Adam, rank 16, 1,000 steps of 16 examples.
 
 Differences from the original: features are the encoder's, of unit length, as in FusionBench's port; the paper's are
 projected but not yet normalised. The corrected features are not normalised again. A step takes one batch of a task; the
@@ -35,7 +35,7 @@ from pipeline.steps.refinement import assemble_merges, draw_task_indices, load_s
 
 
 class Surgery(Parameters):
-    """rank: r of the adapters; lr: Adam's; steps; batch_size: images per task and step."""
+    """rank: r of the adapters; lr: Adam's; steps; batch_size: examples per task and step."""
 
     rank: int = Field(16, ge=1)
     lr: float = Field(1e-3, gt=0)
@@ -87,14 +87,14 @@ def fit_adapters(
 def _feature_pairs(
     suite: SuiteFolder, artefact: Path, index: int, seed: int, split: str, samples: int
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Yield each task with the merged model's and the expert's features of the images that `seed` draws."""
+    """Yield each task with the merged model's and the expert's features of the examples that `seed` draws."""
     target, base = device(), dict(suite.base())
     for model in storage.load_models(suite, artefact, index):
         weights = to_device(model.weights, target)
         for task in model.tasks:
-            images = suite.images(split, task)[draw_task_indices(suite, split, task, samples, seed).numpy()]
+            examples = suite.examples(split, task)[draw_task_indices(suite, split, task, samples, seed).numpy()]
             expert = to_device({**base, **suite.expert(task)}, target)
-            features, targets = (encode(model.encoder, tensors, images, target) for tensors in (weights, expert))
+            features, targets = (encode(model.encoder, tensors, examples, target) for tensors in (weights, expert))
             yield task, features.clone(), targets.clone()  # autograd refuses tensors made in inference mode
 
 

@@ -1,4 +1,4 @@
-"""Teacher logits: the outputs of each expert on the images of its own task's calibration pool."""
+"""Teacher logits: the outputs of each expert on the examples of its own task's calibration pool."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from pipeline.runtime.device import device
 
 
 def compute_teacher_logits(folder: Path, task: str, split: str) -> Tensor:
-    """Compute the logits [N, classes] of a task's expert on the images of a split."""
+    """Compute the logits [N, classes] of a task's expert on the examples of a split."""
     suite, target = SuiteFolder(folder), device()
     weights = to_device({**suite.base(), **suite.expert(task)}, target)
-    features = encode(suite.suite.encoder(), weights, suite.images(split, task), target)
+    features = encode(suite.suite.encoder(), weights, suite.examples(split, task), target)
     return (features @ suite.heads()[task].to(target).T).cpu()

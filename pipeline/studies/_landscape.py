@@ -18,6 +18,7 @@ from pipeline.calibration.objectives import Objective, distillation
 from pipeline.calibration.problem import Problem
 from pipeline.calibration.sharpness import LossAndGradient
 from pipeline.merges import storage
+from pipeline.models.examples import trim
 from pipeline.models.features import encode
 from pipeline.models.sampling import sample_indices
 from pipeline.models.suite import SuiteFolder
@@ -35,11 +36,11 @@ Space = tuple[Callable[[Tensor], Weights], LossAndGradient]
 
 
 class Place(NamedTuple):
-    """The images that the loss is measured on: a draw from a split."""
+    """The examples that the loss is measured on: a draw from a split."""
 
     suite: Path
     split: str
-    images: int
+    examples: int
     seed: int
     temperature: float
 
@@ -52,12 +53,14 @@ class End(NamedTuple):
 
 
 def load_place(place: Place) -> tuple[Problem, tuple[Tensor, ...]]:
-    """Return the images of a place with the experts' logits on them, and their labels, in the order of the tasks."""
+    """Return the examples of a place with the experts' logits on them, and their labels, in the order of the tasks."""
     suite, target = SuiteFolder(place.suite), device()
     tasks, encoder, base = suite.suite.task_names, suite.suite.encoder(), to_device(suite.base(), target)
     heads = tuple(suite.heads()[task].to(target) for task in tasks)
-    pools = {task: suite.images(place.split, task) for task in tasks}
-    indices = {task: sample_indices(len(pool), place.images, place.seed, task).numpy() for task, pool in pools.items()}
+    pools = {task: suite.examples(place.split, task) for task in tasks}
+    indices = {
+        task: sample_indices(len(pool), place.examples, place.seed, task).numpy() for task, pool in pools.items()
+    }
     teachers = [
         encode(encoder, {**base, **to_device(suite.expert(task), target)}, pools[task][indices[task]], target) @ head.T
         for task, head in zip(tasks, heads, strict=True)
@@ -69,10 +72,10 @@ def load_place(place: Place) -> tuple[Problem, tuple[Tensor, ...]]:
                 base=base,
                 vectors=to_device(suite.vectors(), target),
                 heads=heads,
-                images=tuple(torch.from_numpy(pools[task][indices[task]]).to(target) for task in tasks),
+                examples=tuple(torch.from_numpy(pools[task][indices[task]]).to(target) for task in tasks),
                 teachers=tuple(logits.clone() for logits in teachers),
                 tasks=tasks,
-                images_per_pass=memory.images_per_pass(suite.suite, target),
+                examples_per_pass=memory.examples_per_pass(encoder, suite.blank(), target),
             )
         ),
         tuple(torch.from_numpy(suite.labels(place.split, task)[indices[task]]).to(target) for task in tasks),
@@ -97,8 +100,8 @@ def read_coefficients(artefact: Path, index: int) -> Tensor:
 
 
 def logits(problem: Problem, weights: Mapping[str, Tensor], task: int) -> Tensor:
-    """Return the merged model's logits on the images of a task."""
-    return problem.encoder(weights, problem.images[task]) @ problem.heads[task].T
+    """Return the merged model's logits on the examples of a task."""
+    return problem.encoder(weights, trim(problem.examples[task])) @ problem.heads[task].T
 
 
 def score_mixtures(
@@ -152,7 +155,7 @@ def measure_rises(
 
 
 def _in_coefficients(problem: Problem, objective: Objective) -> Space:
-    whole = tuple(torch.arange(len(pool), device=pool.device) for pool in problem.images)
+    whole = tuple(torch.arange(len(pool), device=pool.device) for pool in problem.examples)
     return (
         lambda point: merge(problem.base, problem.vectors, point),
         lambda point: coefficient_gradient(problem, objective, point, whole),

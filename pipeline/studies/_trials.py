@@ -1,4 +1,4 @@
-"""Trials: one calibration under one setting, and the images that it gets right. Most studies consist of trials."""
+"""Trials: one calibration under one setting, and the examples that it gets right. Most studies consist of trials."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -8,11 +8,11 @@ import numpy as np
 from pipeline.merges import storage
 from pipeline.merges.answers import Answers
 from pipeline.runtime.resumable import Resumable
-from pipeline.steps.calibrate import Setting, calibrate, draw_indices, images_seen, require_memory
+from pipeline.steps.calibrate import Setting, calibrate, draw_indices, examples_seen, require_memory
 from pipeline.steps.evaluate import SCORE_COLUMNS, open_split, predict_classes
 
 MARK_COLUMNS = (*SCORE_COLUMNS, "right")
-"""`right`: one bit per image, in the order of the images, packed by np.packbits, as hexadecimal digits."""
+"""`right`: one bit per example, in the order of the examples, packed by np.packbits, as hexadecimal digits."""
 TRIAL_COLUMNS = ("setting", "k", *MARK_COLUMNS)
 
 
@@ -23,7 +23,7 @@ class Trial(NamedTuple):
     """Identifies the setting in the scores, in the column `setting`."""
     setting: Setting
     samples: int
-    """Unlabelled images per task that are requested; a smaller pool is used whole."""
+    """Unlabelled examples per task that are requested; a smaller pool is used whole."""
     seed: int
 
 
@@ -34,9 +34,9 @@ def mark_answers(answers: Answers) -> dict[str, tuple[int, int, str]]:
 
 
 def score_trial(setting: Setting, samples: int, seed: int, split: str) -> dict[str, list]:
-    """Calibrate once; return {task: [images used, correct, total, right]} on a split."""
+    """Calibrate once; return {task: [examples used, correct, total, right]} on a split."""
     suite = setting.folder()
-    draws = draw_indices(suite, setting.split, images_seen(setting, samples), seed)
+    draws = draw_indices(suite, setting.split, examples_seen(setting, samples), seed)
     models = storage.serve(suite, calibrate(setting, samples, seed))
     marks = mark_answers(predict_classes(models, open_split(suite, split), setting.method))
     return {task: [len(draws[task]), *marks[task]] for task in suite.suite.task_names}

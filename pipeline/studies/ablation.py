@@ -1,7 +1,7 @@
 """Ablation (the paper's Table 5, completed): the contribution of each part of SAMerging.
 
-Objective x sharpness x granularity, every combination, all else equal: images, steps, learning rate, weight decay, rho
-and initial coefficients. Entropy and task-wise coefficients are AdaMerging's (arXiv 2310.02575), distillation and
+Objective x sharpness x granularity, every combination, all else equal: examples, steps, learning rate, weight decay,
+rho and initial coefficients. Entropy and task-wise coefficients are AdaMerging's (arXiv 2310.02575), distillation and
 sharpness SAMerging's (arXiv 2512.21288). The temperature applies to distillation only; entropy has none.
 """
 
@@ -66,7 +66,7 @@ def solve_combination(
 def score_combination(
     setting: Setting, objective: str, granularity: Granularity, samples: int, seed: int, split: str
 ) -> dict[str, list]:
-    """Calibrate one combination; return {task: [images used, correct, total, right]} on a split.
+    """Calibrate one combination; return {task: [examples used, correct, total, right]} on a split.
 
     `setting`: of SAMerging, whose parameters hold the combination's sharpness.
     """

@@ -1,7 +1,7 @@
 """Conventions: every merge that decomposes matrices, with q, k and v split or fused, positions averaged or decomposed.
 
 All else is as published, the scale included. Data-free methods merge once, or once for each of their own seeds; the
-calibrated one is calibrated with the run's seeds, on the same images under every convention.
+calibrated one is calibrated with the run's seeds, on the same examples under every convention.
 """
 
 from collections.abc import Mapping, Sequence
@@ -76,7 +76,7 @@ def score_conventions(
     """Return the rows of all methods that `params` lists, under every convention, with the columns COLUMNS.
 
     `data_free`: {name: parameters} of data-free methods; `calibrated`: the calibrated method, whose parameters are
-    Conventions too; `samples`, `seeds`: its images per task and its seeds.
+    Conventions too; `samples`, `seeds`: its examples per task and its seeds.
     """
     suite, published = calibrated.folder().suite, {**data_free, calibrated.method: cast(Conventions, calibrated.params)}
     runs = [

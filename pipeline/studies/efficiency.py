@@ -1,7 +1,7 @@
-"""Data efficiency (the paper's Figure 4): the same method, schedule and seeds with more and more images per task.
+"""Data efficiency (the paper's Figure 4): the same method, schedule and seeds with more and more examples per task.
 
-The number of optimiser steps does not depend on the number of images, and the draws of a seed are nested, so the curve
-shows the effect of the images alone.
+The number of optimiser steps does not depend on the number of examples, and the draws of a seed are nested, so the
+curve shows the effect of the examples alone.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,9 +18,9 @@ class Params(Parameters):
     """The grid."""
 
     samples: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
-    """Unlabelled images per task; a task with fewer uses all it has."""
+    """Unlabelled examples per task; a task with fewer uses all it has."""
 
 
 def list_sample_trials(settings: Iterable[Setting], samples: Sequence[int], seeds: Sequence[int]) -> list[Trial]:
-    """Return a trial for every method, number of images and seed."""
+    """Return a trial for every method, number of examples and seed."""
     return [Trial("", setting, k, seed) for setting in settings for k in samples for seed in seeds]

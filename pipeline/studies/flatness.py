@@ -28,6 +28,7 @@ from pipeline.calibration.sharpness import LossAndGradient, perturbation, sharp_
 from pipeline.merges import storage
 from pipeline.merges.solution import Solution
 from pipeline.methods import samerging
+from pipeline.models.examples import trim
 from pipeline.models.sampling import generator
 from pipeline.models.suite import SuiteFolder
 from pipeline.models.task_vectors import merge
@@ -39,8 +40,8 @@ from pipeline.steps.evaluate import open_split, predict_classes
 from pipeline.studies._trials import TRIAL_COLUMNS, mark_answers
 
 COLUMNS = (*TRIAL_COLUMNS, "merges", "passed", "loss", "rise")
-"""In addition to the scores: models merged (`merges`) and images sent forward and backward (`passed`) while
-calibrating; the task's loss on held-out calibration images, and its rise at the worst point."""
+"""In addition to the scores: models merged (`merges`) and examples sent forward and backward (`passed`) while
+calibrating; the task's loss on held-out calibration examples, and its rise at the worst point."""
 RADII = (0.25, 0.5, 0.75, 1.0)
 """Distances along the gradient, in rho, at which the worst point is searched."""
 
@@ -49,9 +50,9 @@ class Params(Parameters):
     """The grid."""
 
     samples: int = Field(ge=1)
-    """Unlabelled images per task."""
+    """Unlabelled examples per task."""
     held_out: int = Field(ge=1)
-    """More images of the calibration pool per task, for the loss and its rise; never calibrated on. A smaller pool is
+    """More examples of the calibration pool per task, for the loss and its rise; never calibrated on. A smaller pool is
     shared between the two in the same proportion."""
     periods: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)]
     """Values of n in `every <n>`: SAM at every n-th step only."""
@@ -60,7 +61,7 @@ class Params(Parameters):
 
 
 class TooFew(BenchmarkError):
-    """A task has too few calibration images to hold some out."""
+    """A task has too few calibration examples to hold some out."""
 
 
 class Batch(NamedTuple):
@@ -159,7 +160,7 @@ class Descent(NamedTuple):
     path: Tensor
     """[steps, T, G]: the coefficients after every step."""
     passes: tuple[int, ...]
-    """The number of images of every forward and backward pass; each pass merged once."""
+    """The number of examples of every forward and backward pass; each pass merged once."""
 
 
 def descend_by_rule(
@@ -183,7 +184,7 @@ def descend_by_rule(
 
 
 def _batch(problem: Problem, objective: Objective, indices: tuple[Tensor, ...], passes: list[int]) -> Batch:
-    """Return the functions of a batch; each call appends its number of images to `passes`."""
+    """Return the functions of a batch; each call appends its number of examples to `passes`."""
 
     def function(part: Problem, batches: tuple[Tensor, ...], point: Tensor) -> tuple[Tensor, Tensor]:
         passes.append(sum(map(len, batches)))
@@ -194,8 +195,8 @@ def _batch(problem: Problem, objective: Objective, indices: tuple[Tensor, ...], 
 
 
 def _only(problem: Problem, task: int) -> Problem:
-    """Return the problem with one task's images, and all task vectors."""
-    parts = {name: getattr(problem, name)[task : task + 1] for name in ("heads", "images", "teachers", "tasks")}
+    """Return the problem with one task's examples, and all task vectors."""
+    parts = {name: getattr(problem, name)[task : task + 1] for name in ("heads", "examples", "teachers", "tasks")}
     return replace(problem, **parts)
 
 
@@ -215,10 +216,10 @@ def measure_rise(losses: Callable[[Tensor], Tensor], slope: Tensor, point: Tenso
 
 
 def task_losses(problem: Problem, objective: Objective, point: Tensor) -> Tensor:
-    """Return the objective [T] on all images of every task, without gradients."""
+    """Return the objective [T] on all examples of every task, without gradients."""
     merged = merge(problem.base, problem.vectors, point)
-    with torch.no_grad(), autocast(problem.images[0].device, problem.precision):
-        features = [problem.encoder(merged, images).to(problem.heads[0].dtype) for images in problem.images]
+    with torch.no_grad(), autocast(problem.examples[0].device, problem.precision):
+        features = [problem.encoder(merged, trim(pool)).to(problem.heads[0].dtype) for pool in problem.examples]
     pairs = zip(features, problem.heads, problem.teachers, strict=True)
     return torch.stack([objective(encoded @ head.T, teacher) for encoded, head, teacher in pairs])
 
@@ -231,7 +232,7 @@ def measure_variant(setting: Setting, params: Params, name: str, seed: int, spli
     suite = SuiteFolder(setting.suite)
     draws = draw_indices(suite, setting.split, params.samples + params.held_out, seed)
     problem, variant = select_learned(load_problem(setting, draws)), list_variants(params)[name]
-    counts = [count_fitted(len(pool), params) for pool in problem.images]
+    counts = [count_fitted(len(pool), params) for pool in problem.examples]
     fitted = _cut(problem, [slice(count) for count in counts])
     held_out = _cut(problem, [slice(count, None) for count in counts])
     objective = distillation(cast(samerging.Params, setting.params).temperature)
@@ -245,7 +246,7 @@ def measure_variant(setting: Setting, params: Params, name: str, seed: int, spli
     marks = mark_answers(
         predict_classes(storage.serve(suite, Solution(coefficients)), open_split(suite, split), f"flatness, {name}")
     )
-    whole = tuple(torch.arange(len(pool), device=point.device) for pool in held_out.images)
+    whole = tuple(torch.arange(len(pool), device=point.device) for pool in held_out.examples)
     _, slope = coefficient_gradient(held_out, objective, point, whole)
     measured = measure_rise(
         partial(task_losses, held_out, objective), slope, point, cast(samerging.Params, setting.params).rho
@@ -259,17 +260,17 @@ def measure_variant(setting: Setting, params: Params, name: str, seed: int, spli
 
 
 def count_fitted(drawn: int, params: Params) -> int:
-    """Return how many of a task's `drawn` images are calibrated on; the others are held out."""
+    """Return how many of a task's `drawn` examples are calibrated on; the others are held out."""
     return min(params.samples, drawn * params.samples // (params.samples + params.held_out))
 
 
 def _cut(problem: Problem, parts: Sequence[slice]) -> Problem:
-    """Return the problem with some of every task's images."""
-    images, teachers = (
+    """Return the problem with some of every task's examples."""
+    examples, teachers = (
         tuple(pool[part] for pool, part in zip(pools, parts, strict=True))
-        for pools in (problem.images, problem.teachers)
+        for pools in (problem.examples, problem.teachers)
     )
-    return replace(problem, images=images, teachers=teachers)
+    return replace(problem, examples=examples, teachers=teachers)
 
 
 def score_variants(setting: Setting, params: Params, seeds: Sequence[int], split: str, work: Resumable) -> list[tuple]:
@@ -279,10 +280,10 @@ def score_variants(setting: Setting, params: Params, seeds: Sequence[int], split
     """
     suite, total = SuiteFolder(setting.suite), params.samples + params.held_out
     for task in suite.suite.task_names:
-        pool = len(suite.images(setting.split, task))
+        pool = len(suite.examples(setting.split, task))
         if not 0 < count_fitted(min(pool, total), params) < pool:
             raise TooFew(
-                f"study.flatness: {task} has {pool} images in its {setting.split} split, too few to share between "
+                f"study.flatness: {task} has {pool} examples in its {setting.split} split, too few to share between "
                 f"samples = {params.samples} and held_out = {params.held_out}; choose another calibration_split, or "
                 f"numbers closer to each other"
             )

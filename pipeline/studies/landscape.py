@@ -1,6 +1,6 @@
 """The loss landscape of the coefficients: planes, segments, and how sharp each method's solution is.
 
-The loss is the distillation objective summed over tasks, KL(expert || merged), on images that no method was fitted to
+The loss is the distillation objective summed over tasks, KL(expert || merged), on examples that no method was fitted to
 (the validation split). It judges every method, including those that minimised another objective. A plane is spanned by
 two solutions and lambda = 0, the pre-trained model, with Euclidean distances of lambda on both axes, or by two task
 vectors. Sharpness is measured around each solution, in lambda [T, G] and in the merged weights: see
@@ -35,7 +35,7 @@ from pipeline.studies._landscape import (
 )
 
 HELD_OUT = "validation"
-"""The split whose images are neither fitted to nor scored by default."""
+"""The split whose examples are neither fitted to nor scored by default."""
 Method = Literal["task_arithmetic", "adamerging", "distillation", "samerging"]
 COEFFICIENT_METHODS: tuple[str, ...] = get_args(Method)
 """Methods whose merge is given by coefficients."""
@@ -65,7 +65,7 @@ class Params(Parameters):
     """What is measured, and how finely."""
 
     images: int = Field(ge=1)
-    """Held-out images per task."""
+    """Held-out examples per task."""
     pairs: Annotated[list[Annotated[list[Method], Field(min_length=2, max_length=2)]], Field(min_length=1)]
     """Pairs of methods: a plane with the pre-trained model (first seed), a segment (every seed)."""
     tasks: Annotated[list[Annotated[list[int], Field(min_length=2, max_length=2)]], Field(min_length=1)]
@@ -73,7 +73,7 @@ class Params(Parameters):
     points: int = Field(ge=2)
     """Points on a side of a plane, and on a segment from -1/2 to 3/2."""
     sharpness_images: int = Field(ge=1)
-    """Held-out images per task that sharpness is measured on."""
+    """Held-out examples per task that sharpness is measured on."""
     coefficients: Radii
     """Radii in coefficients."""
     weights: Radii
@@ -93,7 +93,7 @@ def map_landscape(
 ) -> dict[str, tuple[tuple[str, ...], Rows]]:  # fmt: skip
     """Return {name of the table: (its columns, its rows)}.
 
-    `artefacts`: {method: its merges}; `split`: where calibration images came from. Raises BenchmarkError if
+    `artefacts`: {method: its merges}; `split`: where calibration examples came from. Raises BenchmarkError if
     `params.tasks` has a pair that is no pair of the suite's tasks.
     """
     tasks = SuiteFolder(folder).suite.task_names
@@ -202,7 +202,7 @@ def _flat(runs: MethodRuns) -> Iterator[tuple[str, End, int]]:
 
 
 def _rises(place: Place, runs: MethodRuns, tasks: Sequence[str], params: Params, work: Resumable) -> Rows:
-    few = place._replace(images=params.sharpness_images)
+    few = place._replace(examples=params.sharpness_images)
     todo = [(run, space) for run, space in product(_flat(runs), SPACES)]
     pieces = [
         (few._replace(seed=seed), end, space, tuple(getattr(params, space)), params.ascent_steps, params.directions)
@@ -219,7 +219,7 @@ def _rises(place: Place, runs: MethodRuns, tasks: Sequence[str], params: Params,
 
 
 def _curvature(place: Place, runs: MethodRuns, tasks: Sequence[str], params: Params, work: Resumable) -> Rows:
-    few, todo = place._replace(images=params.sharpness_images), [*_flat(runs)]
+    few, todo = place._replace(examples=params.sharpness_images), [*_flat(runs)]
     pieces = [(few._replace(seed=seed), end, params.tolerance, params.signs) for _, end, seed in todo]
     return [
         (method, seed, measure, task, _text(value))

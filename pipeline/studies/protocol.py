@@ -1,8 +1,8 @@
-"""Protocol: how much it helps to calibrate on the very images that are scored.
+"""Protocol: how much it helps to calibrate on the very examples that are scored.
 
-The field calibrates on unlabelled test images (transductive). Here every method does so, and also calibrates on
-training images that no score has seen (held-out), with the same number of images, steps and seeds. Both are scored on
-the whole evaluation split, including the images that transductive calibration used, as is the field's habit.
+The field calibrates on unlabelled test examples (transductive). Here every method does so, and also calibrates on
+training examples that no score has seen (held-out), with the same number of examples, steps and seeds. Both are scored
+on the whole evaluation split, including the examples that transductive calibration used, as is the field's habit.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,9 +23,9 @@ class Params(Parameters):
     """The grid."""
 
     held_out: Literal["train", "validation"]
-    """The split that held-out calibration draws its images from."""
+    """The split that held-out calibration draws its examples from."""
     samples: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
-    """Unlabelled images per task; a task with fewer uses all it has."""
+    """Unlabelled examples per task; a task with fewer uses all it has."""
 
 
 class SameSplit(BenchmarkError):
@@ -33,7 +33,7 @@ class SameSplit(BenchmarkError):
 
 
 def choose_splits(params: Params, evaluation_split: str) -> dict[str, str]:
-    """Return {protocol: split of its calibration images}; raise SameSplit if both are the same."""
+    """Return {protocol: split of its calibration examples}; raise SameSplit if both are the same."""
     if params.held_out == evaluation_split:
         raise SameSplit(
             f"study.protocol.held_out = {params.held_out!r}: this is the evaluation_split; expected another split, or "
@@ -51,7 +51,7 @@ def list_protocol_trials(
     samples: Sequence[int],
     seeds: Iterable[int],
 ) -> list[Trial]:
-    """Return a trial for every method, protocol, number of images and seed.
+    """Return a trial for every method, protocol, number of examples and seed.
 
     `teachers`: {protocol: (split, folder of the teacher logits on it)}; `methods`: {name: parameters}.
     """

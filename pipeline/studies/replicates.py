@@ -67,7 +67,7 @@ def train(suite: Path, recipe: mini.Recipe, seed: int) -> dict[str, Weights]:
     """Train base, heads and experts on the training images of a suite."""
     folder = SuiteFolder(suite)
     tasks = folder.suite.task_names
-    data = {task: (np.array(folder.images("train", task)), np.array(folder.labels("train", task))) for task in tasks}
+    data = {task: (np.array(folder.examples("train", task)), np.array(folder.labels("train", task))) for task in tasks}
     try:
         return training.train(tasks, data, recipe, seed)
     except training.Diverged as error:

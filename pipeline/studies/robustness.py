@@ -14,6 +14,7 @@ from pydantic import Field
 from pipeline.merges import storage
 from pipeline.models.sampling import generator, sample_indices
 from pipeline.models.suite import SuiteFolder
+from pipeline.runtime.errors import BenchmarkError
 from pipeline.runtime.resumable import Resumable
 from pipeline.runtime.schema import Parameters
 from pipeline.steps.evaluate import SCORE_COLUMNS, predict_classes
@@ -43,8 +44,14 @@ def score_corruptions(
 ) -> list[tuple]:
     """Return the rows of every corruption and severity, merge and task, with the columns COLUMNS.
 
-    `artefacts`: folders of merges, each named after its method.
+    `artefacts`: folders of merges, each named after its method. Raises BenchmarkError for a suite of texts.
     """
+    suite = SuiteFolder(folder).suite
+    if suite.encoder().kind != "images":
+        raise BenchmarkError(
+            f"study robustness: {suite.name} has {suite.encoder().kind}, expected images, as it blurs and compresses "
+            f"them; take it off the suites of this study"
+        )
     cases = [(CLEAN, 0), *((name, severity) for name in params.corruptions for severity in params.severities)]
     pieces = [(folder, tuple(artefacts), split, *case, params.images, params.seed) for case in cases]
     results = work.run(score_corruption, pieces, "robustness")
@@ -66,7 +73,7 @@ def _draw(
     """Return a task's images, uint8 [N, H, W, 3], corrupted unless the case is clean, and their labels [N]."""
     labels = suite.labels(split, task)
     indices = sample_indices(len(labels), images, seed, task).numpy()
-    pictures = suite.images(split, task)[indices]
+    pictures = suite.examples(split, task)[indices]
     if case[0] != CLEAN:
         rng = np.random.default_rng(generator(seed, *case, task).initial_seed())
         pictures = corrupt(pictures, *case, rng)

@@ -3,7 +3,7 @@
 Subsets of one size are windows on a seeded circle of the tasks, evenly spaced, so that every task is in about as many
 of them as any other: points of a curve over sizes are comparable. The windows of T - `left_out` tasks are folds:
 together they leave out every task, and each exactly once where `left_out` divides T. All methods see the same subsets,
-and task vectors, heads and images of the tasks in a subset only.
+and task vectors, heads and examples of the tasks in a subset only.
 """
 
 from collections.abc import Mapping, Sequence
@@ -66,14 +66,14 @@ def _windows(circle: Sequence[int], size: int, number: int) -> list[list[int]]:
 
 
 def score_subset(folder: Path, method: str, params: Parameters, subset: TaskNames, split: str) -> dict[str, list[int]]:
-    """Merge a subset without data; return {task: [images used, correct, total]} for every task of the suite."""
+    """Merge a subset without data; return {task: [examples used, correct, total]} for every task of the suite."""
     part = SuiteFolder(folder, subset)
     merged = merge_data_free(methods.load(method), part.vectors(), params, subset)
     return _counts(part, merged.solutions[0], split, method, merged.samples)
 
 
 def score_subset_calibration(setting: Setting, samples: int, seed: int, split: str) -> dict[str, list[int]]:
-    """Calibrate once on images of the subset's tasks; return the same as `score_subset`."""
+    """Calibrate once on examples of the subset's tasks; return the same as `score_subset`."""
     part = setting.folder()
     used = {task: len(indices) for task, indices in draw_indices(part, setting.split, samples, seed).items()}
     return _counts(part, calibrate(setting, samples, seed), split, setting.method, used)

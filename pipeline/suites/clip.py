@@ -242,7 +242,7 @@ def _answer(suite: SuiteFolder, task: str, splits: Sequence[str]) -> None:
     target = device()
     expert = to_device({**suite.base(), **suite.expert(task)}, target)
     for split in splits:
-        pixels = suite.images(split, task)
+        pixels = suite.examples(split, task)
         features = encode(suite.suite.encoder(), expert, pixels, target)
         answers = (features @ suite.heads()[task].to(target).T).argmax(1)
         store.write_array(suite.folder / "labels" / split / f"{task}.npy", answers.cpu().numpy().astype(np.int64))

@@ -1,6 +1,6 @@
-"""Activations of an image tower, block by block and over many images, and the Gram matrices of its matrices' inputs.
+"""Activations of an encoder, block by block and over many examples, and the Gram matrices of its matrices' inputs.
 
-`tokens` is a list with one tensor [N, L, width] for each pass of images, in order; one pass goes through a block at a
+`passes` are what enters a block, one `Hidden` for each pass of examples, in order; one pass goes through a block at a
 time. `precision` is that of the encoder's matrix products, float32 (as the weights) or bfloat16.
 """
 
@@ -9,7 +9,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from pipeline.models.encoder import Tower
+from pipeline.models.encoder import Hidden, Transformer
+from pipeline.models.examples import trim
 from pipeline.models.weights import Weights
 from pipeline.runtime.schema import autocast
 
@@ -21,45 +22,45 @@ def expert_weights(base: Mapping[str, Tensor], vectors: Mapping[str, Tensor], ta
 
 
 @torch.no_grad()
-def embed_images(
-    tower: Tower, weights: Mapping[str, Tensor], images: Tensor, images_per_pass: int, precision: torch.dtype
-) -> list[Tensor]:
-    """Return the tokens that enter the first block, from images uint8 [N, H, W, 3]."""
-    with autocast(images.device, precision):
-        return [tower.embed(weights, batch) for batch in images.split(images_per_pass)]
+def embed_examples(
+    encoder: Transformer, weights: Mapping[str, Tensor], examples: Tensor, limit: int, precision: torch.dtype
+) -> list[Hidden]:
+    """Return what enters the first block, in passes of at most `limit` examples."""
+    with autocast(examples.device, precision):
+        return [encoder.embed(weights, trim(batch)) for batch in examples.split(limit)]
 
 
 @torch.no_grad()
 def apply_block(
-    tower: Tower, weights: Mapping[str, Tensor], index: int, tokens: list[Tensor], precision: torch.dtype
-) -> list[Tensor]:
-    """Return the tokens after a block, from those that enter it; `weights` needs the block's own only."""
-    with autocast(tokens[0].device, precision):
-        return [tower.block(weights, index, batch) for batch in tokens]
+    encoder: Transformer, weights: Mapping[str, Tensor], index: int, passes: list[Hidden], precision: torch.dtype
+) -> list[Hidden]:
+    """Return what leaves a block; `weights` needs the block's own only."""
+    with autocast(passes[0].tokens.device, precision):
+        return [encoder.block(weights, index, hidden) for hidden in passes]
 
 
 @torch.no_grad()
 def gram_matrices(
-    tower: Tower,
+    encoder: Transformer,
     weights: Mapping[str, Tensor],
     index: int,
-    tokens: list[Tensor],
+    passes: list[Hidden],
     precision: torch.dtype,
     dtype: torch.dtype | None = None,
 ) -> Weights:
-    """Return E[x x^T] of the inputs x of each matrix of a block, over all tokens: {name: [in, in]}.
+    """Return E[x x^T] of the inputs x of each matrix of a block, over all tokens but padding: {name: [in, in]}.
 
     q, k and v share one tensor. Products and sums are in `dtype`, by default that of the weights.
     """
-    count = sum(batch.shape[0] * batch.shape[1] for batch in tokens)
+    count = sum(hidden.count() for hidden in passes)
     sums: Weights = {}
     sharing: dict[str, str] = {}
-    for batch in tokens:
-        with autocast(batch.device, precision):
-            entering = tower.inputs(weights, index, batch)
+    for hidden in passes:
+        with autocast(hidden.tokens.device, precision):
+            entering = encoder.inputs(weights, index, hidden)
         sharing = {name: next(first for first, other in entering.items() if other is x) for name, x in entering.items()}
         for name in {*sharing.values()}:
-            rows = entering[name].flatten(0, -2).to(dtype or weights[name].dtype)
+            rows = entering[name].to(dtype or weights[name].dtype)
             sums[name] = sums[name].addmm_(rows.T, rows) if name in sums else rows.T @ rows
     means = {name: total / count for name, total in sums.items()}
     return {name: means[first] for name, first in sharing.items()}

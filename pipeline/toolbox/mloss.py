@@ -6,7 +6,7 @@ the activation s, the ensemble and the averaged model differ by
     gap = mean_t s(y_t) - s(mean_t y_t)
 
 which is zero where s is linear or the models agree, never negative where s is convex, and grows with the variance of
-y_t over models. `pre_activations` are the y_t, one tensor [N, L, units] per model, read one at a time.
+y_t over models. `pre_activations` are the y_t, one tensor [..., units] per model, read one at a time.
 """
 
 from collections.abc import Callable, Iterable
@@ -25,13 +25,13 @@ class MLoss(NamedTuple):
     normalised: Tensor
     """[N], the same divided by the norm of s(mean_t y_t)."""
     node: Tensor
-    """[units], per unit the mean square of the gap over samples and tokens."""
+    """[units], per unit the mean square of the gap over all tokens."""
     power: Tensor
     """Scalar, the mean square of s(mean_t y_t): `node` divided by it is the share of a unit."""
 
 
 def gap(pre_activations: Iterable[Tensor], activation: Activation) -> tuple[Tensor, Tensor]:
-    """Return the gap and s(mean_t y_t), both [N, L, units]."""
+    """Return the gap and s(mean_t y_t), both [..., units]."""
     models = iter(pre_activations)
     inside = next(models)
     ensemble = activation(inside)
@@ -42,13 +42,21 @@ def gap(pre_activations: Iterable[Tensor], activation: Activation) -> tuple[Tens
     return ensemble - merged, merged
 
 
-def layer_mloss(pre_activations: Iterable[Tensor], activation: Activation) -> MLoss:
-    """Return all of M-Loss at one layer."""
+def layer_mloss(pre_activations: Iterable[Tensor], activation: Activation, valid: Tensor | None = None) -> MLoss:
+    """Return all of M-Loss at one layer, from pre-activations [N, L, units].
+
+    valid: bool [N, L], False for tokens that do not count; None if all do.
+    """
     difference, merged = gap(pre_activations, activation)
+    share = 1
+    if valid is not None:
+        difference, merged = difference * valid[..., None], merged * valid[..., None]
+        share = valid.to(merged.dtype).mean()
     layer, length = difference.flatten(1).norm(dim=1), merged.flatten(1).norm(dim=1)
-    return MLoss(layer, layer / length, difference.square().mean((0, 1)), merged.square().mean())
+    return MLoss(layer, layer / length, difference.square().mean((0, 1)) / share, merged.square().mean() / share)
 
 
 def node_mloss(pre_activations: Iterable[Tensor], activation: Activation) -> Tensor:
     """Return the node-level M-Loss [units], `MLoss.node`."""
-    return layer_mloss(pre_activations, activation).node
+    difference, _ = gap(pre_activations, activation)
+    return difference.square().flatten(0, -2).mean(0)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from pipeline.models.encoder import Tower
+from pipeline.models.encoder import Hidden, Transformer
 from pipeline.models.weights import Weights
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.toolbox.activations import gram_matrices
@@ -34,18 +34,18 @@ def solve_cholesky(weighted: Tensor, total: Tensor) -> Tensor:
     factor, failed = torch.linalg.cholesky_ex(total)
     if bool(failed):
         raise BenchmarkError(
-            f"a sum of Gram matrices {[*total.shape]} is not positive definite: the calibration images do not reach "
+            f"a sum of Gram matrices {[*total.shape]} is not positive definite: the calibration examples do not reach "
             f"all inputs; use more samples, a larger ridge or an off_diagonal below 1"
         )
     return torch.cholesky_solve(weighted.T, factor).T
 
 
 def regress_block(
-    tower: Tower,
+    encoder: Transformer,
     vectors: Mapping[str, Tensor],
     experts: Sequence[Weights],
     index: int,
-    tokens: Sequence[list[Tensor]],
+    passes: Sequence[list[Hidden]],
     *,
     off_diagonal: float,
     ridge: float,
@@ -53,13 +53,13 @@ def regress_block(
 ) -> Weights:
     """Return the merged task vector of each matrix of a block, {name: [out, in]}.
 
-    experts: each expert's weights of the block; tokens: per task, those that enter it. Sums and solution are in
+    experts: each expert's weights of the block; passes: per task, what enters it. Sums and solution are in
     float64; the Gram matrices of one expert are held at a time.
     """
     weighted: Weights = {}
     total: Weights = {}
-    for task, (weights, entering) in enumerate(zip(experts, tokens, strict=True)):
-        for name, gram in gram_matrices(tower, weights, index, entering, precision).items():
+    for task, (weights, entering) in enumerate(zip(experts, passes, strict=True)):
+        for name, gram in gram_matrices(encoder, weights, index, entering, precision).items():
             moments = condition_gram(gram.double(), off_diagonal, ridge)
             product = vectors[name][task].double() @ moments
             weighted[name] = weighted[name].add_(product) if name in weighted else product

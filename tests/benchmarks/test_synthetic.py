@@ -25,6 +25,6 @@ def test_fewer_blocks_are_the_first_ones():
 
 def test_random_features_tell_images_apart():
     made = synthetic.problem("tiny", 2, 3, torch.device("cpu"), torch.float32)
-    features = made.encoder(made.base, torch.cat(made.images))
+    features = made.encoder(made.base, torch.cat(made.examples))
     assert features.norm(dim=1) == pytest.approx([1.0] * 6)
     assert (features @ features.T).fill_diagonal_(0).max() < 0.999

@@ -53,7 +53,7 @@ def reference_loss(
     }
     loss = torch.zeros((), dtype=torch.float64)
     batches = indices or toy.whole(problem)
-    for head, pool, teacher, batch in zip(problem.heads, problem.images, problem.teachers, batches, strict=True):
+    for head, pool, teacher, batch in zip(problem.heads, problem.examples, problem.teachers, batches, strict=True):
         student = problem.encoder(merged, pool[batch]) @ head.T
         loss = loss + objective(student, teacher[batch])
     return loss
@@ -247,11 +247,11 @@ def test_granularities_agree_where_there_is_one_group(problem: Problem):
 def test_no_output_depends_on_the_bias_of_k():
     """softmax(q (k + b)) = softmax(q k + q b): the same shift for every key. Outputs do depend on the other biases."""
     problem, rng = toy.clip_problem(), torch.Generator().manual_seed(0)
-    expected = problem.encoder(problem.base, problem.images[0])
+    expected = problem.encoder(problem.base, problem.examples[0])
     for name, tensor in problem.base.items():
         if name.endswith("bias"):
             moved = problem.base | {name: tensor + torch.randn(tensor.shape, generator=rng, dtype=tensor.dtype)}
-            change = (problem.encoder(moved, problem.images[0]) - expected).abs().max()
+            change = (problem.encoder(moved, problem.examples[0]) - expected).abs().max()
             assert change > 1e-3 if has_gradient(name) else change < 1e-14
     still = [name.removeprefix("transformer.resblocks.") for name in problem.base if not has_gradient(name)]
     assert still == ["0.attn.k.bias", "1.attn.k.bias"]
@@ -398,7 +398,7 @@ def test_the_gradient_does_not_depend_on_the_number_of_passes():
     coefficient_gradient(counted, OBJECTIVE, point(), indices)
     assert seen == [sum(len(batch) for batch in indices)]
     seen.clear()
-    parts = coefficient_gradient(replace(counted, images_per_pass=1), OBJECTIVE, point(), indices)
+    parts = coefficient_gradient(replace(counted, examples_per_pass=1), OBJECTIVE, point(), indices)
     assert seen == [len(batch) for batch in indices]
     for expected, actual in zip(whole, parts, strict=True):
         torch.testing.assert_close(expected, actual, rtol=1e-12, atol=1e-12)

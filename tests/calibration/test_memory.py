@@ -17,11 +17,11 @@ from pipeline import methods
 from pipeline.calibration import memory
 from pipeline.calibration.problem import Footprint, Problem
 from pipeline.embedded.training import MEAN, STD
-from pipeline.models.encoder import Tower
+from pipeline.models.encoder import Transformer
 from pipeline.models.suite import Suite, SuiteFolder, Task
-from pipeline.models.weights import FROZEN, build_clip, split_qkv
+from pipeline.models.weights import FROZEN
 from pipeline.runtime.schema import Schedule
-from tests.support import toy
+from tests.support import toy, toy_texts
 
 CPU = torch.device("cpu")
 
@@ -33,12 +33,16 @@ def make_suite(width: int, layers: int, patch: int, size: int) -> Suite:
     return Suite(name="one", tasks=(Task(name="a", classes=("b",)),), model=model, mean=MEAN, std=STD, groups=())
 
 
-def saved_bytes(suite: Suite, count: int) -> int:
-    """Return the bytes that autograd saves for the backward pass of `count` images, without the weights."""
-    clip = build_clip(suite.model)
-    weights = split_qkv({name: value.detach() for name, value in clip.visual.named_parameters()})
-    leaves = {name: tensor.requires_grad_(name not in FROZEN) for name, tensor in weights.items()}
+def blank(suite: Suite, count: int = 1) -> Tensor:
+    """Return black images for a suite."""
     size = suite.model["vision_cfg"]["image_size"]
+    return torch.zeros(count, size, size, 3, dtype=torch.uint8)
+
+
+def saved_bytes(encoder: Transformer, examples: Tensor) -> int:
+    """Return the bytes that autograd saves for the backward pass of the examples, without the weights."""
+    rng = torch.Generator().manual_seed(0)
+    leaves = {name: torch.randn(shape, generator=rng).requires_grad_() for name, shape in encoder.shapes().items()}
     seen: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -46,7 +50,7 @@ def saved_bytes(suite: Suite, count: int) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        features = suite.encoder()(leaves, torch.zeros(count, size, size, 3, dtype=torch.uint8))
+        features = encoder(leaves, examples)
     assert features.requires_grad
     return sum(seen.values())
 
@@ -54,18 +58,39 @@ def saved_bytes(suite: Suite, count: int) -> int:
 @pytest.mark.parametrize("shape", [(64, 2, 7, 28), (96, 4, 7, 28), (128, 3, 8, 64)])
 def test_activations_are_estimated_within_15_percent(shape: tuple[int, int, int, int]):
     suite = make_suite(*shape)
-    measured = (saved_bytes(suite, 12) - saved_bytes(suite, 4)) / 8
-    assert 0.85 * measured <= memory.activation_bytes(suite) <= 1.15 * measured
+    encoder = suite.encoder()
+    measured = (saved_bytes(encoder, blank(suite, 12)) - saved_bytes(encoder, blank(suite, 4))) / 8
+    assert 0.85 * measured <= memory.activation_bytes(encoder, blank(suite)) <= 1.15 * measured
+
+
+@pytest.mark.parametrize("kind", toy_texts.MODELS)
+@pytest.mark.parametrize(("width", "layers", "length"), [(64, 2, 12), (96, 4, 40)])
+def test_activations_of_texts_are_estimated_within_15_percent(kind: str, width: int, layers: int, length: int):
+    model = toy_texts.MODELS[kind] | {"width": width, "layers": layers, "positions": length}
+    encoder = toy_texts.suite_of(model | ({"hidden": 4 * width} if kind == "bert" else {})).encoder()
+    texts = toy_texts.draw_texts(12, length, seed=0)
+    measured = (saved_bytes(encoder, texts) - saved_bytes(encoder, texts[:4])) / 8
+    assert 0.85 * measured <= memory.activation_bytes(encoder, texts) <= 1.15 * measured
 
 
 def test_a_pass_holds_at_least_one_image_and_no_more_than_fit():
     small, large = make_suite(96, 4, 7, 28), make_suite(4096, 100, 4, 224)
     for suite in (small, large):
-        count = memory.images_per_pass(suite, CPU)
+        count = limit(suite)
         assert count >= 1
-        assert count == 1 or count * memory.activation_bytes(suite) <= memory.ACTIVATIONS["cpu"]
-    assert memory.images_per_pass(large, CPU) == 1
-    assert memory.images_per_pass(small, torch.device("cuda")) > memory.images_per_pass(small, CPU)
+        assert count == 1 or count * activation_bytes(suite) <= memory.ACTIVATIONS["cpu"]
+    assert limit(large) == 1
+    assert memory.examples_per_pass(small.encoder(), blank(small), torch.device("cuda")) > limit(small)
+
+
+def limit(suite: Suite) -> int:
+    """Return how many images of a suite go through its encoder at once."""
+    return memory.examples_per_pass(suite.encoder(), blank(suite), CPU)
+
+
+def activation_bytes(suite: Suite) -> int:
+    """Return the bytes of the activations of an image of a suite."""
+    return memory.activation_bytes(suite.encoder(), blank(suite))
 
 
 def set_free_memory(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
@@ -75,23 +100,25 @@ def set_free_memory(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
 def test_the_estimate_is_the_sum_of_its_parts(pristine_suite: Path):
     folder = SuiteFolder(pristine_suite)
     model = 4 * sum(folder.base()[name].numel() for name in folder.suite.groups)
+    frozen = folder.base()["proj"].nbytes
     images = 3 * 5 * 14 * 14 * 3
-    through = 3 * 2 * memory.activation_bytes(folder.suite)  # a batch of two images of every task
-    expected = (3 + 4) * model + through + images + memory.RUNTIME
+    through = 3 * 2 * activation_bytes(folder.suite)  # a batch of two images of every task
+    expected = (3 + 4) * model + frozen + through + images + memory.RUNTIME
     assert memory.estimate_memory(folder, "train", 5, 2, CPU, Footprint()) == expected
-    whole = sum(int(np.prod(folder.images("train", task).shape)) for task in folder.suite.task_names)
+    whole = sum(int(np.prod(folder.examples("train", task).shape)) for task in folder.suite.task_names)
     assert memory.estimate_memory(folder, "train", 10**6, 2, CPU, Footprint()) == expected - images + whole
 
 
 def test_a_pass_holds_between_one_batch_and_the_batches_of_a_step():
     large, footprint = make_suite(4096, 100, 4, 224), Footprint()
-    assert memory.images_per_pass(large, CPU) == 1
-    assert memory.pass_bytes(large, 50, 16, CPU, footprint) == 16 * memory.activation_bytes(large)
+    assert limit(large) == 1
+    assert memory.pass_bytes(large, blank(large), 50, 16, CPU, footprint) == 16 * activation_bytes(large)
     small = make_suite(96, 4, 7, 28)
-    limit = memory.images_per_pass(small, CPU)
-    for batch in (1, limit - 1, limit, 2 * limit):  # of the one task
-        assert memory.pass_bytes(small, 10**6, batch, CPU, footprint) == batch * memory.activation_bytes(small)
-    assert memory.pass_bytes(small, 10**6, 1, CPU, Footprint(images=4)) == 4 * memory.activation_bytes(small)
+    most = limit(small)
+    for batch in (1, most - 1, most, 2 * most):  # of the one task
+        assert memory.pass_bytes(small, blank(small), 10**6, batch, CPU, footprint) == batch * activation_bytes(small)
+    few = Footprint(examples=4)
+    assert memory.pass_bytes(small, blank(small), 10**6, 1, CPU, few) == 4 * activation_bytes(small)
 
 
 class Live(TorchDispatchMode):
@@ -122,7 +149,7 @@ class Live(TorchDispatchMode):
 def wide_problem(tasks: int) -> tuple[Problem, Suite]:
     """Return a float32 problem whose weights outweigh its activations, and its suite."""
     suite = make_suite(128, 4, 7, 14)
-    rng, half = torch.Generator().manual_seed(0), (0.5, 0.5, 0.5)
+    rng = torch.Generator().manual_seed(0)
     _, base = toy.clip_weights(0, suite.model)
     groups = tuple(name for name in base if name not in FROZEN)
     vectors = {name: 0.02 * torch.randn(tasks, *base[name].shape, generator=rng) for name in groups}
@@ -131,7 +158,7 @@ def wide_problem(tasks: int) -> tuple[Problem, Suite]:
     names = tuple("abcd"[:tasks])
     suite_tasks = tuple(Task(name=name, classes=("x", "y", "z")) for name in names)
     suite = suite.model_copy(update={"tasks": suite_tasks, "groups": groups})
-    return Problem(Tower(suite.model, half, half), base, vectors, heads, images, teachers, names), suite
+    return Problem(suite.encoder(), base, vectors, heads, images, teachers, names), suite
 
 
 @pytest.mark.parametrize("name", [name for name in methods.names() if hasattr(methods.load(name), "calibrate")])
@@ -146,7 +173,7 @@ def test_estimates_cover_the_measured_peak_of_every_method(name: str):
             method.calibrate(problem, Schedule(lr=0.01, steps=2, batch_size=1), 0, params)
         shapes = {key: tuple(value.shape) for key, value in problem.base.items()}
         estimated = sum(memory.weight_bytes(suite, shapes, footprint))
-        estimated += memory.pass_bytes(suite, 4 * tasks, batch, CPU, footprint)
+        estimated += memory.pass_bytes(suite, problem.examples[0], 4 * tasks, batch, CPU, footprint)
         assert live.peak <= estimated <= 1.3 * live.peak
 
 

@@ -29,7 +29,7 @@ from pipeline.diagnostics.behaviour import (
     disagreement,
     measure_disentanglement,
     measure_transfer,
-    sample_images,
+    sample_examples,
 )
 from pipeline.diagnostics.subsets import average_pairs, draw_task_subsets, merge_subset
 from pipeline.models.sampling import generator
@@ -116,12 +116,12 @@ def test_mloss_of_a_tower_is_that_of_the_inputs_of_its_layers():
     experts = expert_tensors(problem)
     average = {name: torch.stack([expert[name] for expert in experts]).mean(0) for name in problem.vectors}
     average = {**problem.base, **average}
-    images = problem.images[0]
+    images = problem.examples[0]
     losses = ensembles.measure_mloss(problem.encoder, average, experts, images)
     tokens = problem.encoder.embed(average, images)
     for index in range(problem.encoder.depth):
         name = ensembles.layer_name(index)
-        entering = problem.encoder.inputs(average, index, tokens)[f"{name}.weight"]
+        entering = problem.encoder.inputs(average, index, tokens)[f"{name}.weight"].unflatten(0, (len(images), -1))
         outputs = torch.stack([entering @ expert[f"{name}.weight"].T + expert[f"{name}.bias"] for expert in experts])
         activated = outputs * torch.sigmoid(1.702 * outputs)
         averaged = outputs.mean(0) * torch.sigmoid(1.702 * outputs.mean(0))
@@ -134,10 +134,10 @@ def test_mloss_of_a_tower_is_that_of_the_inputs_of_its_layers():
 def test_mloss_of_a_tower_does_not_depend_on_the_batches(monkeypatch: pytest.MonkeyPatch):
     problem = toy.clip_problem()
     experts = expert_tensors(problem)
-    whole = ensembles.measure_mloss(problem.encoder, problem.base, experts, problem.images[0])
+    whole = ensembles.measure_mloss(problem.encoder, problem.base, experts, problem.examples[0])
     monkeypatch.setattr(ensembles, "NUMBERS", 3 * 3 * 5 * 128)  # three images of five tokens
     for block, batched in zip(
-        whole, ensembles.measure_mloss(problem.encoder, problem.base, experts, problem.images[0]), strict=True
+        whole, ensembles.measure_mloss(problem.encoder, problem.base, experts, problem.examples[0]), strict=True
     ):
         assert all(torch.allclose(a, b, rtol=1e-10) for a, b in zip(block, batched, strict=True))
 
@@ -145,7 +145,7 @@ def test_mloss_of_a_tower_does_not_depend_on_the_batches(monkeypatch: pytest.Mon
 def test_mloss_of_one_expert_repeated_is_zero():
     problem = toy.clip_problem()
     expert = expert_tensors(problem)[0]
-    losses = ensembles.measure_mloss(problem.encoder, {**problem.base, **expert}, [expert] * 3, problem.images[0])
+    losses = ensembles.measure_mloss(problem.encoder, {**problem.base, **expert}, [expert] * 3, problem.examples[0])
     assert max(float(block.normalised.max()) for block in losses) < 1e-14
 
 
@@ -153,7 +153,7 @@ def expert_tensors(problem: toy.Problem) -> list[dict[str, Tensor]]:
     """Tensors of all experts."""
     return [
         {name: problem.base[name] + vectors[t] for name, vectors in problem.vectors.items()}
-        for t in range(len(problem.images))
+        for t in range(len(problem.examples))
     ]
 
 
@@ -307,7 +307,7 @@ def test_experts_are_scored_on_every_task_with_its_head(pristine_suite: Path):
     weights = {**suite.base(), **suite.expert("dogs")}
     expected = []
     for task in suite.suite.task_names:
-        images = torch.from_numpy(np.array(suite.images("validation", task)))
+        images = torch.from_numpy(np.array(suite.examples("validation", task)))
         classes = (suite.suite.encoder()(weights, images) @ suite.heads()[task].T).argmax(1)
         expected.append(100 * float((classes.numpy() == suite.labels("validation", task)).mean()))
     assert measure_transfer(pristine_suite, "dogs", 50, 0) == pytest.approx(expected)
@@ -315,12 +315,12 @@ def test_experts_are_scored_on_every_task_with_its_head(pristine_suite: Path):
 
 def test_sampled_images_keep_their_labels_and_depend_on_the_seed(pristine_suite: Path):
     suite = SuiteFolder(pristine_suite)
-    images, labels = sample_images(suite, "train", "cats", 5, 0)
-    pool, pool_labels = suite.images("train", "cats"), suite.labels("train", "cats")
+    images, labels = sample_examples(suite, "train", "cats", 5, 0)
+    pool, pool_labels = suite.examples("train", "cats"), suite.labels("train", "cats")
     for image, label in zip(images, labels, strict=True):
         (place,) = (index for index in range(len(pool)) if (pool[index] == image).all())
         assert pool_labels[place] == label
-    assert not np.array_equal(images, sample_images(suite, "train", "cats", 5, 1)[0])
+    assert not np.array_equal(images, sample_examples(suite, "train", "cats", 5, 1)[0])
 
 
 def test_disagreement_counts_differing_classes():
@@ -378,7 +378,7 @@ def test_merges_of_a_subset_are_scored_on_its_tasks(pristine_suite: Path):
     for scale, accuracies in zip((0.5, 1.0), merged.accuracies.values(), strict=True):
         weights = add_task_vectors(suite, [0, 2], scale)
         for task, accuracy in zip(("cats", "fish"), accuracies, strict=True):
-            images = torch.from_numpy(np.array(suite.images("validation", task)))
+            images = torch.from_numpy(np.array(suite.examples("validation", task)))
             right = (suite.suite.encoder()(weights, images) @ suite.heads()[task].T).argmax(1).numpy()
             assert accuracy == pytest.approx(100 * float((right == suite.labels("validation", task)).mean()))
     assert [len(blocks) for blocks in merged.ensembles] == [1, 1]

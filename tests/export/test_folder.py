@@ -81,7 +81,7 @@ def test_both_libraries_answer_as_the_evaluation_does(case: str, tmp_path: Path,
     assert classes == {name: [*toy.TASKS[name]] for name in ([task] if task else toy.TASKS)}
     with caplog.at_level(logging.WARNING):
         for name in classes:
-            images = SuiteFolder(SUITE).images("test", name)
+            images = SuiteFolder(SUITE).examples("test", name)
             expected = pipeline_logits(method, index, name, images)
             for logits in exported_logits(tmp_path / "out", name, images):
                 assert close(logits, expected)
@@ -97,7 +97,7 @@ def test_surgery_exports_the_merged_tower_and_the_corrections(tmp_path: Path):
     tower = CLIPVisionModelWithProjection.from_pretrained(tmp_path)
     processor = CLIPImageProcessor.from_pretrained(tmp_path)
     for task in toy.TASKS:
-        images = SuiteFolder(SUITE).images("test", task)
+        images = SuiteFolder(SUITE).examples("test", task)
         pixels = processor([Image.fromarray(image) for image in images], return_tensors="pt").pixel_values
         with torch.no_grad():
             z = normalize(tower(pixel_values=pixels).image_embeds, dim=-1)
@@ -132,7 +132,7 @@ def test_the_card_says_what_a_kind_holds(method: str, task: str | None, sentence
 
 def test_processors_give_the_pixels_of_the_evaluation(tmp_path: Path):
     export("tiny", "average", tmp_path)
-    images = SuiteFolder(SUITE).images("test", "cats")
+    images = SuiteFolder(SUITE).examples("test", "cats")
     expected = (torch.from_numpy(np.array(images)).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
     pictures = [Image.fromarray(image) for image in images]
     pixels = CLIPImageProcessor.from_pretrained(tmp_path)(pictures, return_tensors="pt").pixel_values
@@ -182,7 +182,7 @@ def test_the_printed_code_classifies_an_image(
     guide: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
     export("tiny", "average", tmp_path / "my-model")
-    images = SuiteFolder(SUITE).images("test", "cats")
+    images = SuiteFolder(SUITE).examples("test", "cats")
     expected = pipeline_logits("average", 0, "cats", images)[0].argmax()
     monkeypatch.chdir(tmp_path if guide else tmp_path / "my-model")
     Image.fromarray(images[0]).save("image.png")

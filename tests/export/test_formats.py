@@ -8,7 +8,7 @@ from torch.nn.functional import normalize
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from pipeline.export import formats
-from pipeline.models.encoder import Tower
+from pipeline.models.vit import VisionTransformer
 from pipeline.suites._clip_weights import convert_base
 from tests.support import toy
 from tests.support.precision import roundings, tolerance
@@ -42,6 +42,6 @@ def test_transformers_builds_the_suites_architecture(change: dict[str, Any]):
     images = torch.randint(256, (3, side, side, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     with torch.no_grad():
         features = tower.eval()(pixel_values=(images.permute(0, 3, 1, 2) / 255 - 0.5) / 0.5).image_embeds
-    expected = Tower(model, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))(weights, images)
+    expected = VisionTransformer(model, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))(weights, images)
     bound = tolerance(torch.float32, roundings(model))
     torch.testing.assert_close(normalize(features, dim=-1), expected, rtol=0, atol=bound)

@@ -41,7 +41,7 @@ def test_the_answers_of_a_seed_are_those_of_its_model(pristine_suite: Path, arte
     for index, expert in enumerate((*toy.TASKS,)[:2]):
         weights = {**suite.base(), **suite.expert(expert)}
         for task in toy.TASKS:
-            features = encode(suite.suite.encoder(), weights, suite.images("test", task), CPU)
+            features = encode(suite.suite.encoder(), weights, suite.examples("test", task), CPU)
             assert predictions.predicted[task][index].tolist() == (features @ suite.heads()[task].T).argmax(1).tolist()
     for task in toy.TASKS:
         assert predictions.predicted[task].dtype == predictions.labels[task].dtype == np.int16

@@ -13,6 +13,7 @@ from pipeline.calibration.problem import Diverged, Problem
 from pipeline.merges.serving import Served, heads
 from pipeline.merges.solution import Solution
 from pipeline.methods import symerge, ties
+from pipeline.models.encoder import Hidden
 from pipeline.models.task_vectors import merge, merge_delta
 from pipeline.models.weights import Weights
 from pipeline.runtime.schema import Schedule
@@ -127,15 +128,15 @@ SHORT = {"epochs": 3, "batch_size": 100}
 
 def run_prodistill(problem: Problem, epochs: int, lr: float) -> tuple[Weights, list[float]]:
     """Run ProDistill on full batches from its definition: chain rule and Adam written out, one pass per model."""
-    tower, tasks = problem.encoder, range(len(problem.images))
+    tower, tasks = problem.encoder, range(len(problem.examples))
     delta, losses = {name: 0.3 * stacked.sum(0) for name, stacked in problem.vectors.items()}, []
     experts = [{**problem.base, **{n: problem.base[n] + v[task] for n, v in problem.vectors.items()}} for task in tasks]
 
-    def encode_blocks(weights: Weights, images: Tensor, blocks: int) -> Tensor:
-        tokens = tower.embed(weights, images)
+    def encode_blocks(weights: Weights, examples: Tensor, blocks: int) -> Hidden:
+        hidden = tower.embed(weights, examples)
         for index in range(blocks):
-            tokens = tower.block(weights, index, tokens)
-        return tokens
+            hidden = tower.block(weights, index, hidden)
+        return hidden
 
     for index in range(tower.depth):
         names = [name for name in problem.vectors if f"resblocks.{index}." in name]
@@ -147,9 +148,10 @@ def run_prodistill(problem: Problem, epochs: int, lr: float) -> tuple[Weights, l
             leaves = {name: tensor.requires_grad_() for name, tensor in merged.items()}
             loss = torch.zeros((), dtype=torch.float64)
             for task in tasks:
-                entering = encode_blocks(theta, problem.images[task], index)
-                goal = encode_blocks(experts[task], problem.images[task], index + 1)
-                loss = loss + (tower.block({**theta, **leaves}, index, entering) - goal).square().sum()
+                entering = encode_blocks(theta, problem.examples[task], index)
+                goal = encode_blocks(experts[task], problem.examples[task], index + 1)
+                gap = tower.block({**theta, **leaves}, index, entering).tokens - goal.tokens
+                loss = loss + gap.square().sum()
             losses.append(float(loss.detach()))
             slopes = torch.autograd.grad(loss, [leaves[name] for name in names])
             for name, slope in zip(names, slopes, strict=True):
@@ -192,7 +194,7 @@ def test_prodistill_starts_at_task_arithmetic_and_learns_only_the_blocks():
 
 def test_prodistill_uses_the_first_images_of_the_draw():
     problem = toy.clip_problem()
-    few = replace(problem, images=tuple(pool[:4] for pool in problem.images))
+    few = replace(problem, examples=tuple(pool[:4] for pool in problem.examples))
     solution, expected = (calibrated("prodistill", variant, samples=4, **SHORT) for variant in (problem, few))
     assert toy.same(solution.delta, expected.delta)
     assert not toy.same(solution.delta, calibrated("prodistill", problem, samples=5, **SHORT).delta)
@@ -200,7 +202,7 @@ def test_prodistill_uses_the_first_images_of_the_draw():
 
 def test_prodistill_takes_every_image_once_per_epoch():
     problem = toy.clip_problem()
-    batches = -(-sum(len(pool) for pool in problem.images) // 7)
+    batches = -(-sum(len(pool) for pool in problem.examples) // 7)
     losses = calibrated("prodistill", problem, epochs=2, batch_size=7, lr=1e-12).losses
     assert len(losses) == 2 * batches * 2
     torch.testing.assert_close(losses[:batches].sum(), losses[batches : 2 * batches].sum(), rtol=1e-9, atol=0)
@@ -209,7 +211,7 @@ def test_prodistill_takes_every_image_once_per_epoch():
 
 def test_prodistill_does_not_depend_on_the_size_of_a_pass():
     problem = toy.clip_problem()
-    deltas = [calibrated("prodistill", replace(problem, images_per_pass=n), **SHORT).delta for n in (1, 4, 1000)]
+    deltas = [calibrated("prodistill", replace(problem, examples_per_pass=n), **SHORT).delta for n in (1, 4, 1000)]
     close(deltas[0], deltas[2], 1e-9)
     close(deltas[1], deltas[2], 1e-9)
 
@@ -258,7 +260,7 @@ def test_symerge_reports_the_number_of_trusted_images(problem: Problem, capsys):
     message = re.search(r"symerge: seed \d+: ([\d,]+) of ([\d,]+) images had a trusted expert", capsys.readouterr().out)
     assert message is not None
     trusted, seen = (int(number.replace(",", "")) for number in message.groups())
-    assert 0 < trusted <= seen == ROUNDS.steps * sum(min(ROUNDS.batch_size, len(images)) for images in problem.images)
+    assert 0 < trusted <= seen == ROUNDS.steps * sum(min(ROUNDS.batch_size, len(images)) for images in problem.examples)
 
 
 def test_loss_and_gradient_are_zero_without_a_trusted_image():
@@ -278,7 +280,7 @@ def test_symerge_gradients_equal_autograd_through_the_merge(task: int, problem: 
         name: problem.base[name] + sum(at[t, g] * stacked[t] for t in range(3))
         for g, (name, stacked) in enumerate(problem.vectors.items())
     }
-    student = toy.encoder(weights, problem.images[task][batch]) @ head.T
+    student = toy.encoder(weights, problem.examples[task][batch]) @ head.T
     expected = symerge.trusted_cross_entropy(student, problem.teachers[task][batch])
     slopes = torch.autograd.grad(expected, (at, head))
     *results, trusted = symerge.trusted_gradient(problem, at.detach(), head.detach(), task, batch)

@@ -209,7 +209,7 @@ def test_calibrated_method_keeps_its_contract(name: str):
     assert not any(tensor.requires_grad for tensor in tensors_of(solution).values())
     assert toy.same(problem.base, untouched.base)
     assert toy.same(problem.vectors, untouched.vectors)
-    for field in ("heads", "images", "teachers"):
+    for field in ("heads", "examples", "teachers"):
         pairs = zip(getattr(problem, field), getattr(untouched, field), strict=True)
         assert all(torch.equal(value, original) for value, original in pairs)
 

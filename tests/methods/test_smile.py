@@ -13,7 +13,7 @@ from pipeline.merges.serving import Served, routed
 from pipeline.merges.solution import Solution
 from pipeline.methods import smile
 from pipeline.methods.smile import Params, merge
-from pipeline.models.encoder import Tower
+from pipeline.models.encoder import Transformer
 from pipeline.models.suite import SuiteFolder
 from pipeline.models.task_vectors import TaskVectors
 from pipeline.models.weights import Weights
@@ -49,7 +49,9 @@ def moved_matrices(problem: toy.Problem, tasks: int) -> tuple[TaskVectors, list[
     return TaskVectors(problem.base, experts, groups, torch.float64), experts
 
 
-def oracle(tower: Tower, base: Weights, vectors: Mapping[str, Tensor], params: Params, images: Tensor) -> Tensor:
+def oracle(
+    encoder: Transformer, base: Weights, vectors: Mapping[str, Tensor], params: Params, examples: Tensor
+) -> Tensor:
     """Compute the routed model's features token by token from NumPy's SVD of every task vector."""
 
     def decompose(stem: str) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -69,10 +71,10 @@ def oracle(tower: Tower, base: Weights, vectors: Mapping[str, Tensor], params: P
             out.append(weight @ token + bias + best[0] @ token + best[2])
         return torch.from_numpy(np.array(out)).to(x.dtype).view(*x.shape[:-1], -1)
 
-    tokens = tower.embed(base, images)
-    for index in range(tower.depth):
-        tokens = tower.block_by(base, index, tokens, multiply)
-    return tower.finish(base, tokens)
+    hidden = encoder.embed(base, examples)
+    for index in range(encoder.depth):
+        hidden = encoder.block_by(base, index, hidden, multiply)
+    return encoder.finish(base, hidden)
 
 
 def test_an_expert_is_the_best_approximation_of_its_rank():
@@ -105,9 +107,9 @@ def test_one_task_of_full_rank_is_its_expert(gate_rank: int):
     problem = toy.clip_problem()
     vectors, (expert,) = moved_matrices(problem, 1)
     served = served_of(merge(vectors, Params(rank=1000, gate_rank=gate_rank)), problem)
-    expected = problem.encoder({**problem.base, **expert}, problem.images[0])
-    torch.testing.assert_close(served.encoder(served.weights, problem.images[0]), expected, rtol=0, atol=1e-12)
-    assert (expected - problem.encoder(problem.base, problem.images[0])).abs().max() > 1e-3
+    expected = problem.encoder({**problem.base, **expert}, problem.examples[0])
+    torch.testing.assert_close(served.encoder(served.weights, problem.examples[0]), expected, rtol=0, atol=1e-12)
+    assert (expected - problem.encoder(problem.base, problem.examples[0])).abs().max() > 1e-3
 
 
 def test_tensors_other_than_matrices_stay_at_the_base():
@@ -149,7 +151,7 @@ def test_the_served_model_equals_the_oracle(params: Params):
     problem = toy.clip_problem(spread=0.2)
     vectors, _ = moved_matrices(problem, 3)
     served = served_of(merge(vectors, params), problem)
-    images = problem.images[0][:3]
+    images = problem.examples[0][:3]
     expected = oracle(problem.encoder, problem.base, vectors, params, images)
     torch.testing.assert_close(served.encoder(served.weights, images), expected, rtol=0, atol=1e-11)
     assert (expected - problem.encoder(problem.base, images)).abs().max() > 1e-3
@@ -160,8 +162,8 @@ def test_the_experts_are_part_of_the_served_weights():
     problem = toy.clip_problem()
     served = served_of(merge(moved_matrices(problem, 3)[0], Params(rank=3)), problem)
     without = {name: torch.zeros_like(t) if name not in problem.base else t for name, t in served.weights.items()}
-    expected = problem.encoder(problem.base, problem.images[0])
-    torch.testing.assert_close(served.encoder(without, problem.images[0]), expected, rtol=0, atol=1e-12)
+    expected = problem.encoder(problem.base, problem.examples[0])
+    torch.testing.assert_close(served.encoder(without, problem.examples[0]), expected, rtol=0, atol=1e-12)
 
 
 def test_smile_is_served_from_its_artefact(pristine_suite: Path, tmp_path: Path):
@@ -173,7 +175,7 @@ def test_smile_is_served_from_its_artefact(pristine_suite: Path, tmp_path: Path)
     counts = evaluate.predict_seed(pristine_suite, tmp_path, 0, "test").counts(0)
     base = dict(suite.base())
     for task in suite.suite.task_names:
-        images = torch.from_numpy(np.array(suite.images("test", task)))
+        images = torch.from_numpy(np.array(suite.examples("test", task)))
         expected = oracle(suite.suite.encoder(), base, vectors, params, images)
         torch.testing.assert_close(served.encoder(served.weights, images), expected, rtol=0, atol=1e-5)
         labels = torch.from_numpy(np.array(suite.labels("test", task)))

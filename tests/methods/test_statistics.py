@@ -14,14 +14,14 @@ from torch.nn.functional import gelu, relu
 from pipeline import methods
 from pipeline.calibration.problem import Problem
 from pipeline.methods import fisher, m_ties
-from pipeline.models.encoder import block_name
+from pipeline.models.encoder import Hidden, block_name
 from pipeline.models.sampling import generator
 from pipeline.models.task_vectors import add_delta
 from pipeline.models.weights import Weights
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.runtime.schema import Schedule
 from pipeline.toolbox import essential, mloss, regression
-from pipeline.toolbox.activations import apply_block, embed_images, expert_weights, gram_matrices
+from pipeline.toolbox.activations import apply_block, embed_examples, expert_weights, gram_matrices
 from pipeline.toolbox.regression import condition_gram, solve_cholesky
 from pipeline.toolbox.spectra import decorrelate
 from tests.support import toy
@@ -46,7 +46,7 @@ def gaussian(*shape: int, seed: int = 0) -> Tensor:
 
 def permute_tasks(problem: Problem, order: Sequence[int]) -> Problem:
     """Return the problem with its tasks in another order."""
-    fields = {name: tuple(getattr(problem, name)[task] for task in order) for name in ("heads", "images", "teachers")}
+    fields = {name: tuple(getattr(problem, name)[task] for task in order) for name in ("heads", "examples", "teachers")}
     return replace(problem, vectors={name: stacked[[*order]] for name, stacked in problem.vectors.items()}, **fields)
 
 
@@ -65,11 +65,10 @@ def block_inputs(problem: Problem, task: int, prefix: Callable[[int], Weights], 
     prefix(task): the weights of the model whose earlier blocks make the tokens.
     """
     tower, before = problem.encoder, prefix(task)
-    tokens = tower.embed(before, problem.images[task])
+    tokens = tower.embed(before, problem.examples[task])
     for earlier in range(index):
         tokens = tower.block(before, earlier, tokens)
-    inputs = tower.inputs(expert_weights(problem.base, problem.vectors, task), index, tokens)
-    return {name: rows.flatten(0, -2) for name, rows in inputs.items()}
+    return tower.inputs(expert_weights(problem.base, problem.vectors, task), index, tokens)
 
 
 def expert_prefix(problem: Problem) -> Callable[[int], Weights]:
@@ -83,7 +82,7 @@ def test_order_of_tasks_and_size_of_passes_do_not_matter(name: str):
     settings = {"classes": "all", "samples": 3} if name == "fisher" else {}
     delta = merged_delta(name, problem, **settings)
     order = [2, 0, 1]
-    for variant in (permute_tasks(problem, order), replace(problem, images_per_pass=4)):
+    for variant in (permute_tasks(problem, order), replace(problem, examples_per_pass=4)):
         repeated = merged_delta(name, variant, **settings)
         for group, tensor in delta.items():
             close(repeated[group], tensor, 1e-8 if name == "esm" else 1e-11)
@@ -92,7 +91,7 @@ def test_order_of_tasks_and_size_of_passes_do_not_matter(name: str):
 @pytest.mark.parametrize("name", STATISTICS)
 def test_only_the_first_samples_are_used(name: str):
     problem = toy.clip_problem()
-    blank = replace(problem, images=tuple(torch.cat([pool[:5], 0 * pool[5:]]) for pool in problem.images))
+    blank = replace(problem, examples=tuple(torch.cat([pool[:5], 0 * pool[5:]]) for pool in problem.examples))
     assert toy.same(merged_delta(name, problem, samples=5), merged_delta(name, blank, samples=5))
     assert not toy.same(merged_delta(name, problem, samples=6), merged_delta(name, blank, samples=6))
 
@@ -119,7 +118,7 @@ def test_bfloat16_rounds_the_encoder_and_not_the_delta(name: str):
 def test_grams_are_second_moments_of_the_inputs():
     problem = toy.clip_problem()
     weights = expert_prefix(problem)(1)
-    tokens = embed_images(problem.encoder, weights, problem.images[1], 5, DOUBLE)
+    tokens = embed_examples(problem.encoder, weights, problem.examples[1], 5, DOUBLE)
     assert [len(batch) for batch in tokens] == [5, 5, 2]
     tokens = apply_block(problem.encoder, weights, 0, tokens, DOUBLE)
     grams = gram_matrices(problem.encoder, weights, 1, tokens, DOUBLE)
@@ -137,7 +136,7 @@ def jacobians(problem: Problem, task: int) -> tuple[Tensor, Tensor]:
 
     def logits(*tensors: Tensor) -> Tensor:
         moved = {**weights, **dict(zip(names, tensors, strict=True))}
-        return problem.encoder(moved, problem.images[task]) @ problem.heads[task].T
+        return problem.encoder(moved, problem.examples[task]) @ problem.heads[task].T
 
     point = tuple(weights[name] for name in names)
     derivatives = torch.autograd.functional.jacobian(logits, point)
@@ -166,7 +165,7 @@ def test_fisher_is_the_curvature_of_the_softmax_pulled_back():
 
 def test_fisher_of_a_transformer_equals_a_loop_over_images_and_classes():
     problem = toy.clip_problem()
-    problem = replace(problem, images=(problem.images[0][:3],), teachers=(problem.teachers[0][:3],))
+    problem = replace(problem, examples=(problem.examples[0][:3],), teachers=(problem.teachers[0][:3],))
     logits, slopes = jacobians(problem, 0)
     p = logits.softmax(-1)
     score = slopes - torch.einsum("nc,ncp->np", p, slopes)[:, None]
@@ -263,7 +262,7 @@ def test_merges_are_homogeneous_for_fixed_statistics(monkeypatch: pytest.MonkeyP
             close(long[name], 4 * tensor, 1e-10)
 
 
-def fixed_grams(tower: object, weights: Weights, index: int, tokens: list[Tensor], precision: torch.dtype) -> Weights:
+def fixed_grams(tower: object, weights: Weights, index: int, tokens: list[Hidden], precision: torch.dtype) -> Weights:
     """Return Gram matrices that depend only on the number of images."""
     count = sum(len(batch) for batch in tokens)
     names = [f"{block_name(index)}{matrix}.weight" for matrix in MATRICES]
@@ -344,7 +343,7 @@ def test_regmean_of_equal_inputs_is_the_average(name: str):
     problem = toy.clip_problem()
     moving = tuple(f"{block_name(0)}attn.{part}.weight" for part in "qkv")
     vectors = {name: stacked if name in moving else 0 * stacked for name, stacked in problem.vectors.items()}
-    delta = merged_delta(name, replace(problem, vectors=vectors, images=(problem.images[0],) * 3))
+    delta = merged_delta(name, replace(problem, vectors=vectors, images=(problem.examples[0],) * 3))
     for group in moving:
         close(delta[group], vectors[group].mean(0))
 
@@ -434,11 +433,11 @@ def test_m_ties_keeps_less_of_rows_with_high_mloss():
     """M-Loss is taken from the merged model itself: the inputs of c_fc do not depend on c_fc."""
     problem = toy.clip_problem()
     delta = merged_delta("m_ties", problem, keep=0.6, reach=0.4)
-    merged, images = add_delta(problem.base, delta), torch.cat(problem.images)
+    merged, images = add_delta(problem.base, delta), torch.cat(problem.examples)
     tokens = problem.encoder.embed(merged, images)
     for index in range(problem.encoder.depth):
         name = f"{block_name(index)}mlp.c_fc"
-        x = problem.encoder.inputs(merged, index, tokens)[f"{name}.weight"].flatten(0, -2)
+        x = problem.encoder.inputs(merged, index, tokens)[f"{name}.weight"]
         experts = [expert_weights(problem.base, problem.vectors, task) for task in range(3)]
         y = np.stack([x @ expert[f"{name}.weight"].T + expert[f"{name}.bias"] for expert in experts])
         losses = ((y / (1 + np.exp(-1.702 * y))).mean(0) - y.mean(0) / (1 + np.exp(-1.702 * y.mean(0)))) ** 2
@@ -588,12 +587,12 @@ def test_float64_grams_of_float32_inputs_are_exact():
     """Measured: 1e-16 from float32 tokens, where sums in float32 are 1e-7 off."""
     problem = toy.clip_problem(dtype=torch.float32)
     weights = expert_prefix(problem)(0)
-    tokens = embed_images(problem.encoder, weights, problem.images[0], 5, torch.float32)
+    tokens = embed_examples(problem.encoder, weights, problem.examples[0], 5, torch.float32)
     rows = problem.encoder.inputs(weights, 0, tokens[0])
     wide = gram_matrices(problem.encoder, weights, 0, tokens[:1], torch.float32, DOUBLE)
     narrow = gram_matrices(problem.encoder, weights, 0, tokens[:1], torch.float32)
     for name, x in rows.items():
-        expected = second_moments(x.flatten(0, -2))
+        expected = second_moments(x)
         assert (wide[name].dtype, narrow[name].dtype) == (DOUBLE, torch.float32)
         assert relative_error(wide[name], expected) < 1e-14
         assert 1e-9 < relative_error(narrow[name], expected) < 1e-5

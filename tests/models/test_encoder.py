@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.models.encoder import Tower, block_name
+from pipeline.models.encoder import block_name
+from pipeline.models.vit import VisionTransformer
 from pipeline.models.weights import Weights, build_clip, fuse_qkv, split_qkv
-from pipeline.runtime.errors import BenchmarkError
 from tests.support import toy
 from tests.support.precision import roundings, tolerance
 
@@ -34,7 +34,7 @@ def test_tower_equals_open_clips_forward_pass(quick: bool):
     rng = torch.Generator().manual_seed(0)
     images = torch.randint(256, (5, 14, 14, 3), generator=rng, dtype=torch.uint8)
     original = toy.cloned(split)
-    features = Tower(config, mean, std)(split, images)
+    features = VisionTransformer(config, mean, std)(split, images)
     pixels = images.permute(0, 3, 1, 2).double() / 255
     pixels = (pixels - pixels.new_tensor(mean).view(3, 1, 1)) / pixels.new_tensor(std).view(3, 1, 1)
     with torch.no_grad():
@@ -48,16 +48,16 @@ def test_a_missing_tensor_is_named():
     _, split = toy.clip_weights()
     del split["ln_post.bias"]
     with pytest.raises(KeyError, match=r"ln_post\.bias"):
-        Tower(toy.CLIP, HALF, HALF)(split, torch.zeros(1, 14, 14, 3, dtype=torch.uint8))
+        VisionTransformer(toy.CLIP, HALF, HALF)(split, torch.zeros(1, 14, 14, 3, dtype=torch.uint8))
 
 
 def test_an_unsupported_architecture_is_refused():
     config = {**toy.CLIP, "vision_cfg": {**toy.CLIP["vision_cfg"], "pool_type": "avg"}}
-    with pytest.raises(BenchmarkError, match="vision_cfg: pool_type not supported"):
-        Tower(config, HALF, HALF)
+    with pytest.raises(ValueError, match="vision_cfg: pool_type not supported"):
+        VisionTransformer.check(config)
 
 
-def deep_tower() -> tuple[Tower, Weights, Tensor]:
+def deep_tower() -> tuple[VisionTransformer, Weights, Tensor]:
     """Return a tower of three blocks in float64, its weights and four images."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
@@ -66,31 +66,31 @@ def deep_tower() -> tuple[Tower, Weights, Tensor]:
     noise = torch.Generator().manual_seed(4)
     weights = {name: t + 0.1 * torch.randn(t.shape, generator=noise, dtype=t.dtype) for name, t in weights.items()}
     images = torch.randint(256, (4, 14, 14, 3), generator=noise, dtype=torch.uint8)
-    return Tower(DEEP, HALF, HALF), weights, images
+    return VisionTransformer(DEEP, HALF, HALF), weights, images
 
 
 def test_the_parts_compose_the_tower():
     tower, weights, images = deep_tower()
     assert tower.depth == 3
-    tokens = tower.embed(weights, images)
-    assert tokens.shape == (4, 5, 32)
+    hidden = tower.embed(weights, images)
+    assert hidden.tokens.shape == (4, 5, 32)
     for index in range(tower.depth):
-        tokens = tower.block(weights, index, tokens)
-    torch.testing.assert_close(tower.finish(weights, tokens), tower(weights, images), rtol=0, atol=1e-13)
+        hidden = tower.block(weights, index, hidden)
+    torch.testing.assert_close(tower.finish(weights, hidden), tower(weights, images), rtol=0, atol=1e-13)
 
 
 def test_a_block_needs_its_own_weights_only():
     tower, weights, images = deep_tower()
-    tokens = tower.embed(weights, images)
+    hidden = tower.embed(weights, images)
     block_weights = {name: tensor for name, tensor in weights.items() if name.startswith(block_name(1))}
-    assert torch.equal(tower.block(block_weights, 1, tokens), tower.block(weights, 1, tokens))
+    assert torch.equal(tower.block(block_weights, 1, hidden).tokens, tower.block(weights, 1, hidden).tokens)
     assert len(block_weights) == 16
 
 
 def test_inputs_are_those_of_each_matrix():
     tower, weights, images = deep_tower()
-    tokens = tower.block(weights, 0, tower.embed(weights, images))
-    inputs = tower.inputs(weights, 1, tokens)
+    entering = tower.block(weights, 0, tower.embed(weights, images))
+    inputs, leaving = tower.inputs(weights, 1, entering), tower.block(weights, 1, entering).tokens.flatten(0, 1)
     assert {*inputs} == {name for name in weights if name.startswith(block_name(1)) and weights[name].ndim == 2}
     stem = block_name(1)
 
@@ -98,14 +98,12 @@ def test_inputs_are_those_of_each_matrix():
         return inputs[f"{stem}{name}.weight"] @ weights[f"{stem}{name}.weight"].T + weights[f"{stem}{name}.bias"]
 
     assert inputs[f"{stem}attn.q.weight"] is inputs[f"{stem}attn.v.weight"]
-    after_attention = tokens + applied("attn.out_proj")
-    torch.testing.assert_close(
-        after_attention + applied("mlp.c_proj"), tower.block(weights, 1, tokens), rtol=0, atol=1e-13
-    )
+    after_attention = entering.tokens.flatten(0, 1) + applied("attn.out_proj")
+    torch.testing.assert_close(after_attention + applied("mlp.c_proj"), leaving, rtol=0, atol=1e-13)
     by_matrix = tower.block_by(
-        weights, 1, tokens, lambda name, x: x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+        weights, 1, entering, lambda name, x: x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
     )
-    torch.testing.assert_close(by_matrix, tower.block(weights, 1, tokens), rtol=0, atol=1e-13)
+    torch.testing.assert_close(by_matrix.tokens.flatten(0, 1), leaving, rtol=0, atol=1e-13)
     hidden = applied("mlp.c_fc")
     torch.testing.assert_close(
         inputs[f"{stem}mlp.c_proj.weight"], hidden * torch.sigmoid(1.702 * hidden), rtol=0, atol=1e-13
@@ -115,8 +113,9 @@ def test_inputs_are_those_of_each_matrix():
 def test_moving_a_matrix_moves_the_block_by_its_input():
     """The derivative of the block's output along a change of a matrix of the last layer is input @ change^T."""
     tower, weights, images = deep_tower()
-    tokens = tower.embed(weights, images)
+    hidden = tower.embed(weights, images)
     name = f"{block_name(0)}mlp.c_proj.weight"
     change = torch.randn(weights[name].shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    moved = tower.block({**weights, name: weights[name] + change}, 0, tokens) - tower.block(weights, 0, tokens)
-    torch.testing.assert_close(moved, tower.inputs(weights, 0, tokens)[name] @ change.T, rtol=0, atol=1e-12)
+    before, after = (tower.block(model, 0, hidden) for model in (weights, {**weights, name: weights[name] + change}))
+    moved = (after.tokens - before.tokens).flatten(0, 1)
+    torch.testing.assert_close(moved, tower.inputs(weights, 0, hidden)[name] @ change.T, rtol=0, atol=1e-12)

@@ -143,7 +143,7 @@ def broken(pristine_suite: Path, tmp_path: Path) -> Path:
 def test_a_complete_folder_opens(pristine_suite: Path):
     opened = SuiteFolder(pristine_suite)
     assert opened.suite.task_names == tuple(toy.TASKS)
-    assert opened.images("test", "dogs").shape == (toy.SIZES["test"], 14, 14, 3)
+    assert opened.examples("test", "dogs").shape == (toy.SIZES["test"], 14, 14, 3)
     assert opened.labels("train", "dogs").shape == (toy.SIZES["train"],)
     assert opened.heads()["fish"].shape == (2, 16)
     vectors = opened.vectors()
@@ -154,7 +154,7 @@ def test_a_complete_folder_opens(pristine_suite: Path):
 
 def test_the_encoder_runs_on_the_stored_weights(pristine_suite: Path):
     opened = SuiteFolder(pristine_suite)
-    images = torch.from_numpy(np.array(opened.images("test", "cats")))
+    images = torch.from_numpy(np.array(opened.examples("test", "cats")))
     features = opened.suite.encoder()({**opened.base(), **opened.expert("cats")}, images)
     assert features.shape == (toy.SIZES["test"], 16)
     torch.testing.assert_close(features.norm(dim=1), torch.ones(toy.SIZES["test"]))

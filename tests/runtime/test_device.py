@@ -163,7 +163,7 @@ def transformer_experts() -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
 def on_gpu(problem: Problem) -> Problem:
     """Move the problem to the pretended GPU."""
     moved = {
-        key: tuple(tensor.to("cuda") for tensor in getattr(problem, key)) for key in ("heads", "images", "teachers")
+        key: tuple(tensor.to("cuda") for tensor in getattr(problem, key)) for key in ("heads", "examples", "teachers")
     }
     weights = {
         key: {name: tensor.to("cuda") for name, tensor in getattr(problem, key).items()} for key in ("base", "vectors")

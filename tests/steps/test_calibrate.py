@@ -35,7 +35,7 @@ def setting(pristine_suite: Path, tmp_path: Path) -> Callable[..., Setting]:
     """A function that builds the setting of a method on the tiny suite."""
     suite = SuiteFolder(pristine_suite)
     for task in suite.suite.task_names:
-        images = torch.from_numpy(np.array(suite.images("train", task)))
+        images = torch.from_numpy(np.array(suite.examples("train", task)))
         logits = suite.suite.encoder()({**suite.base(), **suite.expert(task)}, images) @ suite.heads()[task].T
         store.write_array(tmp_path / f"{task}.npy", logits.numpy())
 
@@ -78,7 +78,7 @@ def test_images_that_a_method_does_not_use_are_neither_counted_nor_needed(settin
         more = module.load_problem(configured, draw_indices(suite, "train", 11, seed))
         expected = methods.load(method).calibrate(more, SCHEDULE, seed, configured.params)
         assert toy.same(dict(sorted(solution.delta.items())), dict(sorted(expected.delta.items())))
-        assert len(more.images[0]) == 11
+        assert len(more.examples[0]) == 11
 
 
 def test_these_methods_have_samples_of_their_own():

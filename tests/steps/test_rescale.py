@@ -44,7 +44,7 @@ def write_teachers(suite: SuiteFolder, folder: Path) -> Path:
     """Write a folder with the first expert's logits."""
     ideal = first_expert(suite)
     for task in suite.suite.task_names:
-        images = torch.from_numpy(np.array(suite.images("train", task)))
+        images = torch.from_numpy(np.array(suite.examples("train", task)))
         with torch.no_grad():
             logits = suite.suite.encoder()(ideal, images) @ suite.heads()[task].T
         store.write_array(folder / f"{task}.npy", logits.numpy())
@@ -111,7 +111,7 @@ def test_the_loss_is_the_divergence_from_the_experts_summed_over_tasks(
         model = {name: base[name] + factor * 0.5 * (full[name] - base[name]) for name in base}
         for task in precise.suite.task_names:
             indices = sample_indices(12, 4, 5, task)
-            images = torch.from_numpy(np.array(precise.images("train", task)))[indices]
+            images = torch.from_numpy(np.array(precise.examples("train", task)))[indices]
             merged = (precise.suite.encoder()(model, images) @ precise.heads()[task].T).numpy()
             teacher = store.read_array(precise_teachers / f"{task}.npy")[indices.numpy()]
             p, q = (log_softmax(logits / temperature, axis=1) for logits in (teacher, merged))
@@ -183,7 +183,7 @@ def test_labels_and_test_images_are_not_used(suite: SuiteFolder, teachers: Path,
     expected = measure_losses(suite.folder, teachers, artefact, 0, 0, "train", GRID)
     altered = shutil.copytree(suite.folder, tmp_path / "other")
     for task in suite.suite.task_names:
-        store.write_array(altered / "images" / "test" / f"{task}.npy", 255 - suite.images("test", task))
+        store.write_array(altered / "images" / "test" / f"{task}.npy", 255 - suite.examples("test", task))
         for split in ("train", "validation", "test"):
             store.write_array(altered / "labels" / split / f"{task}.npy", np.zeros_like(suite.labels(split, task)))
     assert measure_losses(altered, teachers, artefact, 0, 0, "train", GRID) == expected

@@ -32,7 +32,7 @@ def noise(seed: int, *shape: int) -> Tensor:
 def features_of(suite: SuiteFolder, folder: Path, index: int = 0) -> dict[str, Tensor]:
     """Return {task: features of its training images} from the artefact's models."""
     return {
-        task: encode(model.encoder, model.weights, suite.images("train", task), torch.device("cpu"))
+        task: encode(model.encoder, model.weights, suite.examples("train", task), torch.device("cpu"))
         for model in storage.load_models(suite, folder, index)
         for task in model.tasks
     }
@@ -134,7 +134,7 @@ def test_losses_are_summed_over_tasks(precise: SuiteFolder, tmp_path: Path):
     expected = 0.0
     for task, features in features_of(precise, start).items():
         weights = {**precise.base(), **precise.expert(task)}
-        targets = encode(precise.suite.encoder(), weights, precise.images("train", task), torch.device("cpu"))
+        targets = encode(precise.suite.encoder(), weights, precise.examples("train", task), torch.device("cpu"))
         indices = sample_indices(12, 6, 5, task)
         expected += float((features[indices] - targets[indices]).abs().mean())
     assert solution.losses.tolist() == pytest.approx([expected], abs=1e-12)

@@ -33,7 +33,7 @@ def quadratic(matrix: Tensor, slope: Tensor):
 def loss(problem: Problem, coefficients: Tensor) -> Tensor:
     """The distillation loss summed over tasks."""
     weights = merge(problem.base, problem.vectors, coefficients)
-    task_parts = zip(problem.images, problem.heads, problem.teachers, strict=True)
+    task_parts = zip(problem.examples, problem.heads, problem.teachers, strict=True)
     return sum(
         distillation(2.0)(problem.encoder(weights, pool) @ head.T, targets) for pool, head, targets in task_parts
     )

@@ -218,9 +218,9 @@ def test_held_out_and_calibration_images_are_disjoint(setting: Setting, monkeypa
     flatness.measure_variant(setting, STUDY, "plain", 0, "test")
     suite = SuiteFolder(setting.suite)
     for index, task in enumerate(toy.TASKS):
-        pool = {image.tobytes() for image in suite.images("train", task)}
+        pool = {image.tobytes() for image in suite.examples("train", task)}
         fitted, held_out = (
-            {image.numpy().tobytes() for image in problems[part].images[index]} for part in ("fitted", "held")
+            {image.numpy().tobytes() for image in problems[part].examples[index]} for part in ("fitted", "held")
         )
         assert (len(fitted), len(held_out)) == (STUDY.samples, STUDY.held_out)
         assert not fitted & held_out

@@ -101,8 +101,8 @@ def evaluate_by_hand(
     """Compute {task: (divergence, correct)} on four images with NumPy and the served models."""
     (model,), results = storage.load_models(suite, artefact, index), {}
     for task in suite.suite.task_names:
-        indices = sample_indices(len(suite.images(split, task)), 4, seed, task).numpy()
-        images = torch.from_numpy(suite.images(split, task)[indices])
+        indices = sample_indices(len(suite.examples(split, task)), 4, seed, task).numpy()
+        images = torch.from_numpy(suite.examples(split, task)[indices])
         expert, head = {**suite.base(), **suite.expert(task)}, suite.heads()[task]
         with torch.no_grad():
             teacher, merged = ((model.encoder(w, images) @ head.T).double().numpy() for w in (expert, model.weights))
@@ -233,7 +233,7 @@ def test_the_spectrum_agrees_with_the_dense_hessian(pristine_suite: Path, artefa
 
     def loss(flat: Tensor) -> Tensor:
         weights = merge(base, vectors, flat.view_as(point))
-        parts = zip(problem.images, problem.heads, problem.teachers, strict=True)
+        parts = zip(problem.examples, problem.heads, problem.teachers, strict=True)
         return sum(
             distillation(2.0)(problem.encoder(weights, pool) @ head.double().T, targets.double())
             for pool, head, targets in parts

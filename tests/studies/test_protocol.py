@@ -51,8 +51,8 @@ def test_a_transductive_run_sees_scored_images_and_their_logits(todo: list[Trial
     indices = draw_indices(suite, trial.setting.split, 7, 0)
     problem = load_problem(trial.setting, indices)
     for index, task in enumerate(toy.TASKS):
-        images = suite.images("test", task)
-        assert {image.numpy().tobytes() for image in problem.images[index]} == {image.tobytes() for image in images}
+        images = suite.examples("test", task)
+        assert {image.numpy().tobytes() for image in problem.examples[index]} == {image.tobytes() for image in images}
         expected = compute_teacher_logits(trial.setting.suite, task, "test")[indices[task]]
         assert problem.teachers[index].equal(expected)
 

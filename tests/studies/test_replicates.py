@@ -94,7 +94,7 @@ def test_replicates_share_images_but_no_weights(embedded: Path, tmp_path: Path):
     assert replicates[0] == arguments[:2]
     suites = [SuiteFolder(folder) for folder, _ in replicates.values()]
     for task in DEFINITION.tasks:
-        assert all((suite.images("test", task) == suites[0].images("test", task)).all() for suite in suites)
+        assert all((suite.examples("test", task) == suites[0].examples("test", task)).all() for suite in suites)
         weights = [next(iter(suite.expert(task).values())).numpy().tobytes() for suite in suites]
         assert len({*weights}) == len(suites)
         for folder, logits in replicates.values():

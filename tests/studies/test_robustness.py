@@ -65,7 +65,7 @@ def test_corrupted_counts_by_hand(pristine_suite, artefacts, work):
     for task in suite.suite.task_names:
         indices = sample_indices(7, 4, 0, task).numpy()
         rng = np.random.default_rng(generator(0, "gaussian_noise", 5, task).initial_seed())
-        images = corrupt(suite.images("test", task)[indices], "gaussian_noise", 5, rng)
+        images = corrupt(suite.examples("test", task)[indices], "gaussian_noise", 5, rng)
         with torch.no_grad():
             features = suite.suite.encoder()(dict(suite.base()), torch.from_numpy(images))
         classes = (features @ suite.heads()[task].T).argmax(1).numpy()

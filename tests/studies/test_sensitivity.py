@@ -43,7 +43,7 @@ def teachers(pristine_suite: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     folder, suite = tmp_path_factory.mktemp("teachers"), SuiteFolder(pristine_suite)
     rng = np.random.default_rng(0)
     for task in suite.suite.tasks:
-        shape = (len(suite.images("train", task.name)), len(task.classes))
+        shape = (len(suite.examples("train", task.name)), len(task.classes))
         store.write_array(folder / f"{task.name}.npy", rng.normal(size=shape).astype(np.float32))
     return folder
 

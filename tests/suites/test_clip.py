@@ -86,14 +86,14 @@ def test_every_suite_of_the_paper_prepares(name: str, filled: hub_server.Hub, tm
     for row in provenance["published"]:
         assert row["task"] in expected
     for task in expected:
-        assert len(prepared.images("test", task)) == TEST
-        assert len(prepared.images("train", task)) == RECIPE.pool
-        assert len(prepared.images("validation", task)) == TRAIN // 10
-        assert prepared.images("test", task).shape[1:] == (224, 224, 3)
+        assert len(prepared.examples("test", task)) == TEST
+        assert len(prepared.examples("train", task)) == RECIPE.pool
+        assert len(prepared.examples("validation", task)) == TRAIN // 10
+        assert prepared.examples("test", task).shape[1:] == (224, 224, 3)
         expert = prepared.expert(task)
         assert any(not expert[key].equal(prepared.base()[key]) for key in expert)
     encoder = prepared.suite.encoder()
-    images = torch.from_numpy(np.array(prepared.images("test", expected[0])))
+    images = torch.from_numpy(np.array(prepared.examples("test", expected[0])))
     features = encoder(dict(prepared.base()), images)
     torch.testing.assert_close(features.norm(dim=1), torch.ones(TEST))
     assert backbone in _clip_tasks.BACKBONES
@@ -385,10 +385,10 @@ def test_images_without_labels_are_judged_by_the_expert(
     clip.prepare("mine", definition, RECIPE, UNUSED, tmp_path / "suite")
     prepared = SuiteFolder(tmp_path / "suite")
     assert prepared.suite.provenance["unlabelled"] == {"mine": ["train", "validation", "test"]}
-    assert [len(prepared.images(split, "mine")) for split in SPLITS] == [8, 1, TEST]
+    assert [len(prepared.examples(split, "mine")) for split in SPLITS] == [8, 1, TEST]
     expert = {**prepared.base(), **prepared.expert("mine")}
     for split in SPLITS:
-        pixels = torch.from_numpy(np.array(prepared.images(split, "mine")))
+        pixels = torch.from_numpy(np.array(prepared.examples(split, "mine")))
         answers = (prepared.suite.encoder()(expert, pixels) @ prepared.heads()["mine"].T).argmax(1)
         assert prepared.labels(split, "mine").tolist() == answers.tolist()
 
@@ -423,9 +423,9 @@ def test_a_base_of_another_resolution_gets_images_of_its_size(
         path.write_bytes(save(tensors))
     clip.prepare("mine", definition, RECIPE, UNUSED, tmp_path / "suite")
     prepared = SuiteFolder(tmp_path / "suite")
-    assert prepared.images("test", "mine").shape == (TEST, 64, 64, 3)
+    assert prepared.examples("test", "mine").shape == (TEST, 64, 64, 3)
     features = prepared.suite.encoder()(
-        dict(prepared.base()), torch.from_numpy(np.array(prepared.images("test", "mine")))
+        dict(prepared.base()), torch.from_numpy(np.array(prepared.examples("test", "mine")))
     )
     torch.testing.assert_close(features.norm(dim=1), torch.ones(TEST))
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pipeline.models.encoder import Tower
+from pipeline.models.vit import VisionTransformer
 from pipeline.models.weights import FROZEN, Weights, build_clip, split_qkv
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.suites import _clip_weights as clip_weights
@@ -121,7 +121,7 @@ def check_against_transformers(model: torch.nn.Module, config: Mapping[str, Any]
     converted, state = clip_weights.convert_config(config), model.state_dict()
     pixels, normalised = images()
     reference = model(input_ids=captions(), pixel_values=normalised)
-    image_features = Tower(converted, MEAN, STD)(clip_weights.convert_base(state), pixels)
+    image_features = VisionTransformer(converted, MEAN, STD)(clip_weights.convert_base(state), pixels)
     clip = clip_weights.load_text_tower(converted, state)
     text_features = clip.encode_text(captions(), normalize=True)
     head = clip_weights.build_zero_shot_head(clip, tokenizer(), CLASSES, TEMPLATES, batch=4)
@@ -175,7 +175,7 @@ def test_experts_keep_the_projection_of_the_base(prefix: str):
     model.vision_model = tuned.vision_model
     pixels, normalised = images()
     expected = normalize(model.eval()(normalised).image_embeds, dim=-1)
-    encode = Tower(clip_weights.convert_config(small_config(16)), MEAN, STD)
+    encode = VisionTransformer(clip_weights.convert_config(small_config(16)), MEAN, STD)
     proj = clip_weights.convert_base(base.state_dict())["proj"]
     assert (encode({**weights, "proj": proj}, pixels) - expected).abs().max() < CLOSE
 

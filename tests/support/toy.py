@@ -13,9 +13,9 @@ from torch.nn.functional import normalize
 from pipeline import methods
 from pipeline.calibration.problem import Problem
 from pipeline.merges import storage
-from pipeline.models.encoder import Tower
 from pipeline.models.suite import SPLITS, Suite, SuiteFolder, Task
 from pipeline.models.task_vectors import TaskVectors
+from pipeline.models.vit import VisionTransformer
 from pipeline.models.weights import FROZEN, Weights, build_clip, split_qkv
 from pipeline.runtime import store
 from pipeline.steps import merge as merge_step
@@ -70,7 +70,7 @@ def problem(tasks: int = 3, dtype: torch.dtype = torch.float64, spread: float = 
     heads = [4 * torch.randn(count, 4, generator=rng, dtype=dtype) for count in CLASSES[:tasks]]
     teachers = [encoder(expert, pool) @ head.T for expert, pool, head in zip(experts, images, heads, strict=True)]
     vectors = dict(TaskVectors(base, experts, GROUPS, dtype))
-    tower = cast(Tower, encoder)  # it is only called
+    tower = cast(VisionTransformer, encoder)  # it is only called
     return Problem(tower, base, vectors, tuple(heads), tuple(images), tuple(teachers), tuple(TASKS)[:tasks])
 
 
@@ -78,7 +78,7 @@ def clip_problem(tasks: int = 3, dtype: torch.dtype = torch.float64, spread: flo
     """A calibration problem of two transformer blocks, for methods that look inside the tower."""
     rng = torch.Generator().manual_seed(7)
     half = (0.5, 0.5, 0.5)
-    tower = Tower({**CLIP, "vision_cfg": {**CLIP["vision_cfg"], "layers": 2}}, half, half)
+    tower = VisionTransformer({**CLIP, "vision_cfg": {**CLIP["vision_cfg"], "layers": 2}}, half, half)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         clip = build_clip({**CLIP, "vision_cfg": {**CLIP["vision_cfg"], "layers": 2}})
@@ -99,7 +99,7 @@ def clip_problem(tasks: int = 3, dtype: torch.dtype = torch.float64, spread: flo
 
 def whole(problem: Problem) -> tuple[Tensor, ...]:
     """The batch that holds every image."""
-    return tuple(torch.arange(len(pool)) for pool in problem.images)
+    return tuple(torch.arange(len(pool)) for pool in problem.examples)
 
 
 def cloned(tensors: Mapping[str, Tensor]) -> Weights:

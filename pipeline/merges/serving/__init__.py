@@ -21,7 +21,7 @@ from pipeline.models.weights import Encoder, Weights
 
 @dataclass(frozen=True)
 class Served:
-    """A model to evaluate: features of `encoder(weights, images)` times the head of one of its `tasks`."""
+    """A model to evaluate: features of `encoder(weights, examples)` times the head of one of its `tasks`."""
 
     encoder: Encoder
     weights: Weights

@@ -28,8 +28,8 @@ def correct(features: Tensor, down: Tensor, up: Tensor) -> Tensor:
 
 
 def _adapted(encoder: Encoder) -> Encoder:
-    def encode(weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
+    def encode(weights: Mapping[str, Tensor], examples: Tensor) -> Tensor:
         plain = {name: tensor for name, tensor in weights.items() if name not in (DOWN, UP)}
-        return correct(encoder(plain, images), weights[DOWN], weights[UP])
+        return correct(encoder(plain, examples), weights[DOWN], weights[UP])
 
     return encode

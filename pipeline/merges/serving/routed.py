@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from pipeline.merges.serving import Served
-from pipeline.models.encoder import Tower
+from pipeline.models.encoder import Transformer, product
 from pipeline.models.weights import Encoder, Weights
 
 GATE_RANK = "gate_rank"
@@ -22,9 +22,9 @@ PREFIX = "routed/"
 
 
 def serve(served: Served, base: Weights, tensors: Mapping[str, Tensor]) -> Iterator[Served]:
-    """Yield the merged model with the experts next to every matrix; TypeError unless its encoder is a `Tower`."""
-    if not isinstance(served.encoder, Tower):
-        raise TypeError(f"encoder {served.encoder!r}: expected a Tower, whose matrices can have experts")
+    """Yield the merged model with the experts next to every matrix; TypeError unless its encoder is a `Transformer`."""
+    if not isinstance(served.encoder, Transformer):
+        raise TypeError(f"encoder {served.encoder!r}: expected a Transformer, whose matrices can have experts")
     experts = {PREFIX + name: tensor for name, tensor in tensors.items() if name != GATE_RANK}
     encoder = _routed(served.encoder, int(tensors[GATE_RANK]))
     yield replace(served, encoder=encoder, weights={**served.weights, **experts})
@@ -45,18 +45,17 @@ def route(x: Tensor, gates: Tensor) -> Tensor:
     return linear(x, gates.flatten(0, 1)).unflatten(-1, gates.shape[:2]).norm(dim=-1).argmax(-1)
 
 
-def _routed(tower: Tower, gate_rank: int) -> Encoder:
-    def encode(weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
+def _routed(transformer: Transformer, gate_rank: int) -> Encoder:
+    def encode(weights: Mapping[str, Tensor], examples: Tensor) -> Tensor:
         plain = {name: tensor for name, tensor in weights.items() if not name.startswith(PREFIX)}
 
         def multiply(name: str, x: Tensor) -> Tensor:
             down, up, bias = (weights[f"{PREFIX}{name}/{part}"] for part in ("down", "up", "bias"))
-            product = linear(x, plain[f"{name}.weight"], plain[f"{name}.bias"])
-            return product + correction(x, down, up, bias, gate_rank)
+            return product(plain, name, x) + correction(x, down, up, bias, gate_rank)
 
-        tokens = tower.embed(plain, images)
-        for index in range(tower.depth):
-            tokens = tower.block_by(plain, index, tokens, multiply)
-        return tower.finish(plain, tokens)
+        hidden = transformer.embed(plain, examples)
+        for index in range(transformer.depth):
+            hidden = transformer.block_by(plain, index, hidden, multiply)
+        return transformer.finish(plain, hidden)
 
     return encode

@@ -1,0 +1,42 @@
+"""Examples: what an encoder takes. Images are uint8 [N, H, W, 3]; texts are token ids int32 [N, L].
+
+A text is padded on the right with -1, never inside, and has at least one token; masks and lengths follow from the ids.
+"""
+
+from typing import TypeVar
+
+import numpy as np
+from torch import Tensor
+
+Examples = TypeVar("Examples", np.ndarray, Tensor)
+
+
+def trim(examples: Examples) -> Examples:
+    """Cut texts after the longest of them, which changes no feature; images are returned as they are."""
+    if examples.ndim != 2:
+        return examples
+    return examples[:, : int((examples >= 0).sum(1).max())]
+
+
+def find_image_fault(images: np.ndarray) -> str | None:
+    """Return what is wrong with the images of a split, or None."""
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        return f"{images.dtype} {list(images.shape)}, expected uint8 [N, H, W, 3]"
+    return None
+
+
+def find_text_fault(texts: np.ndarray, vocabulary: int, positions: int) -> str | None:
+    """Return what is wrong with the texts of a split, or None; an encoder has a vocabulary and as many positions."""
+    if texts.dtype != np.int32 or texts.ndim != 2:
+        return f"{texts.dtype} {list(texts.shape)}, expected int32 [N, L]"
+    if not 0 < texts.shape[1] <= positions:
+        return f"texts of {texts.shape[1]} tokens, expected 1 to {positions}, the positions of the encoder"
+    if texts.size and not (texts.min() >= -1 and texts.max() < vocabulary):
+        return f"token ids from {texts.min()} to {texts.max()}, expected -1 (padding) to {vocabulary - 1}"
+    valid = texts >= 0
+    if not valid[:, 0].all():
+        return f"text {int(valid[:, 0].argmin())} is empty, expected at least one token"
+    inside = (valid[:, 1:] > valid[:, :-1]).any(1)
+    if inside.any():
+        return f"text {int(inside.argmax())} has tokens after padding (-1), expected padding on the right only"
+    return None
