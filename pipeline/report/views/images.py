@@ -15,7 +15,9 @@ ORDER = 100
 
 
 def view(evidence: Evidence, look: Look) -> View:
-    """Show a row of images per task."""
+    """Show a row of images per task; nothing of a suite of texts, of which token ids are kept."""
+    if next(iter(evidence.images.values())).ndim == 2:
+        return View()
     caption = "The first images of each task's test split."
     return View(figures={"images": Drawing(contact_sheet(evidence.images, look.width), caption, "Images")})
 
