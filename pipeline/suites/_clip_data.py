@@ -23,7 +23,7 @@ from pipeline.runtime.parallel import count_workers
 from pipeline.suites import _clip_images as images
 from pipeline.suites import _hub, _packing, _parquet
 from pipeline.suites._clip_tasks import ClipTask
-from pipeline.suites._labels import check_labels
+from pipeline.suites._labels import check_label_column
 from pipeline.suites._parquet import find_parquet_files
 from pipeline.suites._sources import FileSource, fetch, read_footers
 from pipeline.suites._splits import LEAST, count_overlap, draw_pool, split_validation
@@ -128,7 +128,7 @@ def _check_columns(task: ClipTask, footers: Sequence[_parquet.Footer]) -> int:
                 f"{footer.title}: {image} is {kind}, expected the bytes of image files, or a struct with them; "
                 "paths alone do not travel"
             )
-        check_labels(footer, task.labels)
+        check_label_column(footer, task.labels)
     return sum(sum(footer.groups) for footer in footers)
 
 

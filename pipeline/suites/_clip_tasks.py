@@ -24,7 +24,7 @@ from pipeline.suites._tables import (
     Row,
     Text,
     Texts,
-    read_facts,
+    read_table_rows,
     validate_row,
 )
 
@@ -101,7 +101,7 @@ def find_task(name: str) -> ClipTask:
 
 def read_tasks(tables: Path = TABLE_FOLDER) -> Mapping[str, ClipTask]:
     """Read {name: task} in the order of tasks.csv, with prompts; BenchmarkError names the file, task and field."""
-    rows, prompts = read_facts(tables / "tasks.csv"), store.read_json(tables / "prompts.json")
+    rows, prompts = read_table_rows(tables / "tasks.csv"), store.read_json(tables / "prompts.json")
     names = [row.get("task", "") for row in rows]
     if sorted(names) != sorted(prompts):
         odd = ", ".join(sorted({*names} ^ {*prompts})) or "a task that occurs twice"

@@ -23,7 +23,7 @@ from pipeline.suites._tables import (
     Row,
     Text,
     Texts,
-    read_facts,
+    read_table_rows,
     validate_row,
 )
 
@@ -61,7 +61,7 @@ def find_glue_task(name: str) -> GlueTask:
 def read_glue_tasks(tables: Path = TABLE_FOLDER) -> Mapping[str, GlueTask]:
     """Read {name: task} in the order of glue.csv; BenchmarkError names the file, task and field."""
     path = tables / "glue.csv"
-    rows = [{"name": row.pop("task", ""), **row} for row in read_facts(path)]
+    rows = [{"name": row.pop("task", ""), **row} for row in read_table_rows(path)]
     return MappingProxyType({row["name"]: validate_row(GlueTask, row, f"{path}: {row['name']}") for row in rows})
 
 

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.suites._glue_tasks import GlueTask
-from pipeline.suites._labels import check_labels, read_labels
+from pipeline.suites._labels import check_label_column, read_labels
 from pipeline.suites._parquet import Footer, find_column, holds_text, open_parquet
 from pipeline.suites._splits import LEAST
 
@@ -54,7 +54,7 @@ def check_texts(task: GlueTask, train: Sequence[Footer], test: Sequence[Footer])
             kind = footer.schema.field(find_column(footer, (column,))).type
             if not holds_text(kind):
                 raise BenchmarkError(f"{footer.title}: {column} is {kind}, expected text")
-        check_labels(footer, task.labels)
+        check_label_column(footer, task.labels)
     rows, scored = (sum(sum(footer.groups) for footer in footers) for footers in (train, test))
     if scored != task.test_size:
         raise BenchmarkError(

@@ -40,7 +40,7 @@ def find_label(text: str, classes: Sequence[str]) -> int | None:
     return alike[0] if len(alike) == 1 else None
 
 
-def check_labels(footer: Footer, labels: LabelColumn) -> None:
+def check_label_column(footer: Footer, labels: LabelColumn) -> None:
     """Check type and class names of a file's labels by its footer; raises BenchmarkError."""
     label = find_column(footer, labels.columns)
     kind = footer.schema.field(label).type

@@ -42,7 +42,7 @@ class PublishedResult(Row):
     note: str
 
 
-def read_facts(path: Path) -> list[dict[str, Any]]:
+def read_table_rows(path: Path) -> list[dict[str, Any]]:
     """Read the rows of a CSV file, as text by column."""
     return list(csv.DictReader(store.read_text(path).splitlines(), restkey="beyond the last column"))
 
@@ -61,5 +61,5 @@ def read_published(tables: Path = TABLE_FOLDER) -> tuple[PublishedResult, ...]:
     """Read the rows of published.csv; BenchmarkError names the invalid line and field."""
     path = tables / "published.csv"
     return tuple(
-        validate_row(PublishedResult, row, f"{path}: line {line}") for line, row in enumerate(read_facts(path), 2)
+        validate_row(PublishedResult, row, f"{path}: line {line}") for line, row in enumerate(read_table_rows(path), 2)
     )
