@@ -49,6 +49,7 @@ WANTED = (
 FURTHER = ("benchmarks/*.py", "benchmarks/results/*.json", "docs/*.md")
 LEFT_OUT = {"reports/audit.json", "reports/templates/offline.html"}
 HUB = "https://huggingface.co"
+ON_CARD = "see the card of the repository"
 LICENCE = re.compile(r"\(([^()]*(?:BSD|CC|MIT|OFL|public domain|licence)[^()]*)\)")
 
 
@@ -116,7 +117,7 @@ def cite_sources(repository: Repository) -> list[dict[str, str]]:
     """Return every data set and checkpoint of the suites that ran, with what is known of its licence."""
     sources: dict[str, dict[str, str]] = {}
     for suite in (AuditedSuite(repository, name) for name in repository.suites):
-        cite = _cite_public if suite.definition["family"] == "clip" else _cite_embedded
+        cite = {"clip": _cite_public, "glue": _cite_glue}.get(suite.definition["family"], _cite_embedded)
         sources |= {source["identifier"]: source for source in cite(suite)}
     return [*sources.values()]
 
@@ -139,9 +140,20 @@ def _cite_public(suite: AuditedSuite) -> Iterator[dict[str, str]]:
             revision = row["revision"]
         else:
             task, dataset, expert, revision = entry["name"], entry["dataset"], entry["expert"], "main"
-        licence = "see the card of the repository"
-        yield _source(f"{HUB}/datasets/{dataset}", "Dataset", f"images of {task}", licence, version=revision)
-        yield _source(f"{HUB}/{expert}", "SoftwareSourceCode", f"expert of {task}", licence, version="main")
+        yield _source(f"{HUB}/datasets/{dataset}", "Dataset", f"images of {task}", ON_CARD, version=revision)
+        yield _source(f"{HUB}/{expert}", "SoftwareSourceCode", f"expert of {task}", ON_CARD, version="main")
+
+
+def _cite_glue(suite: AuditedSuite) -> Iterator[dict[str, str]]:
+    """Yield GLUE and the experts, at the revisions that the definition or the table name."""
+    definition, experts = suite.definition, suite.definition.get("experts", {})
+    revision = definition.get("data_revision", "main")
+    yield _source(f"{HUB}/datasets/{definition['data']}", "Dataset", "texts of GLUE", ON_CARD, version=revision)
+    for task in suite.tasks:
+        row = suite.public_tasks[task]
+        place = f"{HUB}/{experts.get(task, row['checkpoint'])}"
+        version = row["revision"] or "main"
+        yield _source(place, "SoftwareSourceCode", f"expert of {task}", ON_CARD, version=version)
 
 
 def _source(identifier: str, kind: str, name: str, licence: str, **properties: str) -> dict[str, str]:

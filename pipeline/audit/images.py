@@ -7,10 +7,14 @@ import numpy as np
 import pandas as pd
 
 from pipeline.audit.finding import Finding
-from pipeline.audit.suite import AuditedSuite
+from pipeline.audit.suite import TABLES, AuditedSuite
 
-ANCHORS = {"zeroshot": "zeroshot", "individual": "expert"}
-"""Method -> the prefix of its column in the tables of the public suites."""
+ANCHORS = {"zeroshot": "zeroshot", "individual": "expert", "average": "average"}
+"""Method -> its column, or the prefix of it, in the tables of the public suites."""
+ROWS = {"zeroshot": "zero-shot", "individual": "expert", "average": "simple average"}
+"""Method -> its name in the report's sentence."""
+GLUE = {"base": "openai-community/gpt2", "data": "nyu-mll/glue", "max_length": 512, "merge_embeddings": True}
+"""The values of a definition with which accuracies of GLUE-7 were published."""
 POINTS, IMAGES = 0.1, 3
 """A reproduced accuracy may differ from the published one by so many points, or by so many images if that is more."""
 
@@ -122,10 +126,11 @@ def _check_training_images(suite: AuditedSuite) -> Finding:
 def _claimed_sizes(suite: AuditedSuite) -> dict[str, tuple[int | None, int | None]]:
     """Return {task: (test images, classes)} of a public suite, from its definition or the tables of public tasks."""
     sizes: dict[str, tuple[int | None, int | None]] = {}
-    for entry in suite.definition["tasks"] if suite.definition["family"] == "clip" else ():
+    for entry in suite.definition["tasks"] if suite.definition["family"] in TABLES else ():
         if isinstance(entry, str):
             row = suite.public_tasks[entry]
-            sizes[entry] = int(row["test_size"]), int(row["classes"])
+            classes = row["classes"]  # their number, or their names
+            sizes[entry] = int(row["test_size"]), int(classes) if classes.isdigit() else len(classes.split("|"))
         else:
             sizes[entry["name"]] = entry.get("test_size"), len(entry["classes"]) if "classes" in entry else None
     return sizes
@@ -134,7 +139,7 @@ def _claimed_sizes(suite: AuditedSuite) -> dict[str, tuple[int | None, int | Non
 def _check_anchors(suite: AuditedSuite) -> Finding:
     """Check that published accuracies of the same checkpoints are reproduced, or the table says which are not."""
     finding = Finding(f"{suite.name}: anchors", "published accuracies reproduced, or flagged")
-    if suite.definition["family"] != "clip":
+    if suite.definition["family"] not in TABLES:
         return finding.skip("anchors: the suite's checkpoints are the benchmark's own, nothing is published of them")
     if suite.repository.params["evaluation_split"] != "test":
         return finding.skip("anchors: they are accuracies on the test split")
@@ -149,10 +154,14 @@ def _check_anchors(suite: AuditedSuite) -> Finding:
 
 def _anchors(suite: AuditedSuite, scores: pd.DataFrame) -> Iterator[tuple[str, float, float, int]]:
     """Yield (name, accuracy, published accuracy, scored images) of every model that something is published of."""
-    for task in (entry for entry in suite.definition["tasks"] if isinstance(entry, str)):
-        for method, prefix in ANCHORS.items():
+    definition = suite.definition
+    suffix = f"_{definition.get('backbone')}" if definition["family"] == "clip" else ""
+    if definition["family"] == "glue" and ("experts" in definition or {**definition, **GLUE} != definition):
+        return
+    for task in (entry for entry in definition["tasks"] if isinstance(entry, str)):
+        for method, column in ANCHORS.items():
             rows = scores[(scores.task == task) & (scores.method == method)]
-            published = suite.public_tasks[task][f"{prefix}_{suite.definition['backbone']}"]
+            published = suite.public_tasks[task].get(f"{column}{suffix}")
             if len(rows) and published:
-                name = f"{task} {'zero-shot' if method == 'zeroshot' else prefix}"
+                name = f"{task} {ROWS[method]}"
                 yield name, float((100 * rows.correct / rows.total).mean()), float(published), int(rows.total.iloc[0])

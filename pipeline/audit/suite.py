@@ -11,7 +11,8 @@ import pandas as pd
 from pipeline.audit.repository import EVIDENCE, SCORES, Repository, RepositoryError
 from pipeline.audit.rows import read_rows
 
-TABLES = "pipeline/suites/tables/tasks.csv"
+TABLES = {"clip": "pipeline/suites/tables/tasks.csv", "glue": "pipeline/suites/tables/glue.csv"}
+"""Family of public suites -> the table of its tasks."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,9 @@ class AuditedSuite:
 
     @cached_property
     def public_tasks(self) -> dict[str, dict[str, str]]:
-        """{task: its row of TABLES, which has the published numbers}; empty if there is no table."""
-        return {row["task"]: row for row in self.repository.rows(TABLES) or ()}
+        """{task: its row of the table, which has the published numbers}; empty if there is no table."""
+        table = TABLES.get(self.definition["family"])
+        return {row["task"]: row for row in (table and self.repository.rows(table)) or ()}
 
     @cached_property
     def scores(self) -> pd.DataFrame | None:

@@ -12,9 +12,9 @@ from pipeline.models.suite import Suite
 from pipeline.models.weights import Weights
 from pipeline.suites import clip
 from pipeline.suites._checkpoints import Checkpoint
-from pipeline.suites._clip_sources import WEIGHT_FILES
 from pipeline.suites._clip_tasks import BACKBONES
 from pipeline.suites._clip_weights import convert_text
+from pipeline.suites._sources import WEIGHT_FILES
 
 
 @dataclass(frozen=True)

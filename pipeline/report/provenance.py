@@ -50,7 +50,8 @@ def provenance(evidence: Evidence) -> tuple[Prose | Grid, ...]:
         grid("fetched", "Fetched and verified", _fetched(origin), "Repository", "Commit Files GiB", "Commit"),
         grid("overlap", "Overlap with the test examples", shared, "Task", "Train Validation", caption=same),
     )
-    return (Prose((origin["source"],)), *(grid for grid in grids if grid.table.sections[0][1]))
+    sources = tuple(origin[key] for key in ("source", "note") if key in origin)
+    return (Prose(sources), *(grid for grid in grids if grid.table.sections[0][1]))
 
 
 def _versions(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:

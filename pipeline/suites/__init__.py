@@ -1,11 +1,17 @@
 """The suites: <suite>.yaml defines a suite, <family>.py is the code of its family; there is no registry.
 
 clip              suites of public or own CLIP checkpoints
-  _clip_tasks       the tables of published tasks             _clip_sources   where files are, on the hub or here
-  _clip_weights     checkpoints in the suite's layout         _checkpoints    files of tensors
-  _clip_images      image files to pixels                     _parquet        tables of images
-  _packing          folders and tars as such tables           _clip_data      all of a task's images, decoded once
-  _hub              downloads, verified
+  _clip_tasks       the tables of published tasks             _clip_sources   where a task's images are
+  _clip_weights     checkpoints in the suite's layout         _clip_images    image files to pixels
+  _packing          folders and tars as parquet files         _clip_data      all of a task's images, decoded once
+glue              suites of GPT-2 checkpoints on GLUE's texts
+  _glue_tasks       the table of published tasks              _glue_texts     texts to token ids
+  _glue_weights     trunk, head and settings of a model       _text_weights   checkpoints in the suite's layout
+shared            by families whose files are on the hub or on this machine
+  _hub              downloads, verified                       _sources        where files are
+  _checkpoints      files of tensors                          _parquet        files of tables
+  _labels           their labels                              _splits         training, validation, overlap
+  _tables           tables of facts
 mini              the embedded suites
 
 A definition names its `family`; the rest of it is the family's `Definition`. Every family file has

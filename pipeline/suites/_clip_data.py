@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from tqdm import tqdm
 
 from pipeline.models.suite import SPLITS
@@ -21,11 +22,13 @@ from pipeline.runtime.errors import BenchmarkError
 from pipeline.runtime.parallel import count_workers
 from pipeline.suites import _clip_images as images
 from pipeline.suites import _hub, _packing, _parquet
-from pipeline.suites._clip_sources import FileSource, fetch
-from pipeline.suites._clip_tasks import ClipTask, find_parquet_files
+from pipeline.suites._clip_tasks import ClipTask
+from pipeline.suites._labels import check_label_column
+from pipeline.suites._parquet import find_parquet_files
+from pipeline.suites._sources import FileSource, fetch, read_footers
+from pipeline.suites._splits import LEAST, count_overlap, draw_pool, split_validation
 
-FOOTER = 2**16
-"""Bytes at the end of a parquet file that are read at first; most footers are shorter."""
+PUBLISHED = "published accuracies would not be comparable"
 
 
 @dataclass(frozen=True)
@@ -42,14 +45,31 @@ class TaskFiles:
 
 def check_footers(tasks: Sequence[tuple[ClipTask, FileSource]], plans: Sequence[_hub.Listing]) -> None:
     """Check rows, columns and class names of all parquet files, by their footers alone."""
-    listings = {plan.repo: plan for plan in plans}
     for task, place in tqdm(tasks, desc="footers", unit="task"):
         if not place.names[0].endswith(".parquet"):
             continue
-        footers = [_read_footer(place, name, listings.get(place.repo)) for name in place.names]
+        footers = read_footers(place, plans)
         count = len(_parquet_names(place, task))
-        _parquet.check_train(task, footers[:count])
-        _parquet.check_test(task, footers[count:])
+        check_train(task, footers[:count])
+        check_test(task, footers[count:])
+
+
+def check_test(task: ClipTask, footers: Sequence[_parquet.Footer]) -> None:
+    """Check the files of the test split: their columns, class names and number of rows; raises BenchmarkError."""
+    if (size := _check_columns(task, footers)) != task.test_size:
+        raise BenchmarkError(
+            f"{task.name}: the test split ({task.test_split} of {task.dataset}) has {size} images, expected "
+            f"{task.test_size}; {PUBLISHED if task.anchors else 'add what is missing, or correct test_size'}"
+        )
+
+
+def check_train(task: ClipTask, footers: Sequence[_parquet.Footer]) -> None:
+    """Check the files of the training split: their columns and class names, and that validation gets an image."""
+    if (size := _check_columns(task, footers)) < LEAST:
+        raise BenchmarkError(
+            f"{task.name}: {task.train_split} of {task.dataset} has {size} images; at least {LEAST} are needed, "
+            "10 % become validation"
+        )
 
 
 def check_image_room(tasks: Sequence[ClipTask], pool: int, side: int) -> None:
@@ -86,15 +106,30 @@ def write_images(task: ClipTask, files: TaskFiles, draw: tuple[int, int], side: 
     draw: size and seed of the pools of training and validation images. Returns the number of training and of validation
     images that occur in the test split, by content.
     """
-    learn, validate = images.split_validation(len(images.ParquetSplit(files.train, task)))
+    learn, validate = split_validation(len(images.ParquetSplit(files.train, task)))
     rows = {"train": learn, "validation": validate}
-    indices = {split: part[images.draw_pool(len(part), *draw)] for split, part in rows.items()}
+    indices = {split: part[draw_pool(len(part), *draw)] for split, part in rows.items()}
     for split in SPLITS:
         decoded = _decode(task, files.test if split == "test" else files.train, files.key, indices.get(split), side)
         for name in ("images", "labels"):
             _link(decoded / f"{name}.npy", folder / name / split / f"{task.name}.npy")
     arrays = {split: store.read_array(folder / "images" / split / f"{task.name}.npy") for split in SPLITS}
-    return {split: images.count_overlap(arrays[split], arrays["test"]) for split in rows}
+    return {split: count_overlap(arrays[split], arrays["test"]) for split in rows}
+
+
+def _check_columns(task: ClipTask, footers: Sequence[_parquet.Footer]) -> int:
+    """Check columns and class names of a split's files; return the number of rows."""
+    for footer in footers:
+        image = _parquet.find_column(footer, task.image_column)
+        kind = footer.schema.field(image).type
+        stored = kind.field("bytes").type if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
+        if not (pa.types.is_binary(stored) or pa.types.is_large_binary(stored) or pa.types.is_binary_view(stored)):
+            raise BenchmarkError(
+                f"{footer.title}: {image} is {kind}, expected the bytes of image files, or a struct with them; "
+                "paths alone do not travel"
+            )
+        check_label_column(footer, task.labels)
+    return sum(sum(footer.groups) for footer in footers)
 
 
 def _decode(task: ClipTask, paths: Sequence[Path], key: str, rows: np.ndarray | None, side: int) -> Path:
@@ -107,16 +142,6 @@ def _decode(task: ClipTask, paths: Sequence[Path], key: str, rows: np.ndarray | 
     if not (pixels.exists() and labels.exists()):
         images.decode_split(paths, task, pixels, labels, rows, count_workers(), side)
     return place
-
-
-def _read_footer(source: FileSource, name: str, listing: _hub.Listing | None) -> _parquet.Footer:
-    if listing is None:
-        return _parquet.read_footer(Path(source.repo) / name)
-    file = next(file for file in listing.files if file.name == name)
-    tail = _hub.read_end(listing, file, FOOTER)
-    if (length := _parquet.footer_length(tail)) > len(tail):
-        tail = _hub.read_end(listing, file, length)
-    return _parquet.parse_footer(f"{listing.page}: {name}", tail)
 
 
 def _parquet_names(source: FileSource, task: ClipTask) -> list[str]:
@@ -140,7 +165,7 @@ def _local_files(task: ClipTask, place: FileSource, plans: Sequence[_hub.Listing
         }
     else:
         packed = _packing.pack_folder(task, place.names, scratch)
-    for split, check in (("train", _parquet.check_train), ("test", _parquet.check_test)):
+    for split, check in (("train", check_train), ("test", check_test)):
         check(task, [_parquet.read_footer(packed[split].path)])
     files = [packed[split].path for split in ("train", "test")]
     unlabelled = {"train": ("train", "validation"), "test": ("test",)}

@@ -13,12 +13,10 @@ import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from PIL import ExifTags, Image, ImageOps
 from tqdm import tqdm
 
@@ -26,7 +24,8 @@ from pipeline.runtime import store
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.runtime.processes import begin_worker
 from pipeline.suites._clip_tasks import ClipTask
-from pipeline.suites._parquet import find_column, open_parquet, read_footer, read_labels
+from pipeline.suites._labels import read_labels
+from pipeline.suites._parquet import find_column, open_parquet, read_footer
 
 IMAGE_SIDE = 224
 BATCH = 16  # rows read at a time: an image may have megabytes
@@ -88,7 +87,7 @@ class ParquetSplit:
 
     def labels(self) -> np.ndarray:
         """Read the labels of all rows, int64 [N], 0 for the first class; BenchmarkError for an unknown label."""
-        return np.concatenate([np.zeros(0, np.int64), *(read_labels(path, self.task) for path in self.files)])
+        return np.concatenate([np.zeros(0, np.int64), *(read_labels(path, self.task.labels) for path in self.files)])
 
     def image(self, row: int, side: int = IMAGE_SIDE) -> np.ndarray:
         """Read the preprocessed image of a row, uint8 [side, side, 3]."""
@@ -133,35 +132,6 @@ def decode_split(
         places = [(group, rows, task, target, offset + place * size, side) for group, rows, place in pieces]
         _run(places, task.name, workers)
         store.write_array(out_labels, labels)
-
-
-def draw_pool(total: int, size: int, seed: int) -> np.ndarray:
-    """Draw `size` of `total` rows without replacement, ascending; all rows if there are fewer."""
-    return np.sort(np.random.default_rng(seed).choice(total, min(size, total), replace=False))
-
-
-def split_validation(total: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split the training rows 90 % to 10 %, each part ascending, as is usual for these suites.
-
-    The split is torch's random_split with seed 0. A pool is drawn from the first part alone,
-    `train[draw_pool(len(train), size, seed)]`, so that it shares no row with the second.
-    """
-    held_out = int(total * 0.1)
-    rng = torch.Generator().manual_seed(0)
-    rows = cast("torch.utils.data.Dataset[int]", range(total))
-    parts = torch.utils.data.random_split(rows, [total - held_out, held_out], rng)
-    train, validation = (np.sort(np.array(part.indices, dtype=np.int64)) for part in parts)
-    return train, validation
-
-
-def count_overlap(a: np.ndarray, b: np.ndarray) -> int:
-    """Count the images of `a` that occur in `b`, by content."""
-    contents = {_digest(image) for image in b}
-    return sum(_digest(image) in contents for image in a)
-
-
-def _digest(image: np.ndarray) -> bytes:
-    return blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
 
 
 def _rgb(image: Image.Image) -> Image.Image:

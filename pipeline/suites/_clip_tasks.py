@@ -1,26 +1,33 @@
 """The twenty tasks of TA-8, TALL-14 and TALL-20: sources of images and checkpoints, prompts, published anchors.
 
-The facts are data, not code: tables/tasks.csv (a row per task), tables/prompts.json (class names in label order and
-caption templates) and tables/published.csv (accuracies published for the same checkpoints). The first two are read and
-checked when this module is imported. Anchors are the zero-shot and the expert accuracy on the test split, in per cent
-to two decimals.
+The facts are data, not code: tables/tasks.csv (a row per task) and tables/prompts.json (class names in label order and
+caption templates) are read and checked when this module is imported. Anchors are the zero-shot and the expert accuracy
+on the test split, in per cent to two decimals.
 """
 
-import csv
-import re
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from pipeline.runtime import store
 from pipeline.runtime.errors import BenchmarkError
+from pipeline.suites._labels import LabelColumn
+from pipeline.suites._tables import (
+    TABLE_FOLDER,
+    Identifier,
+    Percent,
+    RepositoryId,
+    Row,
+    Text,
+    Texts,
+    read_table_rows,
+    validate_row,
+)
 
-TABLE_FOLDER = Path(__file__).parent / "tables"
 BACKBONES = {
     "vit-b-32": "openai/clip-vit-base-patch32",
     "vit-b-16": "openai/clip-vit-base-patch16",
@@ -28,21 +35,8 @@ BACKBONES = {
 }
 """{backbone: repository of the pre-trained CLIP}."""
 
-Text = Annotated[str, Field(min_length=1)]
-RepositoryId = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
-Percent = Annotated[float, Field(ge=0, le=100)]
-Identifier = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
-OneOf = Annotated[tuple[Text, ...], BeforeValidator(lambda cell: cell.split("|")), Field(min_length=1)]
 
-
-class _Row(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-_RowType = TypeVar("_RowType", bound=_Row)
-
-
-class Anchor(_Row):
+class Anchor(Row):
     """A task's expert on one backbone: its repository, its published accuracy, and the zero-shot accuracy."""
 
     checkpoint: RepositoryId
@@ -51,7 +45,7 @@ class Anchor(_Row):
     expert: Percent
 
 
-class ClipTask(_Row):
+class ClipTask(Row):
     """A task: a row of tasks.csv with its prompts."""
 
     name: Identifier
@@ -60,14 +54,14 @@ class ClipTask(_Row):
     """A repository of the hub, or a folder of this machine, which starts with `.` or `/`."""
     config: Annotated[Text | None, BeforeValidator(lambda cell: cell or None)]
     """Configuration of the dataset, where its repository has several."""
-    revision: OneOf
+    revision: Texts
     """Commit, branch, or refs/convert/parquet, the hub's conversion of a repository that holds no parquet itself; of
     several, the first at which both splits are there."""
     train_split: Text
     test_split: Text
-    image_column: OneOf
+    image_column: Texts
     """Name of the column; of several, the first that the file has."""
-    label_column: OneOf
+    label_column: Texts
     label_offset: int
     """The dataset's label of the first class."""
     transpose: bool
@@ -81,6 +75,11 @@ class ClipTask(_Row):
     """{backbone: anchor} for all BACKBONES; empty for a task that is not in the tables."""
     note: str
 
+    @property
+    def labels(self) -> LabelColumn:
+        """Its labels in parquet files."""
+        return LabelColumn(self.name, self.label_column, self.stored_classes or self.classes, self.label_offset)
+
     @model_validator(mode="after")
     def _check(self) -> "ClipTask":
         if len({*self.classes}) != len(self.classes):
@@ -92,21 +91,6 @@ class ClipTask(_Row):
         return self
 
 
-class PublishedResult(_Row):
-    """A published accuracy in per cent, for the checkpoints that tasks.csv names."""
-
-    suite: Identifier
-    backbone: Identifier
-    method: Text
-    hyperparameters: str
-    task: Identifier
-    accuracy: Percent
-    protocol: Text
-    """Which data the method used, and what it keeps at inference."""
-    source: Text
-    note: str
-
-
 def find_task(name: str) -> ClipTask:
     """Find the task called `name`; BenchmarkError with the nearest name if there is none."""
     if name not in CLIP_TASKS:
@@ -115,55 +99,9 @@ def find_task(name: str) -> ClipTask:
     return CLIP_TASKS[name]
 
 
-def plain_name(name: str) -> str:
-    """Return a class name without case, spaces and punctuation, as data sets and prompts write it differently."""
-    return "".join(filter(str.isalnum, name.lower()))
-
-
-def find_label(text: str, classes: Sequence[str]) -> int | None:
-    """Return the label of the class that `text` names: as it stands, or else in the one plain spelling; None if none.
-
-    "C" and "C++" have the same plain spelling, so that neither is found by it.
-    """
-    if text in classes:
-        return classes.index(text)
-    alike = [label for label, name in enumerate(classes) if plain_name(name) == plain_name(text)]
-    return alike[0] if len(alike) == 1 else None
-
-
-def find_parquet_files(names: Sequence[str], config: str | None, split: str) -> list[str]:
-    """Find the parquet files of a split among the files of a dataset repository, in row order.
-
-    Known layouts: [folder/]<split>-00000-of-00004[-<hash>].parquet, [folder/]<split>/0000.parquet (the hub's own
-    conversion) and [folder/]<split>.parquet. The folder's last part is the configuration. Without a configuration, the
-    folder is `data`, none or `default`, or else the only one. Raises BenchmarkError if there is no such file, or if a
-    shard is missing.
-    """
-    kinds = r"(?:-(?P<shard>\d+)-of-(?P<count>\d+)(?:-[0-9a-f]+)?|/(?P<part>\d+))?"
-    pattern = re.compile(rf"(?:(?P<folder>.+)/)?{re.escape(split)}{kinds}\.parquet")
-    folders = defaultdict(list)
-    for match in filter(None, map(pattern.fullmatch, names)):
-        folders[match["folder"] or ""].append((int(match["shard"] or match["part"] or 0), match["count"], match.string))
-    usual = [folder for folder in ("data", "", "default") if folder in folders]
-    matching = (
-        [folder for folder in folders if folder.split("/")[-1] == config] if config else usual[:1] or list(folders)
-    )
-    what = f"split {split!r}" + (f" of configuration {config!r}" if config else "")
-    if len(matching) != 1:
-        problem = f"several folders hold {what}, name a configuration" if matching else f"no parquet file of {what}"
-        if any(f"partial-{split}/" in name for name in names):
-            problem = f"only a part of {what} was converted to parquet (partial-{split})"
-        raise BenchmarkError(f"{problem}; the repository has: {', '.join(sorted(names)[:20])} ({len(names)} files)")
-    numbers, counts, shards = zip(*sorted(folders[matching[0]]), strict=True)
-    total = int(counts[0] or len(shards))
-    if numbers != tuple(range(total)) or len({*counts}) > 1:
-        raise BenchmarkError(f"{what}: expected {total} files, each number once, found {', '.join(shards)}")
-    return list(shards)
-
-
 def read_tasks(tables: Path = TABLE_FOLDER) -> Mapping[str, ClipTask]:
     """Read {name: task} in the order of tasks.csv, with prompts; BenchmarkError names the file, task and field."""
-    rows, prompts = _rows(tables / "tasks.csv"), store.read_json(tables / "prompts.json")
+    rows, prompts = read_table_rows(tables / "tasks.csv"), store.read_json(tables / "prompts.json")
     names = [row.get("task", "") for row in rows]
     if sorted(names) != sorted(prompts):
         odd = ", ".join(sorted({*names} ^ {*prompts})) or "a task that occurs twice"
@@ -176,30 +114,11 @@ def read_tasks(tables: Path = TABLE_FOLDER) -> Mapping[str, ClipTask]:
             for backbone in BACKBONES
         }
         where = f"{tables / 'tasks.csv'}: {name}"
-        task = _validated(ClipTask, {"name": name, **row, **prompts[name], "anchors": anchors}, where)
+        task = validate_row(ClipTask, {"name": name, **row, **prompts[name], "anchors": anchors}, where)
         if declared != str(len(task.classes)):
             raise BenchmarkError(f"{where}: {declared} classes, but prompts.json names {len(task.classes)}")
         tasks[name] = task
     return MappingProxyType(tasks)
-
-
-def read_published(tables: Path = TABLE_FOLDER) -> tuple[PublishedResult, ...]:
-    """Read the rows of published.csv; BenchmarkError names the invalid line and field."""
-    path = tables / "published.csv"
-    return tuple(_validated(PublishedResult, row, f"{path}: line {line}") for line, row in enumerate(_rows(path), 2))
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return list(csv.DictReader(store.read_text(path).splitlines(), restkey="beyond the last column"))
-
-
-def _validated(kind: type[_RowType], content: Mapping[str, Any], where: str) -> _RowType:
-    try:
-        return kind.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise BenchmarkError(f"{where}: {field}: {first['msg']}, got {first['input']!r}") from error
 
 
 CLIP_TASKS = read_tasks()

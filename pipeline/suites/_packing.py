@@ -18,7 +18,8 @@ from PIL import Image
 from pyarrow import parquet
 
 from pipeline.runtime.errors import BenchmarkError
-from pipeline.suites._clip_tasks import ClipTask, find_label
+from pipeline.suites._clip_tasks import ClipTask
+from pipeline.suites._labels import find_label
 
 Image.init()
 SUFFIXES = frozenset(suffix for suffix, kind in Image.EXTENSION.items() if kind in Image.OPEN)

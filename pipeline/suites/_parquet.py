@@ -1,25 +1,21 @@
-"""The parquet files of a task: columns, class names and labels. Their footers show most of it before any image is read.
+"""Parquet files of data sets, and their footers, which show most of what matters before any row is read.
 
 A footer may come from a file of this machine, or from the last bytes of one that is not fetched yet.
 """
 
 import io
-import json
+import re
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
 from pipeline.runtime.errors import BenchmarkError
-from pipeline.suites._clip_tasks import ClipTask, find_label
 
 MAGIC = b"PAR1"
-LEAST = 10
-"""Images that a training split needs: a tenth of them becomes the validation split."""
-PUBLISHED = "published accuracies would not be comparable"
 DAMAGED = (OSError, pa.ArrowException)
 
 
@@ -67,98 +63,42 @@ def find_column(footer: Footer, names: Sequence[str]) -> str:
     raise BenchmarkError(f"{footer.title}: no column {' or '.join(names)}, the file has {footer.schema.names}")
 
 
-def check_test(task: ClipTask, footers: Sequence[Footer]) -> None:
-    """Check the files of the test split: their columns, class names and number of rows; raises BenchmarkError."""
-    if (size := _check(task, footers)) != task.test_size:
-        raise BenchmarkError(
-            f"{task.name}: the test split ({task.test_split} of {task.dataset}) has {size} images, expected "
-            f"{task.test_size}; {PUBLISHED if task.anchors else 'add what is missing, or correct test_size'}"
-        )
+def holds_text(kind: pa.DataType) -> bool:
+    """Return whether a column of this type holds text, in plain or in dictionary form."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
-def check_train(task: ClipTask, footers: Sequence[Footer]) -> None:
-    """Check the files of the training split: their columns and class names, and that validation gets an image."""
-    if (size := _check(task, footers)) < LEAST:
-        raise BenchmarkError(
-            f"{task.name}: {task.train_split} of {task.dataset} has {size} images; at least {LEAST} are needed, "
-            "10 % become validation"
-        )
+def find_parquet_files(names: Sequence[str], config: str | None, split: str) -> list[str]:
+    """Find the parquet files of a split among the files of a dataset repository, in row order.
 
-
-def read_labels(path: Path, task: ClipTask) -> np.ndarray:
-    """Read a file's labels, int64 [N], 0 for the first class; BenchmarkError for one that is no class of the task."""
-    with open_parquet(path) as file:
-        footer = _footer(str(path), file)
-        name = find_column(footer, task.label_column)
-        column = file.read(columns=[name]).column(name)
-    stored = _class_names(footer, task)
-    if column.null_count:
-        raise BenchmarkError(f"{path}: {name} has {column.null_count} nulls, expected a label for every image")
-    if _holds_text(column.type):
-        texts = column.to_pylist()
-        known = {text: find_label(text, stored) for text in {*texts}}
-        numbers = {text: -1 if label is None else label for text, label in known.items()}
-        labels = np.array([numbers[text] for text in texts], dtype=np.int64)
-    else:
-        labels = column.cast(pa.int64()).to_numpy() - task.label_offset
-    if (wrong := np.flatnonzero((labels < 0) | (labels >= len(task.classes)))).size:
-        raise BenchmarkError(
-            f"{path}: row {wrong[0]}: {name} {column[int(wrong[0])].as_py()!r} is none of the {len(task.classes)} "
-            f"classes of {task.name} (first label {task.label_offset})"
-        )
-    return labels
+    Known layouts: [folder/]<split>-00000-of-00004[-<hash>].parquet, [folder/]<split>/0000.parquet (the hub's own
+    conversion) and [folder/]<split>.parquet. The folder's last part is the configuration. Without a configuration, the
+    folder is `data`, none or `default`, or else the only one. Raises BenchmarkError if there is no such file, or if a
+    shard is missing.
+    """
+    kinds = r"(?:-(?P<shard>\d+)-of-(?P<count>\d+)(?:-[0-9a-f]+)?|/(?P<part>\d+))?"
+    pattern = re.compile(rf"(?:(?P<folder>.+)/)?{re.escape(split)}{kinds}\.parquet")
+    folders = defaultdict(list)
+    for match in filter(None, map(pattern.fullmatch, names)):
+        folders[match["folder"] or ""].append((int(match["shard"] or match["part"] or 0), match["count"], match.string))
+    usual = [folder for folder in ("data", "", "default") if folder in folders]
+    matching = (
+        [folder for folder in folders if folder.split("/")[-1] == config] if config else usual[:1] or list(folders)
+    )
+    what = f"split {split!r}" + (f" of configuration {config!r}" if config else "")
+    if len(matching) != 1:
+        problem = f"several folders hold {what}, name a configuration" if matching else f"no parquet file of {what}"
+        if any(f"partial-{split}/" in name for name in names):
+            problem = f"only a part of {what} was converted to parquet (partial-{split})"
+        raise BenchmarkError(f"{problem}; the repository has: {', '.join(sorted(names)[:20])} ({len(names)} files)")
+    numbers, counts, shards = zip(*sorted(folders[matching[0]]), strict=True)
+    total = int(counts[0] or len(shards))
+    if numbers != tuple(range(total)) or len({*counts}) > 1:
+        raise BenchmarkError(f"{what}: expected {total} files, each number once, found {', '.join(shards)}")
+    return list(shards)
 
 
 def _footer(title: str, file: parquet.ParquetFile) -> Footer:
     groups = tuple(file.metadata.row_group(number).num_rows for number in range(file.num_row_groups))
     return Footer(title, file.schema_arrow, groups)
-
-
-def _check(task: ClipTask, footers: Sequence[Footer]) -> int:
-    """Check columns and class names of a split's files; return the number of rows."""
-    for footer in footers:
-        image, label = find_column(footer, task.image_column), find_column(footer, task.label_column)
-        kind = footer.schema.field(image).type
-        stored = kind.field("bytes").type if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
-        if not (pa.types.is_binary(stored) or pa.types.is_large_binary(stored) or pa.types.is_binary_view(stored)):
-            raise BenchmarkError(
-                f"{footer.title}: {image} is {kind}, expected the bytes of image files, or a struct with them; "
-                "paths alone do not travel"
-            )
-        kind = footer.schema.field(label).type
-        if not (_holds_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
-            raise BenchmarkError(f"{footer.title}: {label} is {kind}, expected whole numbers or class names")
-        _class_names(footer, task)
-    return sum(sum(footer.groups) for footer in footers)
-
-
-def _class_names(footer: Footer, task: ClipTask) -> Sequence[str]:
-    """Return the class names in the file's order: those that `datasets` wrote into its schema, else the task's.
-
-    Raises BenchmarkError if their number or order is not that of the task. A name that is spelt otherwise is no
-    contradiction, a name of another class is.
-    """
-    label, expected = find_column(footer, task.label_column), task.stored_classes or task.classes
-    try:
-        metadata = json.loads((footer.schema.metadata or {}).get(b"huggingface", b"{}"))
-        names = metadata.get("info", {}).get("features", {}).get(label, {}).get("names") or expected
-        labels = [find_label(name, expected) for name in names]
-    except (ValueError, AttributeError, TypeError) as error:
-        raise BenchmarkError(
-            f"{footer.title}: the schema's metadata `huggingface` is not what the datasets library writes "
-            f"({type(error).__name__}); write the file again, or remove that key"
-        ) from error
-    moved = next((index for index, place in enumerate(labels) if place is not None and place != index), None)
-    if len(names) == len(expected) and moved is None:
-        return names
-    agreeing = sum(index == place for index, place in enumerate(labels))
-    first = "" if moved is None else f"; {names[moved]!r} is {moved} in the file, {labels[moved]} in the suite"
-    raise BenchmarkError(
-        f"{footer.title}: {label} has {len(names)} classes, {', '.join(names[:3])} ..., expected those of {task.name} "
-        f"in their order: {len(expected)}, {', '.join(expected[:3])} ...; {agreeing} names agree{first}"
-    )
-
-
-def _holds_text(kind: pa.DataType) -> bool:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)

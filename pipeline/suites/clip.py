@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal, cast
 import numpy as np
 from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationError, model_validator
 from torch import Tensor
-from tqdm import tqdm
 
 from pipeline.models.features import encode
 from pipeline.models.suite import Suite, SuiteFolder, Task
@@ -29,8 +28,10 @@ from pipeline.suites import NAME, TEXT, _hub
 from pipeline.suites import _clip_weights as weights
 from pipeline.suites._checkpoints import Checkpoint
 from pipeline.suites._clip_data import check_footers, check_image_room, local_files, write_images
-from pipeline.suites._clip_sources import expand_place, fetch, locate_checkpoint, locate_dataset
-from pipeline.suites._clip_tasks import BACKBONES, SUITES, ClipTask, find_task, read_published
+from pipeline.suites._clip_sources import locate_dataset
+from pipeline.suites._clip_tasks import BACKBONES, SUITES, ClipTask, find_task
+from pipeline.suites._sources import expand_place, fetch, locate_checkpoint, plan_fetches
+from pipeline.suites._tables import read_published
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 Place = Annotated[str, AfterValidator(expand_place)]
@@ -155,10 +156,7 @@ def prepare(name: str, definition: Definition, recipe: Recipe, checkpoints: Path
     tasks = [task for task, _, _ in entries]
     experts = [locate_checkpoint(expert, revision) for _, expert, revision in entries]
     data = [locate_dataset(task) for task in tasks]
-    remote = [place for place in (base, *experts, *data) if not place.local]
-    plans = _hub.plan_downloads([_hub.Request(p.repo, p.kind, p.revision, p.names) for p in remote])
-    tqdm.write("\n".join([_hub.describe_downloads(plans), *_hub.describe_moved(plans)]))
-    _hub.check_room(plans)
+    plans = plan_fetches([base, *experts, *data])
     config = weights.read_config(fetch(plans, [base.only("config.json")])[0])
     side = config["vision_cfg"]["image_size"]
     _check_captions(tasks, config["text_cfg"]["context_length"])

@@ -94,6 +94,16 @@ def test_a_public_suite_names_repositories_and_revisions(small: Path, tmp_path: 
     assert len(sources) == 16
 
 
+def test_the_suite_of_texts_names_repositories_and_revisions(small: Path, tmp_path: Path):
+    copy = small_run.copy(small, tmp_path / "copy")
+    text = (copy / "params.yaml").read_text()
+    (copy / "params.yaml").write_text(text.replace("- nano-3", "- glue7-gpt2", 1))
+    sources = {source["identifier"]: source for source in bundle.cite_sources(gather(copy))}
+    assert sources["https://huggingface.co/datasets/nyu-mll/glue"]["version"].startswith("bcdcba79")
+    assert sources["https://huggingface.co/tanganke/gpt2_rte"]["name"] == "expert of rte"
+    assert len(sources) == 8
+
+
 @pytest.mark.parametrize(
     ("name", "content", "why"),
     [

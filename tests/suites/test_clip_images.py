@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 from PIL import ExifTags, Image, ImageFile
 from pyarrow import parquet
 
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.suites import _clip_images as images
-from pipeline.suites._clip_tasks import CLIP_TASKS, ClipTask, find_parquet_files, find_task
+from pipeline.suites._clip_tasks import CLIP_TASKS, ClipTask, find_task
+from pipeline.suites._parquet import find_parquet_files
+from pipeline.suites._splits import count_overlap
 from tests.support import replicas
 
 ROWS = {"train": 12, "test": 6}
@@ -154,7 +155,7 @@ def test_every_dataset_is_decoded_in_full(hub: Path, tmp_path: Path, name: str, 
     for row, label in enumerate(labels):
         content = replicas.encoded(task, stored_split, row, int(label))
         assert (pixels[row] == images.preprocess_image(Image.open(io.BytesIO(content)))).all()
-    assert images.count_overlap(pixels, pixels) == len(pixels)
+    assert count_overlap(pixels, pixels) == len(pixels)
 
 
 def test_replicas_are_deterministic_and_their_classes_look_different():
@@ -365,33 +366,3 @@ def test_rows_must_be_ascending_and_exist(hub: Path, tmp_path: Path, indices: li
         images.decode_split(
             files(hub, task, "train"), task, tmp_path / "a.npy", tmp_path / "b.npy", np.array(indices, int), 1
         )
-
-
-@pytest.mark.parametrize("total", [1020, 1880, 73257])
-def test_the_validation_split_is_torchs_random_split(total: int):
-    train, validation = images.split_validation(total)
-    order = torch.randperm(total, generator=torch.Generator().manual_seed(0)).numpy()
-    assert len(validation) == total // 10
-    assert (train == np.sort(order[: total - total // 10])).all()
-    assert (validation == np.sort(order[total - total // 10 :])).all()
-    pool = train[images.draw_pool(len(train), 1600, 0)]
-    assert len(pool) == min(1600, len(train))
-    assert not {*pool.tolist()} & {*validation.tolist()}
-
-
-def test_a_pool_is_drawn_by_its_seed_without_replacement():
-    pool, again, other = (images.draw_pool(5000, 1600, seed) for seed in (0, 0, 1))
-    assert len({*pool.tolist()}) == 1600
-    assert (pool == again).all()
-    assert (pool != other).any()
-    assert (np.diff(pool) > 0).all()
-    assert images.draw_pool(5, 1600, 0).tolist() == [0, 1, 2, 3, 4]
-
-
-def test_overlap_counts_images_by_content():
-    a = RNG.integers(0, 256, (6, 4, 4, 3), dtype=np.uint8)
-    b = np.concatenate([a[[1, 4]], a[:1] + np.uint8(1)])
-    assert images.count_overlap(a, b) == 2
-    assert images.count_overlap(b, a) == 2
-    assert images.count_overlap(a[[1, 1]], b) == 2
-    assert images.count_overlap(a[:0], b) == 0

@@ -8,8 +8,9 @@ import pytest
 from pyarrow import parquet
 
 from pipeline.runtime.errors import BenchmarkError
-from pipeline.suites import _parquet
+from pipeline.suites import _clip_data, _parquet
 from pipeline.suites._clip_tasks import CLIP_TASKS, ClipTask, find_task
+from pipeline.suites._labels import read_labels
 from tests.support import replicas
 
 CLASSES = ["daisy", "dandelion", "rose", "sunflower", "tulip"]
@@ -31,7 +32,7 @@ def write(path: Path, labels: pa.Array, names: object = None, metadata: str | No
 
 def check(path: Path, task: ClipTask = TASK) -> None:
     """Check a file as the whole test split."""
-    _parquet.check_test(task, [_parquet.read_footer(path)])
+    _clip_data.check_test(task, [_parquet.read_footer(path)])
 
 
 def test_the_end_of_a_file_tells_what_the_file_does(tmp_path: Path):
@@ -50,15 +51,13 @@ def test_the_end_of_a_file_tells_what_the_file_does(tmp_path: Path):
 def test_the_footers_of_every_dataset_pass(name: str):
     task = find_task(name).model_copy(update={"test_size": 6})
     files = replicas.datasets(12, 6)[task.dataset]
-    for split, judge in ((task.train_split, _parquet.check_train), (task.test_split, _parquet.check_test)):
+    for split, judge in ((task.train_split, _clip_data.check_train), (task.test_split, _clip_data.check_test)):
         names = _parquet_names(files, task, split)
         judge(task, [_parquet.parse_footer(file, files[file]) for file in names])
 
 
 def _parquet_names(files: dict[str, bytes], task: ClipTask, split: str) -> list[str]:
-    from pipeline.suites._clip_tasks import find_parquet_files
-
-    return find_parquet_files([*files], task.config, split)
+    return _parquet.find_parquet_files([*files], task.config, split)
 
 
 def test_food101_in_the_order_of_the_prompts_is_refused():
@@ -66,7 +65,7 @@ def test_food101_in_the_order_of_the_prompts_is_refused():
     files = replicas.datasets(12, 6)[task.dataset]
     footers = [_parquet.parse_footer(file, files[file]) for file in _parquet_names(files, task, task.test_split)]
     with pytest.raises(BenchmarkError, match="99 names agree; 'cheesecake' is 16 in the file, 17 in the suite"):
-        _parquet.check_test(task, footers)
+        _clip_data.check_test(task, footers)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +82,7 @@ def test_food101_in_the_order_of_the_prompts_is_refused():
 )
 def test_class_names_in_another_order_are_refused(tmp_path: Path, names: list[str], message: str):
     path = write(tmp_path / "test.parquet", pa.array(range(5)), names)
-    for judge in (check, lambda file: _parquet.read_labels(file, TASK)):
+    for judge in (check, lambda file: read_labels(file, TASK.labels)):
         with pytest.raises(BenchmarkError, match=message):
             judge(path)
 
@@ -96,7 +95,7 @@ def test_names_that_are_spelt_otherwise_are_accepted(tmp_path: Path):
 def test_names_with_one_plain_spelling_are_told_apart(tmp_path: Path):
     task = TASK.model_copy(update={"classes": ("C", "C++", "go", "rust", "zig")})
     path = write(tmp_path / "texts.parquet", pa.array(["C++", "C", "Go", "rust", "zig"]))
-    assert _parquet.read_labels(path, task).tolist() == [1, 0, 2, 3, 4]
+    assert read_labels(path, task.labels).tolist() == [1, 0, 2, 3, 4]
     exchanged = write(tmp_path / "test.parquet", pa.array(range(5)), ["C++", "C", "go", "rust", "zig"])
     with pytest.raises(BenchmarkError, match=r"3 names agree; 'C\+\+' is 0 in the file, 1 in the suite"):
         check(exchanged, task)
@@ -125,7 +124,7 @@ def test_labels_may_be_text_of_every_kind(tmp_path: Path, kind: pa.DataType):
     texts = ["rose", "Daisy", "tulip", "dandelion", "sunflower"]
     path = write(tmp_path / "test.parquet", pa.array(texts).cast(kind))
     check(path)
-    assert _parquet.read_labels(path, TASK).tolist() == [2, 0, 4, 1, 3]
+    assert read_labels(path, TASK.labels).tolist() == [2, 0, 4, 1, 3]
 
 
 @pytest.mark.parametrize(
@@ -151,6 +150,42 @@ def test_few_training_images_are_refused(tmp_path: Path):
         path = write(tmp_path / f"{rows}.parquet", pa.array([0] * rows))
         footers = [_parquet.read_footer(path)]
         if rows == 10:
-            _parquet.check_train(TASK, footers)
+            _clip_data.check_train(TASK, footers)
     with pytest.raises(BenchmarkError, match="has 9 images; at least 10 are needed, 10 % become validation"):
-        _parquet.check_train(TASK, footers)
+        _clip_data.check_train(TASK, footers)
+
+
+@pytest.mark.parametrize(
+    ("names", "config", "expected"),
+    [
+        (["data/test-00001-of-00002.parquet", "data/test-00000-of-00002.parquet"], None, [1, 0]),
+        (["data/test-00000-of-00001-3bfa172e8818685a.parquet", "data/train-00000-of-00001-a.parquet"], None, [0]),
+        (["a/test-00000-of-00001.parquet", "b/test-00000-of-00001.parquet"], "b", [1]),
+        (["a/test-00000-of-00001.parquet", "data/test-00000-of-00001.parquet"], None, [1]),
+        (["mnist/test-00000-of-00001.parquet"], None, [0]),
+        (["default/test/0001.parquet", "default/test/0000.parquet", "default/train/0000.parquet"], None, [1, 0]),
+        (["a/test/0000.parquet", "b/test/0000.parquet"], "a", [0]),
+        (["test.parquet", "train.parquet", "latest.parquet"], None, [0]),
+        (["data/test.parquet", "data/corrupted_test-00000-of-00001.parquet", "data/test.csv"], None, [0]),
+    ],
+)
+def test_parquet_files_of_every_layout_are_found(names: list[str], config: str | None, expected: list[int]):
+    assert _parquet.find_parquet_files(names, config, "test") == [names[index] for index in expected]
+
+
+@pytest.mark.parametrize(
+    ("names", "config", "message"),
+    [
+        ([], None, "no parquet file of split 'test'; the repository has: "),
+        (["train/0.tar", "test/0.tar"], None, r"no parquet .*has: test/0.tar, train/0.tar \(2 files\)"),
+        (["partial-test/0000.parquet"], None, r"only a part of split 'test' was converted to parquet \(partial-test\)"),
+        (["a/test.parquet"], "b", "no parquet file of split 'test' of configuration 'b'; the repository has: a/test"),
+        (["a/test.parquet", "b/test.parquet"], None, "several folders hold split 'test', name a configuration"),
+        (["data/test-00001-of-00002.parquet"], None, "split 'test': expected 2 files, each number once, found data/"),
+        (["data/test-00000-of-00001-a.parquet", "data/test-00000-of-00001-b.parquet"], None, "expected 1 files"),
+        (["default/test/0001.parquet"], None, "expected 1 files, each number once"),
+    ],
+)
+def test_missing_parquet_files_are_named(names: list[str], config: str | None, message: str):
+    with pytest.raises(BenchmarkError, match=message):
+        _parquet.find_parquet_files(names, config, "test")

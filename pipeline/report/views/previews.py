@@ -21,9 +21,7 @@ TEXTS, LETTERS = 3, 100
 def view(evidence: Evidence, look: Look) -> View:
     """Show a row of images per task, or TEXTS texts."""
     if next(iter(evidence.previews.values())).dtype.kind == "U":
-        caption = (
-            f"The first texts of each task's test split, as the encoder reads them, cut after {LETTERS} characters."
-        )
+        caption = f"The first texts of each task's test split, cut after {LETTERS} characters."
         texts = [(task, text) for task, texts in evidence.previews.items() for text in texts[:TEXTS].tolist()]
         rows = [(task, (Cell(shorten(text, LETTERS, placeholder=" ...")),)) for task, text in texts]
         table = Table(caption, ("Text",), (("", tuple(rows)),), "Task", ("Text",))
