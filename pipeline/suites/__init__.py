@@ -6,15 +6,20 @@ clip              suites of public or own CLIP checkpoints
   _clip_images      image files to pixels                     _parquet        tables of images
   _packing          folders and tars as such tables           _clip_data      all of a task's images, decoded once
   _hub              downloads, verified
+text              suites of text classification, fine-tuned here
+  _text_tables      the tables of corpora and tasks       _wheels         files inside published wheels
+  _corpora          files to texts and labels             _text_splits    token ids, disjoint splits
+  _text_weights     encoders in the suite's layout        _text_experts   zero-shot heads, fine-tuning
 mini              the embedded suites
 
 A definition names its `family`; the rest of it is the family's `Definition`. Every family file has
 
     Definition    the schema of the definition
     Recipe        the schema of its parameters, `recipe.<suite>` in params.yaml
-    sizes         (definition, recipe) -> images per task and split, known before anything is prepared
+    sizes         (definition, recipe) -> examples per task and split, known before anything is prepared
     prepare       (name, definition, recipe, checkpoints, folder): writes the layout of `pipeline.models.suite`
-    train         (definition, recipe, folder), only if the family trains its weights: writes `checkpoints`
+    train         (definition, recipe, folder), only if its weights are trained once and kept: writes `checkpoints`
+    tune          (definition, recipe, folder, work), only if experts are trained after `prepare`: adds them to `folder`
 """
 
 import re
