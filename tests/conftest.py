@@ -11,7 +11,7 @@ from filelock import FileLock
 from hypothesis import settings
 
 from pipeline.models.suite import SuiteFolder
-from tests.support import toy
+from tests.support import toy, toy_texts
 
 os.environ["SAMERGING_DEVICE"] = "cpu"
 torch.set_num_threads(1)
@@ -40,6 +40,14 @@ def pristine_suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A valid suite folder of three tasks on a one-layer CLIP with random weights; read only."""
     folder = tmp_path_factory.mktemp("suite") / "tiny"
     toy.write_suite(folder)
+    return folder
+
+
+@pytest.fixture(scope="session", params=toy_texts.MODELS)
+def text_suite(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A valid suite folder of three tasks on a toy BERT, or GPT-2, with random weights; read only."""
+    folder = tmp_path_factory.mktemp("texts") / "texts"
+    toy_texts.write_suite(folder, request.param)
     return folder
 
 

@@ -14,8 +14,6 @@ from pipeline.runtime.errors import BenchmarkError
 GIB = 1 << 30
 ACTIVATIONS = {"cpu": 5 * GIB // 4, "cuda": 24 * GIB}
 """Bytes of activations in one pass. Fixed, because the order of sums must not depend on how much memory is free."""
-FLOATS = 21
-"""Floats per element of a token that one transformer block keeps for the backward pass."""
 RUNTIME = GIB // 2
 """Bytes for Python and torch themselves."""
 
@@ -31,7 +29,7 @@ def token_bytes(encoder: Transformer, examples: Tensor) -> int:
 
 def activation_bytes(encoder: Transformer, examples: Tensor) -> int:
     """Return the bytes of one example's float32 activations, kept until the backward pass."""
-    return FLOATS * encoder.depth * token_bytes(encoder, examples)
+    return int(encoder.kept * encoder.depth * token_bytes(encoder, examples))
 
 
 def examples_per_pass(encoder: Transformer, examples: Tensor, target: torch.device) -> int:

@@ -78,6 +78,8 @@ class Transformer(ABC):
     """Number of transformer blocks."""
     width: int
     """Length of a token between blocks."""
+    kept: float
+    """Floats that a block keeps for the backward pass, for every element of a token."""
     activate: Callable[[Tensor], Tensor]
     """The activation between the two matrices of every block's MLP."""
 

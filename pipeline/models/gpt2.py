@@ -34,6 +34,7 @@ class Gpt2(Transformer):
     """A GPT-2 without its head; `model` is {"architecture": "gpt2", ...} with the settings that `check` names."""
 
     kind = "texts"
+    kept = 17
 
     @staticmethod
     def check(model: Mapping[str, Any]) -> None:

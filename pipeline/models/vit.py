@@ -35,6 +35,7 @@ class VisionTransformer(Transformer):
     """The image tower of open_clip's CLIP; features are of unit length."""
 
     kind = "images"
+    kept = 21
 
     @staticmethod
     def check(model: Mapping[str, Any]) -> None:
@@ -51,7 +52,7 @@ class VisionTransformer(Transformer):
             raise ValueError(f"vision_cfg: mlp_ratio is {ratio!r}, expected a number above 0")
 
     def __init__(self, model: Mapping[str, Any], mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        """Read the architecture from a `model` that has passed `check`; mean and std per channel, of pixels in [0, 1]."""
+        """Read the architecture from a `model` that has passed `check`; mean and std: of pixels from 0 to 1."""
         vision = model["vision_cfg"]
         self.depth, self.width = vision["layers"], vision["width"]
         self.activate: Callable[[Tensor], Tensor] = _quick_gelu if model.get("quick_gelu") else gelu

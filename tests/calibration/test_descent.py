@@ -15,11 +15,12 @@ from pipeline.calibration.descent import coefficient_gradient, descend
 from pipeline.calibration.objectives import Objective, distillation, entropy
 from pipeline.calibration.problem import Diverged, Problem
 from pipeline.calibration.sharpness import LossAndGradient, Sharpness, perturbation, sharp_gradient
+from pipeline.models.examples import trim
 from pipeline.models.sampling import batches, generator, sample_indices
 from pipeline.models.task_vectors import merge
 from pipeline.models.weights import has_gradient
 from pipeline.runtime.schema import Schedule
-from tests.support import toy
+from tests.support import toy, toy_texts
 
 SCHEDULE = Schedule(lr=0.05, steps=6, batch_size=4)
 START = {"initial_coefficient": 0.2, "weight_decay": 5e-4}
@@ -67,6 +68,23 @@ def reference_gradient(
     loss = reference_loss(problem, at, indices, objective)
     (slope,) = torch.autograd.grad(loss, at)
     return loss.detach(), slope
+
+
+@pytest.mark.parametrize("kind", toy_texts.MODELS)
+def test_gradient_on_texts_equals_autograd_text_by_text(kind: str):
+    """The reference has a batch of one text without padding for every text of a task."""
+    problem = toy_texts.problem(kind)
+    at = torch.full((3, len(problem.vectors)), 0.3, dtype=torch.float64).requires_grad_()
+    merged = dict(problem.base)
+    for column, (name, stacked) in enumerate(problem.vectors.items()):
+        merged[name] = problem.base[name] + torch.tensordot(at[:, column], stacked, dims=1)
+    expected = torch.zeros((), dtype=torch.float64)
+    for head, pool, teacher in zip(problem.heads, problem.examples, problem.teachers, strict=True):
+        student = torch.cat([problem.encoder(merged, trim(text[None])) for text in pool]) @ head.T
+        expected = expected + divergence(student, teacher)
+    loss, slope = coefficient_gradient(problem, OBJECTIVE, at.detach(), toy.whole(problem))
+    torch.testing.assert_close(loss, expected.detach(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(slope, torch.autograd.grad(expected, at)[0], rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize(("objective", "other_way"), [(OBJECTIVE, divergence), (entropy, uncertainty)])

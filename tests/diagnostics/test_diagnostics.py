@@ -42,7 +42,7 @@ from pipeline.runtime import store
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.steps import diagnose
 from pipeline.toolbox import mloss
-from tests.support import toy
+from tests.support import toy, toy_texts
 
 T, N, L, D = 3, 4, 5, 6
 
@@ -129,6 +129,23 @@ def test_mloss_of_a_tower_is_that_of_the_inputs_of_its_layers():
         assert torch.allclose(losses[index].layer, gap.flatten(1).norm(dim=1), rtol=1e-10)
         assert torch.allclose(losses[index].node, gap.square().mean((0, 1)), rtol=1e-10)
         tokens = problem.encoder.block(average, index, tokens)
+
+
+@pytest.mark.parametrize("kind", toy_texts.MODELS)
+def test_mloss_of_texts_is_that_of_each_without_padding(kind: str, monkeypatch: pytest.MonkeyPatch):
+    problem = toy_texts.problem(kind)
+    experts, texts = expert_tensors(problem), problem.examples[1]
+    alone = [ensembles.measure_mloss(problem.encoder, problem.base, experts, text[None]) for text in texts]
+    share = ((texts >= 0).sum(1) / (texts >= 0).sum()).double()
+    for numbers in (ensembles.NUMBERS, 1):  # all texts at once, one after the other
+        monkeypatch.setattr(ensembles, "NUMBERS", numbers)
+        together = ensembles.measure_mloss(problem.encoder, problem.base, experts, texts)
+        for block, parts in zip(together, zip(*alone, strict=True), strict=True):
+            layer, normalised, node, power = (torch.stack(values) for values in zip(*parts, strict=True))
+            assert torch.allclose(block.layer, layer.flatten(), rtol=1e-9)
+            assert torch.allclose(block.normalised, normalised.flatten(), rtol=1e-9)
+            assert torch.allclose(block.node, share @ node, rtol=1e-6)
+            assert torch.allclose(block.power, share @ power, rtol=1e-6)
 
 
 def test_mloss_of_a_tower_does_not_depend_on_the_batches(monkeypatch: pytest.MonkeyPatch):

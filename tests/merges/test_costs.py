@@ -18,7 +18,7 @@ from pipeline.models.suite import SuiteFolder
 from pipeline.models.weights import Encoder
 from pipeline.runtime import store
 from pipeline.steps import merge as merge_step
-from tests.support import toy
+from tests.support import toy, toy_texts
 
 RANK = 3
 
@@ -53,6 +53,18 @@ def grey_images(count: int = 1) -> Tensor:
 @pytest.mark.parametrize("count", [1, 3])
 def test_operations_of_the_plain_encoder(suite: SuiteFolder, count: int):
     assert count_flops(suite.suite.encoder(), dict(suite.base()), grey_images(count)) == expected_flops(count)
+
+
+def test_a_text_costs_as_much_as_the_longest(text_suite: Path, tmp_path: Path):
+    """Embeddings are looked up, and a causal mask saves no product."""
+    suite = SuiteFolder(text_suite)
+    model, tokens = suite.suite.model, toy_texts.LENGTH
+    width, inner = model["width"], model.get("hidden", 4 * model["width"])
+    block = 4 * tokens * width**2 + 2 * tokens**2 * width + 2 * tokens * width * inner
+    costs = count_costs(text_suite, save_artefact(suite, tmp_path))
+    assert costs["plain_flops"] == 2 * model["layers"] * block
+    assert costs["flops"] == dict.fromkeys(suite.suite.task_names, costs["plain_flops"])
+    assert costs["encoder_bytes"] == sum(tensor.nbytes for tensor in suite.base().values())
 
 
 def test_operations_are_the_same_block_by_block(suite: SuiteFolder):

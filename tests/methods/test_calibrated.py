@@ -14,11 +14,13 @@ from pipeline.merges.serving import Served, heads
 from pipeline.merges.solution import Solution
 from pipeline.methods import symerge, ties
 from pipeline.models.encoder import Hidden
+from pipeline.models.examples import trim
 from pipeline.models.task_vectors import merge, merge_delta
 from pipeline.models.weights import Weights
 from pipeline.runtime.schema import Schedule
 from pipeline.toolbox.trimming import select_entries
 from tests.support import toy
+from tests.support.toy_texts import PROBLEMS
 
 SCHEDULE = Schedule(lr=0.05, steps=6, batch_size=4)
 PRECISIONS = (torch.float32, torch.bfloat16)
@@ -148,10 +150,11 @@ def run_prodistill(problem: Problem, epochs: int, lr: float) -> tuple[Weights, l
             leaves = {name: tensor.requires_grad_() for name, tensor in merged.items()}
             loss = torch.zeros((), dtype=torch.float64)
             for task in tasks:
-                entering = encode_blocks(theta, problem.examples[task], index)
-                goal = encode_blocks(experts[task], problem.examples[task], index + 1)
-                gap = tower.block({**theta, **leaves}, index, entering).tokens - goal.tokens
-                loss = loss + gap.square().sum()
+                for example in map(trim, problem.examples[task].split(1)):
+                    entering = encode_blocks(theta, example, index)
+                    goal = encode_blocks(experts[task], example, index + 1)
+                    gap = tower.block({**theta, **leaves}, index, entering).tokens - goal.tokens
+                    loss = loss + gap.square().sum()
             losses.append(float(loss.detach()))
             slopes = torch.autograd.grad(loss, [leaves[name] for name in names])
             for name, slope in zip(names, slopes, strict=True):
@@ -164,8 +167,9 @@ def run_prodistill(problem: Problem, epochs: int, lr: float) -> tuple[Weights, l
     return delta, losses
 
 
-def test_prodistill_is_adam_on_every_block_in_turn():
-    problem = toy.clip_problem()
+@pytest.mark.parametrize("kind", PROBLEMS)
+def test_prodistill_is_adam_on_every_block_in_turn(kind: str):
+    problem = PROBLEMS[kind]()
     solution = calibrated("prodistill", problem, **SHORT)
     delta, losses = run_prodistill(problem, epochs=3, lr=0.01)
     close(solution.delta, delta, 1e-8)
@@ -257,10 +261,12 @@ def test_an_expert_is_trusted_on_its_own_predictions():
 
 def test_symerge_reports_the_number_of_trusted_images(problem: Problem, capsys):
     calibrated("symerge", problem, ROUNDS)
-    message = re.search(r"symerge: seed \d+: ([\d,]+) of ([\d,]+) images had a trusted expert", capsys.readouterr().out)
+    message = re.search(
+        r"symerge: seed \d+: ([\d,]+) of ([\d,]+) examples had a trusted expert", capsys.readouterr().out
+    )
     assert message is not None
     trusted, seen = (int(number.replace(",", "")) for number in message.groups())
-    assert 0 < trusted <= seen == ROUNDS.steps * sum(min(ROUNDS.batch_size, len(images)) for images in problem.examples)
+    assert 0 < trusted <= seen == ROUNDS.steps * sum(min(ROUNDS.batch_size, len(pool)) for pool in problem.examples)
 
 
 def test_loss_and_gradient_are_zero_without_a_trusted_image():

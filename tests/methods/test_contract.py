@@ -11,10 +11,11 @@ from torch import Tensor
 from pipeline import methods
 from pipeline.merges.solution import Solution
 from pipeline.models.task_vectors import TaskVectors, add_delta, merge
-from pipeline.models.weights import FROZEN, Weights
+from pipeline.models.weights import Weights
 from pipeline.runtime.schema import Parameters, Schedule
 from pipeline.steps.merge import merge_data_free
 from tests.support import toy
+from tests.support.toy_texts import PROBLEMS
 
 ALL = methods.names()
 DATA_FREE = tuple(name for name in ALL if hasattr(methods.load(name), "merge"))
@@ -42,14 +43,15 @@ def solutions_of(name: str, vectors: TaskVectors) -> Sequence[Solution]:
 
 
 def calibration_of(name: str, problem: toy.Problem, seed: int = 0) -> Solution:
-    """Return a calibrated method's solution with its defaults."""
+    """Return a calibrated method's solution with its defaults, or with fewer epochs."""
     module = methods.load(name)
-    return module.calibrate(problem, SCHEDULE, seed, module.Params())
+    epochs = {"epochs": 3} if "epochs" in module.Params.model_fields else {}
+    return module.calibrate(problem, SCHEDULE, seed, module.Params(**epochs))
 
 
-def clip_vectors(dtype: torch.dtype) -> tuple[TaskVectors, Weights, list[Weights]]:
+def toy_vectors(dtype: torch.dtype, kind: str = "images") -> tuple[TaskVectors, Weights, list[Weights]]:
     """Task vectors on two transformer blocks, their base and their experts."""
-    problem = toy.clip_problem(dtype=dtype)
+    problem = PROBLEMS[kind](dtype=dtype)
     experts = [
         {name: problem.base[name] + stacked[task] for name, stacked in problem.vectors.items()} for task in range(TASKS)
     ]
@@ -126,9 +128,10 @@ def tensors_of(solution: Solution) -> Weights:
     }
 
 
+@pytest.mark.parametrize("kind", PROBLEMS)
 @pytest.mark.parametrize("name", DATA_FREE)
-def test_data_free_method_keeps_its_contract(name: str):
-    vectors, base, experts = clip_vectors(torch.float32)
+def test_data_free_method_keeps_its_contract(name: str, kind: str):
+    vectors, base, experts = toy_vectors(torch.float32, kind)
     before = [toy.cloned(weights) for weights in (base, *experts)]
     solutions, repeated = solutions_of(name, vectors), solutions_of(name, vectors)
     assert all(toy.same(first, second) for first, second in zip((base, *experts), before, strict=True))
@@ -140,22 +143,22 @@ def test_data_free_method_keeps_its_contract(name: str):
 
 @pytest.mark.parametrize("name", [name for name in DATA_FREE if is_random(name)])
 def test_a_random_method_depends_on_its_seed(name: str):
-    first, second, *_ = solutions_of(name, clip_vectors(torch.float32)[0])
+    first, second, *_ = solutions_of(name, toy_vectors(torch.float32)[0])
     assert not equal(first, second)
 
 
+@pytest.mark.parametrize("kind", PROBLEMS)
 @pytest.mark.parametrize("name", DATA_FREE)
-def test_data_free_method_of_experts_equal_to_the_base_is_the_base(name: str):
-    _, base, _ = clip_vectors(torch.float32)
-    groups = [group for group in base if group not in FROZEN]
-    vectors = TaskVectors(base, [toy.cloned(base) for _ in range(TASKS)], groups)
+def test_data_free_method_of_experts_equal_to_the_base_is_the_base(name: str, kind: str):
+    moved, base, _ = toy_vectors(torch.float32, kind)
+    vectors = TaskVectors(base, [toy.cloned(base) for _ in range(TASKS)], [*moved])
     for solution in solutions_of(name, vectors):
         assert all(toy.same(model, base) for model in models_of(solution, base, vectors))
 
 
 @pytest.mark.parametrize("name", [name for name in DATA_FREE if not is_random(name)])
 def test_order_of_tasks_does_not_matter(name: str):
-    vectors, base, experts = clip_vectors(torch.float64)
+    vectors, base, experts = toy_vectors(torch.float64)
     order = [2, 0, 1]
     permuted = TaskVectors(base, [experts[task] for task in order], [*vectors], torch.float64)
     (solution,), (reordered,) = solutions_of(name, vectors), solutions_of(name, permuted)
@@ -169,7 +172,7 @@ def test_order_of_tasks_does_not_matter(name: str):
 @pytest.mark.parametrize("name", [name for name in DATA_FREE if name not in ("wudi", "pcb", "smile", "nan_weights")])
 def test_a_merge_grows_with_its_task_vectors(name: str):
     """Positive homogeneity; WUDI (fixed steps), PCB (tanh), SMILE (it merges to theta_0) and NAN of weights lack it."""
-    vectors, base, _ = clip_vectors(torch.float64)
+    vectors, base, _ = toy_vectors(torch.float64)
     moved = [{group: base[group] + 4 * vectors[group][task] for group in vectors} for task in range(TASKS)]
     longer = TaskVectors(base, moved, [*vectors], torch.float64)
     for solution, longer_solution in zip(solutions_of(name, vectors), solutions_of(name, longer), strict=True):
@@ -189,7 +192,7 @@ def test_a_merge_grows_with_its_task_vectors(name: str):
     ],
 )  # fmt: skip
 def test_one_task_is_its_expert(name: str, settings: dict[str, float]):
-    vectors, base, experts = clip_vectors(torch.float64)
+    vectors, base, experts = toy_vectors(torch.float64)
     only, module = TaskVectors(base, experts[:1], [*vectors], torch.float64), methods.load(name)
     for solution in merge_data_free(module, only, module.Params(**settings), ["one"]).solutions:
         (model,) = models_of(solution, base, only)
@@ -197,9 +200,10 @@ def test_one_task_is_its_expert(name: str, settings: dict[str, float]):
             torch.testing.assert_close(model[group], experts[0][group], rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", PROBLEMS)
 @pytest.mark.parametrize("name", CALIBRATED)
-def test_calibrated_method_keeps_its_contract(name: str):
-    problem, untouched = toy.clip_problem(), toy.clip_problem()
+def test_calibrated_method_keeps_its_contract(name: str, kind: str):
+    problem, untouched = PROBLEMS[kind](), PROBLEMS[kind]()
     solution, repeated = calibration_of(name, problem), calibration_of(name, problem)
     assert equal(solution, repeated)
     check_merged(solution, {group: stacked.shape[1:] for group, stacked in problem.vectors.items()})
@@ -214,9 +218,10 @@ def test_calibrated_method_keeps_its_contract(name: str):
         assert all(torch.equal(value, original) for value, original in pairs)
 
 
+@pytest.mark.parametrize("kind", PROBLEMS)
 @pytest.mark.parametrize("name", CALIBRATED)
-def test_calibrated_method_of_experts_equal_to_the_base_is_the_base(name: str):
-    same = toy.clip_problem(spread=0.0)
+def test_calibrated_method_of_experts_equal_to_the_base_is_the_base(name: str, kind: str):
+    same = PROBLEMS[kind](spread=0.0)
     for model in models_of(calibration_of(name, same), same.base, same.vectors):
         for group in same.vectors:
             torch.testing.assert_close(model[group], same.base[group], rtol=0, atol=1e-9)

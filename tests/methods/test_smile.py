@@ -20,6 +20,7 @@ from pipeline.models.weights import Weights
 from pipeline.steps import evaluate
 from pipeline.steps import merge as merge_step
 from tests.support import toy
+from tests.support.toy_texts import PROBLEMS
 
 MATRICES = ("attn.q", "attn.k", "attn.v", "attn.out_proj", "mlp.c_fc", "mlp.c_proj")
 
@@ -146,15 +147,16 @@ def test_only_the_chosen_expert_acts():
     assert routed_tasks == {0, 1, 2, 3}
 
 
+@pytest.mark.parametrize("kind", PROBLEMS)
 @pytest.mark.parametrize("params", [Params(rank=3, gate_rank=1), Params(rank=4, gate_rank=4)])
-def test_the_served_model_equals_the_oracle(params: Params):
-    problem = toy.clip_problem(spread=0.2)
+def test_the_served_model_equals_the_oracle(params: Params, kind: str):
+    problem = PROBLEMS[kind](spread=0.2)
     vectors, _ = moved_matrices(problem, 3)
     served = served_of(merge(vectors, params), problem)
-    images = problem.examples[0][:3]
-    expected = oracle(problem.encoder, problem.base, vectors, params, images)
-    torch.testing.assert_close(served.encoder(served.weights, images), expected, rtol=0, atol=1e-11)
-    assert (expected - problem.encoder(problem.base, images)).abs().max() > 1e-3
+    examples = problem.examples[0][:3]
+    expected = oracle(problem.encoder, problem.base, vectors, params, examples)
+    torch.testing.assert_close(served.encoder(served.weights, examples), expected, rtol=0, atol=1e-11)
+    assert (expected - problem.encoder(problem.base, examples)).abs().max() > 1e-3
 
 
 def test_the_experts_are_part_of_the_served_weights():

@@ -25,6 +25,7 @@ from pipeline.toolbox.activations import apply_block, embed_examples, expert_wei
 from pipeline.toolbox.regression import condition_gram, solve_cholesky
 from pipeline.toolbox.spectra import decorrelate
 from tests.support import toy
+from tests.support.toy_texts import PROBLEMS
 
 UNUSED = Schedule(lr=1.0, steps=1, batch_size=1)
 STATISTICS = ("esm", "fisher", "m_ties", "regmean", "regmean_pp")
@@ -76,13 +77,15 @@ def expert_prefix(problem: Problem) -> Callable[[int], Weights]:
     return lambda task: expert_weights(problem.base, problem.vectors, task)
 
 
+@pytest.mark.parametrize("kind", PROBLEMS)
 @pytest.mark.parametrize("name", STATISTICS)
-def test_order_of_tasks_and_size_of_passes_do_not_matter(name: str):
-    problem = toy.clip_problem()
+def test_order_of_tasks_and_size_of_passes_do_not_matter(name: str, kind: str):
+    """With one text to a pass there is no padding anywhere."""
+    problem = PROBLEMS[kind]()
     settings = {"classes": "all", "samples": 3} if name == "fisher" else {}
     delta = merged_delta(name, problem, **settings)
-    order = [2, 0, 1]
-    for variant in (permute_tasks(problem, order), replace(problem, examples_per_pass=4)):
+    passes = [replace(problem, examples_per_pass=count) for count in (1, 4)]
+    for variant in (permute_tasks(problem, [2, 0, 1]), *passes):
         repeated = merged_delta(name, variant, **settings)
         for group, tensor in delta.items():
             close(repeated[group], tensor, 1e-8 if name == "esm" else 1e-11)
@@ -163,8 +166,9 @@ def test_fisher_is_the_curvature_of_the_softmax_pulled_back():
         close(flat(exact_fisher(problem, task)), expected)
 
 
-def test_fisher_of_a_transformer_equals_a_loop_over_images_and_classes():
-    problem = toy.clip_problem()
+@pytest.mark.parametrize("kind", PROBLEMS)
+def test_fisher_of_a_transformer_equals_a_loop_over_examples_and_classes(kind: str):
+    problem = PROBLEMS[kind]()
     problem = replace(problem, examples=(problem.examples[0][:3],), teachers=(problem.teachers[0][:3],))
     logits, slopes = jacobians(problem, 0)
     p = logits.softmax(-1)
@@ -286,9 +290,10 @@ def least_squares(problem: Problem, name: str, rows: Sequence[Tensor]) -> np.nda
     return np.linalg.lstsq(torch.cat(weighed).numpy(), torch.cat(targets).numpy(), rcond=None)[0].T
 
 
+@pytest.mark.parametrize("kind", PROBLEMS)
 @pytest.mark.parametrize("index", [0, 1])
-def test_regmean_is_least_squares_over_the_experts_inputs(index: int):
-    problem = toy.clip_problem()
+def test_regmean_is_least_squares_over_the_experts_inputs(index: int, kind: str):
+    problem = PROBLEMS[kind]()
     delta = merged_delta("regmean", problem, off_diagonal=1.0, ridge=0.0)
     rows = [block_inputs(problem, task, expert_prefix(problem), index) for task in range(3)]
     for name in rows[0]:
@@ -343,7 +348,7 @@ def test_regmean_of_equal_inputs_is_the_average(name: str):
     problem = toy.clip_problem()
     moving = tuple(f"{block_name(0)}attn.{part}.weight" for part in "qkv")
     vectors = {name: stacked if name in moving else 0 * stacked for name, stacked in problem.vectors.items()}
-    delta = merged_delta(name, replace(problem, vectors=vectors, images=(problem.examples[0],) * 3))
+    delta = merged_delta(name, replace(problem, vectors=vectors, examples=(problem.examples[0],) * 3))
     for group in moving:
         close(delta[group], vectors[group].mean(0))
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from pipeline.models import features
-from pipeline.models.encoder import Hidden, Transformer, block_name, join_hidden
+from pipeline.models.encoder import Hidden, Transformer, block_name, join_hidden, product
 from pipeline.models.examples import trim
 from pipeline.models.features import encode
 from pipeline.models.weights import Weights, has_gradient
@@ -134,9 +134,7 @@ def test_inputs_are_those_of_the_tokens_that_are_no_padding(kind: str):
     for name, x in rows.items():
         assert x.shape == (int((texts >= 0).sum()), weights[name].shape[1])
         torch.testing.assert_close(x, torch.cat([part[name] for part in parts]), rtol=0, atol=1e-12)
-    activated = encoder.activate(
-        rows[f"{stem}mlp.c_fc.weight"] @ weights[f"{stem}mlp.c_fc.weight"].T + weights[f"{stem}mlp.c_fc.bias"]
-    )
+    activated = encoder.activate(product(weights, f"{stem}mlp.c_fc", rows[f"{stem}mlp.c_fc.weight"]))
     torch.testing.assert_close(rows[f"{stem}mlp.c_proj.weight"], activated, rtol=0, atol=1e-12)
 
 

@@ -15,7 +15,7 @@ from pipeline.models.suite import SuiteError, SuiteFolder
 from pipeline.models.weights import to_device
 from pipeline.runtime.device import device
 from pipeline.runtime.errors import BenchmarkError
-from tests.support import toy
+from tests.support import toy, toy_texts
 
 Fault = Callable[[Path], None]
 
@@ -79,6 +79,13 @@ FAULTS: dict[str, tuple[str, Fault, str]] = {
         "model: .*width is '96', expected a positive whole number",
     ),
     "tower of half a head": ("suite.json", set_tower(head_width=5), "is no multiple of head_width 5"),
+    "tower of an unknown kind": ("suite.json", set_tower(pool_type="avg"), "vision_cfg: pool_type not supported"),
+    "tower of no MLP": ("suite.json", set_tower(mlp_ratio=0), "vision_cfg: mlp_ratio is 0, expected a number above 0"),
+    "tower of other weights": (
+        "suite.json",
+        set_tower(width=64),
+        r"has shape .*, the model of suite.json asks for \[",
+    ),
     "no deviation": ("suite.json", set_keys(std=[0.0, 1.0, 1.0]), "std.*greater than 0"),
     "no suite.json": ("suite.json", delete, "no such file"),
     "suite.json cut": ("suite.json", halve, "not valid JSON"),
@@ -125,6 +132,11 @@ FAULTS: dict[str, tuple[str, Fault, str]] = {
     "images empty": ("images/test/cats.npy", empty, "cannot be read"),
     "images of another type": ("images/train/cats.npy", change_array(lambda a: a / 255), "float64.*expected uint8"),
     "grey images": ("images/train/cats.npy", change_array(lambda a: a[..., 0]), r"expected uint8 \[N, H, W, 3\]"),
+    "smaller images": (
+        "images/train/fish.npy",
+        change_array(lambda a: a[:, 1:]),
+        r"images of shape \[13, 14, 3\]",
+    ),
     "fewer images than labels": ("images/validation/fish.npy", change_array(lambda a: a[:-1]), "4 images but labels"),
     "no labels": ("labels/test/dogs.npy", delete, "cannot be read"),
     "labels cut": ("labels/test/dogs.npy", halve, "cannot be read"),
@@ -132,6 +144,107 @@ FAULTS: dict[str, tuple[str, Fault, str]] = {
     "label below zero": ("labels/test/dogs.npy", change_array(lambda a: a - 1), "expected 0 to 2"),
     "labels of another type": ("labels/test/dogs.npy", change_array(lambda a: a / 2), "float64.*expected int64"),
 }
+
+
+def change_texts(change: Callable[[np.ndarray], object]) -> Fault:
+    """Change ids of an array of texts in place."""
+
+    def fault(path: Path) -> None:
+        texts = np.load(path)
+        change(texts)
+        np.save(path, texts)
+
+    return fault
+
+
+def set_model(**values: object) -> Fault:
+    """Set keys of the model of suite.json."""
+
+    def fault(path: Path) -> None:
+        content = json.loads(path.read_text())
+        content["model"] |= values
+        path.write_text(json.dumps(content))
+
+    return fault
+
+
+TEXTS = "texts/train/dogs.npy"
+TEXT_FAULTS: dict[str, tuple[str, Fault, str]] = {
+    "wide ids": (TEXTS, change_array(lambda a: a.astype(np.int64)), r"int64 \[12, 9\], expected int32 \[N, L\]"),
+    "one text": (TEXTS, change_array(lambda a: a[0]), r"int32 \[9\], expected int32 \[N, L\]"),
+    "no tokens": (TEXTS, change_array(lambda a: a[:, :0]), "texts of 0 tokens, expected 1 to 12"),
+    "long texts": (TEXTS, change_array(lambda a: np.tile(a, 2)), "texts of 18 tokens, expected 1 to 12, the positions"),
+    "id beyond the vocabulary": (
+        TEXTS,
+        change_texts(lambda a: a.__setitem__((0, 0), 40)),
+        r"token ids from -1 to 40, expected -1 \(padding\) to 39",
+    ),
+    "id below padding": (TEXTS, change_texts(lambda a: a.__setitem__((0, 8), -2)), r"token ids from -2 to \d+"),
+    "empty text": (TEXTS, change_texts(lambda a: a.__setitem__(3, -1)), "text 3 is empty"),
+    "padding inside": (TEXTS, change_texts(lambda a: a.__setitem__((11, 4), -1)), "text 11 has tokens after padding"),
+    "texts of another length": (
+        "texts/test/fish.npy",
+        change_array(lambda a: np.pad(a, ((0, 0), (0, 1)), constant_values=-1)),
+        r"texts of shape \[10\], those of cats have \[9\]",
+    ),
+    "fewer texts than labels": (TEXTS, change_array(lambda a: a[:-1]), "11 texts but labels"),
+    "no texts": (TEXTS, delete, "cannot be read"),
+    "label above the classes": ("labels/test/dogs.npy", change_array(lambda a: a + 1), "expected 0 to 2"),
+    "unknown architecture": (
+        "suite.json",
+        set_model(architecture="llama"),
+        "model: .*architecture 'llama', expected b",
+    ),
+    "no heads": ("suite.json", set_model(heads=0), "model: .*heads is 0, expected a positive whole number"),
+    "heads that do not fit": ("suite.json", set_model(heads=3), "model: .*width 16 is no multiple of heads 3"),
+    "too many layers": ("suite.json", set_model(layers=10**20), "model: .*expected at most 1000"),
+    "no epsilon": ("suite.json", set_model(epsilon=None), "model: .*epsilon is None, expected a number"),
+    "unknown setting": ("suite.json", set_model(rotary=True), "model: .*rotary not supported; expected layers"),
+    "a mean": ("suite.json", set_keys(mean=[0.5, 0.5, 0.5]), "mean: .*expected three numbers for images, and none for"),
+    "an unknown group": ("suite.json", set_keys(groups=["bias"]), "groups: no tensor 'bias' in base.safetensors"),
+    "smaller embedding": (
+        "base.safetensors",
+        change_tensors(lambda t: t.update(word_embedding=torch.zeros(39, 16))),
+        r"word_embedding has shape \[39, 16\], the model of suite.json asks for \[40, 16\]",
+    ),
+    "base without a frozen tensor": (
+        "base.safetensors",
+        change_tensors(lambda t: t.pop("positional_embedding")),
+        "1 tensors are missing, the first is 'positional_embedding'",
+    ),
+}
+
+
+@pytest.mark.parametrize(("file", "fault", "message"), TEXT_FAULTS.values(), ids=TEXT_FAULTS)
+def test_a_broken_folder_of_texts_is_refused_by_file(
+    text_suite: Path, tmp_path: Path, file: str, fault: Fault, message: str
+):
+    broken = Path(shutil.copytree(text_suite, tmp_path / "broken"))
+    SuiteFolder(broken)
+    fault(broken / file)
+    with pytest.raises(BenchmarkError, match=message) as caught:
+        SuiteFolder(broken)
+    assert file in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_suite_of_texts_opens(text_suite: Path):
+    opened = SuiteFolder(text_suite)
+    assert not {"mean", "std"} & json.loads((text_suite / "suite.json").read_text()).keys()
+    assert opened.examples("test", "dogs").shape == (toy.SIZES["test"], toy_texts.LENGTH)
+    assert opened.blank().shape == (1, toy_texts.LENGTH)
+    frozen = {*opened.base()} - {*opened.suite.groups}
+    assert frozen == (set() if opened.suite.model["architecture"] == "gpt2" else {*toy_texts.FROZEN})
+    assert {*opened.expert("dogs")} == {*opened.suite.groups}
+
+
+@pytest.mark.parametrize("missing", ["mean", "std"])
+def test_a_suite_of_images_needs_their_mean_and_deviation(broken: Path, missing: str):
+    content = json.loads((broken / "suite.json").read_text())
+    del content[missing]
+    (broken / "suite.json").write_text(json.dumps(content))
+    with pytest.raises(SuiteError, match=f"{missing}: .*expected three numbers for images"):
+        SuiteFolder(broken)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from pipeline.models.suite import SuiteFolder
 from pipeline.report.figures import render_figure
 from pipeline.report.studies import Context
 from pipeline.report.studies.robustness import TITLES, view
+from pipeline.runtime.errors import BenchmarkError
 from pipeline.runtime.resumable import Resumable
 from pipeline.runtime.stage import Job
 from pipeline.steps import evaluate
@@ -55,6 +56,11 @@ def test_clean_images_score_as_evaluation_does(pristine_suite, artefacts, work):
         row for path, answers in predictions.items() for row in evaluate.count_correct("tiny", path.name, path, answers)
     ]
     assert [row[2:] for row in rows if row[:2] == ("clean", 0)] == expected
+
+
+def test_texts_are_refused(text_suite: Path, work: Resumable):
+    with pytest.raises(BenchmarkError, match="study robustness: texts has texts, expected images"):
+        score_corruptions(text_suite, [], "test", GRID, work)
 
 
 def test_corrupted_counts_by_hand(pristine_suite, artefacts, work):

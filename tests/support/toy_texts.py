@@ -1,6 +1,7 @@
 """Toy suites of texts: both encoders with random weights, and random texts of different lengths."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,14 @@ def problem(kind: str, tasks: int = 3, dtype: torch.dtype = torch.float64, sprea
     ]
     vectors = dict(TaskVectors(base, experts, suite.groups, dtype))
     return Problem(encoder, base, vectors, tuple(heads), tuple(texts), tuple(teachers), tuple(toy.TASKS)[:tasks])
+
+
+PROBLEMS: dict[str, Callable[..., Problem]] = {
+    "images": toy.clip_problem,
+    "bert": partial(problem, "bert"),
+    "gpt2": partial(problem, "gpt2"),
+}
+"""A toy problem on each encoder."""
 
 
 def write_suite(folder: Path, kind: str) -> None:
