@@ -20,6 +20,8 @@ def run(job: Job) -> None:
     folder, preview, origin = job.outputs
     family, definition = load(name)
     family.prepare(name, definition, job.params["recipe.{suite}"], checkpoints, folder)
+    if hasattr(family, "tune"):
+        family.tune(definition, job.params["recipe.{suite}"], folder, job.work)
     write_preview(folder, preview, origin)
 
 

@@ -7,6 +7,10 @@ clip              suites of public or own CLIP checkpoints
 glue              suites of GPT-2 checkpoints on GLUE's texts
   _glue_tasks       the table of published tasks              _glue_texts     texts to token ids
   _glue_weights     trunk, head and settings of a model       _text_weights   checkpoints in the suite's layout
+text              suites of text classification, fine-tuned here
+  _text_tables      the tables of corpora and tasks           _wheels         files inside published wheels
+  _corpora          files to texts and labels                 _text_splits    token ids, disjoint splits
+  _text_experts     zero-shot heads, fine-tuning              _text_weights   encoders in the suite's layout
 shared            by families whose files are on the hub or on this machine
   _hub              downloads, verified                       _sources        where files are
   _checkpoints      files of tensors                          _parquet        files of tables
@@ -18,9 +22,10 @@ A definition names its `family`; the rest of it is the family's `Definition`. Ev
 
     Definition    the schema of the definition
     Recipe        the schema of its parameters, `recipe.<suite>` in params.yaml
-    sizes         (definition, recipe) -> images per task and split, known before anything is prepared
+    sizes         (definition, recipe) -> examples per task and split, known before anything is prepared
     prepare       (name, definition, recipe, checkpoints, folder): writes the layout of `pipeline.models.suite`
-    train         (definition, recipe, folder), only if the family trains its weights: writes `checkpoints`
+    train         (definition, recipe, folder), only if its weights are trained once and kept: writes `checkpoints`
+    tune          (definition, recipe, folder, work), only if experts are trained after `prepare`: adds them to `folder`
 """
 
 import re
