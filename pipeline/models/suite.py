@@ -6,6 +6,7 @@
     heads.safetensors                   <task>: head [classes, D]; a zero-shot one has rows of equal length
     images/<split>/<task>.npy           uint8 [N, H, W, 3], or instead
     texts/<split>/<task>.npy            int32 [N, L], token ids with padding (`pipeline.models.examples`)
+    tokenizer.json                      what turned texts into token ids, as the tokenizers package reads it
     labels/<split>/<task>.npy           int64 [N]
 
 Only this module knows where these files are. `SuiteFolder` checks all that can be checked without reading tensors and
@@ -154,6 +155,16 @@ class SuiteFolder:
     def examples(self, split: str, task: str) -> np.ndarray:
         """Return the examples of a split, memory-mapped: images uint8 [N, H, W, 3] or texts int32 [N, L]."""
         return store.read_array(self._examples(split, task))
+
+    def preview(self, task: str, count: int) -> np.ndarray:
+        """Return the first test examples: images uint8 [n, H, W, 3], or texts as the encoder reads them, str [n]."""
+        examples = np.array(self.examples("test", task)[:count])
+        if self._encoder.kind == "images":
+            return examples
+        from tokenizers import Tokenizer  # only where texts are shown
+
+        tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
+        return np.array([tokenizer.decode(ids[ids >= 0].tolist()) for ids in examples])
 
     def blank(self) -> torch.Tensor:
         """Return one example of zeros: a black image, or a text without padding."""

