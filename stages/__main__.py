@@ -88,37 +88,37 @@ MAIN = Pipeline(
         "train": StageEntry(
             "Train the models of an embedded suite; they travel in git, so this runs once", cached=False
         ),
-        "prepare": StageEntry("Bring a suite's models, images and labels into the layout that all suites share"),
-        "teach": StageEntry("Ask each expert about the calibration images of its task; the answers teach the merges"),
+        "prepare": StageEntry("Bring a suite's models, examples and labels into the layout that all suites share"),
+        "teach": StageEntry("Ask each expert about the calibration examples of its task; the answers teach the merges"),
         "diagnose": StageEntry("Measure the experts before merging, and whether that predicts what merging costs"),
         "merge": StageEntry(
             "Merge without data, from the weights alone (average, task arithmetic, TIES, ...)", "merge"
         ),
         "calibrate": StageEntry(
-            "Merge by a baseline that sees unlabelled images (RegMean, AdaMerging, ...)", "calibrate"
+            "Merge by a baseline that sees unlabelled examples (RegMean, AdaMerging, ...)", "calibrate"
         ),
         "samerging": StageEntry("Merge by SAMerging, the method under study, once for every seed"),
         "rescale": StageEntry("Scale a merge, without labels, to where it agrees most with the experts", "rescale"),
         "surgery": StageEntry("Correct a merge's features, task by task (Representation Surgery)", "surgery"),
         "evaluate": StageEntry(
-            "Score the merges of stage merge on every image; count their costs at inference", "merge"
+            "Score the merges of stage merge on every example; count their costs at inference", "merge"
         ),
         "evaluate-calibrated": StageEntry(
-            "Score the merges of stage calibrate on every image; count their costs at inference",
+            "Score the merges of stage calibrate on every example; count their costs at inference",
             "calibrate",
             "evaluate ${item.suite} ${item.method}",
         ),
         "evaluate-samerging": StageEntry(
-            "Score the merge of stage samerging on every image; count its costs at inference",
+            "Score the merge of stage samerging on every example; count its costs at inference",
             command="evaluate ${item.suite} samerging",
         ),
         "evaluate-rescaled": StageEntry(
-            "Score the merges of stage rescale on every image; count their costs at inference",
+            "Score the merges of stage rescale on every example; count their costs at inference",
             "rescale",
             "evaluate ${item.suite} ${item.method}-rescaled",
         ),
         "evaluate-surgery": StageEntry(
-            "Score the merges of stage surgery on every image; count their costs at inference",
+            "Score the merges of stage surgery on every example; count their costs at inference",
             "surgery",
             "evaluate ${item.suite} surgery-${item.on}",
         ),
@@ -138,10 +138,10 @@ STUDIES = Pipeline(
         "conventions": StageEntry(
             "Merge with q, k and v as three matrices and as one, positions averaged and decomposed"
         ),
-        "efficiency": StageEntry("Calibrate with ever more unlabelled images per task, to see how many are needed"),
+        "efficiency": StageEntry("Calibrate with ever more unlabelled examples per task, to see how many are needed"),
         "flatness": StageEntry("Replace SAM's second pass by cheaper things; score them and measure how flat they end"),
         "landscape": StageEntry("Map the loss around the coefficients, and how sharp each method's solution is"),
-        "protocol": StageEntry("Calibrate on held-out images and on the scored ones, and score the same images"),
+        "protocol": StageEntry("Calibrate on held-out examples and on the scored ones, and score the same examples"),
         "robustness": StageEntry("Score the merges on blurred, noisy and otherwise corrupted test images"),
         "replicates": StageEntry(
             "Train the suite again with other seeds, and score the headline methods on every training"

@@ -1,4 +1,4 @@
-"""Merge by a baseline that uses unlabelled calibration images, once for every seed."""
+"""Merge by a baseline that uses unlabelled calibration examples, once for every seed."""
 
 from pipeline.merges import storage
 from pipeline.runtime.stage import Job, Stage

@@ -1,4 +1,4 @@
-"""Run a merge, by any method, on every image of every task: count correct answers, and its costs at inference."""
+"""Run a merge, by any method, on every example of every task: count correct answers, and its costs at inference."""
 
 from pipeline.merges import answers
 from pipeline.merges.costs import count_costs

@@ -1,4 +1,4 @@
-"""Prepare a suite: base, experts, heads, images and labels in one layout for all; a preview and the provenance."""
+"""Prepare a suite: base, experts, heads, examples and labels in one layout for all; a preview and the provenance."""
 
 from pipeline.runtime.stage import Job, Stage
 from pipeline.steps.prepare import write_preview

@@ -5,8 +5,8 @@
     rendered      the report follows from the evidence: it is rendered again, byte by byte
     arithmetic    counts are possible and those of the answers; the numbers of a suite's tables follow from them
     contrasts     the rows of the studies are whole, and the comparisons and numbers per task that studies state follow
-    images        no calibration image is a test image; numbers of images and classes are those that are claimed
-    draws         seeds, and the indices of the images that each seed drew, from the definition of the generator
+    examples      no calibration example is a test example; numbers of examples and classes are those that are claimed
+    draws         seeds, and the indices of the examples that each seed drew, from the definition of the generator
     documents     blocks and numbers of README.md and docs/ are those of the reports
     environment   versions are those of requirements.lock; the device is recorded
     rerun         on request, stages chosen at random are computed again and give the same bytes
@@ -23,7 +23,7 @@ everything else is compared as well. Every line says what was not checked.
     imports.py      the files that a stage imports, for `lock`
     rows.py         scores and rows as numbers, for `arithmetic` and `contrasts`
     statements.py   numbers per task in tables and sentences of studies, for `contrasts`
-    resampling.py   draws of images, seeds and tasks, for `arithmetic` and `contrasts`
+    resampling.py   draws of examples, seeds and tasks, for `arithmetic` and `contrasts`
     archive.py      a bundle -> a folder like a repository
-    every_method.py the run of every method -> a folder like a repository, which goes through the same checks
+    kept.py         runs beside the default one -> folders like repositories, which go through the same checks
 """

@@ -18,8 +18,8 @@ from pipeline.audit import (
     documents,
     draws,
     environment,
-    every_method,
-    images,
+    examples,
+    kept,
     lock,
     rendered,
     rerun,
@@ -30,22 +30,27 @@ from pipeline.audit.suite import AuditedSuite
 from pipeline.runtime.errors import BenchmarkError
 
 RESULT = Path("reports/audit.json")
-PER_SUITE = {"arithmetic": arithmetic, "contrasts": contrasts, "images": images, "draws": draws}
+PER_SUITE = {"arithmetic": arithmetic, "contrasts": contrasts, "examples": examples, "draws": draws}
 
 
 def audit(repository: Repository) -> list[Finding]:
-    """Run all checks that compute no stage again, on the default methods' run and on that of every method."""
-    findings, widest = _audit_run(repository), repository
+    """Run all checks that compute no stage again, on the default run and on those that are kept beside it."""
+    findings, runs = _audit_run(repository), {}
     with tempfile.TemporaryDirectory(prefix="audit-") as scratch:
-        folder = Path(scratch) / "methods"
-        if every_method.unfold(repository, folder):
-            widest = gather(folder)
-            parameters = run_check("methods", lambda: [every_method.check(repository, widest)])
-            further = [*parameters, *_audit_run(widest)]
-            findings += [replace(finding, name=f"every method, {finding.name}") for finding in further]
-        findings += run_check("documents", lambda: [documents.check(repository, widest)])
+        for run, (title, _) in kept.RUNS.items():
+            folder = Path(scratch) / run
+            if kept.unfold(repository, run, folder):
+                runs[run] = gather(folder)
+                parameters = run_check(run, partial(_check_parameters, repository, run, runs[run]))
+                further = [*parameters, *_audit_run(runs[run])]
+                findings += [replace(finding, name=f"{title}, {finding.name}") for finding in further]
+        findings += run_check("documents", lambda: [documents.check(repository, runs)])
         findings += run_check("environment", lambda: [environment.check(repository)])
     return findings
+
+
+def _check_parameters(repository: Repository, run: str, other: Repository) -> list[Finding]:
+    return [kept.check(repository, run, other)]
 
 
 def _audit_run(repository: Repository) -> list[Finding]:

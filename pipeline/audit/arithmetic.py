@@ -36,7 +36,7 @@ class Accuracies:
     """{method: [S, T]}, seeds ascending."""
     seeds: Mapping[str, tuple[int, ...]]
     totals: Mapping[str, int]
-    """{task: images that were scored}."""
+    """{task: examples that were scored}."""
 
 
 def check(suite: AuditedSuite) -> list[Finding]:
@@ -91,8 +91,9 @@ def derive_values(accuracies: Accuracies, method: str) -> dict[str, np.ndarray]:
 
 
 def _check_answers(suite: AuditedSuite, scores: pd.DataFrame) -> Finding:
-    """Check that correct answers, image by image, add up to the score, and are those of data/."""
-    finding, path = Finding(f"{suite.name}: answers", "counts are those of the answers to single images"), "answers.npz"
+    """Check that correct answers, example by example, add up to the score, and are those of data/."""
+    finding = Finding(f"{suite.name}: answers", "counts are those of the answers to single examples")
+    path = "answers.npz"
     if suite.answers is None:
         return finding.skip(f"{suite.evidence}/{path}")
     for method, counts in scores.groupby("method", sort=False):
@@ -231,7 +232,7 @@ def check_comparisons(suite: AuditedSuite, accuracies: Accuracies) -> Finding:
             finding.expect(False, f"{path}: no scores of {method}")
     finding.skip("intervals of IQM")
     if suite.answers is None:
-        return finding.skip("answers to single images: intervals, p")
+        return finding.skip("answers to single examples: intervals, p")
     runs = {
         method: Runs(
             accuracies.seeds[method],
@@ -253,7 +254,7 @@ def _check_counts(finding: Finding, accuracies: Accuracies, row: Mapping[str, st
         gain = accuracies.per_cent[MAIN].mean(0) - runs.mean(0)
         expected = dict(zip(tasks, gain.tolist(), strict=True)) | {"difference": float(gain.mean())}
         expected |= {"seeds": len(accuracies.seeds[MAIN]), "runs": len(accuracies.seeds[row["method"]])}
-        expected["images"] = sum(accuracies.totals.values())
+        expected["examples"] = sum(accuracies.totals.values())
         expected["won"] = sum(float(row[f"{task} low"]) > 0 for task in tasks)
         expected["lost"] = sum(float(row[f"{task} high"]) < 0 for task in tasks)
         for name, value in expected.items():
@@ -289,7 +290,7 @@ def _check_draws(
     main = drawn[MAIN]
     for row in rows:
         method = row["method"]
-        by_task = main.images - drawn[method].images
+        by_task = main.examples - drawn[method].examples
         average = by_task.mean(1).round(DECIMALS)
         rarer = min((average <= 0).sum(), (average >= 0).sum())
         raw[method] = min(1.0, 2 * (1 + int(rarer)) / (1 + DRAWS))

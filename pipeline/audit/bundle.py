@@ -1,7 +1,7 @@
 """Everything that a reviewer needs to check the numbers, in one archive: `python -m pipeline.audit.bundle [FILE]`.
 
 A bundle is a repository with less data: parameters, lock, code, report, scores, coefficients of SAMerging, draws of
-images, labels, run records; no images and no weights. It keeps DVC's lists of the files of every directory, so that
+examples, labels, run records; no examples and no weights. It keeps DVC's lists of the files of every directory, so that
 what is in it can still be held against dvc.lock. `python -m pipeline.audit --bundle FILE` does.
 
 ro-crate-metadata.json (RO-Crate 1.3) describes every file by size and SHA-256, and cites the paper, the data sets and
@@ -125,10 +125,10 @@ def cite_sources(repository: Repository) -> list[dict[str, str]]:
 def _cite_embedded(suite: AuditedSuite) -> Iterator[dict[str, str]]:
     """Yield the rows of the table of data/README.md; the weights are trained by the benchmark itself."""
     for row in re.findall(r"^\| (.+) \|$", suite.repository.text("data/README.md") or "", re.MULTILINE):
-        task, _, images, *_ = (*row.split(" | "), "", "")
+        task, _, examples, *_ = (*row.split(" | "), "", "")
         if task in suite.tasks:
-            licence = "; ".join(LICENCE.findall(images))
-            yield _source(f"#{task}", "Dataset", task, licence, description=images)
+            licence = "; ".join(LICENCE.findall(examples))
+            yield _source(f"#{task}", "Dataset", task, licence, description=examples)
 
 
 def _cite_public(suite: AuditedSuite) -> Iterator[dict[str, str]]:
@@ -140,7 +140,7 @@ def _cite_public(suite: AuditedSuite) -> Iterator[dict[str, str]]:
             revision = row["revision"]
         else:
             task, dataset, expert, revision = entry["name"], entry["dataset"], entry["expert"], "main"
-        yield _source(f"{HUB}/datasets/{dataset}", "Dataset", f"images of {task}", ON_CARD, version=revision)
+        yield _source(f"{HUB}/datasets/{dataset}", "Dataset", f"examples of {task}", ON_CARD, version=revision)
         yield _source(f"{HUB}/{expert}", "SoftwareSourceCode", f"expert of {task}", ON_CARD, version="main")
 
 

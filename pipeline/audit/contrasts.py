@@ -1,6 +1,6 @@
 """The rows of the studies, and what they state, by code that shares nothing with what made them.
 
-Rows are whole and possible, and their counts are those of the answers to single images. A study that keeps answers
+Rows are whole and possible, and their counts are those of the answers to single examples. A study that keeps answers
 writes what it compares, reports/studies/<suite>/tables/<study>-contrasts.csv: a weight for every setting, the mean of
 the weighted accuracies, and its intervals. These are computed again from the rows, to the digit; for the draws see
 `pipeline.audit.resampling`. Numbers per task that are no answers are those of `pipeline.audit.statements`.
@@ -26,7 +26,7 @@ PRINTED = 10
 APART = ("conventions", "sensitivity")
 """Studies that draw the compared settings alone; the others draw all settings together, each set of seeds an axis."""
 PARTS = ("robustness", "landscape")
-"""Studies that score a part of the test images, or other images."""
+"""Studies that score a part of the test examples, or other examples."""
 SETTINGS: Mapping[str, Sequence[str]] = {
     "ablation": ("objective", "sharpness", "granularity"),
     "efficiency": ("method", "k"),
@@ -82,7 +82,7 @@ def _check_contrasts(finding: Finding, suite: AuditedSuite, study: str, rows: pd
     path = f"reports/studies/{suite.name}/tables/{study}-contrasts.csv"
     contrasts = suite.repository.rows(path)
     if contrasts is None or "answers" not in rows:
-        finding.skip(path if contrasts is None else "answers to single images (`right`)")
+        finding.skip(path if contrasts is None else "answers to single examples (`right`)")
         return
     if study == "ablation":
         names = rows["setting"].str.split("/", expand=True).set_axis([*SETTINGS[study]], axis=1)
@@ -122,11 +122,11 @@ def compute_contrast(
 ) -> dict[str, float]:
     """Return mean, low, high, like low, like high, won and lost of the weighted sum of settings, in points."""
     mean = sum(weight * runs[setting].accuracies.mean() for setting, weight in weights.items())
-    images = np.sum([weight * drawn[setting].images for setting, weight in weights.items()], axis=0)
+    examples = np.sum([weight * drawn[setting].examples for setting, weight in weights.items()], axis=0)
     like = np.sum([weight * drawn[setting].tasks for setting, weight in weights.items()], axis=0)
-    lows, highs = central_interval(images)
+    lows, highs = central_interval(examples)
     numbers = {"mean": float(mean), "won": float((lows > 0).sum()), "lost": float((highs < 0).sum())}
-    for name, values in {"": images.mean(1), "like ": like}.items():
+    for name, values in {"": examples.mean(1), "like ": like}.items():
         low, high = central_interval(values)
         numbers |= {f"{name}low": float(low), f"{name}high": float(high)}
     return numbers

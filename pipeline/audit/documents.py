@@ -15,12 +15,12 @@ from pipeline.audit.suite import AuditedSuite
 
 DIGITS = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
 MARKED = re.compile(r"<!-- (\w+) -->\n(.*?)<!-- /\1 -->", re.DOTALL)
-CHOSEN = re.compile(r"(\d+) unlabelled images (?:per task find|choose)")
+CHOSEN = re.compile(r"(\d+) unlabelled examples (?:per task find|choose)")
 ESCAPED = re.compile(r"\\([\\|*_<>`\[\]])")
 POINTS = ("What we found", "What the studies say")
 """Sections whose numbered points end with what their numbers are from, `*Results*` or `*Ablation, Flatness*`."""
-RESULTS = "Results"
-"""What a point cites for the sentences on the results, and for the rows of the methods that it names."""
+RESULTS = {"Results": "methods", "Text": "text"}
+"""What a point cites for a run's sentences, and for the rows of the methods that it names."""
 RESCALED = "-rescaled"
 
 
@@ -33,27 +33,33 @@ class Document:
     blocks: tuple[tuple[str, str], ...]
 
 
-def check(repository: Repository, widest: Repository) -> Finding:
-    """Check blocks, scales and points of every document; `widest`: the run of every method, whose table they show."""
+def check(repository: Repository, runs: Mapping[str, Repository]) -> Finding:
+    """Check blocks, scales and points of every document; `runs`: those kept beside the default one, which they cite."""
     finding, documents = Finding("documents", "generated blocks and numbers of prose"), [*_documents(repository)]
     if not documents:
         return finding.skip("README.md, docs")
     _check_blocks(finding, repository, documents)
     cited: dict[str, str] = {}
-    rows: dict[str, str] = {}
-    for name in repository.suites[:1]:
-        overview, sentences = (widest.text(f"reports/tables/{name}-{part}.md") for part in ("overview", "sentences"))
+    rows: dict[str, dict[str, str]] = {}
+    for part, run in RESULTS.items():
+        if run not in runs and run != "methods":
+            finding.skip(f"reports/{run}")
+            continue
+        shown = runs.get(run, repository)
+        name = shown.suites[0]
+        overview, sentences = (shown.text(f"reports/tables/{name}-{part}.md") for part in ("overview", "sentences"))
         if overview is None or sentences is None:
             finding.skip(f"reports/tables/{name}-overview.md, {name}-sentences.md")
         else:
-            cited[RESULTS] = ESCAPED.sub(r"\1", sentences)
-            rows = {line.split("|")[1].strip(): line for line in overview.splitlines() if line[:1] == "|"}
+            cited[part] = ESCAPED.sub(r"\1", sentences)
+            rows[part] = {line.split("|")[1].strip(): line for line in overview.splitlines() if line[:1] == "|"}
+    for name in repository.suites[:1]:
         study_sentences = repository.text(f"reports/studies/{name}/sentences.md")
         if study_sentences is None:
             finding.skip(f"points on the studies of {name}")
         else:
             cited |= re.findall(r"^### (.*)\n([^#]*)", ESCAPED.sub(r"\1", study_sentences), re.MULTILINE)
-        _check_scales(finding, AuditedSuite(widest, name), documents)
+        _check_scales(finding, AuditedSuite(runs.get("methods", repository), name), documents)
     for document in documents:
         _check_points(finding, document, cited, rows)
     finding.skip("numbers of prose on other things than scales, results and studies")
@@ -102,12 +108,12 @@ def _difference(line: str, expected: str) -> str:
 
 
 def _check_scales(finding: Finding, suite: AuditedSuite, documents: list[Document]) -> None:
-    """Check `<method> 57.3 → 81.3`, the averages without and with the scale, and on how many images it was chosen."""
+    """Check `<method> 57.3 → 81.3`, the averages without and with the scale, and on how many examples it was chosen."""
     prose = {document.path: re.sub(r"\s+", " ", document.prose) for document in documents}
     used = str(suite.repository.params["rescale"]["samples"])
     for path, text in prose.items():
-        for images in CHOSEN.findall(text):
-            finding.expect(images == used, f"{path}: scales chosen on {images} images, rescale.samples is {used}")
+        for examples in CHOSEN.findall(text):
+            finding.expect(examples == used, f"{path}: scales chosen on {examples} examples, rescale.samples is {used}")
     if suite.scores is None or suite.table is None:
         return
     per_cent = derive_accuracies(suite.scores, suite.tasks).per_cent
@@ -121,7 +127,9 @@ def _check_scales(finding: Finding, suite: AuditedSuite, documents: list[Documen
             finding.expect(same, f"{path}: {title} {' → '.join(pair)}, {scores}")
 
 
-def _check_points(finding: Finding, document: Document, cited: Mapping[str, str], rows: Mapping[str, str]) -> None:
+def _check_points(
+    finding: Finding, document: Document, cited: Mapping[str, str], rows: Mapping[str, Mapping[str, str]]
+) -> None:
     """Check that every number of a point stands in what the point cites."""
     for title in POINTS:
         for text in re.findall(rf"^#+ {title}\n(.*?)(?=^#|\Z)", document.prose, re.MULTILINE | re.DOTALL):
@@ -130,15 +138,17 @@ def _check_points(finding: Finding, document: Document, cited: Mapping[str, str]
                 _check_point(finding, document.path, flat, cited, rows)
 
 
-def _check_point(finding: Finding, path: str, flat: str, cited: Mapping[str, str], rows: Mapping[str, str]) -> None:
+def _check_point(
+    finding: Finding, path: str, flat: str, cited: Mapping[str, str], rows: Mapping[str, Mapping[str, str]]
+) -> None:
     claim, _, parts = flat.rstrip("*").rpartition(" *")
     names = parts.split(", ")
-    if not {*names} <= {*cited} and {*cited} <= {RESULTS}:  # there are no studies
+    if not {*names} <= {*cited} and {*cited} <= {*RESULTS}:  # there are no studies
         return
     finding.expect({*names} <= {*cited}, f"{path}: “{flat[:40]}…” names no part of the studies: {parts}")
     known = {number for name in names for number in DIGITS.findall(cited.get(name, ""))}
-    if RESULTS in names:
-        known |= {number for title, row in rows.items() if title in claim for number in DIGITS.findall(row)}
+    for name in {*names} & {*rows}:
+        known |= {number for title, row in rows[name].items() if title in claim for number in DIGITS.findall(row)}
     for number in DIGITS.findall(CHOSEN.sub("", claim)):
         finding.expect(number in known, f"{path}: {number} in “{flat[:40]}…” is not in the sentences on {parts}")
 

@@ -1,4 +1,4 @@
-"""Seeds and draws: which images each seed drew, from the definition of the generator, without the library that drew.
+"""Seeds and draws: which examples each seed drew, by the definition of the generator, without the library that drew.
 
     generator    Mersenne Twister, seeded with the low 32 of 56 bits of SHA-256 of repr((seed, "draw", task))
     draw         the first k of a shuffle of the pool: position i is swapped with i + random % (n - i)
@@ -20,7 +20,7 @@ WORDS, FACTOR, MASK = 624, 1812433253, 0xFFFFFFFF
 
 
 def shuffle_pool(pool: int, seed: int, task: str) -> np.ndarray:
-    """Return all indices [pool] of a task's images, in the order in which `seed` draws them."""
+    """Return all indices [pool] of a task's examples, in the order in which `seed` draws them."""
     digest = hashlib.sha256(repr((seed, "draw", task)).encode()).digest()
     order = [*range(pool)]
     for place, value in enumerate(_random_words(int.from_bytes(digest[:7], "big"), max(pool - 1, 0)).tolist()):
@@ -40,13 +40,13 @@ def _random_words(seed: int, count: int) -> np.ndarray:
 
 
 def check(suite: AuditedSuite) -> list[Finding]:
-    """Check seeds and images of the scores, and the draws of every artefact that is there."""
+    """Check seeds and examples of the scores, and the draws of every artefact that is there."""
     return [_check_seeds(suite), _check_draws(suite)]
 
 
 def _check_seeds(suite: AuditedSuite) -> Finding:
-    """Check that every scored method ran with the seeds, and saw the images, that params.yaml gives it."""
-    finding = Finding(f"{suite.name}: seeds", "methods scored with the seeds and images of params.yaml")
+    """Check that every scored method ran with the seeds, and saw the examples, that params.yaml gives it."""
+    finding = Finding(f"{suite.name}: seeds", "methods scored with the seeds and examples of params.yaml")
     if suite.scores is None:
         return finding.skip(f"scores of {suite.name}")
     for method, rows in suite.scores.groupby("method", sort=False):
@@ -55,12 +55,12 @@ def _check_seeds(suite: AuditedSuite) -> Finding:
         complaint = f"{method}: scored with seeds {_listed(scored)}, params.yaml has {_listed(seeds)}"
         finding.expect(scored == seeds, complaint)
         fits = used == 0 if most == 0 else 0 < used <= most
-        finding.expect(fits, f"{method}: used {used} images per task, params.yaml allows {most}")
+        finding.expect(fits, f"{method}: used {used} examples per task, params.yaml allows {most}")
     return finding
 
 
 def claimed_runs(method: str, params: Mapping[str, Any]) -> tuple[list[int], int]:
-    """Return (seeds ascending, -1 without randomness; most images per task) of a scored method."""
+    """Return (seeds ascending, -1 without randomness; most examples per task) of a scored method."""
     seeds, samples = sorted(params["seeds"]), params["samples_per_task"]
     if method in params["methods"]["merge"]:
         return sorted(params.get("merge", {}).get(method, {}).get("seeds", [-1])), 0
@@ -79,8 +79,8 @@ def _listed(seeds: Iterable[int]) -> str:
 
 
 def _check_draws(suite: AuditedSuite) -> Finding:
-    """Check the draws of everything that drew images: its indices, their numbers, and what its scores state of them."""
-    finding = Finding(f"{suite.name}: draws", "draws of images follow from seed, task and pool")
+    """Check the draws of all that drew examples: the indices, their numbers, and what scores state of them."""
+    finding = Finding(f"{suite.name}: draws", "draws of examples follow from seed, task and pool")
     repository, scores = suite.repository, suite.scores
     split, shuffle = repository.params["calibration_split"], cache(shuffle_pool)
     folders = [f"data/{root}/{suite.name}" for root in ("merges", "studies")]
@@ -97,13 +97,14 @@ def _check_draws(suite: AuditedSuite) -> Finding:
                 continue
             for seed, indices in zip(merge["seeds"], draws, strict=True):
                 same = np.array_equal(indices, shuffle(len(labels), seed, task)[: len(indices)])
-                finding.expect(same, f"{folder}: seed {seed} did not draw these images of {task}")
+                finding.expect(same, f"{folder}: seed {seed} did not draw these examples of {task}")
             count = draws.shape[1]
-            finding.expect(samples[task] == count, f"{folder}: {task} has {count} images drawn, {samples[task]} stated")
+            complaint = f"{folder}: {task} has {count} examples drawn, {samples[task]} stated"
+            finding.expect(samples[task] == count, complaint)
         if scores is not None and folder.startswith("data/merges/"):
             rows = scores[scores.method == folder.rpartition("/")[2]]
             stated = dict(zip(rows.task, rows.samples, strict=True))
-            finding.expect(stated in ({}, samples), f"{folder}: scores state other numbers of images")
+            finding.expect(stated in ({}, samples), f"{folder}: scores state other numbers of examples")
             seeds = [seed for seed in merge["seeds"] if stated and seed not in {*rows.seed}]
             finding.expect(not seeds, f"{folder}: seeds {_listed(seeds)} were drawn and are not scored")
     return finding if finding.compared or finding.absent else finding.skip("merge artefacts")

@@ -1,7 +1,7 @@
 """The files of a repository, their hashes, and the files of data/ that its evidence restores.
 
     reports/evidence/suites/<suite>/scores.csv    -> data/scores/<suite>/<method>.csv
-    reports/evidence/suites/<suite>/images.npz    -> data/previews/<suite>.npz
+    reports/evidence/suites/<suite>/previews.npz  -> data/previews/<suite>.npz
     reports/evidence/studies/<suite>/<study>...   -> data/studies/<suite>/<study>...
     reports/evidence/**/records.json              -> data/runs, data/origins, data/costs: {path: content}
 
@@ -284,7 +284,7 @@ def _scores(root: Path) -> Restored:
 
 def _copies(root: Path) -> Restored:
     """Previews and rows of studies, which the evidence keeps as they are."""
-    for path in sorted((root / EVIDENCE / "suites").glob("*/images.npz")):
+    for path in sorted((root / EVIDENCE / "suites").glob("*/previews.npz")):
         yield f"data/previews/{path.parent.name}.npz", path.read_bytes()
     folder = root / EVIDENCE / "studies"
     for path in _files(folder, "*.csv"):

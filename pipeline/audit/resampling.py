@@ -1,8 +1,8 @@
-"""Intervals over drawn seeds and images, or seeds and tasks, by code that shares nothing with what made the report's.
+"""Intervals over drawn seeds and examples, or seeds and tasks, by code that shares nothing with the report's.
 
 The report draws with `scipy.stats.bootstrap`, whose draws follow from the definition of the generator: NumPy's default
 one with seed 0 gives BATCH draws at a time, of the members of every axis in turn, as many as it has, with replacement;
-an axis of one member is not drawn. Axes are the replicates, the sets of seeds, then the images of every task, or the
+an axis of one member is not drawn. Axes are the replicates, the sets of seeds, then the examples of every task, or the
 tasks. Here members are weighted by how often they are drawn.
 """
 
@@ -30,7 +30,7 @@ class Runs:
     seeds: tuple[int, ...]
     """Ascending."""
     right: Sequence[np.ndarray]
-    """Per task [R, S, n], 1 for images that were answered rightly."""
+    """Per task [R, S, n], 1 for examples that were answered rightly."""
 
     @cached_property
     def accuracies(self) -> np.ndarray:
@@ -42,8 +42,8 @@ class Runs:
 class AccuracyDraws:
     """Accuracies of one method or setting, in per cent; the same draws for all that were drawn together."""
 
-    images: np.ndarray
-    """[draws, T], of drawn images and seeds."""
+    examples: np.ndarray
+    """[draws, T], of drawn examples and seeds."""
     tasks: np.ndarray
     """[draws], averages of drawn tasks and seeds."""
 
@@ -51,7 +51,7 @@ class AccuracyDraws:
 def resample_runs(
     runs: Mapping[Key, Runs], count: int, axes: Sequence[tuple[int, ...]] = ()
 ) -> dict[Key, AccuracyDraws]:
-    """Draw images and tasks `count` times each; `axes`: sets of seeds that are drawn before those of the runs."""
+    """Draw examples and tasks `count` times each; `axes`: sets of seeds that are drawn before those of the runs."""
     axes = [*dict.fromkeys((*axes, *(part.seeds for part in runs.values())))]
     [first, *_] = runs.values()
     replicates, tasks = len(first.right[0]), len(first.right)
@@ -63,8 +63,8 @@ def resample_runs(
         for place, answers in enumerate(first.right):
             images = 100 * weigh_members(of_images, answers.shape[-1])
             for key, part in runs.items():
-                means = np.einsum("bn,rsn->brs", images, part.right[place], optimize=True)
-                drawn[key].images[batch, place] = (weights[part.seeds] * means).sum((1, 2))
+                means = np.einsum("bn,rsn->brs", examples, part.right[place], optimize=True)
+                drawn[key].examples[batch, place] = (weights[part.seeds] * means).sum((1, 2))
         weights = _weigh_runs(of_tasks, replicates, axes)
         picked = weigh_members(of_tasks, tasks)
         for key, part in runs.items():

@@ -34,7 +34,7 @@ def read_rows(table: pd.DataFrame) -> pd.DataFrame:
 def find_impossible(rows: pd.DataFrame, totals: Mapping[str, int], tasks: Sequence[str]) -> Iterator[str]:
     """Yield counts beyond their totals, other totals than those scored, bits that do not fit, runs without a task.
 
-    totals: {task: images} that the study must have scored; empty if it scores other images.
+    totals: {task: examples} that the study must have scored; empty if it scores other examples.
     """
     counts = [rows[name].tolist() for name in ("task", "correct", "total") if "total" in rows]
     answers = rows["answers"] if "answers" in rows else [None] * len(rows)
@@ -42,9 +42,9 @@ def find_impossible(rows: pd.DataFrame, totals: Mapping[str, int], tasks: Sequen
         if not 0 <= correct <= total or total < 1:
             yield f"row {line}: {correct} of {total} correct"
         elif totals and total != totals.get(task):
-            yield f"row {line}: {task} scored on {total} images, the suite has {totals.get(task)}"
+            yield f"row {line}: {task} scored on {total} examples, the suite has {totals.get(task)}"
         elif bits is not None and (len(bits) != 8 * -(-total // 8) or bits[total:].any()):
-            yield f"row {line}: {len(bits)} bits of `right` do not fit {total} images"
+            yield f"row {line}: {len(bits)} bits of `right` do not fit {total} examples"
         elif bits is not None and bits.sum() != correct:
             yield f"row {line}: {correct} correct, but `right` has {bits.sum()} ones"
     if {"total", "method"} <= {*rows} or "answers" in rows:

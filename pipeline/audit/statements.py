@@ -1,7 +1,7 @@
 """What four studies state, from their rows: tables and sentences on numbers per task, by other arithmetic.
 
 The studies of the number of tasks, of robustness and of the landscape, and the rise of the loss in flatness, have a
-number per task and seed, and no answers to single images: a grid [S, T] for every method or setting. Their intervals
+number per task and seed, and no answers to single examples: a grid [S, T] for every method or setting. Their intervals
 draw seeds and tasks, see `pipeline.audit.resampling`. A text holds if its numbers are those that the rows give, in this
 order and no others, and if names and verdicts stand in it in order; it may be worded freely.
 """
@@ -165,7 +165,7 @@ def _state_landscape(tables: Tables, titles: Mapping[str, str], suite: AuditedSu
     measures = {
         accuracy: tabulate(held, "method", "place", "accuracy"),
         "loss": loss,
-        "loss above that of calibration images": _subtract(loss, total(fitted, "loss")),
+        "loss above that of calibration examples": _subtract(loss, total(fitted, "loss")),
         flat: total(kinds["eigenvalue"], "value"),
         trace: total(kinds["trace"], "value"),
     }
@@ -222,12 +222,12 @@ def _state_flatness(tables: Tables, titles: Mapping[str, str], suite: AuditedSui
     others = {word: gain(name, SAM) for name, word in names.items() if name not in (PLAIN, SAM)}
     clear = [[word, numbers] for word, numbers in others.items() if _judge(*numbers[1:]) == CLEAR]
     better, seeds = gain(SAM, PLAIN), len(rises[PLAIN])
-    images, size = int(rows.groupby("task")["total"].first().sum()), [len(suite.tasks), seeds]
+    examples, size = int(rows.groupby("task")["total"].first().sum()), [len(suite.tasks), seeds]
     sentences = [
         [better, _judge(*better[1:]), rises[PLAIN].mean(), flatter[SAM], seeds],
         [passes[SAM], cheaper],
         [len(clear), len(others), clear, CHANCE * len(others)],
-        [CONTRAST_DRAWS, images, size, size],
+        [CONTRAST_DRAWS, examples, size, size],
         [],
     ]
     return lines, sentences

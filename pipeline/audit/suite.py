@@ -60,7 +60,7 @@ class AuditedSuite:
 
     @cached_property
     def answers(self) -> Mapping[str, np.ndarray] | None:
-        """{method/task: bits [S, n / 8], 1 for images that were answered rightly}."""
+        """{method/task: bits [S, n / 8], 1 for examples that were answered rightly}."""
         return self.repository.arrays(f"{self.evidence}/answers.npz")
 
     @cached_property
@@ -73,9 +73,10 @@ class AuditedSuite:
         """reports/tables/<suite>.md: the table with its caption; empty if there is none."""
         return self.repository.text(f"reports/tables/{self.name}.md") or ""
 
-    def images(self, split: str, task: str) -> np.ndarray | None:
-        """The images of a task, uint8 [N, ...]."""
-        return self.repository.array(f"data/suites/{self.name}/images/{split}/{task}.npy")
+    def examples(self, split: str, task: str) -> np.ndarray | None:
+        """The examples of a task: images uint8 [N, H, W, 3], or texts int32 [N, L]."""
+        places = (f"data/suites/{self.name}/{kind}/{split}/{task}.npy" for kind in ("images", "texts"))
+        return next((array for place in places if (array := self.repository.array(place)) is not None), None)
 
     def labels(self, split: str, task: str) -> np.ndarray | None:
         """The labels of a task [N]."""

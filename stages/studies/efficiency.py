@@ -1,4 +1,4 @@
-"""Data efficiency: calibrate and score with more and more unlabelled images per task."""
+"""Data efficiency: calibrate and score with more and more unlabelled examples per task."""
 
 from pipeline.methods.samerging import Params
 from pipeline.runtime import store
@@ -24,7 +24,7 @@ STAGE = Stage(
 
 
 def run(job: Job) -> None:
-    """Write the scores of every method, number of images and seed."""
+    """Write the scores of every method, number of examples and seed."""
     suite, teachers = job.inputs
     schedule, split, precision = (job.params[key] for key in SHARED)
     methods = {name: job.params[f"calibrate.{name}"] for name in BASELINES}

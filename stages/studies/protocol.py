@@ -1,4 +1,4 @@
-"""Protocol: calibrate on held-out images and on the scored ones, and score the same images."""
+"""Protocol: calibrate on held-out examples and on the scored ones, and score the same examples."""
 
 from pipeline.methods.samerging import Params
 from pipeline.runtime import store
@@ -24,7 +24,7 @@ STAGE = Stage(
 
 
 def run(job: Job) -> None:
-    """Write the scores of every method, protocol, number of images and seed."""
+    """Write the scores of every method, protocol, number of examples and seed."""
     suite, scored, study = job.inputs[0], job.params["evaluation_split"], job.params["study.protocol"]
     methods = {name: job.params[f"calibrate.{name}"] for name in BASELINES}
     methods["samerging"] = Params(**{key: job.params[key] for key in Params.model_fields})

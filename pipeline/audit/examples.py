@@ -1,4 +1,4 @@
-"""Which images calibrate and which are scored: none of them both, and as many of them as is claimed."""
+"""Which examples calibrate and which are scored: none of them both, and as many of them as is claimed."""
 
 import hashlib
 from collections.abc import Iterator
@@ -15,29 +15,29 @@ ROWS = {"zeroshot": "zero-shot", "individual": "expert", "average": "simple aver
 """Method -> its name in the report's sentence."""
 GLUE = {"base": "openai-community/gpt2", "data": "nyu-mll/glue", "max_length": 512, "merge_embeddings": True}
 """The values of a definition with which accuracies of GLUE-7 were published."""
-POINTS, IMAGES = 0.1, 3
-"""A reproduced accuracy may differ from the published one by so many points, or by so many images if that is more."""
+POINTS, EXAMPLES = 0.1, 3
+"""A reproduced accuracy may differ from the published one by so many points, or by so many examples if that is more."""
 
 
 def check(suite: AuditedSuite) -> list[Finding]:
-    """Check overlap, sizes and classes, the images that weights were trained for, and published accuracies."""
+    """Check overlap, sizes and classes, the examples that weights were trained for, and published accuracies."""
     return [_check_overlap(suite), _check_sizes(suite), _check_training_images(suite), _check_anchors(suite)]
 
 
 def count_common(pool: np.ndarray, scored: np.ndarray) -> int:
-    """Count the images of `pool` that also occur in `scored`, by content; uint8 [N, ...] each."""
-    digests = {_digest(image) for image in scored}
-    return sum(_digest(image) in digests for image in pool)
+    """Count the examples of `pool` that also occur in `scored`, by content; uint8 [N, ...] each."""
+    digests = {_digest(example) for example in scored}
+    return sum(_digest(example) in digests for example in pool)
 
 
-def _digest(image: np.ndarray) -> bytes:
-    return hashlib.blake2b(np.ascontiguousarray(image).tobytes() + repr(image.shape).encode()).digest()
+def _digest(example: np.ndarray) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(example).tobytes() + repr(example.shape).encode()).digest()
 
 
 def _check_overlap(suite: AuditedSuite) -> Finding:
-    """Count the overlap where images are there, else take the count of `prepare`; the page must state any."""
+    """Count the overlap where examples are there, else take the count of `prepare`; the page must state any."""
     finding = Finding(
-        f"{suite.name}: overlap", "tasks whose calibration images are no test images, or the report names them"
+        f"{suite.name}: overlap", "tasks whose calibration examples are no test examples, or the report names them"
     )
     pool, scored = (suite.repository.params[f"{kind}_split"] for kind in ("calibration", "evaluation"))
     flagged = "TRANSDUCTIVE" in suite.caption
@@ -50,40 +50,42 @@ def _check_overlap(suite: AuditedSuite) -> Finding:
     page = suite.repository.text("reports/index.html") or ""
     for task in suite.tasks:
         stated = None if origin is None else origin["overlap"].get(task, {}).get(pool, 0)
-        pool_images, scored_images = suite.images(pool, task), suite.images(scored, task)
-        if pool_images is None or scored_images is None:
-            finding.skip(f"images of {task}")
+        pool_examples, scored_examples = (suite.examples(split, task) for split in (pool, scored))
+        if pool_examples is None or scored_examples is None:
+            finding.skip(f"examples of {task}")
             overlap = stated
         else:
-            overlap = count_common(pool_images, scored_images)
+            overlap = count_common(pool_examples, scored_examples)
             if stated is not None and scored == "test":
-                complaint = f"{task}: {overlap} images of {pool} are in {scored}, {stated} are stated"
+                complaint = f"{task}: {overlap} examples of {pool} are in {scored}, {stated} are stated"
                 finding.expect(overlap == stated, complaint)
         if overlap is None:
             finding.skip(f"the stated overlap of {task}")
         else:
-            flagged = f"{overlap:,} calibration-pool image" in page
-            finding.expect(not overlap or flagged, f"{task}: {overlap} calibration images are {scored} images, unsaid")
+            flagged = f"{overlap:,} calibration-pool example" in page
+            complaint = f"{task}: {overlap} calibration examples are {scored} examples, unsaid"
+            finding.expect(not overlap or flagged, complaint)
     return finding
 
 
 def _check_sizes(suite: AuditedSuite) -> Finding:
     """Check that totals of the scores, labels, classes and the suite's definition agree."""
-    finding = Finding(f"{suite.name}: sizes", "tasks with the claimed numbers of images and classes")
+    finding = Finding(f"{suite.name}: sizes", "tasks with the claimed numbers of examples and classes")
     params, scores, claims = suite.repository.params, suite.scores, _claimed_sizes(suite)
     split, record = params["evaluation_split"], suite.repository.json(f"data/suites/{suite.name}/suite.json")
-    most = params["recipe"].get(suite.name, {}).get(f"{split}_images")
+    recipe = params["recipe"].get(suite.name, {})
+    most = recipe.get(f"{split}_images", recipe.get(f"{split}_texts"))
     classes = {} if record is None else {task["name"]: len(task["classes"]) for task in record["tasks"]}
     for task in suite.tasks:
         totals = set() if scores is None else {int(total) for total in scores.total[scores.task == task]}
-        images, named = claims.get(task, (None, None))
-        scored = f"{task}: scored on {sorted(totals)} images"
+        examples, named = claims.get(task, (None, None))
+        scored = f"{task}: scored on {sorted(totals)} examples"
         if totals:
             finding.expect(len(totals) == 1, scored)
-            if images and split == "test":
-                finding.expect(totals == {images}, f"{scored}, the test split has {images}")
+            if examples and split == "test":
+                finding.expect(totals == {examples}, f"{scored}, the test split has {examples}")
             if most:
-                finding.expect(max(totals) <= most, f"{task}: scored on {max(totals)} images, the recipe makes {most}")
+                finding.expect(max(totals) <= most, f"{scored}, the recipe makes {most}")
         else:
             finding.skip(f"scores of {task}")
         labels, number = suite.labels(split, task), classes.get(task)
@@ -91,7 +93,7 @@ def _check_sizes(suite: AuditedSuite) -> Finding:
             finding.skip(f"labels of {task}")
             continue
         same = not totals or totals == {len(labels)}
-        finding.expect(same, f"{task}: {len(labels)} labels, scored on {sorted(totals)} images")
+        finding.expect(same, f"{task}: {len(labels)} labels, scored on {sorted(totals)} examples")
         if number is not None:
             whole = set(np.unique(labels).tolist()) <= set(range(number))
             finding.expect(whole, f"{task}: labels beyond its {number} classes")
@@ -100,13 +102,13 @@ def _check_sizes(suite: AuditedSuite) -> Finding:
 
 
 def _check_training_images(suite: AuditedSuite) -> Finding:
-    """Check that images of an embedded suite have the hashes that were recorded when its weights were trained."""
+    """Check that examples of an embedded suite have the hashes that were recorded when its weights were trained."""
     finding = Finding(
-        f"{suite.name}: trained for", "arrays of images and labels are those that the checkpoints belong to"
+        f"{suite.name}: trained for", "arrays of examples and labels are those that the checkpoints belong to"
     )
     record = suite.repository.json(f"data/checkpoints/{suite.name}/images.json")
     if record is None:
-        return finding.skip("images recorded with the checkpoints: none, the weights are fetched or not in this folder")
+        return finding.skip("examples recorded with checkpoints: none, the weights are fetched or not in this folder")
     hashes = (
         (f"data/suites/{suite.name}/{kind}/{split}/{task}.npy", expected)
         for task, splits in record["arrays"].items()
@@ -124,7 +126,7 @@ def _check_training_images(suite: AuditedSuite) -> Finding:
 
 
 def _claimed_sizes(suite: AuditedSuite) -> dict[str, tuple[int | None, int | None]]:
-    """Return {task: (test images, classes)} of a public suite, from its definition or the tables of public tasks."""
+    """Return {task: (test examples, classes)} of a public suite, from its definition or the tables of public tasks."""
     sizes: dict[str, tuple[int | None, int | None]] = {}
     for entry in suite.definition["tasks"] if suite.definition["family"] in TABLES else ():
         if isinstance(entry, str):
@@ -148,12 +150,12 @@ def _check_anchors(suite: AuditedSuite) -> Finding:
     for name, accuracy, published, size in _anchors(suite, suite.scores):
         flagged = "NOT reproduced" in suite.caption and name.replace("_", r"\_") in suite.caption
         complaint = f"{name}: {accuracy:.2f}, published {published:.2f}, and the table does not say so"
-        finding.expect(flagged or abs(accuracy - published) <= max(POINTS, 100 * IMAGES / size) + 1e-9, complaint)
+        finding.expect(flagged or abs(accuracy - published) <= max(POINTS, 100 * EXAMPLES / size) + 1e-9, complaint)
     return finding
 
 
 def _anchors(suite: AuditedSuite, scores: pd.DataFrame) -> Iterator[tuple[str, float, float, int]]:
-    """Yield (name, accuracy, published accuracy, scored images) of every model that something is published of."""
+    """Yield (name, accuracy, published accuracy, scored examples) of every model that something is published of."""
     definition = suite.definition
     suffix = f"_{definition.get('backbone')}" if definition["family"] == "clip" else ""
     if definition["family"] == "glue" and ("experts" in definition or {**definition, **GLUE} != definition):

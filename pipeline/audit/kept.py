@@ -1,0 +1,60 @@
+"""Runs kept outside the workspace, reports/<run> -> a folder like a repository, to be audited as one.
+
+`make methods` and `make text` keep the parameters, the lock and the report of a run. Its code is the code of this
+commit; of its data/ there is what its report restores.
+"""
+
+import shutil
+from pathlib import Path
+
+from pipeline.audit.finding import Finding
+from pipeline.audit.repository import Repository, RepositoryError
+
+RUNS = {"methods": ("every method", "methods"), "text": ("text", "suites")}
+"""{run: (its title, the only parameter that is not that of params.yaml)}."""
+TEXT_SUITES = ["text-5"]
+AT_ROOT = ("params.yaml", "dvc.lock")
+"""Files of the root that the run keeps next to its report; all others there are of reports/."""
+SHARED = ("dvc.yaml", ".dvcignore", "requirements.lock", "benchmarks", "pipeline", "stages")
+
+
+def unfold(repository: Repository, run: str, folder: Path) -> bool:
+    """Make `folder` the repository of a run; return False if it was not kept.
+
+    Raises RepositoryError if its parameters or its lock are missing.
+    """
+    kept = repository.root / "reports" / run
+    if not kept.is_dir():
+        return False
+    for name in AT_ROOT:
+        if not (kept / name).is_file():
+            raise RepositoryError(
+                f"reports/{run}/{name}: no such file; `make {run}` writes it, Git has the committed one"
+            )
+    folder.mkdir()
+    for name in SHARED:
+        _copy(repository.root / name, folder / name)
+    for path in kept.iterdir():
+        if not path.is_symlink():  # the page links to shared files
+            _copy(path, folder / path.name if path.name in AT_ROOT else folder / "reports" / path.name)
+    return True
+
+
+def check(repository: Repository, run: str, other: Repository) -> Finding:
+    """Check that a run (`other`) and that of the default parameters differ in one parameter alone."""
+    changed, here, there = RUNS[run][1], repository.params, other.params
+    finding = Finding("parameters", f"parameters are those of params.yaml, but for {changed}")
+    for key in sorted({*here, *there} - {changed}):
+        finding.expect(here.get(key) == there.get(key), f"reports/{run}/params.yaml: {key} is not that of params.yaml")
+    expected = {"methods": here.get("every_method"), "suites": TEXT_SUITES}[changed]
+    finding.expect(there.get(changed) == expected, f"reports/{run}/params.yaml: {changed} is not {expected}")
+    return finding
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file or folder, but no compiled files, nor the studies' pipeline: the default methods' audit has it."""
+    target.parent.mkdir(exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "dvc.*"))
+    elif source.exists():
+        shutil.copy(source, target)
