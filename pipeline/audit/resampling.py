@@ -56,12 +56,12 @@ def resample_runs(
     [first, *_] = runs.values()
     replicates, tasks = len(first.right[0]), len(first.right)
     drawn = {key: AccuracyDraws(np.empty((count, tasks)), np.empty(count)) for key in runs}
-    of_images, of_tasks = np.random.default_rng(0), np.random.default_rng(0)
+    of_examples, of_tasks = np.random.default_rng(0), np.random.default_rng(0)
     for start in range(0, count, BATCH):
         batch = slice(start, start + BATCH)
-        weights = _weigh_runs(of_images, replicates, axes)
+        weights = _weigh_runs(of_examples, replicates, axes)
         for place, answers in enumerate(first.right):
-            images = 100 * weigh_members(of_images, answers.shape[-1])
+            examples = 100 * weigh_members(of_examples, answers.shape[-1])
             for key, part in runs.items():
                 means = np.einsum("bn,rsn->brs", examples, part.right[place], optimize=True)
                 drawn[key].examples[batch, place] = (weights[part.seeds] * means).sum((1, 2))
