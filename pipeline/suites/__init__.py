@@ -7,6 +7,7 @@ clip              suites of public or own CLIP checkpoints
   _packing          folders and tars as such tables           _clip_data      all of a task's images, decoded once
   _hub              downloads, verified
 mini              the embedded suites
+_text_weights     Hugging Face's BERT and GPT-2 in the suite's layout
 
 A definition names its `family`; the rest of it is the family's `Definition`. Every family file has
 
