@@ -67,15 +67,16 @@ def test_contrasts_of_views_follow_from_the_rows(made: dict[str, Path], study: s
 
 @pytest.mark.parametrize("study", ["efficiency", "replicates", "conventions"])
 def test_every_changed_number_is_named(made: dict[str, Path], tmp_path: Path, study: str):
-    """Each number of a view is changed slightly."""
+    """All numbers of a view are changed slightly."""
     root = shutil.copytree(made[study], tmp_path / "root")
     path = root / f"{TABLES}/{study}-contrasts.csv"
     frame = pd.read_csv(path)
     columns = [name for name in ("mean", "low", "high", "like low", "like high") if name in frame]
+    changed = {column: frame[column] + 0.01 + frame[column].abs() / 1000 for column in columns}
+    path.write_text(format_csv(frame.assign(**changed), "%.10g"))
+    wrong = check(root).wrong
     for column in columns:
-        changed = frame.assign(**{column: frame[column] + 0.01 + frame[column].abs() / 1000})
-        path.write_text(format_csv(changed, "%.10g"))
-        messages = {message for message in check(root).wrong if f", {column} is " in message}
+        messages = {message for message in wrong if f", {column} is " in message}
         assert len(messages) == len(frame[frame[column].notna()].drop_duplicates(["name", "replicates"]))
 
 
