@@ -18,7 +18,7 @@ from pipeline.statistics import bootstrap
 from pipeline.statistics.bootstrap import Interval
 
 TASKS = ("a", "b")
-IMAGES = 80
+EXAMPLES = 80
 SEEDS = {"zeroshot": [-1], "individual": [-1], "average": [-1], "distillation": [0, 1, 2], "samerging": [0, 1, 2]}
 RIGHT = {"zeroshot": 0.2, "individual": 0.9, "average": 0.5, "distillation": 0.7, "samerging": 0.75}
 TITLES = {"average": "Simple average", "distillation": "Distillation", "samerging": "SAMerging"}
@@ -30,7 +30,7 @@ EVIDENCE = "reports/evidence/suites/s"
 def answers() -> dict[str, dict[str, np.ndarray]]:
     rng = np.random.default_rng(1)
     return {
-        method: {task: rng.random((len(seeds), IMAGES)) < RIGHT[method] for task in TASKS}
+        method: {task: rng.random((len(seeds), EXAMPLES)) < RIGHT[method] for task in TASKS}
         for method, seeds in SEEDS.items()
     }
 
@@ -40,7 +40,7 @@ def made(answers, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report's scores and answers, and its table of comparisons."""
     tmp_path = tmp_path_factory.mktemp("made")
     rows = [
-        ("s", method, task, "" if seed == -1 else seed, 0, int(answers[method][task][place].sum()), IMAGES)
+        ("s", method, task, "" if seed == -1 else seed, 0, int(answers[method][task][place].sum()), EXAMPLES)
         for method, seeds in SEEDS.items()
         for place, seed in enumerate(seeds)
         for task in TASKS
@@ -58,7 +58,7 @@ def made(answers, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     table = []
     for name, comparison in compared.items():
-        row = {"method": name, "p": comparison.p, "images": comparison.images, "seeds": 3, "runs": len(SEEDS[name])}
+        row = {"method": name, "p": comparison.p, "examples": comparison.examples, "seeds": 3, "runs": len(SEEDS[name])}
         parts = {"difference": comparison.average, "like": comparison.like}
         parts |= {task: Interval(*ends) for task, *ends in zip(TASKS, *vars(comparison.tasks).values(), strict=True)}
         for column, part in parts.items():
@@ -101,25 +101,25 @@ def alter(root: Path, method: str, **columns: object) -> None:
 
 
 def test_drawn_differences_have_the_variance_of_paired_samples(answers, root: Path):
-    """Images: the sum over tasks of var(d) / n; three seeds, drawn with replacement: the variance of their mean."""
+    """Examples: the sum over tasks of var(d) / n; three seeds, drawn with replacement: the variance of their mean."""
     accuracies = arithmetic.derive_accuracies(AuditedSuite(gather(root), "s").scores, TASKS)
     runs = {
         method: Runs(accuracies.seeds[method], [right[task][None] for task in TASKS])
         for method, right in answers.items()
     }
     resampled = resample_runs(runs, arithmetic.DRAWS)
-    images = {method: draws.images for method, draws in resampled.items()}
+    examples = {method: draws.examples for method, draws in resampled.items()}
     tasks = {method: draws.tasks for method, draws in resampled.items()}
     for other in ("average", "zeroshot"):
         differences = [answers["samerging"][task].mean(0) - answers[other][task].mean(0) for task in TASKS]
-        image_variance = sum(difference.var() / IMAGES for difference in differences) / len(TASKS) ** 2
+        example_variance = sum(difference.var() / EXAMPLES for difference in differences) / len(TASKS) ** 2
         seed_variance = accuracies.per_cent["samerging"].mean(1).var() / 3 / 1e4
-        # Seeds and images are crossed: their interaction, the spread of answers over seeds, adds to the variance.
+        # Seeds and examples are crossed: their interaction, the spread of answers over seeds, adds to the variance.
         interaction = sum(
-            (answers["samerging"][task] - answers["samerging"][task].mean(0)).var() / IMAGES / 3 for task in TASKS
+            (answers["samerging"][task] - answers["samerging"][task].mean(0)).var() / EXAMPLES / 3 for task in TASKS
         )
-        expected = 1e4 * (image_variance + seed_variance + interaction / len(TASKS) ** 2)
-        drawn = (images["samerging"] - images[other]).mean(1)
+        expected = 1e4 * (example_variance + seed_variance + interaction / len(TASKS) ** 2)
+        drawn = (examples["samerging"] - examples[other]).mean(1)
         assert drawn.var() == pytest.approx(expected, rel=0.06)
         assert drawn.mean() == pytest.approx(100 * np.mean(differences), abs=0.2)
     paired = accuracies.per_cent["samerging"].mean(1) - accuracies.per_cent["distillation"].mean(1)
@@ -143,7 +143,7 @@ def test_a_true_table_of_comparisons_passes(root: Path):
         ({"p": 0.0001}, "distillation, p is 0.0001"),
         ({"verdict": "better on these tasks and on tasks like these"}, "its numbers say “no difference shown”"),
         ({"won": 7}, "distillation, won is 7"),
-        ({"images": 161}, "distillation, images is 161"),
+        ({"examples": 161}, "distillation, examples is 161"),
     ],
 )
 def test_a_false_comparison_is_named(root: Path, columns: dict[str, object], why: str):
@@ -155,7 +155,7 @@ def test_without_answers_only_counts_are_compared(root: Path):
     (root / f"{EVIDENCE}/answers.npz").unlink()
     finding = check(root)
     assert not finding.wrong
-    assert "answers to single images: intervals, p" in finding.absent
+    assert "answers to single examples: intervals, p" in finding.absent
 
 
 def test_holm_agrees_with_the_step_down_definition():

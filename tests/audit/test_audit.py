@@ -17,7 +17,7 @@ import torch
 from dvc.repo import Repo
 from dvc.utils.hydra import apply_overrides
 
-from pipeline.audit import arithmetic, draws, images, lock, rendered, rerun
+from pipeline.audit import arithmetic, draws, examples, lock, rendered, rerun
 from pipeline.audit.__main__ import audit, main
 from pipeline.audit.finding import Finding, agrees
 from pipeline.audit.repository import RepositoryError, gather, hash_directory, stamp_bytes
@@ -135,8 +135,8 @@ def edit_code(root: Path) -> None:
         file.write("\n")
 
 
-def leak_test_image(root: Path) -> None:
-    """Put a test image among the calibration images and correct the hashes."""
+def leak_test_example(root: Path) -> None:
+    """Put a test example among the calibration examples and correct the hashes."""
     train, test = (root / f"data/suites/{SUITE}/images/{split}/{TASK}.npy" for split in ("train", "test"))
     pool = np.load(train)
     pool[3] = np.load(test)[5]
@@ -159,7 +159,7 @@ def change_seed_everywhere(root: Path) -> None:
     rehash(root)
 
 
-def claim_more_images(root: Path) -> None:
+def claim_more_examples(root: Path) -> None:
     for path in (root / f"data/scores/{SUITE}/samerging.csv", root / SCORES):
         path.write_text(re.sub(r"(,samerging,\w+,\d,)8,", r"\g<1>9,", path.read_text()))
     rehash(root)
@@ -225,7 +225,7 @@ def undeclare_code(root: Path) -> None:
 
 
 def swap_answers(root: Path) -> None:
-    """Keep the number of right answers, but on other images."""
+    """Keep the number of right answers, but on other examples."""
     path = root / f"{EVIDENCE}/{SUITE}/answers.npz"
     packed = dict(np.load(path))
     bits = np.unpackbits(packed["ties/textures"], axis=1)[:, : np.load(answers_path(root))["labels/textures"].size]
@@ -295,7 +295,7 @@ FRAUDS: Mapping[str, tuple[Callable[[Path], None], str, str]] = {
         f"{SUITE}: table",
         "ties stands under Calibrated, not Data-free",
     ),
-    "images of a caption": (
+    "examples of a caption": (
         alter_report_and_hashes(f"tables/{SUITE}.md", r"(saw up to )(\d)"),
         "rendered again",
         f"reports/tables/{SUITE}.md, line ",
@@ -325,18 +325,18 @@ FRAUDS: Mapping[str, tuple[Callable[[Path], None], str, str]] = {
         f"data/suites/{SUITE}/experts/textures.safetensors is not the file of ",
     ),
     "edited code": (edit_code, "lock: code", "pipeline/methods/ties.py is not the file of stage "),
-    "a leaked test image": (
-        leak_test_image,
+    "a leaked test example": (
+        leak_test_example,
         f"{SUITE}: overlap",
-        f"{TASK}: 1 images of train are in test, 0 are stated",
+        f"{TASK}: 1 examples of train are in test, 0 are stated",
     ),
     "a changed seed": (change_seed, "lock: parameters", f"seeds = [0, 7] but samerging@{SUITE} ran with [0, 1]"),
     "a changed seed, everywhere": (
         change_seed_everywhere,
         f"{SUITE}: draws",
-        "samerging: seed 7 did not draw these images of ",
+        "samerging: seed 7 did not draw these examples of ",
     ),
-    "more images than allowed": (claim_more_images, f"{SUITE}: seeds", "samerging: used 9 images per task"),
+    "more examples than allowed": (claim_more_examples, f"{SUITE}: seeds", "samerging: used 9 examples per task"),
     "a stale figure": (
         replace_figure,
         "lock: report",
@@ -359,7 +359,7 @@ FRAUDS: Mapping[str, tuple[Callable[[Path], None], str, str]] = {
     ),
     "another name for a method": (change_title, f"{SUITE}: table", "ties is called Best of all, not TIES"),
     "code that no stage declares": (undeclare_code, "lock: imports", "pipeline/steps/evaluate.py: stage evaluate"),
-    "other images answered rightly": (
+    "other examples answered rightly": (
         swap_answers,
         f"{SUITE}: answers",
         f"ties/textures is not what data/answers/{SUITE}/ties.npz holds",
@@ -646,15 +646,15 @@ def test_printed_digits_agree_with_values(text: str, value: float, same: bool):
     assert agrees(text, value) is same
 
 
-def test_images_in_common_are_counted_by_content():
+def test_examples_in_common_are_counted_by_content():
     rng = np.random.default_rng(0)
     pool, scored = (
         rng.integers(256, size=(6, 4, 4, 3), dtype=np.uint8),
         rng.integers(256, size=(5, 4, 4, 3), dtype=np.uint8),
     )
-    assert images.count_common(pool, scored) == 0
+    assert examples.count_common(pool, scored) == 0
     pool[1], pool[4] = scored[2], scored[2]
-    assert images.count_common(pool, scored) == 2
+    assert examples.count_common(pool, scored) == 2
 
 
 def test_tensors_are_read_without_their_library(tmp_path: Path):

@@ -55,7 +55,7 @@ def test_a_bundle_has_the_same_bytes_wherever_it_is_made(small: Path, files, tmp
     ) == bundle.pack_bundle(files)
 
 
-def test_a_bundle_has_no_images_and_no_weights_but_coefficients(files):
+def test_a_bundle_has_no_examples_and_no_weights_but_coefficients(files):
     tensors = [name for name in files if name.endswith(".safetensors") and not name.endswith("/draws.safetensors")]
     methods = ("distillation", "individual", "samerging", "surgery-samerging", "zeroshot")
     assert tensors == [f"data/merges/{SUITE}/{name}/coefficients.safetensors" for name in methods]
@@ -88,8 +88,8 @@ def test_a_public_suite_names_repositories_and_revisions(small: Path, tmp_path: 
     text = (copy / "params.yaml").read_text()
     (copy / "params.yaml").write_text(text.replace("- nano-3", "- ta8-vit-b-32", 1))
     sources = {source["identifier"]: source for source in bundle.cite_sources(gather(copy))}
-    images = sources["https://huggingface.co/datasets/tanganke/sun397"]
-    assert (images["kind"], images["version"]) == ("Dataset", "9c4afd6174afa3974f209a0ef099dbbe244dfd27")
+    examples = sources["https://huggingface.co/datasets/tanganke/sun397"]
+    assert (examples["kind"], examples["version"]) == ("Dataset", "9c4afd6174afa3974f209a0ef099dbbe244dfd27")
     assert "https://huggingface.co/tanganke/clip-vit-base-patch32_sun397" in sources
     assert len(sources) == 16
 

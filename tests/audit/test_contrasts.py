@@ -91,7 +91,7 @@ FRAUDS: Mapping[str, tuple[str, str, str | Callable[[re.Match], str], str]] = {
         increment_digit,
         "`right` has|of \\d+ correct",
     ),
-    "an image": (f"{EVIDENCE}/efficiency.csv", r"(?m)[1-9a-f](\w*)$", r"0\1", "correct, but `right` has"),
+    "an example": (f"{EVIDENCE}/efficiency.csv", r"(?m)[1-9a-f](\w*)$", r"0\1", "correct, but `right` has"),
     "half a count": (f"{EVIDENCE}/efficiency.csv", r"(?m),(\d+),(\d+),(\w+)$", r",\1.5,\2,\3", "counts must be whole"),
     "a missing row": (f"{EVIDENCE}/efficiency.csv", r"(?m)^.*,samerging,\w+,1,.*\n", "", "expected each of "),
     "another setting": (
@@ -120,7 +120,7 @@ def test_missing_answers_are_reported(made: dict[str, Path], tmp_path: Path):
     root = shutil.copytree(made["efficiency"], tmp_path / "root")
     path = root / f"{EVIDENCE}/efficiency.csv"
     path.write_text(pd.read_csv(path).drop(columns="right").to_csv(index=False))
-    assert check(root).absent == ["answers to single images (`right`)"]
+    assert check(root).absent == ["answers to single examples (`right`)"]
 
 
 def test_a_repository_without_studies_has_nothing_to_check(tmp_path: Path):
@@ -129,7 +129,7 @@ def test_a_repository_without_studies_has_nothing_to_check(tmp_path: Path):
 
 
 def test_a_contrast_of_one_run_is_its_accuracy():
-    """With one seed and one image per task, only the tasks vary."""
+    """With one seed and one example per task, only the tasks vary."""
     rows = pd.DataFrame(
         [("m", task, 0, right, 1, [right]) for task, right in zip("abc", (1, 0, 1), strict=True)],
         columns=["method", "task", "seed", "correct", "total", "answers"],

@@ -116,12 +116,12 @@ def test_mloss_of_a_tower_is_that_of_the_inputs_of_its_layers():
     experts = expert_tensors(problem)
     average = {name: torch.stack([expert[name] for expert in experts]).mean(0) for name in problem.vectors}
     average = {**problem.base, **average}
-    images = problem.examples[0]
-    losses = ensembles.measure_mloss(problem.encoder, average, experts, images)
-    tokens = problem.encoder.embed(average, images)
+    examples = problem.examples[0]
+    losses = ensembles.measure_mloss(problem.encoder, average, experts, examples)
+    tokens = problem.encoder.embed(average, examples)
     for index in range(problem.encoder.depth):
         name = ensembles.layer_name(index)
-        entering = problem.encoder.inputs(average, index, tokens)[f"{name}.weight"].unflatten(0, (len(images), -1))
+        entering = problem.encoder.inputs(average, index, tokens)[f"{name}.weight"].unflatten(0, (len(examples), -1))
         outputs = torch.stack([entering @ expert[f"{name}.weight"].T + expert[f"{name}.bias"] for expert in experts])
         activated = outputs * torch.sigmoid(1.702 * outputs)
         averaged = outputs.mean(0) * torch.sigmoid(1.702 * outputs.mean(0))
@@ -152,7 +152,7 @@ def test_mloss_of_a_tower_does_not_depend_on_the_batches(monkeypatch: pytest.Mon
     problem = toy.clip_problem()
     experts = expert_tensors(problem)
     whole = ensembles.measure_mloss(problem.encoder, problem.base, experts, problem.examples[0])
-    monkeypatch.setattr(ensembles, "NUMBERS", 3 * 3 * 5 * 128)  # three images of five tokens
+    monkeypatch.setattr(ensembles, "NUMBERS", 3 * 3 * 5 * 128)  # three examples of five tokens
     for block, batched in zip(
         whole, ensembles.measure_mloss(problem.encoder, problem.base, experts, problem.examples[0]), strict=True
     ):
@@ -324,20 +324,20 @@ def test_experts_are_scored_on_every_task_with_its_head(pristine_suite: Path):
     weights = {**suite.base(), **suite.expert("dogs")}
     expected = []
     for task in suite.suite.task_names:
-        images = torch.from_numpy(np.array(suite.examples("validation", task)))
-        classes = (suite.suite.encoder()(weights, images) @ suite.heads()[task].T).argmax(1)
+        examples = torch.from_numpy(np.array(suite.examples("validation", task)))
+        classes = (suite.suite.encoder()(weights, examples) @ suite.heads()[task].T).argmax(1)
         expected.append(100 * float((classes.numpy() == suite.labels("validation", task)).mean()))
     assert measure_transfer(pristine_suite, "dogs", 50, 0) == pytest.approx(expected)
 
 
-def test_sampled_images_keep_their_labels_and_depend_on_the_seed(pristine_suite: Path):
+def test_sampled_examples_keep_their_labels_and_depend_on_the_seed(pristine_suite: Path):
     suite = SuiteFolder(pristine_suite)
-    images, labels = sample_examples(suite, "train", "cats", 5, 0)
+    examples, labels = sample_examples(suite, "train", "cats", 5, 0)
     pool, pool_labels = suite.examples("train", "cats"), suite.labels("train", "cats")
-    for image, label in zip(images, labels, strict=True):
-        (place,) = (index for index in range(len(pool)) if (pool[index] == image).all())
+    for example, label in zip(examples, labels, strict=True):
+        (place,) = (index for index in range(len(pool)) if (pool[index] == example).all())
         assert pool_labels[place] == label
-    assert not np.array_equal(images, sample_examples(suite, "train", "cats", 5, 1)[0])
+    assert not np.array_equal(examples, sample_examples(suite, "train", "cats", 5, 1)[0])
 
 
 def test_disagreement_counts_differing_classes():
@@ -395,8 +395,8 @@ def test_merges_of_a_subset_are_scored_on_its_tasks(pristine_suite: Path):
     for scale, accuracies in zip((0.5, 1.0), merged.accuracies.values(), strict=True):
         weights = add_task_vectors(suite, [0, 2], scale)
         for task, accuracy in zip(("cats", "fish"), accuracies, strict=True):
-            images = torch.from_numpy(np.array(suite.examples("validation", task)))
-            right = (suite.suite.encoder()(weights, images) @ suite.heads()[task].T).argmax(1).numpy()
+            examples = torch.from_numpy(np.array(suite.examples("validation", task)))
+            right = (suite.suite.encoder()(weights, examples) @ suite.heads()[task].T).argmax(1).numpy()
             assert accuracy == pytest.approx(100 * float((right == suite.labels("validation", task)).mean()))
     assert [len(blocks) for blocks in merged.ensembles] == [1, 1]
     assert len(merged.ensembles[0][0].layer) == 12

@@ -45,7 +45,7 @@ def test_a_difference_of_a_tenth_counts_as_reproduced_and_more_does_not():
     assert anchors.reproduced.tolist() == [True, True, True, False]
 
 
-def test_a_small_test_split_may_differ_by_three_images():
+def test_a_small_test_split_may_differ_by_three_examples():
     few = pd.Series({"a": 2_996, "b": 3_000})
     assert 100 * 3 / few["a"] > 0.1001 > 100 * 3 / few["b"]
     assert compare_anchors(RUNS, TASKS, ANCHORS, few).reproduced.all()
@@ -53,7 +53,7 @@ def test_a_small_test_split_may_differ_by_three_images():
 
 def test_the_sentence_counts_anchors_and_names_failures():
     anchors = compare_anchors(RUNS, TASKS, ANCHORS, SIZES)
-    claim = "published accuracies of these checkpoints reproduced within 0.1 points or 3 images"
+    claim = "published accuracies of these checkpoints reproduced within 0.1 points or 3 examples"
     assert sentence(anchors, "test") == f"Anchors: 3 of 4 {claim}; NOT reproduced: a expert (−0.100)."
     assert sentence(anchors[:3], "test") == f"Anchors: 3 of 3 {claim}."
     assert "not compared" in sentence(anchors, "validation")
@@ -63,7 +63,7 @@ def test_the_sentence_counts_anchors_and_names_failures():
 def test_anchors_of_a_missing_method_are_not_run():
     anchors = compare_anchors(RUNS.drop("individual", level="method"), TASKS, ANCHORS, SIZES)
     assert sentence(anchors, "test").startswith("Anchors: 2 of 4 published")
-    assert sentence(anchors, "test").endswith("within 0.1 points or 3 images; not run: expert.")
+    assert sentence(anchors, "test").endswith("within 0.1 points or 3 examples; not run: expert.")
     assert anchor_csv(anchors).splitlines()[-1] == "a,expert,,90.600100,,"
     assert "| a | – | 90.60 | – | not run |" in markdown(anchor_table(anchors, ""))
 

@@ -16,12 +16,12 @@ GROUPS = {"Floor": ["zeroshot", "individual"], "Data-free": ["ties"], "More": []
 GROUPS |= {"Calibrated": ["adamerging", "distillation", "samerging"]}
 TASKS = ("a", "b")
 SHARES = {"zeroshot": 0.2, "individual": 0.9, "ties": 0.5, "adamerging": 0.65, "distillation": 0.7, "samerging": 0.7}
-IMAGES = 400
+EXAMPLES = 400
 
 
-def first_images_right(share, count):
-    """Mark the first images right, with one image more for every further seed."""
-    return np.array([np.arange(IMAGES) < round(share * IMAGES) + seed for seed in range(count)])
+def first_examples_right(share, count):
+    """Mark the first examples right, with one example more for every further seed."""
+    return np.array([np.arange(EXAMPLES) < round(share * EXAMPLES) + seed for seed in range(count)])
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +29,11 @@ def made():
     """Resampled answers, their comparisons and the runs of the table."""
     seeds = {name: (0, 1) if name in GROUPS["Calibrated"] else (-1,) for name in SHARES}
     correct = {
-        name: {task: first_images_right(share - 0.1 * (task == "b"), len(seeds[name])) for task in TASKS}
+        name: {task: first_examples_right(share - 0.1 * (task == "b"), len(seeds[name])) for task in TASKS}
         for name, share in SHARES.items()
     }
     lines = [
-        f"s,{name},{task},{seed if seed >= 0 else ''},8,{hits.sum()},{IMAGES}"
+        f"s,{name},{task},{seed if seed >= 0 else ''},8,{hits.sum()},{EXAMPLES}"
         for name, tasks in correct.items()
         for task, answers in tasks.items()
         for seed, hits in zip(seeds[name], answers, strict=True)
@@ -79,9 +79,9 @@ def test_claims_compare_with_the_closest_rivals_and_with_all_methods(made):
     assert gap.startswith("SAMerging closes 71.6 ± 0.3 % of the gap between zero-shot (15.0 %)")
     assert gap.endswith("(n = 2 seeds).")
     assert free.startswith("SAMerging minus TIES, the best data-free method: +20.12 points, 95 % interval [+17.")
-    assert "(n = 2 seeds against 1 run, 800 test images): SAMerging is better on these tasks" in free
+    assert "(n = 2 seeds against 1 run, 800 test examples): SAMerging is better on these tasks" in free
     assert entropy.startswith("SAMerging minus AdaMerging: +5.00 points")
-    assert "(n = 2 seeds each, 800 test images)" in entropy
+    assert "(n = 2 seeds each, 800 test examples)" in entropy
     assert "+0.00 points, 95 % interval [+0.00, +0.00] on these tasks" in twin
     assert twin.endswith("these runs show no difference.")
     assert every.startswith("Of the 5 other rows of the table, SAMerging is better than 3 and worse than 1 (Experts);")
@@ -111,7 +111,7 @@ def test_the_table_has_a_row_per_method_and_dashes_for_samerging(made):
     assert rows["Experts"][0] == "−19.88"
     assert rows["TIES"][4:7] == ["2 : 0", "1", "better on these tasks and on tasks like these"]
     assert rows["Experts"][-1] == "100.0 [100.0, 100.0]"
-    assert "over 2 tasks and 800 test images" in table.caption
+    assert "over 2 tasks and 800 test examples" in table.caption
     assert "after Holm's correction for 5 comparisons" in table.caption
     assert r"\[" in tables.markdown(table)
 
@@ -121,7 +121,7 @@ def test_the_csv_has_every_task(made):
     rows = {line.split(",")[0]: dict(zip(text[0].split(","), line.split(","), strict=True)) for line in text[1:]}
     assert float(rows["adamerging"]["a"]) == pytest.approx(5)
     assert float(rows["ties"]["difference"]) == pytest.approx(20.125)
-    assert rows["ties"]["images"] == "800"
+    assert rows["ties"]["examples"] == "800"
     assert (rows["ties"]["seeds"], rows["ties"]["runs"]) == ("2", "1")
     assert (rows["samerging"]["difference"], rows["samerging"]["verdict"]) == ("", "")
     assert float(rows["samerging"]["iqm low"]) < float(rows["samerging"]["iqm"]) < float(rows["samerging"]["iqm high"])

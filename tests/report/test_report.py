@@ -119,13 +119,13 @@ def write_inputs(folder):
         )
         losses = [(seed, step, 1 / (step + 1)) for seed in SEEDS for step in range(150)]
         store.write_csv(folder / f"merges/mini-x/{name}/losses.csv", ("seed", "step", "loss"), losses)
-    for name, images, correct in (("average", 3, 22), ("distillation", 6, 27)):
-        write_scores(folder, f"{name}-rescaled", score_rows(f"{name}-rescaled", images, correct))
+    for name, examples, correct in (("average", 3, 22), ("distillation", 6, 27)):
+        write_scores(folder, f"{name}-rescaled", score_rows(f"{name}-rescaled", examples, correct))
         write_record(folder, "rescale", name)
     learned = {"coefficients": torch.arange(16.0).reshape(2, 1, 2, 4)}
     store.write_tensors(folder / "merges/mini-x/samerging/coefficients.safetensors", learned)
-    images = {task: np.full((3, 4, 4, 3), 90 * index, np.uint8) for index, task in enumerate(TASKS)}
-    store.write_arrays(folder / "previews/mini-x.npz", images)
+    examples = {task: np.full((3, 4, 4, 3), 90 * index, np.uint8) for index, task in enumerate(TASKS)}
+    store.write_arrays(folder / "previews/mini-x.npz", examples)
     store.write_json(folder / "origins/mini-x.json", ORIGIN)
     layers = [
         ("mlp.0.c_fc", name, task, "", value)
@@ -190,7 +190,7 @@ def test_the_whole_report_is_written_with_the_same_bytes_twice(data, tmp_path, m
     assert set(files) - evidence == expected
     assert {Path(name).name for name in evidence} == {
         *("scores.csv", "answers.npz", "methods.json", "measures.csv", "prediction.csv", "measures.json"),
-        *("losses.csv", "coefficients.csv", "images.npz", "records.json"),
+        *("losses.csv", "coefficients.csv", "previews.npz", "records.json"),
     }
     metrics = json.loads(files["metrics.json"])["mini-x"]
     assert [*metrics] == ["samerging", "gap_closed", "minus_distillation", "best_data_free", "experts"]
@@ -237,7 +237,7 @@ def test_run_records_are_folded_and_warnings_are_not(beside):
         "<p>public</p>",
     ):
         assert html.count(text) == folded.count(text) == 1
-    assert html.count("<p>Warning: 1 calibration-pool image ") == 1
+    assert html.count("<p>Warning: 1 calibration-pool example ") == 1
     assert "Warning" not in folded
 
 
@@ -340,7 +340,7 @@ def test_a_public_suite_is_compared_with_published_results(plain, beside):
     captioned = {"index.html", "evidence/mini-x/records.json", "tables/mini-x.md", "tables/mini-x.tex"}
     assert {name for name in plain if plain[name] != beside[name]} == captioned
     claim = (
-        "Anchors: 2 of 4 published accuracies of these checkpoints reproduced within 0.1 points or 3 images; "
+        "Anchors: 2 of 4 published accuracies of these checkpoints reproduced within 0.1 points or 3 examples; "
         "NOT reproduced: b&<i> expert (−6.200), a_1 expert (−6.200)."
     )
     table = beside["tables/mini-x.md"].decode()
@@ -351,14 +351,14 @@ def test_a_public_suite_is_compared_with_published_results(plain, beside):
         *("Zero-shot", "Individual experts", "Simple average", "Distillation", "SAMerging"),
         *("Surgery on SAMerging", "M<1>"),
     ]
-    assert published[5].endswith(',"training images without labels, 6 per task; mean over 2 seeds",this run,')
+    assert published[5].endswith(',"training examples without labels, 6 per task; mean over 2 seeds",this run,')
     assert published[7] == "M<1>,k 1,50.000000,51.000000,50.500000,data_free,p<2>,"
     html = beside["index.html"].decode()
     assert html.count("NOT reproduced: b&amp;&lt;i&gt; expert (−6.200)") == 2
     assert '>a/&lt;b&gt;</th><td class="words">0123456789ab</td><td>2</td><td>1.50</td>' in html
     assert '>old (now new/name)</th><td class="words">0123456789ab</td><td>1</td><td>0.75</td>' in html
-    assert "1 calibration-pool image of task b&amp;&lt;i&gt; also occurs in its test split." in html
-    assert "1,200 calibration-pool images of task a_1 also occur in its test split." in html
+    assert "1 calibration-pool example of task b&amp;&lt;i&gt; also occurs in its test split." in html
+    assert "1,200 calibration-pool examples of task a_1 also occur in its test split." in html
     assert '<td class="words">data_free</td><td class="words">k 1</td><td class="words">p&lt;2&gt;</td>' in html
     assert "published results on the same checkpoints; protocols differ: see the column" in html
 
@@ -398,7 +398,7 @@ def test_stages_that_ran_with_different_parameters_are_refused():
         merge_parameters("s", [{"params": {"seeds": [0]}}, {"params": {"seeds": [1]}}])
 
 
-def test_blocks_of_the_image_tower():
+def test_blocks_of_the_encoder():
     assert find_blocks(GROUPS) == [("in", 0, 1), ("0", 1, 2), ("1", 2, 3), ("out", 3, 4)]
 
 
@@ -407,7 +407,7 @@ def test_plot_templates_are_json_that_dvc_can_fill(path):
     assert store.read_json(path)["data"]["values"] == "<DVC_METRIC_DATA>"
 
 
-def test_the_overview_shows_costs_images_and_scales(plain):
+def test_the_overview_shows_costs_examples_and_scales(plain):
     table = plain["tables/mini-x-overview.md"].decode()
     lines = {cells[1].strip(): [cell.strip() for cell in cells[2:-1]] for cells in map(split_cells, table.splitlines())}
     columns = lines["Method"]
@@ -417,8 +417,8 @@ def test_the_overview_shows_costs_images_and_scales(plain):
     assert rows_of["Simple average"]["Scale from KL"] == "45.0 ± 1.4"
     assert rows_of["Distillation"]["Scale from KL"] == "55.0 ± 1.4"
     assert rows_of["SAMerging"]["Scale from KL"] == "–"
-    assert rows_of["Simple average"]["Images"] == "0"
-    assert rows_of["SAMerging"]["Images"] == "6"
+    assert rows_of["Simple average"]["Examples"] == "0"
+    assert rows_of["SAMerging"]["Examples"] == "6"
     extra = {name: (row["Extra, %"], row["FLOPs, ×"]) for name, row in rows_of.items()}
     assert extra["SAMerging"] == ("0.0", "1.00")
     assert extra["Individual experts"] == ("100.0", "1.00")
@@ -452,9 +452,9 @@ def test_answers_that_contradict_the_counts_are_refused(data, tmp_path):
         report(data, tmp_path)
 
 
-def test_answers_to_other_images_are_refused(data, tmp_path):
+def test_answers_to_other_examples_are_refused(data, tmp_path):
     answers.save_answers(make_answers(right=20, label=1), data / "answers/mini-x/average.npz")
-    with pytest.raises(BenchmarkError, match=r"average\.npz: methods were asked about different images"):
+    with pytest.raises(BenchmarkError, match=r"average\.npz: methods were asked about different examples"):
         report(data, tmp_path)
 
 
@@ -471,7 +471,7 @@ def test_without_experts_nothing_is_normalised(data, tmp_path):
     assert "iqm" not in (tmp_path / "tables/mini-x-comparisons.csv").read_text()
 
 
-EVIDENCE = ("scores.csv", "answers.npz", "methods.json", "measures.csv", "losses.csv", "images.npz", "records.json")
+EVIDENCE = ("scores.csv", "answers.npz", "methods.json", "measures.csv", "losses.csv", "previews.npz", "records.json")
 
 
 @pytest.mark.parametrize("name", EVIDENCE)

@@ -127,7 +127,7 @@ def test_the_caption_states_the_protocol():
     assert "embedded" in caption
     assert "not the paper's benchmark" in caption
     assert "Scored on the test split" in caption
-    assert "saw up to 1,600 unlabelled images per task (k capped at the pool: b 1,097) of the train split" in caption
+    assert "saw up to 1,600 unlabelled examples per task (k capped at the pool: b 1,097) of the train split" in caption
     assert "2 seeds (0, 1)" in caption
     assert "TRANSDUCTIVE" not in caption
 
@@ -140,7 +140,7 @@ def test_caption_of_the_transductive_protocol_and_of_one_seed():
     assert "embedded" not in caption
     assert "capped" not in caption
     assert "±" not in caption
-    assert protocol.sees(16) == "test images without labels, 16 per task"
+    assert protocol.sees(16) == "test examples without labels, 16 per task"
 
 
 def test_the_caption_says_where_accuracy_is_agreement():
@@ -153,9 +153,9 @@ def test_a_caption_ends_with_the_sentence_on_anchors():
     assert PROTOCOL.caption("Anchors: none.") == f"{PROTOCOL.caption()} Anchors: none."
 
 
-def test_the_protocol_describes_the_images_seen_by_calibrated_methods():
-    assert PROTOCOL.sees(1600) == "training images without labels, up to 1,600 per task; mean over 2 seeds"
-    assert PROTOCOL.sees(256) == "training images without labels, 256 per task; mean over 2 seeds"
+def test_the_protocol_describes_the_examples_seen_by_calibrated_methods():
+    assert PROTOCOL.sees(1600) == "training examples without labels, up to 1,600 per task; mean over 2 seeds"
+    assert PROTOCOL.sees(256) == "training examples without labels, 256 per task; mean over 2 seeds"
 
 
 def test_columns_of_words_are_left_aligned_and_escaped():

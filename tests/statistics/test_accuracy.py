@@ -60,7 +60,7 @@ def test_normalised_accuracy_is_undefined_if_an_expert_is_never_right():
     [
         ("s,ties,a,,0,40,100\n", r"ties .*tasks a; expected a, b"),
         ("s,ties,a,,0,40,100\ns,ties,a,,0,40,100\ns,ties,b,,0,40,200\n", "tasks a, a, b; expected a, b"),
-        ("s,ties,a,,0,40,99\ns,ties,b,,0,40,200\n", "different numbers of a images: 99, 100"),
+        ("s,ties,a,,0,40,99\ns,ties,b,,0,40,200\n", "different numbers of a examples: 99, 100"),
         ("s,ties,a,,0,101,100\ns,ties,b,,0,40,200\n", "101 of 100 correct on a"),
         ("s,ties,a,,0,0,0\ns,ties,b,,0,40,200\n", "0 of 0 correct on a"),
     ],

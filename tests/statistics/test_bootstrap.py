@@ -23,9 +23,9 @@ DRAWS = 4000
 SEEDS = (0, 1, 2)
 
 
-def random_answers(rng, share, runs, tasks=3, images=60):
-    """Draw bools [runs, images] per task."""
-    return {f"t{task}": rng.random((runs, images)) < share for task in range(tasks)}
+def random_answers(rng, share, runs, tasks=3, examples=60):
+    """Draw bools [runs, examples] per task."""
+    return {f"t{task}": rng.random((runs, examples)) < share for task in range(tasks)}
 
 
 def resample(rights, seeds=None, draws=DRAWS):
@@ -43,9 +43,9 @@ def test_without_seeds_the_standard_error_is_that_of_paired_proportions():
     )
     gained, lost = (first & ~second).mean(), (second & ~first).mean()
     error = np.sqrt((gained + lost - (gained - lost) ** 2) / 400)  # of McNemar's discordant pairs
-    draws = resampled.images["one"][:, 0] - resampled.images["two"][:, 0]
+    draws = resampled.examples["one"][:, 0] - resampled.examples["two"][:, 0]
     assert draws.std(axis=0) == pytest.approx(2 * [error], rel=0.05)
-    assert draws.mean(axis=1).std() == pytest.approx(error / np.sqrt(2), rel=0.05), "each task has images of its own"
+    assert draws.mean(axis=1).std() == pytest.approx(error / np.sqrt(2), rel=0.05), "each task has examples of its own"
     comparison = compare_methods(resampled, "one", "two")
     assert comparison.tasks.value == pytest.approx(2 * [gained - lost])
     assert comparison.tasks.high - comparison.tasks.low == pytest.approx(2 * [2 * norm.ppf(0.975) * error], rel=0.1)
@@ -57,7 +57,7 @@ def test_p_approximates_the_exact_test_of_discordant_pairs():
     rights = {name: {"t0": right, "t1": np.ones((1, 500), bool)} for name, right in (("one", first), ("two", second))}
     comparison = compare_methods(resample(rights, dict.fromkeys(rights, (None,))), "one", "two")
     assert comparison.p == pytest.approx(binomtest(34, 50).pvalue, abs=0.01)
-    assert (comparison.won, comparison.lost, comparison.images) == (1, 0, 1000)
+    assert (comparison.won, comparison.lost, comparison.examples) == (1, 0, 1000)
 
 
 def test_equal_seeds_are_paired():
@@ -91,7 +91,7 @@ def simulate_methods(rng, size, spread):
     return {"one": seeded, "two": random_answers(rng, 0.5, 1, 2, 40)}
 
 
-def test_intervals_cover_the_chance_of_images_and_seeds():
+def test_intervals_cover_the_chance_of_examples_and_seeds():
     rng, trials, size = np.random.default_rng(0), 150, 12
     covered = np.zeros(2)
     for _ in range(trials):
@@ -100,11 +100,11 @@ def test_intervals_cover_the_chance_of_images_and_seeds():
             resample_accuracies(rights, {"one": tuple(range(size)), "two": (None,)}, 300), "one", "two"
         ).average
         gains = [rights["one"][task].mean(axis=0) - rights["two"][task][0] for task in ("t0", "t1")]
-        error = np.sqrt(sum(gain.var() / len(gain) for gain in gains)) / 2  # of the images alone
+        error = np.sqrt(sum(gain.var() / len(gain) for gain in gains)) / 2  # of the examples alone
         covered += [interval.low <= 0 <= interval.high, abs(interval.value) <= norm.ppf(0.975) * error]
-    coverage, images_only = covered / trials
+    coverage, examples_only = covered / trials
     assert 0.9 <= coverage <= 0.99
-    assert images_only < 0.85, "an interval that leaves out a source of chance is too narrow"
+    assert examples_only < 0.85, "an interval that leaves out a source of chance is too narrow"
 
 
 @pytest.mark.parametrize("seeds", [1, 8])
@@ -124,7 +124,7 @@ def test_intervals_for_tasks_like_these_resample_whole_tasks_and_seeds(seeds, sw
     assert (comparison.average.value, comparison.like.low, comparison.like.high) == (1 / 8, 0, 3 / 8)
 
 
-def test_intervals_for_tasks_like_these_do_not_resample_images():
+def test_intervals_for_tasks_like_these_do_not_resample_examples():
     rng = np.random.default_rng(0)
     right = random_answers(rng, 0.5, 1, tasks=1)["t0"]
     resampled = resample(
@@ -160,20 +160,20 @@ def test_the_same_answers_give_the_same_draws():
         "two": random_answers(np.random.default_rng(1), 0.6, 1),
     }
     draws, repeated = (resample(rights, {"one": SEEDS, "two": (None,)}, 500) for _ in range(2))
-    assert all(np.array_equal(draws.images[name], repeated.images[name]) for name in rights)
+    assert all(np.array_equal(draws.examples[name], repeated.examples[name]) for name in rights)
     single = resample({"one": rights["one"]}, {"one": SEEDS}, 500)
-    assert np.array_equal(single.images["one"], draws.images["one"]), "another method changes no draw"
+    assert np.array_equal(single.examples["one"], draws.examples["one"]), "another method changes no draw"
 
 
-def test_accuracies_of_a_draw_are_those_of_its_images():
+def test_accuracies_of_a_draw_are_those_of_its_examples():
     rights = {"one": random_answers(np.random.default_rng(0), 0.5, 2, 2, 30)}
     resampled = resample_accuracies(rights, {"one": (5, 6)}, 10)
-    rng = np.random.default_rng(0)  # the order in which scipy draws: seeds, then each task's images
-    seeds, *images = (rng.integers(0, size, (10, size)) for size in (2, 30, 30))
+    rng = np.random.default_rng(0)  # the order in which scipy draws: seeds, then each task's examples
+    seeds, *examples = (rng.integers(0, size, (10, size)) for size in (2, 30, 30))
     for draw in range(10):
         for place in range(2):
-            expected = [rights["one"][f"t{task}"][seeds[draw, place], images[task][draw]].mean() for task in range(2)]
-            assert resampled.images["one"][draw, place] == pytest.approx(expected)
+            expected = [rights["one"][f"t{task}"][seeds[draw, place], examples[task][draw]].mean() for task in range(2)]
+            assert resampled.examples["one"][draw, place] == pytest.approx(expected)
 
 
 def test_an_axis_of_one_member_is_fixed_and_refused_on_its_own():
@@ -204,7 +204,7 @@ def test_multiplicities_count_every_member(drawn):
         ({"t1": np.ones((1, 8), bool)}, "two: answers of t0 have shape None"),
     ],
 )
-def test_answers_to_other_images_are_refused(two, message):
+def test_answers_to_other_examples_are_refused(two, message):
     with pytest.raises(StatisticsError, match=message):
         resample({"one": {"t0": np.ones((1, 8), bool)}, "two": two}, {"one": (0,), "two": (0,)})
 
@@ -276,8 +276,8 @@ def test_experts_that_are_never_right_leave_scores_undefined():
     resampled = constant_draws((0.2, 0.4))
     zero = {
         name: {**runs, "top": 0 * runs["top"]}
-        for name, runs in (("observed", resampled.observed), ("images", resampled.images))
+        for name, runs in (("observed", resampled.observed), ("examples", resampled.examples))
     }
-    undefined = Resampled(zero["observed"], zero["images"], resampled.tasks, 1)
+    undefined = Resampled(zero["observed"], zero["examples"], resampled.tasks, 1)
     assert np.isnan(iqm(undefined, "one", "top").value)
     assert np.isnan(performance_profile(undefined, "one", "top", np.array([0.5])).value).all()

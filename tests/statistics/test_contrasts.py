@@ -1,4 +1,4 @@
-"""Paired differences of accuracy tables, and contrasts of settings from the answers to all images."""
+"""Paired differences of accuracy tables, and contrasts of settings from the answers to all examples."""
 
 from itertools import product
 
@@ -69,10 +69,10 @@ def test_one_run_of_one_task_has_no_interval():
     assert np.isnan(difference.high)
 
 
-def random_rights(shares: dict[str, float], seeds: int, images: tuple[int, ...] = (60, 45)) -> Rights:
-    """Draw answers with a share of right ones per setting; all settings find the same images hard."""
+def random_rights(shares: dict[str, float], seeds: int, examples: tuple[int, ...] = (60, 45)) -> Rights:
+    """Draw answers with a share of right ones per setting; all settings find the same examples hard."""
     rng = np.random.default_rng(0)
-    difficulty = {task: rng.random(size) for task, size in zip(TASKS, images, strict=False)}
+    difficulty = {task: rng.random(size) for task, size in zip(TASKS, examples, strict=False)}
     return {
         setting: {
             task: levels + rng.normal(0, 0.3, (seeds, levels.size)) < share for task, levels in difficulty.items()
@@ -114,11 +114,11 @@ def test_a_contrast_of_two_settings_is_the_difference_of_two_methods():
             (100 * interval.value, 100 * interval.low, 100 * interval.high)
         )
         assert (difference.seeds, difference.tasks) == (3, 2)
-    assert (contrast.won, contrast.lost, contrast.images) == (expected.won, expected.lost, 105)
+    assert (contrast.won, contrast.lost, contrast.examples) == (expected.won, expected.lost, 105)
 
 
 def test_the_interval_for_tasks_like_these_is_that_of_the_counts():
-    rights = random_rights({"x": 0.7, "y": 0.6}, seeds=3, images=(60, 45, 8))
+    rights = random_rights({"x": 0.7, "y": 0.6}, seeds=3, examples=(60, 45, 8))
     counts = scores(rights).assign(accuracy=lambda rows: 100 * rows.correct / rows.total)
     wide = counts.pivot(index=["setting", "seed"], columns="task", values="accuracy")
     expected = paired_difference(wide, TASKS[:3], "x", "y")
@@ -127,9 +127,9 @@ def test_the_interval_for_tasks_like_these_is_that_of_the_counts():
     )
 
 
-def test_with_one_seed_the_width_is_that_of_the_differences_per_image():
-    """Each image's difference of mean answers is one of -1, -1/2, 0, 1/2, 1: the mean has its multinomial variance."""
-    rights = random_rights({"x": 0.8, "y": 0.7, "u": 0.6, "v": 0.7}, seeds=1, images=(900, 400))
+def test_with_one_seed_the_width_is_that_of_the_differences_per_example():
+    """Each example's difference of mean answers is one of -1, -1/2, 0, 1/2, 1: its mean has multinomial variance."""
+    rights = random_rights({"x": 0.8, "y": 0.7, "u": 0.6, "v": 0.7}, seeds=1, examples=(900, 400))
     gains = {task: sum(sign * rights[name][task][0] / 2 for name, sign in zip("xyuv", (1, 1, -1, -1), strict=True))
              for task in TASKS[:2]}  # fmt: skip
     assert all({*gain} == {-1, -0.5, 0, 0.5, 1} for gain in gains.values())
@@ -141,13 +141,13 @@ def test_with_one_seed_the_width_is_that_of_the_differences_per_image():
 
 def test_the_interval_of_a_mean_over_settings_by_hand():
     rights = random_rights({"x": 0.8, "y": 0.5, "z": 0.6}, seeds=3)
-    rng = np.random.default_rng(0)  # the order in which scipy draws: seeds, then each task's images
-    seeds, *images = (rng.integers(0, size, (40, size)) for size in (3, 60, 45))
+    rng = np.random.default_rng(0)  # the order in which scipy draws: seeds, then each task's examples
+    seeds, *examples = (rng.integers(0, size, (40, size)) for size in (3, 60, 45))
     values = []
     for draw, drawn_seeds in enumerate(seeds):
         by_task = []
-        for task, drawn_images in zip(TASKS, images, strict=False):
-            x, y, z = (rights[name][task][drawn_seeds][:, drawn_images[draw]].mean() for name in "xyz")
+        for task, drawn_examples in zip(TASKS, examples, strict=False):
+            x, y, z = (rights[name][task][drawn_seeds][:, drawn_examples[draw]].mean() for name in "xyz")
             by_task.append((x + y) / 2 - z)
         values.append(100 * np.mean(by_task))
     difference = contrast_letters(rights, "xy", "z", 40).these
@@ -155,7 +155,7 @@ def test_the_interval_of_a_mean_over_settings_by_hand():
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
-def test_equal_differences_on_every_image_give_no_width(seeds: int):
+def test_equal_differences_on_every_example_give_no_width(seeds: int):
     always, never = ({task: np.full((seeds, 20), right) for task in TASKS} for right in (True, False))
     contrast = contrast_letters({"x": always, "y": never}, "x", "y")
     assert interval_edges(contrast.these) == interval_edges(contrast.like) == (100, 100, 100)
@@ -163,7 +163,7 @@ def test_equal_differences_on_every_image_give_no_width(seeds: int):
 
 
 def test_a_single_seed_is_fixed_and_several_widen_the_interval():
-    """Only one seed gains, and on every image: all chance is that of the seeds."""
+    """Only one seed gains, and on every example: all chance is that of the seeds."""
     gains = {task: np.repeat(np.eye(3, 1, dtype=bool), 20, axis=1) for task in TASKS}
     nothing = {task: np.zeros_like(gain) for task, gain in gains.items()}
     contrast = contrast_letters({"x": gains, "y": nothing}, "x", "y")
@@ -200,14 +200,14 @@ def test_settings_may_span_columns_and_rows_come_in_any_order():
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"right": "ff"}, "x, b, seed 1: right has 8 bits, not one for each of 10 images"),
-        ({"right": "ff8000"}, "x, b, seed 1: right has 24 bits, not one for each of 10 images"),
-        ({"right": "fe20"}, "x, b, seed 1: right has 16 bits, not one for each of 10 images"),
-        ({"right": "ff80"}, "x, b, seed 1: 9 images are marked right, but correct = 7; run the study again"),
+        ({"right": "ff"}, "x, b, seed 1: right has 8 bits, not one for each of 10 examples"),
+        ({"right": "ff8000"}, "x, b, seed 1: right has 24 bits, not one for each of 10 examples"),
+        ({"right": "fe20"}, "x, b, seed 1: right has 16 bits, not one for each of 10 examples"),
+        ({"right": "ff80"}, "x, b, seed 1: 9 examples are marked right, but correct = 7; run the study again"),
         ({"right": "fg80"}, "x, b, seed 1: right = 'fg80', expected hexadecimal digits"),
         ({"right": 8000}, "x, b, seed 1: right = 8000, expected hexadecimal digits"),
-        ({"seed": 0}, "x, b: seeds 0 0, images 10; expected seeds 0 1"),
-        ({"total": 11}, "x, b: seeds 0 1, images 10 11; expected seeds 0 1, each with the same images"),
+        ({"seed": 0}, "x, b: seeds 0 0, examples 10; expected seeds 0 1"),
+        ({"total": 11}, "x, b: seeds 0 1, examples 10 11; expected seeds 0 1, each with the same examples"),
     ],
 )
 def test_answers_that_contradict_the_counts_are_refused(changed: dict[str, object], message: str):
@@ -229,7 +229,7 @@ def test_scores_without_answers_are_refused():
 
 def test_a_run_without_a_task_is_refused():
     rows = scores(random_rights({"x": 0.7, "y": 0.6}, seeds=1))
-    with pytest.raises(StatisticsError, match="y, b: seeds none, images none; expected seeds 0"):
+    with pytest.raises(StatisticsError, match="y, b: seeds none, examples none; expected seeds 0"):
         resample_settings(rows[(rows.setting != "y") | (rows.task != "b")], ("setting",), ("a", "b"))
 
 
@@ -251,7 +251,7 @@ def test_methods_with_different_seeds_are_compared_as_by_compare_methods():
                 (100 * interval.value, 100 * interval.low, 100 * interval.high)
             )
             assert difference.seeds == len(owners[plus])
-        assert (contrast.won, contrast.lost, contrast.images) == (comparison.won, comparison.lost, 105)
+        assert (contrast.won, contrast.lost, contrast.examples) == (comparison.won, comparison.lost, 105)
 
 
 def test_a_combination_of_settings_is_the_contrast_of_their_means():

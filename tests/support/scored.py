@@ -17,7 +17,7 @@ from tests.support import toy
 
 SUITE = "tiny"
 DATA_FREE = {"average": {}, "individual": {}, "emr": {}, "smile": {"merge.smile": {"rank": 32}}}
-"""Methods without images and parameters that their run records have."""
+"""Methods without examples and parameters that their run records have."""
 
 
 def fill(root: Path, suite: Path) -> None:
