@@ -69,6 +69,10 @@ def select(suite: str, method: str, seed: int | None = None, task: str | None = 
         raise SelectionError(f"{DATA / 'merges' / suite / method} is missing; {lineage.cure}")
     content, coefficients = storage.load(DATA / "merges" / suite / method)
     folder = SuiteFolder(DATA / "suites" / suite)
+    if folder.suite.encoder().kind == "texts":
+        raise SelectionError(
+            f"{suite} is a suite of texts; only models of images can be exported, as CLIP's image towers"
+        )
     if task is not None:
         _check_name("task", task, folder.suite.task_names)
     several = content["extras"] == "masks" or (coefficients is not None and coefficients.shape[1] > 1)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from pipeline.export.lineage import trace
 from pipeline.export.selection import SelectionError, select
 from pipeline.runtime import store
 from pipeline.runtime.errors import BenchmarkError
+from tests.support import toy_texts
 
 REFUSED = {
     "suite": (("tinny", "samerging"), "no suite 'tinny'; did you mean 'tiny'?; expected one of mini-8, nano-3, ta8"),
@@ -66,6 +68,13 @@ def test_samerging_has_no_list_of_methods():
     lineage = trace("tiny", "samerging")
     assert lineage is not None
     assert lineage.cure == "run `dvc repro evaluate-samerging@tiny`"
+
+
+def test_texts_are_refused(copied_run: Path):
+    shutil.rmtree(copied_run / "data/suites/tiny")
+    toy_texts.write_suite(copied_run / "data/suites/tiny", "bert")
+    with pytest.raises(SelectionError, match="tiny is a suite of texts; only models of images can be exported"):
+        select("tiny", "average")
 
 
 def test_an_unscored_merge_is_refused(copied_run: Path):
