@@ -15,7 +15,10 @@ from pipeline.runtime.errors import BenchmarkError
 from tests.support import toy_texts
 
 REFUSED = {
-    "suite": (("tinny", "samerging"), "no suite 'tinny'; did you mean 'tiny'?; expected one of mini-8, nano-3, ta8"),
+    "suite": (
+        ("tinny", "samerging"),
+        "no suite 'tinny'; did you mean 'tiny'?; expected one of glue7-gpt2, mini-8, nano-3, ta8",
+    ),
     "unprepared": (
         ("nano-3", "samerging"),
         "data/suites/nano-3 is missing; list nano-3 under suites in params.yaml and run `dvc repro`",
