@@ -22,7 +22,7 @@ HEADLINE = (
     "SAMerging",
 )  # fmt: skip
 """The methods of the README's table."""
-COLUMNS = ("Method", "Average", "Normalised", "Gap closed", "Images")
+COLUMNS = ("Method", "Average", "Normalised", "Gap closed", "Examples")
 ARXIV = re.compile(r"arXiv (\d{4}\.\d{5})")
 
 
@@ -81,7 +81,7 @@ def methods(root: Path = ROOT) -> str:
     operated += f"*{_linked(_constants(paper, 'SURGERY')['SURGERY'])}.*"
     parts = [
         ("Data-free", lines["merge"]),
-        ("Calibrated on unlabelled images", lines["calibrate"]),
+        ("Calibrated on unlabelled examples", lines["calibrate"]),
         ("On top of a merge", [operated]),
     ]
     return "\n\n".join(f"### {title}\n\n" + "\n".join(listed) for title, listed in parts)
