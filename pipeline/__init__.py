@@ -2,13 +2,13 @@
 
 A suite is a set of tasks on one backbone; a method edits the task vectors, picks the coefficients lambda, or both.
 
-    models/         what is merged: suite, weights, encoder, task vectors, samples of images
+    models/         what is merged: suite, encoders of images and texts, task vectors, samples
     calibration/    learning coefficients: objectives, sharpness-aware gradients, descent
     methods/        one file per method, found by its name
     toolbox/        mathematics that several methods share
     merges/         what a method returns, how it is stored, served and counted
     steps/          what the stages do, one module per stage
-    suites/         where models and images come from, one file per family
+    suites/         where models, images and texts come from, one file per family
     embedded/       training and images of the embedded suites: all that their checkpoints depend on
     diagnostics/    measures that are known before merging
     studies/        why a method wins, one file per study

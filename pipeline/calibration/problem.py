@@ -49,6 +49,10 @@ class Footprint:
     """Sets of task vectors of one block."""
     block_models: int = 0
     """Copies of one block."""
+    tensor_vectors: int = 0
+    """Sets of task vectors of the largest tensor, at times when no block is held."""
+    tensor_models: int = 0
+    """Copies of the largest tensor, at times when no block is held."""
     tokens: int = 0
     """Copies of all calibration examples' tokens between two blocks. Above 0: blocks are computed one at a time."""
 

@@ -32,7 +32,7 @@ PAPER = "Matena & Raffel, 2022, arXiv 2111.09832"
 
 GRADIENTS = 4
 """Gradients held at once, each as large as a model."""
-FOOTPRINT = Footprint(models=11, examples=GRADIENTS)
+FOOTPRINT = Footprint(models=10, examples=GRADIENTS, tensor_models=6)
 
 
 class Params(Parameters):

@@ -29,7 +29,7 @@ from pipeline.toolbox.mloss import node_mloss
 
 TITLE = "M-TIES"
 PAPER = "Wang et al., 2026, arXiv 2602.08564"
-FOOTPRINT = Footprint(models=4, block_vectors=2, tokens=2)
+FOOTPRINT = Footprint(models=4, block_vectors=2, tensor_vectors=3, tokens=2)
 
 
 class Params(Parameters):

@@ -3,7 +3,7 @@
     suite.json                          name, model, tasks with their classes, tensor order, provenance
     base.safetensors                    theta_0, the encoder with q, k, v apart, frozen tensors included
     experts/<task>.safetensors          theta_t, the same tensors without the frozen ones
-    heads.safetensors                   <task>: head [classes, D]; a zero-shot one has rows of equal length
+    heads.safetensors                   <task>: head [classes, D]; a zero-shot one has rows of unit length times a scale
     images/<split>/<task>.npy           uint8 [N, H, W, 3], or instead
     texts/<split>/<task>.npy            int32 [N, L], token ids with padding (`pipeline.models.examples`)
     labels/<split>/<task>.npy           int64 [N]

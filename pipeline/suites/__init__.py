@@ -13,6 +13,7 @@ shared            by families whose files are on the hub or on this machine
   _labels           their labels                              _splits         training, validation, overlap
   _tables           tables of facts
 mini              the embedded suites
+_text_weights     Hugging Face's BERT and GPT-2 in the suite's layout
 
 A definition names its `family`; the rest of it is the family's `Definition`. Every family file has
 

@@ -1,7 +1,7 @@
 """Memory of a calibration: the estimate against measured use, and the error where it does not fit."""
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -165,14 +165,29 @@ def wide_problem(tasks: int) -> tuple[Problem, Suite]:
     return Problem(suite.encoder(), base, vectors, heads, images, teachers, names), suite
 
 
+def wordy_problem(tasks: int) -> tuple[Problem, Suite]:
+    """Return a float32 problem on a GPT-2 whose word embedding is merged, a third of the model, and its suite."""
+    model = toy_texts.MODELS["gpt2"] | {"width": 128, "layers": 4, "heads": 4, "vocabulary": 4000}
+    rng, suite = torch.Generator().manual_seed(0), toy_texts.suite_of(model)
+    suite = suite.model_copy(
+        update={"tasks": tuple(Task(name=name, classes=("x", "y", "z")) for name in "abcd"[:tasks])}
+    )
+    base = toy_texts.draw_weights(model)
+    vectors = {name: 0.02 * torch.randn(tasks, *base[name].shape, generator=rng) for name in suite.groups}
+    texts = tuple(toy_texts.draw_texts(4, 5, seed=task, vocabulary=4000) for task in range(tasks))
+    heads, teachers = (tuple(torch.randn(shape, generator=rng) for _ in range(tasks)) for shape in ((3, 128), (4, 3)))
+    return Problem(suite.encoder(), base, vectors, heads, texts, teachers, suite.task_names), suite
+
+
+@pytest.mark.parametrize("make", [wide_problem, wordy_problem])
 @pytest.mark.parametrize("name", [name for name in methods.names() if hasattr(methods.load(name), "calibrate")])
-def test_estimates_cover_the_measured_peak_of_every_method(name: str):
+def test_estimates_cover_the_measured_peak_of_every_method(name: str, make: Callable[[int], tuple[Problem, Suite]]):
     """The estimate is never below the measured peak and at most 30 % above it, for two and for four tasks."""
     method = methods.load(name)
     params = method.Params(**{"epochs": 1, "batch_size": 4} if name == "prodistill" else {})
     footprint, batch = getattr(method, "FOOTPRINT", Footprint()), getattr(params, "batch_size", 1)
     for tasks in (2, 4):
-        problem, suite = wide_problem(tasks)
+        problem, suite = make(tasks)
         with Live([*problem.base.values(), *problem.vectors.values()]) as live:
             method.calibrate(problem, Schedule(lr=0.01, steps=2, batch_size=1), 0, params)
         shapes = {key: tuple(value.shape) for key, value in problem.base.items()}
