@@ -288,9 +288,11 @@ RERUNS: dict[str, frozenset[str]] = (
     }
     | {
         # The paper's suites, of which none runs.
-        f"{key}.{group}-{backbone}.{leaf}": NOTHING
-        for group in ("ta8", "tall14", "tall20")
-        for backbone in ("vit-b-32", "vit-b-16", "vit-l-14")
+        f"{key}.{suite}.{leaf}": NOTHING
+        for suite in (
+            "glue7-gpt2",
+            *(f"{group}-vit-{size}" for group in ("ta8", "tall14", "tall20") for size in ("b-32", "b-16", "l-14")),
+        )
         for key, leaf in (
             ("schedule", "lr"),
             ("schedule", "steps"),

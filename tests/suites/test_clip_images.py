@@ -237,7 +237,7 @@ def test_labels_may_be_names(tmp_path: Path):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (pa.array([0, None]), "label has 1 nulls, expected a label for every image"),
+        (pa.array([0, None]), "label has 1 nulls, expected a label for every row"),
         (pa.array([0, 10]), "row 1: label 10 is none of the 10 classes of svhn"),
         (pa.array([-1, 1]), "row 0: label -1 is none"),
     ],
