@@ -6,11 +6,11 @@ clip              suites of public or own CLIP checkpoints
   _packing          folders and tars as parquet files         _clip_data      all of a task's images, decoded once
 glue              suites of GPT-2 checkpoints on GLUE's texts
   _glue_tasks       the table of published tasks              _glue_texts     texts to token ids
-  _glue_weights     trunk, head and settings of a model       _text_weights   checkpoints in the suite's layout
+  _glue_weights     trunk, head and settings of a model
 text              suites of text classification, fine-tuned here
   _text_tables      the tables of corpora and tasks           _wheels         files inside published wheels
   _corpora          files to texts and labels                 _text_splits    token ids, disjoint splits
-  _text_experts     zero-shot heads, fine-tuning              _text_weights   encoders in the suite's layout
+  _text_experts     zero-shot heads, fine-tuning
 shared            by families whose files are on the hub or on this machine
   _hub              downloads, verified                       _sources        where files are
   _checkpoints      files of tensors                          _parquet        files of tables

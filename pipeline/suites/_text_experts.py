@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from pipeline.models.encoder import Transformer
-from pipeline.models.examples import trim
+from pipeline.models.examples import cut_padding
 from pipeline.models.features import encode
 from pipeline.models.sampling import batches
 from pipeline.models.weights import Weights, has_gradient, to_device
@@ -53,7 +53,7 @@ def fine_tune(
         done = (step + 0.5) / steps
         for group in optimiser.param_groups:
             group["lr"] = lr * min(done / WARM, 0.5 * (1 + math.cos(math.pi * done)))
-        examples = torch.from_numpy(trim(texts[chosen.numpy()])).to(target)
+        examples = torch.from_numpy(cut_padding(texts[chosen.numpy()])).to(target)
         loss = cross_entropy(encoder(weights, examples) @ head.T, answers[chosen.to(target)])
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
