@@ -17,7 +17,7 @@ from pipeline.calibration.objectives import Objective
 from pipeline.calibration.problem import Problem, require_finite, stream_batches
 from pipeline.calibration.sharpness import Sharpness, sharp_gradient
 from pipeline.merges.solution import Solution
-from pipeline.models.examples import trim
+from pipeline.models.examples import cut_padding
 from pipeline.models.task_vectors import contract, merge
 from pipeline.models.weights import Weights, has_gradient
 from pipeline.runtime.schema import Schedule, autocast
@@ -60,7 +60,7 @@ def coefficient_gradient(
 
 def _loss(problem: Problem, objective: Objective, weights: Weights, batches: dict[int, Tensor]) -> Tensor:
     """Return the objective summed over some tasks, {task: indices of its batch}, in one pass."""
-    examples = trim(torch.cat([problem.examples[task][batch] for task, batch in batches.items()]))
+    examples = cut_padding(torch.cat([problem.examples[task][batch] for task, batch in batches.items()]))
     with autocast(examples.device, problem.precision):
         features = problem.encoder(weights, examples).to(problem.heads[0].dtype)
     parts = features.split([len(batch) for batch in batches.values()])

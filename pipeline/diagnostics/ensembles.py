@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from pipeline.models.encoder import Hidden, Transformer, block_name, product
-from pipeline.models.examples import trim
+from pipeline.models.examples import cut_padding
 from pipeline.models.weights import Weights
 from pipeline.toolbox import mloss
 from pipeline.toolbox.mloss import MLoss
@@ -33,7 +33,7 @@ def measure_mloss(
     average: the mean of their weights, on the device of the examples.
     """
     with torch.inference_mode():
-        hidden, units = encoder.embed(average, trim(examples)), len(average[f"{layer_name(0)}.bias"])
+        hidden, units = encoder.embed(average, cut_padding(examples)), len(average[f"{layer_name(0)}.bias"])
         batches = hidden.split(max(1, NUMBERS // (len(experts) * hidden.tokens.shape[1] * units)))
         counts = [batch.count() for batch in batches]
         blocks = []

@@ -21,7 +21,7 @@ from torch.nn.functional import log_softmax, one_hot
 
 from pipeline.calibration.problem import Footprint, Problem
 from pipeline.merges.solution import Solution
-from pipeline.models.examples import trim
+from pipeline.models.examples import cut_padding
 from pipeline.models.sampling import generator
 from pipeline.models.weights import Weights
 from pipeline.runtime.schema import Parameters, Schedule
@@ -93,6 +93,6 @@ def fisher_diagonal(problem: Problem, task: int, labels: Tensor, shares: Tensor)
     for row, share in zip(labels, shares / len(examples), strict=True):
         targets = one_hot(row, len(head)).to(head.dtype)
         for batch, target, weight in zip(*(part.split(GRADIENTS) for part in (examples, targets, share)), strict=True):
-            for name, slope in slopes(moving, trim(batch), target).items():
+            for name, slope in slopes(moving, cut_padding(batch), target).items():
                 fisher[name] += torch.tensordot(weight, slope.square(), dims=1)
     return fisher

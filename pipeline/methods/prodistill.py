@@ -18,7 +18,7 @@ from torch import Tensor
 from pipeline.calibration.problem import Footprint, Problem, require_finite
 from pipeline.merges.solution import Solution
 from pipeline.models.encoder import Hidden, block_name, join_hidden
-from pipeline.models.examples import trim
+from pipeline.models.examples import cut_padding
 from pipeline.models.sampling import generator
 from pipeline.models.task_vectors import add_delta
 from pipeline.models.weights import Weights, has_gradient
@@ -48,7 +48,7 @@ def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -
     delta = {name: params.initial_coefficient * stacked.sum(0) for name, stacked in problem.vectors.items()}
     experts = [{name: stacked[task] for name, stacked in problem.vectors.items()} for task in range(len(problem.tasks))]
     pools = [pool[: params.samples] for pool in problem.examples]
-    examples = trim(torch.cat(pools))
+    examples = cut_padding(torch.cat(pools))
     hidden = _through(problem, partial(encoder.embed, add_delta(base, delta)), examples)
     targets = [
         _through(problem, partial(encoder.embed, add_delta(base, expert)), part)

@@ -20,7 +20,7 @@ from pipeline.calibration.descent import expand_learned, select_learned
 from pipeline.calibration.problem import Problem, require_finite, stream_batches
 from pipeline.merges.solution import Extras, Solution
 from pipeline.models import task_vectors
-from pipeline.models.examples import trim
+from pipeline.models.examples import cut_padding
 from pipeline.models.sampling import generator
 from pipeline.runtime.schema import Parameters, Schedule, autocast
 
@@ -76,7 +76,7 @@ def trusted_gradient(
     merged, tuned = task_vectors.merge(problem.base, problem.vectors, coefficients), head.detach().requires_grad_()
     leaves = {name: merged[name].requires_grad_() for name in problem.vectors}
     with autocast(head.device, problem.precision):
-        features = problem.encoder(merged, trim(problem.examples[task][batch])).to(head.dtype)
+        features = problem.encoder(merged, cut_padding(problem.examples[task][batch])).to(head.dtype)
     logits, teacher = features @ tuned.T, problem.teachers[task][batch]
     loss = trusted_cross_entropy(logits, teacher)
     *gradients, head_gradient = torch.autograd.grad(loss, [*leaves.values(), tuned])

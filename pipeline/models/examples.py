@@ -11,7 +11,7 @@ from torch import Tensor
 Examples = TypeVar("Examples", np.ndarray, Tensor)
 
 
-def trim(examples: Examples) -> Examples:
+def cut_padding(examples: Examples) -> Examples:
     """Cut texts after the longest of them, which changes no feature; images are returned as they are."""
     if examples.ndim != 2:
         return examples

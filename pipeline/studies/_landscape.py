@@ -18,7 +18,7 @@ from pipeline.calibration.objectives import Objective, distillation
 from pipeline.calibration.problem import Problem
 from pipeline.calibration.sharpness import LossAndGradient
 from pipeline.merges import storage
-from pipeline.models.examples import trim
+from pipeline.models.examples import cut_padding
 from pipeline.models.features import encode
 from pipeline.models.sampling import sample_indices
 from pipeline.models.suite import SuiteFolder
@@ -101,7 +101,7 @@ def read_coefficients(artefact: Path, index: int) -> Tensor:
 
 def logits(problem: Problem, weights: Mapping[str, Tensor], task: int) -> Tensor:
     """Return the merged model's logits on the examples of a task."""
-    return problem.encoder(weights, trim(problem.examples[task])) @ problem.heads[task].T
+    return problem.encoder(weights, cut_padding(problem.examples[task])) @ problem.heads[task].T
 
 
 def score_mixtures(

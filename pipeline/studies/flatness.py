@@ -28,7 +28,7 @@ from pipeline.calibration.sharpness import LossAndGradient, perturbation, sharp_
 from pipeline.merges import storage
 from pipeline.merges.solution import Solution
 from pipeline.methods import samerging
-from pipeline.models.examples import trim
+from pipeline.models.examples import cut_padding
 from pipeline.models.sampling import generator
 from pipeline.models.suite import SuiteFolder
 from pipeline.models.task_vectors import merge
@@ -219,7 +219,7 @@ def task_losses(problem: Problem, objective: Objective, point: Tensor) -> Tensor
     """Return the objective [T] on all examples of every task, without gradients."""
     merged = merge(problem.base, problem.vectors, point)
     with torch.no_grad(), autocast(problem.examples[0].device, problem.precision):
-        features = [problem.encoder(merged, trim(pool)).to(problem.heads[0].dtype) for pool in problem.examples]
+        features = [problem.encoder(merged, cut_padding(pool)).to(problem.heads[0].dtype) for pool in problem.examples]
     pairs = zip(features, problem.heads, problem.teachers, strict=True)
     return torch.stack([objective(encoded @ head.T, teacher) for encoded, head, teacher in pairs])
 

@@ -79,12 +79,12 @@ def read_config(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise BenchmarkError(f"{path}: cannot be read as JSON ({error}); export or fetch it again") from error
     try:
-        return convert_config(content)
+        return convert_clip_config(content)
     except BenchmarkError as error:
         raise BenchmarkError(f"{path}: {error}") from error
 
 
-def convert_config(hf_config: Any) -> dict[str, Any]:
+def convert_clip_config(hf_config: Any) -> dict[str, Any]:
     """Convert a CLIPModel's config.json to arguments of `open_clip.CLIP`; BenchmarkError if they cannot express it."""
     config = _mapping("config.json", hf_config)
     if (kind := config.get("model_type", "clip")) != "clip":

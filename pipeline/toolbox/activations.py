@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.models.encoder import Hidden, Transformer
-from pipeline.models.examples import trim
+from pipeline.models.examples import cut_padding
 from pipeline.models.weights import Weights
 from pipeline.runtime.schema import autocast
 
@@ -27,7 +27,7 @@ def embed_examples(
 ) -> list[Hidden]:
     """Return what enters the first block, in passes of at most `limit` examples."""
     with autocast(examples.device, precision):
-        return [encoder.embed(weights, trim(batch)) for batch in examples.split(limit)]
+        return [encoder.embed(weights, cut_padding(batch)) for batch in examples.split(limit)]
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from pipeline.calibration.descent import coefficient_gradient, descend
 from pipeline.calibration.objectives import Objective, distillation, entropy
 from pipeline.calibration.problem import Diverged, Problem
 from pipeline.calibration.sharpness import LossAndGradient, Sharpness, perturbation, sharp_gradient
-from pipeline.models.examples import trim
+from pipeline.models.examples import cut_padding
 from pipeline.models.sampling import batches, generator, sample_indices
 from pipeline.models.task_vectors import merge
 from pipeline.models.weights import has_gradient
@@ -80,7 +80,7 @@ def test_gradient_on_texts_equals_autograd_text_by_text(kind: str):
         merged[name] = problem.base[name] + torch.tensordot(at[:, column], stacked, dims=1)
     expected = torch.zeros((), dtype=torch.float64)
     for head, pool, teacher in zip(problem.heads, problem.examples, problem.teachers, strict=True):
-        student = torch.cat([problem.encoder(merged, trim(text[None])) for text in pool]) @ head.T
+        student = torch.cat([problem.encoder(merged, cut_padding(text[None])) for text in pool]) @ head.T
         expected = expected + divergence(student, teacher)
     loss, slope = coefficient_gradient(problem, OBJECTIVE, at.detach(), toy.whole(problem))
     torch.testing.assert_close(loss, expected.detach(), rtol=0, atol=1e-12)

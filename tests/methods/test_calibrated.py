@@ -14,7 +14,7 @@ from pipeline.merges.serving import Served, heads
 from pipeline.merges.solution import Solution
 from pipeline.methods import symerge, ties
 from pipeline.models.encoder import Hidden
-from pipeline.models.examples import trim
+from pipeline.models.examples import cut_padding
 from pipeline.models.task_vectors import merge, merge_delta
 from pipeline.models.weights import Weights
 from pipeline.runtime.schema import Schedule
@@ -150,7 +150,7 @@ def run_prodistill(problem: Problem, epochs: int, lr: float) -> tuple[Weights, l
             leaves = {name: tensor.requires_grad_() for name, tensor in merged.items()}
             loss = torch.zeros((), dtype=torch.float64)
             for task in tasks:
-                for example in map(trim, problem.examples[task].split(1)):
+                for example in map(cut_padding, problem.examples[task].split(1)):
                     entering = encode_blocks(theta, example, index)
                     goal = encode_blocks(experts[task], example, index + 1)
                     gap = tower.block({**theta, **leaves}, index, entering).tokens - goal.tokens

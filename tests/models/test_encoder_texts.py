@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from pipeline.models import features
 from pipeline.models.encoder import Hidden, Transformer, block_name, join_hidden, product
-from pipeline.models.examples import trim
+from pipeline.models.examples import cut_padding
 from pipeline.models.features import encode
 from pipeline.models.weights import Weights, has_gradient
 from pipeline.suites._text_weights import from_bert, from_gpt2
@@ -65,8 +65,8 @@ def test_padding_does_not_change_features(kind: str):
     encoder, weights = toy_encoder(kind)
     texts = toy_texts.draw_texts(6, seed=2)
     together = encoder(weights, texts)
-    alone = torch.cat([encoder(weights, trim(text[None])) for text in texts])
-    assert len({trim(text[None]).shape[1] for text in texts}) > 3
+    alone = torch.cat([encoder(weights, cut_padding(text[None])) for text in texts])
+    assert len({cut_padding(text[None]).shape[1] for text in texts}) > 3
     torch.testing.assert_close(together, alone, rtol=0, atol=tolerance(torch.float64, 4000))
     wider = torch.cat([texts, texts.new_full((6, 3), -1)], dim=1)
     torch.testing.assert_close(encoder(weights, wider), alone, rtol=0, atol=tolerance(torch.float64, 4000))
@@ -95,7 +95,7 @@ def test_many_texts_are_encoded_batch_by_batch_each_cut_to_its_longest(kind: str
 
 def test_trimming_keeps_images():
     images = np.zeros((2, 4, 4, 3), dtype=np.uint8)
-    assert trim(images) is images
+    assert cut_padding(images) is images
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -125,7 +125,7 @@ def test_inputs_are_those_of_the_tokens_that_are_no_padding(kind: str):
         hidden = encoder.block(weights, 0, encoder.embed(weights, batch))
         return encoder.inputs(weights, 1, hidden)
 
-    rows, parts = inputs(texts), [inputs(trim(text[None])) for text in texts]
+    rows, parts = inputs(texts), [inputs(cut_padding(text[None])) for text in texts]
     stem = block_name(1)
     assert {*rows} == {f"{stem}{part}.weight" for part in (
         "attn.q", "attn.k", "attn.v", "attn.out_proj", "mlp.c_fc", "mlp.c_proj"

@@ -11,7 +11,7 @@ from pipeline import methods
 from pipeline.diagnostics import Settings
 from pipeline.merges import storage
 from pipeline.merges.storage import Merges
-from pipeline.models.examples import trim
+from pipeline.models.examples import cut_padding
 from pipeline.models.suite import SuiteFolder
 from pipeline.models.weights import Weights
 from pipeline.runtime import store
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("one_process")
 def logits(suite: SuiteFolder, weights: Weights, split: str, task: str) -> Tensor:
     """Logits of a task's texts, encoded one by one without padding."""
     encoder, texts = suite.suite.encoder(), torch.from_numpy(np.array(suite.examples(split, task)))
-    return torch.cat([encoder(weights, trim(text[None])) for text in texts]) @ suite.heads()[task].T
+    return torch.cat([encoder(weights, cut_padding(text[None])) for text in texts]) @ suite.heads()[task].T
 
 
 @pytest.fixture

@@ -118,7 +118,7 @@ def expected_head(text_embeds: Tensor, logit_scale: Tensor) -> Tensor:
 
 def check_against_transformers(model: torch.nn.Module, config: Mapping[str, Any]) -> None:
     """Check that image features, text features and heads of the conversion are those of `model`."""
-    converted, state = clip_weights.convert_config(config), model.state_dict()
+    converted, state = clip_weights.convert_clip_config(config), model.state_dict()
     pixels, normalised = images()
     reference = model(input_ids=captions(), pixel_values=normalised)
     image_features = VisionTransformer(converted, MEAN, STD)(clip_weights.convert_base(state), pixels)
@@ -154,7 +154,7 @@ def test_captions_end_where_transformers_ends_them(eos: int, pad: int):
     config, tokens = small_config(16, eos), captions(pad)
     model = build_transformers_clip(config)
     model.load_state_dict(small_model(16).state_dict())
-    clip = clip_weights.load_text_tower(clip_weights.convert_config(config), model.state_dict())
+    clip = clip_weights.load_text_tower(clip_weights.convert_clip_config(config), model.state_dict())
     expected = normalize(model.text_projection(model.text_model(tokens).pooler_output), dim=-1)
     assert (clip.encode_text(tokens, normalize=True) - expected).abs().max() < CLOSE
     assert (clip.encode_text(captions(), normalize=True) - expected).abs().max() < CLOSE, "padding matters"
@@ -175,7 +175,7 @@ def test_experts_keep_the_projection_of_the_base(prefix: str):
     model.vision_model = tuned.vision_model
     pixels, normalised = images()
     expected = normalize(model.eval()(normalised).image_embeds, dim=-1)
-    encode = VisionTransformer(clip_weights.convert_config(small_config(16)), MEAN, STD)
+    encode = VisionTransformer(clip_weights.convert_clip_config(small_config(16)), MEAN, STD)
     proj = clip_weights.convert_base(base.state_dict())["proj"]
     assert (encode({**weights, "proj": proj}, pixels) - expected).abs().max() < CLOSE
 
@@ -184,7 +184,7 @@ def test_experts_keep_the_projection_of_the_base(prefix: str):
 def test_real_sizes_have_the_tensors_of_open_clip(name: str, groups: int):
     base = clip_weights.convert_base(meta_tensors(name))
     with torch.device("meta"):
-        clip = build_clip(clip_weights.convert_config(HUB[name]))
+        clip = build_clip(clip_weights.convert_clip_config(HUB[name]))
     expected = split_qkv(dict(clip.visual.named_parameters()))
     assert [*base] == [*expected], "order"
     assert {key: tensor.shape for key, tensor in base.items()} == {
@@ -202,7 +202,7 @@ def test_real_sizes_have_the_tensors_of_open_clip(name: str, groups: int):
 def test_a_sparse_config_equals_open_clips(name: str):
     from open_clip import get_model_config
 
-    converted, expected = clip_weights.convert_config(HUB[name]), get_model_config(f"{name}-quickgelu")
+    converted, expected = clip_weights.convert_clip_config(HUB[name]), get_model_config(f"{name}-quickgelu")
     defaults = {"vision_cfg": {"head_width": 64, "mlp_ratio": 4.0}, "text_cfg": {"mlp_ratio": 4.0}}
     assert converted == {**expected, **{part: defaults[part] | expected[part] for part in defaults}}
 
@@ -221,7 +221,7 @@ def test_a_sparse_config_equals_open_clips(name: str):
 )
 def test_configs_beyond_open_clip_are_refused(config: dict[str, Any], message: str):
     with pytest.raises(BenchmarkError, match=message):
-        clip_weights.convert_config(config)
+        clip_weights.convert_clip_config(config)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -293,7 +293,7 @@ def test_wrong_tensors_are_named():
     ],
 )
 def test_tensors_must_have_the_shapes_of_the_config(tower: str, key: str, value: int, message: str):
-    config, tensors = clip_weights.convert_config(small_config(16)), skeleton(small_model(16))
+    config, tensors = clip_weights.convert_clip_config(small_config(16)), skeleton(small_model(16))
     assert clip_weights.check_base(config, tensors).keys() == clip_weights.convert_base(tensors).keys()
     with pytest.raises(BenchmarkError, match=message):
         clip_weights.check_base({**config, tower: config[tower] | {key: value}}, tensors)
@@ -301,7 +301,7 @@ def test_tensors_must_have_the_shapes_of_the_config(tower: str, key: str, value:
 
 def test_an_expert_must_have_the_shapes_of_the_base():
     base, other = (skeleton(small_model(patch)) for patch in (16, 32))
-    theta = clip_weights.check_base(clip_weights.convert_config(small_config(16)), base)
+    theta = clip_weights.check_base(clip_weights.convert_clip_config(small_config(16)), base)
     experts = [{name: state[name] for name in state if name.startswith("vision_model.")} for state in (base, other)]
     clip_weights.check_expert(theta, experts[0])
     with pytest.raises(BenchmarkError, match=r"the expert has \[.*\], the base \[.*\]; it comes from another base"):
@@ -343,7 +343,9 @@ def test_captions_must_fit_and_differ():
 
 @pytest.mark.parametrize("templates", [(), ("a photo of a cat",)])
 def test_templates_need_a_place_for_the_class(templates: tuple[str, ...]):
-    clip = clip_weights.load_text_tower(clip_weights.convert_config(small_config(16)), small_model(16).state_dict())
+    clip = clip_weights.load_text_tower(
+        clip_weights.convert_clip_config(small_config(16)), small_model(16).state_dict()
+    )
     with pytest.raises(BenchmarkError, match=r"expected some, each with \{\}"):
         clip_weights.build_zero_shot_head(clip, tokenizer(), CLASSES, templates)
 
