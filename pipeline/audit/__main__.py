@@ -37,7 +37,7 @@ def audit(repository: Repository) -> list[Finding]:
     """Run all checks that compute no stage again, on the default run and on those that are kept beside it."""
     findings, runs = _audit_run(repository), {}
     with tempfile.TemporaryDirectory(prefix="audit-") as scratch:
-        for run, (title, _) in kept.RUNS.items():
+        for run, title in kept.RUNS.items():
             folder = Path(scratch) / run
             if kept.unfold(repository, run, folder):
                 runs[run] = gather(folder)
