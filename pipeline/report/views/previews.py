@@ -14,15 +14,15 @@ from pipeline.report.tables import Cell, Table
 from pipeline.report.view import Drawing, Look, Sheet, View
 
 ORDER = 100
-TEXTS, LETTERS = 3, 100
-"""Texts per task in the table, and characters of each."""
+LETTERS = 100
+"""Characters of a text in the table."""
 
 
 def view(evidence: Evidence, look: Look) -> View:
-    """Show a row of images per task, or TEXTS texts."""
+    """Show images, a row per task, or texts."""
     if next(iter(evidence.previews.values())).dtype.kind == "U":
         caption = f"The first texts of each task's test split, cut after {LETTERS} characters."
-        texts = [(task, text) for task, texts in evidence.previews.items() for text in texts[:TEXTS].tolist()]
+        texts = [(task, text) for task, texts in evidence.previews.items() for text in texts.tolist()]
         rows = [(task, (Cell(shorten(text, LETTERS, placeholder=" ...")),)) for task, text in texts]
         table = Table(caption, ("Text",), (("", tuple(rows)),), "Task", ("Text",))
         return View(tables={"texts": Sheet(table, "Texts")})
