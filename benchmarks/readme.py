@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from benchmarks import RESULTS
 
 ROOT = Path(__file__).parent.parent
-SUITE = "mini-8"
+SUITE, TEXT = "mini-8", "text-5"
 HEADLINE = (
     "Zero-shot", "Individual experts", "Simple average", "Task arithmetic", "TSV-M", "AdaMerging", "Distillation",
     "SAMerging",
@@ -37,11 +37,14 @@ def blocks(root: Path = ROOT) -> dict[str, str]:
     suite = YAML(typ="safe").load(root / "params.yaml")["suites"][0]
     every = reports / "methods" / "tables"
     tables = every if every.is_dir() else reports / "tables"
-    overview, sentences = ((tables / f"{suite}-{name}.md").read_text("utf-8") for name in ("overview", "sentences"))
-    studies = reports / "studies" / suite / "sentences.md"
+    overview = (tables / f"{suite}-overview.md").read_text("utf-8")
+    studies, text = reports / "studies" / suite / "sentences.md", reports / "text" / "tables"
     return {
         "headline": headline(overview),
-        "results": f"{overview}\n{sentences}".strip(),
+        "results": results(tables, suite),
+        "text": results(reports / "text" / "tables", TEXT)
+        if (reports / "text").is_dir()
+        else "`make text` did not run.",
         "studies": studies.read_text("utf-8").strip() if studies.is_file() else "The studies did not run.",
         "performance": performance(root / "benchmarks" / "results"),
         "methods": methods(root),
@@ -54,6 +57,12 @@ def replaced(text: str, made: Mapping[str, str]) -> str:
         block = f"<!-- {name} -->\n\n{content}\n\n<!-- /{name} -->"
         text = re.sub(rf"<!-- {name} -->\n.*?<!-- /{name} -->", lambda _, new=block: new, text, flags=re.DOTALL)
     return text
+
+
+def results(tables: Path, suite: str) -> str:
+    """The overview of a suite and the sentences about it."""
+    parts = ((tables / f"{suite}-{name}.md").read_text("utf-8") for name in ("overview", "sentences"))
+    return "\n".join(parts).strip()
 
 
 def headline(overview: str) -> str:
