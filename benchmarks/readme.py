@@ -42,9 +42,7 @@ def blocks(root: Path = ROOT) -> dict[str, str]:
     return {
         "headline": headline(overview),
         "results": results(tables, suite),
-        "text": results(reports / "text" / "tables", TEXT)
-        if (reports / "text").is_dir()
-        else "`make text` did not run.",
+        "text": results(text, TEXT) if text.is_dir() else "`make text` did not run.",
         "studies": studies.read_text("utf-8").strip() if studies.is_file() else "The studies did not run.",
         "performance": performance(root / "benchmarks" / "results"),
         "methods": methods(root),
