@@ -25,7 +25,7 @@ RESCALED = "-rescaled"
 
 
 @dataclass(frozen=True)
-class Document:
+class MarkedPage:
     """A page: its text without generated blocks, and (name, content) of each block."""
 
     path: str
@@ -67,15 +67,15 @@ def check(repository: Repository, runs: Mapping[str, Repository]) -> Finding:
     return finding
 
 
-def _documents(repository: Repository) -> Iterator[Document]:
+def _documents(repository: Repository) -> Iterator[MarkedPage]:
     pages = sorted(path.name for path in (repository.root / "docs").glob("*.md"))
     for path in ("README.md", *(f"docs/{name}" for name in pages)):
         text = repository.text(path)
         if text is not None:
-            yield Document(path, MARKED.sub("", text), tuple(MARKED.findall(text)))
+            yield MarkedPage(path, MARKED.sub("", text), tuple(MARKED.findall(text)))
 
 
-def _check_blocks(finding: Finding, repository: Repository, documents: list[Document]) -> None:
+def _check_blocks(finding: Finding, repository: Repository, documents: list[MarkedPage]) -> None:
     """Check that every block stands in one document, with the lines that its generator gives."""
     try:
         generated = import_module("benchmarks.readme").blocks(repository.root)
@@ -107,7 +107,7 @@ def _difference(line: str, expected: str) -> str:
     return "“{}”, the report has “{}”".format(*(text[max(0, place - 30) : place + 20] for text in (line, expected)))
 
 
-def _check_scales(finding: Finding, suite: AuditedSuite, documents: list[Document]) -> None:
+def _check_scales(finding: Finding, suite: AuditedSuite, documents: list[MarkedPage]) -> None:
     """Check `<method> 57.3 → 81.3`, the averages without and with the scale, and on how many examples it was chosen."""
     prose = {document.path: re.sub(r"\s+", " ", document.prose) for document in documents}
     used = str(suite.repository.params["rescale"]["samples"])
@@ -128,7 +128,7 @@ def _check_scales(finding: Finding, suite: AuditedSuite, documents: list[Documen
 
 
 def _check_points(
-    finding: Finding, document: Document, cited: Mapping[str, str], rows: Mapping[str, Mapping[str, str]]
+    finding: Finding, document: MarkedPage, cited: Mapping[str, str], rows: Mapping[str, Mapping[str, str]]
 ) -> None:
     """Check that every number of a point stands in what the point cites."""
     for title in POINTS:
