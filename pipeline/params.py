@@ -197,7 +197,7 @@ def _check_batch(params: Params, suite: str, sizes: Mapping[str, Mapping[str, in
         if batch > pool:
             problems.append(
                 f"schedule.{suite}.batch_size = {batch}: above the calibration pool of {task} "
-                f"({pool} images in its {params.calibration_split} split); expected at most {pool}"
+                f"({pool} examples in its {params.calibration_split} split); expected at most {pool}"
             )
 
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +20,7 @@ from pipeline.models.suite import SPLITS, SuiteFolder
 from pipeline.suites import clip
 from tests.methods import test_contract as contract
 from tests.support import toy
+from tests.support.toy_texts import PROBLEMS
 
 GUIDES = ("CONTRIBUTING.md", "docs/add-a-method.md", "docs/add-a-suite.md")
 METHOD = "breadcrumbs"
@@ -63,8 +65,8 @@ def method(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     [
         contract.test_method_file_has_what_tables_and_readers_need,
         contract.test_parameters_are_frozen_and_have_defaults,
-        contract.test_data_free_method_keeps_its_contract,
-        contract.test_data_free_method_of_experts_equal_to_the_base_is_the_base,
+        *(partial(contract.test_data_free_method_keeps_its_contract, kind=kind) for kind in PROBLEMS),
+        partial(contract.test_data_free_method_of_experts_equal_to_the_base_is_the_base, kind="images"),
         contract.test_order_of_tasks_does_not_matter,
         contract.test_a_merge_grows_with_its_task_vectors,
     ],

@@ -197,7 +197,7 @@ def test_a_small_pool_is_split_in_proportion(drawn: int, expected: int):
 
 
 def test_too_few_images_are_refused_before_anything_runs(setting: Setting, tmp_path: Path):
-    message = r"cats has 12 images in its train split, too few to share between samples = 6 and held_out = 90"
+    message = r"cats has 12 examples in its train split, too few to share between samples = 6 and held_out = 90"
     with pytest.raises(TooFew, match=message):
         score_variants(setting, STUDY.model_copy(update={"held_out": 90}), [0], "test", Resumable(tmp_path / "cells"))
 

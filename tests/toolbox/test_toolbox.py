@@ -16,7 +16,7 @@ from pipeline.runtime.threads import MAX_THREADS, map_tensors
 from pipeline.toolbox import parts as cutting
 from pipeline.toolbox.dropping import drop_entries
 from pipeline.toolbox.parts import apply_entrywise, split_entries
-from tests.methods.test_contract import DATA_FREE, clip_vectors, equal, solutions_of
+from tests.methods.test_contract import DATA_FREE, equal, solutions_of, toy_vectors
 from tests.support.pretend_gpu import pretended
 
 STACKED = torch.arange(24.0).view(2, 3, 4)
@@ -56,7 +56,7 @@ def test_a_sum_over_tasks_has_the_same_bits_in_parts(tasks: int, rest: int):
 
 @pytest.mark.parametrize("name", DATA_FREE)
 def test_data_free_methods_do_not_depend_on_parts_or_threads(name: str, monkeypatch: pytest.MonkeyPatch):
-    vectors, *_ = clip_vectors(torch.float32)
+    vectors, *_ = toy_vectors(torch.float32)
     monkeypatch.setenv("SAMERGING_WORKERS", "1")
     alone = solutions_of(name, vectors)
     monkeypatch.setenv("SAMERGING_WORKERS", "4")
