@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from benchmarks import RESULTS
 
 ROOT = Path(__file__).parent.parent
-SUITE, TEXT = "mini-8", "text-5"
+SUITE = "mini-8"
 HEADLINE = (
     "Zero-shot", "Individual experts", "Simple average", "Task arithmetic", "TSV-M", "AdaMerging", "Distillation",
     "SAMerging",
@@ -38,11 +38,10 @@ def blocks(root: Path = ROOT) -> dict[str, str]:
     every = reports / "methods" / "tables"
     tables = every if every.is_dir() else reports / "tables"
     overview = (tables / f"{suite}-overview.md").read_text("utf-8")
-    studies, text = reports / "studies" / suite / "sentences.md", reports / "text" / "tables"
+    studies = reports / "studies" / suite / "sentences.md"
     return {
         "headline": headline(overview),
         "results": results(tables, suite),
-        "text": results(text, TEXT) if text.is_dir() else "`make text` did not run.",
         "studies": studies.read_text("utf-8").strip() if studies.is_file() else "The studies did not run.",
         "performance": performance(root / "benchmarks" / "results"),
         "methods": methods(root),

@@ -121,7 +121,7 @@ def front(tmp_path: Path) -> Path:
 def find_errors(root: Path) -> tuple[str, ...]:
     """The messages of the audit of the documents."""
     evidence = gather(root)
-    return audited.check(evidence, evidence).wrong
+    return audited.check(evidence, {}).wrong
 
 
 @pytest.mark.parametrize(("name", "least"), [("README.md", 12), ("docs/studies.md", 30)])
@@ -152,8 +152,8 @@ def test_numbers_in_points_are_in_the_files_they_cite(front: Path, name: str, le
         ),
         (
             "README.md",
-            "64 unlabelled images per task",
-            "32 unlabelled images per task",
+            "64 unlabelled examples per task",
+            "32 unlabelled examples per task",
             "README.md: scales chosen on 32",
         ),
         ("docs/results.md", "WUDI-Merging 53.9", "WUDI-Merging 54.9", "docs/results.md: WUDI-Merging 54.9"),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.audit import images
+from pipeline.audit import examples
 from pipeline.audit.finding import Finding
 from pipeline.audit.repository import gather
 from pipeline.audit.suite import AuditedSuite
@@ -36,7 +36,7 @@ def write_scores(root: Path, wrong: dict[tuple[str, str], int]) -> None:
 
 def find(root: Path, name: str) -> Finding:
     """One finding on the suite."""
-    checks = {finding.name: finding for finding in images.check(AuditedSuite(gather(root), NAME))}
+    checks = {finding.name: finding for finding in examples.check(AuditedSuite(gather(root), NAME))}
     return checks[f"{NAME}: {name}"]
 
 
@@ -65,7 +65,7 @@ def test_a_score_that_differs_has_to_be_flagged(root: Path, method: str, task: s
 def test_a_score_on_too_few_texts_is_named(root: Path):
     path = root / f"reports/evidence/suites/{NAME}/scores.csv"
     path.write_text(path.read_text().replace(",277\n", ",276\n"))
-    assert find(root, "sizes").wrong == ["rte: scored on [276] images, the test split has 277"]
+    assert find(root, "sizes").wrong == ["rte: scored on [276] examples, the test split has 277"]
 
 
 @pytest.mark.parametrize("change", ["max_length: 128", "merge_embeddings: false"])

@@ -121,12 +121,12 @@ def test_the_view_recovers_the_planted_effects():
         row = effects.loc[effect]
         low, high = map(float, row["Points"].split(" ", 1)[1].strip("[]").split(", "))
         assert row["Points"].split()[0] == mean
-        assert low < float(mean) < high or float(mean) == 0 == low == high, "images differ where anything does"
+        assert low < float(mean) < high or float(mean) == 0 == low == high, "examples differ where anything does"
         assert (row["Tasks like these"], row["Won : lost"]) == (like, won)
     assert len(effects) == (1 + 6) + 2 * (1 + 4) + (1 + 6)
     assert "which excludes zero; better on 3 and worse on 0 of 3 tasks (n = 3 seeds)" in study_view.sentences[0]
     assert "working SAM changes that by +2.00 points [" in study_view.sentences[4]
-    assert "over the 3,000 test images of these 3 tasks and 3 seeds or" in study_view.sentences[5]
+    assert "over the 3,000 test examples of these 3 tasks and 3 seeds or" in study_view.sentences[5]
     combinations = study_view.tables["combinations"].rows
     released = combinations[combinations[""] == "as the released code computes"]
     assert released[["Objective", "Sharpness", "Granularity"]].to_numpy().tolist() == [

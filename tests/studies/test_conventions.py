@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("one_process")
 
 CONVENTIONS = ("split/average", "split/decompose", "fused/average", "fused/decompose")
 UNUSED = Schedule(lr=1.0, steps=1, batch_size=1)
-TASKS, IMAGES = ("a", "b"), (64, 50)
+TASKS, EXAMPLES = ("a", "b"), (64, 50)
 SEEDS: Mapping[str, tuple[int | None, ...]] = {"iso_c": (None,), "tsv_m": (None,), "opcm": (0, 1, 2, 3), "esm": (0, 1)}
 DEFAULTS = {"iso_c": "split/average", "tsv_m": "split/average", "opcm": "split/average", "esm": "fused/average"}
 SHARES = {
@@ -44,7 +44,7 @@ SHARES = {
     "opcm": (0.60, 0.60, 0.60, 0.61),
     "esm": (0.60, 0.75, 0.58, 0.60),
 }
-"""Share of right images under each convention."""
+"""Share of right examples under each convention."""
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_the_grid_allows_exactly_the_methods_with_conventions():
 def made_up() -> pd.DataFrame:
     """Scores in which Iso-C loses its lead over TSV-M where q, k and v are fused."""
     rng, rows = np.random.default_rng(5), []
-    difficulty = {task: rng.random(size) for task, size in zip(TASKS, IMAGES, strict=True)}
+    difficulty = {task: rng.random(size) for task, size in zip(TASKS, EXAMPLES, strict=True)}
     for method, seeds in SEEDS.items():
         for convention, share in zip(CONVENTIONS, SHARES[method], strict=True):
             for seed in seeds:
@@ -161,9 +161,9 @@ def test_the_view_recovers_the_planted_changes():
     assert sentences[0].startswith(
         f"Iso-C has {averages['iso_c', 'split/average']:.1f} % with its default split/average;"
     )
-    assert sentences[0].endswith("which excludes zero (n = 114 test images).")
+    assert sentences[0].endswith("which excludes zero (n = 114 test examples).")
     assert "default fused/average" in sentences[3]
-    assert sentences[3].endswith("(n = 2 seeds, 114 test images).")
+    assert sentences[3].endswith("(n = 2 seeds, 114 test examples).")
     assert "against it, split/decompose: +0.00 points [+0.00, +0.00], which includes zero" in sentences[1]
     assert "Iso-C rank 1 in 2 and rank 4 in 2" in sentences[5]
     pair = next(text for text in sentences if text.startswith("Iso-C minus TSV-M"))

@@ -196,13 +196,13 @@ def test_a_small_pool_is_split_in_proportion(drawn: int, expected: int):
     assert flatness.count_fitted(drawn, STUDY) == expected
 
 
-def test_too_few_images_are_refused_before_anything_runs(setting: Setting, tmp_path: Path):
+def test_too_few_examples_are_refused_before_anything_runs(setting: Setting, tmp_path: Path):
     message = r"cats has 12 examples in its train split, too few to share between samples = 6 and held_out = 90"
     with pytest.raises(TooFew, match=message):
         score_variants(setting, STUDY.model_copy(update={"held_out": 90}), [0], "test", Resumable(tmp_path / "cells"))
 
 
-def test_held_out_and_calibration_images_are_disjoint(setting: Setting, monkeypatch: pytest.MonkeyPatch):
+def test_held_out_and_calibration_examples_are_disjoint(setting: Setting, monkeypatch: pytest.MonkeyPatch):
     problems: dict[str, Problem] = {}
 
     def record_descent(part: Problem, *others: object) -> flatness.Descent:
@@ -218,9 +218,9 @@ def test_held_out_and_calibration_images_are_disjoint(setting: Setting, monkeypa
     flatness.measure_variant(setting, STUDY, "plain", 0, "test")
     suite = SuiteFolder(setting.suite)
     for index, task in enumerate(toy.TASKS):
-        pool = {image.tobytes() for image in suite.examples("train", task)}
+        pool = {example.tobytes() for example in suite.examples("train", task)}
         fitted, held_out = (
-            {image.numpy().tobytes() for image in problems[part].examples[index]} for part in ("fitted", "held")
+            {example.numpy().tobytes() for example in problems[part].examples[index]} for part in ("fitted", "held")
         )
         assert (len(fitted), len(held_out)) == (STUDY.samples, STUDY.held_out)
         assert not fitted & held_out

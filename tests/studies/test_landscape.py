@@ -90,7 +90,7 @@ def tables(job: Job) -> dict[str, pd.DataFrame]:
 
 
 def held_out_solutions(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """The solutions on held-out images, by method, seed and task."""
+    """The solutions on held-out examples, by method, seed and task."""
     solutions = tables["solutions"]
     return solutions[solutions.split == "validation"].set_index(["method", "seed", "task"]).sort_index()
 
@@ -98,14 +98,14 @@ def held_out_solutions(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 def evaluate_by_hand(
     suite: SuiteFolder, artefact: Path, index: int, seed: int, split: str
 ) -> dict[str, tuple[float, int]]:
-    """Compute {task: (divergence, correct)} on four images with NumPy and the served models."""
+    """Compute {task: (divergence, correct)} on four examples with NumPy and the served models."""
     (model,), results = storage.load_models(suite, artefact, index), {}
     for task in suite.suite.task_names:
         indices = sample_indices(len(suite.examples(split, task)), 4, seed, task).numpy()
-        images = torch.from_numpy(suite.examples(split, task)[indices])
+        examples = torch.from_numpy(suite.examples(split, task)[indices])
         expert, head = {**suite.base(), **suite.expert(task)}, suite.heads()[task]
         with torch.no_grad():
-            teacher, merged = ((model.encoder(w, images) @ head.T).double().numpy() for w in (expert, model.weights))
+            teacher, merged = ((model.encoder(w, examples) @ head.T).double().numpy() for w in (expert, model.weights))
         p, q = (log_softmax(logits / 2, axis=1) for logits in (teacher, merged))
         right = int((merged.argmax(1) == suite.labels(split, task)[indices]).sum())
         results[task] = (float((np.exp(p) * (p - q)).sum(1).mean()), right)

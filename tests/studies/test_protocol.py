@@ -1,4 +1,4 @@
-"""The protocol study: images and logits that every run sees, and the view of made-up scores."""
+"""The protocol study: examples and logits that every run sees, and the view of made-up scores."""
 
 from itertools import product
 from pathlib import Path
@@ -45,14 +45,16 @@ def test_teachers_are_the_experts_logits_on_the_split(pristine_suite: Path, tmp_
         assert np.array_equal(store.read_array(folder / f"{task}.npy"), expected)
 
 
-def test_a_transductive_run_sees_scored_images_and_their_logits(todo: list[Trial]):
+def test_a_transductive_run_sees_scored_examples_and_their_logits(todo: list[Trial]):
     trial = next(candidate for candidate in todo if candidate.name == TRANSDUCTIVE and candidate.samples == 7)
     suite = SuiteFolder(trial.setting.suite)
     indices = draw_indices(suite, trial.setting.split, 7, 0)
     problem = load_problem(trial.setting, indices)
     for index, task in enumerate(toy.TASKS):
-        images = suite.examples("test", task)
-        assert {image.numpy().tobytes() for image in problem.examples[index]} == {image.tobytes() for image in images}
+        examples = suite.examples("test", task)
+        assert {example.numpy().tobytes() for example in problem.examples[index]} == {
+            example.tobytes() for example in examples
+        }
         expected = compute_teacher_logits(trial.setting.suite, task, "test")[indices[task]]
         assert problem.teachers[index].equal(expected)
 
@@ -106,5 +108,5 @@ def test_the_view_recovers_the_planted_gain():
     assert "k = 16: +2.00 points [+" in study_view.sentences[1]
     assert study_view.sentences[1].endswith(", which excludes zero (n = 3 seeds).")
     assert study_view.sentences[2].startswith("2 of 4 intervals exclude zero, where chance alone would give about 0.2.")
-    table = study_view.tables["protocol"].rows.set_index(["Method", "Images per task"])
+    table = study_view.tables["protocol"].rows.set_index(["Method", "Examples per task"])
     assert table.loc[("SAMerging", 16), ["Tasks like these", "Won : lost"]].tolist() == ["[+2.00, +2.00]", "3 : 0"]

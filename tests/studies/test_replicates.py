@@ -87,7 +87,7 @@ def test_training_with_the_seed_of_the_suite_gives_the_suite(embedded: Path, tmp
         assert (tmp_path / "again" / file).read_bytes() == (embedded / "suite" / file).read_bytes(), file
 
 
-def test_replicates_share_images_but_no_weights(embedded: Path, tmp_path: Path):
+def test_replicates_share_examples_but_no_weights(embedded: Path, tmp_path: Path):
     arguments = (embedded / "suite", embedded / "teachers", RECIPE, Params(seeds=[1, 2]), "train")
     replicates = train_replicates(*arguments, tmp_path, Resumable(tmp_path / "cells"))
     assert [*replicates] == [0, 1, 2]
@@ -176,7 +176,7 @@ def test_a_diverging_training_is_refused_with_its_seed(embedded: Path, monkeypat
 def made_up(trainings: int = 5, spread: float = 0.0, **changed_shares: float) -> pd.DataFrame:
     """Scores in which replicates shift all methods equally, by normal numbers of deviation `spread`.
 
-    All methods find the same images hard. changed_shares: {method: share of right answers}.
+    All methods find the same examples hard. changed_shares: {method: share of right answers}.
     """
     rng = np.random.default_rng(5)
     difficulty = {task: rng.permutation(np.arange(size)) / size for task, size in zip(TASKS, SIZES, strict=True)}
@@ -224,11 +224,11 @@ def test_the_committed_interval_is_that_of_a_study_without_replicates():
         contrasts.resample_settings(committed, ("method",), TASKS), [("samerging",)], [("distillation",)]
     )
     contrast = contrast_replicates(resample_replicates(rows, TASKS), "samerging", "distillation")
-    assert (contrast.committed, contrast.images) == (expected.these, sum(SIZES))
+    assert (contrast.committed, contrast.examples) == (expected.these, sum(SIZES))
 
 
 def test_replicates_widen_the_interval_as_a_mean_of_their_number():
-    """Every image of a replicate gains alike: all chance is that of the replicates."""
+    """Every example of a replicate gains alike: all chance is that of the replicates."""
     gains = np.array([0, 0, 1, 1, 1, 1, 1, 1], bool)
     right = np.repeat(gains[:, None], 30, axis=1)
     rights = {"new": dict.fromkeys(TASKS, right), "old": dict.fromkeys(TASKS, np.zeros_like(right))}
@@ -307,7 +307,7 @@ def test_the_view_separates_facts_about_methods_from_facts_about_experts():
     assert sentences[0].startswith("Facts about the methods are 3 of 4 orders")
     assert "SAMerging minus AdaMerging +9.84 points" in sentences[0]
     assert ", 5 of 5" in sentences[0]
-    assert "(n = 5 replicates and 2 seeds of the calibrated methods, 144 test images)" in sentences[0]
+    assert "(n = 5 replicates and 2 seeds of the calibrated methods, 144 test examples)" in sentences[0]
     assert sentences[1].startswith("Facts about these experts at most are 1 of 4 orders")
     assert "SAMerging minus Distillation +0.00 points [+0.00, +0.00], 5 of 5" in sentences[1]
     assert "With 5 replicates they are rough" in sentences[-1]

@@ -39,7 +39,7 @@ METHODS = {"samerging": samerging.Params(), "distillation": distillation.Params(
 
 @pytest.fixture(scope="module")
 def teachers(pristine_suite: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write random logits on the training images of every task."""
+    """Write random logits on the training examples of every task."""
     folder, suite = tmp_path_factory.mktemp("teachers"), SuiteFolder(pristine_suite)
     rng = np.random.default_rng(0)
     for task in suite.suite.tasks:
@@ -152,7 +152,7 @@ def test_the_whole_study_is_written_and_viewed(job: Job):
     )
     assert len(study_view.tables["brittleness"].rows) == 5 + 3 + 3 + 9
     assert "ρ = 0.07 minus ρ = 0" in study_view.sentences[0] and "ρ = 0.5 minus ρ = 0" in study_view.sentences[1]
-    assert "over the 21 test images of these 3 tasks (1 seed) or" in study_view.sentences[2]
+    assert "over the 21 test examples of these 3 tasks (1 seed) or" in study_view.sentences[2]
     assert all("(n = 1" in sentence for sentence in (*study_view.sentences[:2], *study_view.sentences[3:]))
 
 

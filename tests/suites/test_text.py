@@ -184,7 +184,7 @@ def test_no_text_is_in_two_splits_nor_in_two_tasks_of_a_corpus(prepared: SuiteFo
 def test_the_same_wheels_give_the_same_bytes_without_an_index(prepared: SuiteFolder, tmp_path: Path):
     again = prepare(tmp_path / "suite", tmp_path / "work").folder
     files = {path.relative_to(again): path.read_bytes() for path in again.rglob("*") if path.is_file()}
-    assert len(files) == 3 + 5 + 2 * 3 * 5
+    assert len(files) == 4 + 5 + 2 * 3 * 5
     assert files == {name: (prepared.folder / name).read_bytes() for name in files}
 
 

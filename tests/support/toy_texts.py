@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import Tensor
 
 from pipeline.calibration.problem import Problem
@@ -85,6 +87,8 @@ def write_suite(folder: Path, kind: str) -> None:
     """Write a suite folder with random weights, texts and labels."""
     suite, rng = suite_of(MODELS[kind]), np.random.default_rng(0)
     base, noise = draw_weights(MODELS[kind]), torch.Generator().manual_seed(1)
+    words = {f"w{token}": token for token in range(40)}
+    store.write_text(folder / "tokenizer.json", Tokenizer(WordLevel(words, unk_token="w0")).to_str())
     store.write_tensors(folder / "base.safetensors", base)
     for index, (task, classes) in enumerate(toy.TASKS.items()):
         expert = {name: base[name] + 0.05 * torch.randn(base[name].shape, generator=noise) for name in suite.groups}
