@@ -118,6 +118,18 @@ def front(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_a_point_on_text_is_held_to_the_run_on_text(front: Path):
+    page = front / "README.md"
+    page.write_text(page.read_text().replace("*[Results](docs/results.md)*\n2. ", "*[Text](docs/text.md)*\n2. ", 1))
+    repository = gather(front)
+    assert not audited.check(repository, {"text": repository}).wrong
+    assert any("names no part of the studies: Text" in error for error in audited.check(repository, {}).wrong)
+    page.write_text(page.read_text().replace("+0.00 points", "+77.13 points", 1))
+    (error,) = audited.check(repository, {"text": repository}).wrong
+    assert "77.13" in error
+    assert error.endswith("is not in the sentences on Text")
+
+
 def find_errors(root: Path) -> tuple[str, ...]:
     """The messages of the audit of the documents."""
     evidence = gather(root)

@@ -34,7 +34,7 @@ PER_SUITE = {"arithmetic": arithmetic, "contrasts": contrasts, "examples": examp
 
 
 def audit(repository: Repository) -> list[Finding]:
-    """Run all checks that compute no stage again, on the default run and on those that are kept beside it."""
+    """Run every check that reruns no stage, on the default run and on each kept run."""
     findings, runs = _audit_run(repository), {}
     with tempfile.TemporaryDirectory(prefix="audit-") as scratch:
         for run, title in kept.RUNS.items():

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from pipeline.report.collect import collect
 from pipeline.report.evidence import choose_methods, load, merge_parameters
 from pipeline.report.render import report as rendered
 from pipeline.report.view import Look
+from pipeline.report.views import previews
 from pipeline.report.views.coefficients import find_blocks
 from pipeline.runtime import store
 from pipeline.runtime.errors import BenchmarkError
@@ -396,6 +398,17 @@ def test_stale_files_of_other_methods_are_ignored(data, tmp_path):
 def test_stages_that_ran_with_different_parameters_are_refused():
     with pytest.raises(BenchmarkError, match=r"seeds = \[0\] and \[1\]; run dvc repro"):
         merge_parameters("s", [{"params": {"seeds": [0]}}, {"params": {"seeds": [1]}}])
+
+
+def test_texts_are_quoted_in_a_table_instead_of_a_figure(plain_folder):
+    texts = {task: np.array([f"{task} says little", "word " * 40]) for task in TASKS}
+    shown = previews.view(replace(load(plain_folder), previews=texts), LOOK)
+    assert not shown.figures
+    ((_, rows),) = shown.tables["texts"].table.sections
+    assert [task for task, _ in rows] == [task for task in TASKS for _ in range(2)]
+    quoted = [cells[0].mean for _, cells in rows]
+    assert quoted[::2] == [f"{task} says little" for task in TASKS]
+    assert all(text.endswith("word ...") and 90 < len(text) <= 100 for text in quoted[1::2])
 
 
 def test_blocks_of_the_encoder():
