@@ -1,14 +1,24 @@
 """Examples: what an encoder takes. Images are uint8 [N, H, W, 3]; texts are token ids int32 [N, L].
 
-A text is padded on the right with -1, never inside, and has at least one token; masks and lengths follow from the ids.
+A text is padded on the right with PADDING, never inside, and has at least one token: masks and lengths follow from ids.
 """
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
 from torch import Tensor
 
 Examples = TypeVar("Examples", np.ndarray, Tensor)
+PADDING = -1
+
+
+def pad_texts(texts: Sequence[Sequence[int]], length: int) -> np.ndarray:
+    """Return token ids as texts int32 [N, length]; a text has at most `length` of them."""
+    padded = np.full((len(texts), length), PADDING, np.int32)
+    for row, ids in zip(padded, texts, strict=True):
+        row[: len(ids)] = ids
+    return padded
 
 
 def cut_padding(examples: Examples) -> Examples:
@@ -31,12 +41,12 @@ def find_text_fault(texts: np.ndarray, vocabulary: int, positions: int) -> str |
         return f"{texts.dtype} {list(texts.shape)}, expected int32 [N, L]"
     if not 0 < texts.shape[1] <= positions:
         return f"texts of {texts.shape[1]} tokens, expected 1 to {positions}, the positions of the encoder"
-    if texts.size and not (texts.min() >= -1 and texts.max() < vocabulary):
-        return f"token ids from {texts.min()} to {texts.max()}, expected -1 (padding) to {vocabulary - 1}"
+    if texts.size and not (texts.min() >= PADDING and texts.max() < vocabulary):
+        return f"token ids from {texts.min()} to {texts.max()}, expected {PADDING} (padding) to {vocabulary - 1}"
     valid = texts >= 0
     if not valid[:, 0].all():
         return f"text {int(valid[:, 0].argmin())} is empty, expected at least one token"
     inside = (valid[:, 1:] > valid[:, :-1]).any(1)
     if inside.any():
-        return f"text {int(inside.argmax())} has tokens after padding (-1), expected padding on the right only"
+        return f"text {int(inside.argmax())} has tokens after padding ({PADDING}), expected padding on the right only"
     return None

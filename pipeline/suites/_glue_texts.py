@@ -21,7 +21,6 @@ from pipeline.suites._splits import LEAST
 
 END = "<|endoftext|>"
 """GPT-2's only special token. Published experts pad with it, so it must not occur in a text."""
-PADDING = -1
 
 
 def read_tokenizer(path: Path, title: str, longest: int) -> Tokenizer:
@@ -89,11 +88,3 @@ def read_split(
             problem = f"contains {END}, which stands for padding" if ids else "has no token"
             raise BenchmarkError(f"{title}: row {row}: the text {problem}; correct or remove the row")
     return encoded, labels[indices]
-
-
-def pad(texts: Sequence[Sequence[int]], length: int) -> np.ndarray:
-    """Return token ids as an array int32 [N, length], padded on the right."""
-    padded = np.full((len(texts), length), PADDING, dtype=np.int32)
-    for row, ids in zip(padded, texts, strict=True):
-        row[: len(ids)] = ids
-    return padded

@@ -13,6 +13,7 @@ from pipeline.models.examples import cut_padding
 from pipeline.models.features import encode
 from pipeline.models.sampling import batches
 from pipeline.models.weights import Weights, has_gradient, to_device
+from pipeline.runtime.schema import Schedule
 
 WARM = 0.1
 """Share of the steps in which the learning rate rises, before it falls along a cosine."""
@@ -34,25 +35,23 @@ def fine_tune(
     head: Tensor,
     texts: np.ndarray,
     labels: np.ndarray,
-    steps: int,
-    batch: int,
-    lr: float,
+    schedule: Schedule,
     rng: torch.Generator,
     target: torch.device,
 ) -> Weights:
-    """Return the tensors of `groups` after `steps` of Adam on the cross-entropy of batches of texts.
+    """Return the tensors of `groups` after the schedule's steps of Adam on the cross-entropy of batches of texts.
 
     texts: token ids int32 [N, L]; labels: int64 [N]; head: [classes, D]. A bias of k stays as it is: it has no
     gradient but rounding errors, and Adam would scale those up.
     """
     weights = to_device(dict(base), target)
     tuned = [weights[name].requires_grad_() for name in groups if has_gradient(name)]
-    optimiser = torch.optim.Adam(tuned, lr=lr, fused=True)
+    optimiser = torch.optim.Adam(tuned, lr=schedule.lr, fused=True)
     head, answers = head.to(target), torch.from_numpy(np.array(labels)).to(target)
-    for step, chosen in zip(range(steps), batches(len(texts), batch, rng), strict=False):
-        done = (step + 0.5) / steps
+    for step, chosen in zip(range(schedule.steps), batches(len(texts), schedule.batch_size, rng), strict=False):
+        done = (step + 0.5) / schedule.steps
         for group in optimiser.param_groups:
-            group["lr"] = lr * min(done / WARM, 0.5 * (1 + math.cos(math.pi * done)))
+            group["lr"] = schedule.lr * min(done / WARM, 0.5 * (1 + math.cos(math.pi * done)))
         examples = torch.from_numpy(cut_padding(texts[chosen.numpy()])).to(target)
         loss = cross_entropy(encoder(weights, examples) @ head.T, answers[chosen.to(target)])
         optimiser.zero_grad(set_to_none=True)

