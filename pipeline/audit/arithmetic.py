@@ -18,7 +18,7 @@ import pandas as pd
 
 from pipeline.audit.finding import Finding
 from pipeline.audit.repository import Repository
-from pipeline.audit.resampling import DECIMALS, DRAWS, Runs, central_interval, resample_runs
+from pipeline.audit.resampling import DECIMALS, DRAWS, AccuracyDraws, Key, Runs, central_interval, resample_runs
 from pipeline.audit.rows import find_impossible
 from pipeline.audit.suite import AuditedSuite
 
@@ -57,7 +57,8 @@ def check(suite: AuditedSuite) -> list[Finding]:
         _check_copies(suite),
         _check_table(suite, accuracies),
         _check_metrics(suite, accuracies),
-        check_comparisons(suite, accuracies),
+        check_comparisons(suite, accuracies, "comparisons"),
+        check_comparisons(suite, accuracies, "questions"),
     ]
 
 
@@ -218,19 +219,19 @@ def _possible_sections(methods: Mapping[str, Sequence[str]], method: str, cost: 
     return [alone, more] if method in methods["calibrate"] else [more]  # tuned heads are no second model
 
 
-def check_comparisons(suite: AuditedSuite, accuracies: Accuracies) -> Finding:
-    """Check reports/tables/<suite>-comparisons.csv: SAMerging against every method."""
-    path = f"reports/tables/{suite.name}-comparisons.csv"
-    finding, table = Finding(f"{suite.name}: comparisons", f"numbers of {path}"), suite.repository.rows(path)
-    if table is None:
+def check_comparisons(suite: AuditedSuite, accuracies: Accuracies, table: str) -> Finding:
+    """Check reports/tables/<suite>-<table>.csv: SAMerging against every method, or the pairs that answer questions."""
+    path = f"reports/tables/{suite.name}-{table}.csv"
+    finding, rows = Finding(f"{suite.name}: {table}", f"numbers of {path}"), suite.repository.rows(path)
+    if rows is None:
         return finding.skip(path)
-    rows = {row["method"]: row for row in table}
-    for method, row in rows.items():
-        if method in accuracies.per_cent:
-            _check_counts(finding, accuracies, row, f"{path}: {method}")
+    for row in rows:
+        if unscored := [method for method in _pair(row) if method not in accuracies.per_cent]:
+            finding.expect(False, f"{path}: no scores of {unscored[0]}")
         else:
-            finding.expect(False, f"{path}: no scores of {method}")
-    finding.skip("intervals of IQM")
+            _check_counts(finding, accuracies, row, f"{path}: {' minus '.join(_pair(row))}")
+    if table == "comparisons":
+        finding.skip("intervals of IQM")
     if suite.answers is None:
         return finding.skip("answers to single examples: intervals, p")
     runs = {
@@ -241,19 +242,26 @@ def check_comparisons(suite: AuditedSuite, accuracies: Accuracies) -> Finding:
                 for task in accuracies.tasks
             ],
         )
-        for method in rows
+        for method in dict.fromkeys(name for row in rows for name in _pair(row) if name in accuracies.per_cent)
     }
-    _check_draws(finding, accuracies.tasks, runs, [row for row in table if row["difference"]], path)
+    axes = [accuracies.seeds[method] for method in accuracies.per_cent]
+    drawn = resample_runs(runs, DRAWS, axes)
+    _check_draws(finding, accuracies.tasks, drawn, [row for row in rows if row["difference"]], path)
     return finding
+
+
+def _pair(row: Mapping[str, str]) -> tuple[str, str]:
+    """Return the methods whose difference a row has, the first minus the second."""
+    return (row["method"], row["other"]) if "other" in row else (MAIN, row["method"])
 
 
 def _check_counts(finding: Finding, accuracies: Accuracies, row: Mapping[str, str], where: str) -> None:
     """Check what follows from counts alone, and the verdict that the row's own numbers allow."""
-    runs, tasks = accuracies.per_cent[row["method"]], accuracies.tasks
+    tasks, (method, other) = accuracies.tasks, _pair(row)
     if row["difference"]:
-        gain = accuracies.per_cent[MAIN].mean(0) - runs.mean(0)
+        gain = accuracies.per_cent[method].mean(0) - accuracies.per_cent[other].mean(0)
         expected = dict(zip(tasks, gain.tolist(), strict=True)) | {"difference": float(gain.mean())}
-        expected |= {"seeds": len(accuracies.seeds[MAIN]), "runs": len(accuracies.seeds[row["method"]])}
+        expected |= {"seeds": len(accuracies.seeds[method]), "runs": len(accuracies.seeds[other])}
         expected["examples"] = sum(accuracies.totals.values())
         expected["won"] = sum(float(row[f"{task} low"]) > 0 for task in tasks)
         expected["lost"] = sum(float(row[f"{task} high"]) < 0 for task in tasks)
@@ -263,6 +271,7 @@ def _check_counts(finding: Finding, accuracies: Accuracies, row: Mapping[str, st
         finding.expect(row["verdict"] == verdict, f"{where} is “{row['verdict']}”, its numbers say “{verdict}”")
     if "iqm" in row and CEILING in accuracies.per_cent:
         ceiling = accuracies.per_cent[CEILING].mean(0)
+        runs = accuracies.per_cent[row["method"]]
         normalised = np.sort((runs / np.where(ceiling > 0, ceiling, np.nan)).ravel())
         cut = int(0.25 * len(normalised))
         value = 100 * float(normalised[cut : len(normalised) - cut].mean())
@@ -281,30 +290,30 @@ def _verdict(row: Mapping[str, str]) -> str:
 def _check_draws(
     finding: Finding,
     tasks: Sequence[str],
-    runs: Mapping[str, Runs],
+    drawn: Mapping[str, AccuracyDraws],
     rows: Sequence[Mapping[str, str]],
     path: str,
 ) -> None:
     """Check intervals and p."""
-    drawn, raw = resample_runs(runs, DRAWS), {}
-    main = drawn[MAIN]
+    raw = {}
     for row in rows:
-        method = row["method"]
-        by_task = main.examples - drawn[method].examples
+        method, other = (drawn[name] for name in _pair(row))
+        by_task = method.examples - other.examples
         average = by_task.mean(1).round(DECIMALS)
         rarer = min((average <= 0).sum(), (average >= 0).sum())
-        raw[method] = min(1.0, 2 * (1 + int(rarer)) / (1 + DRAWS))
-        draws = {"difference": average, "like": main.tasks - drawn[method].tasks}
+        raw[_pair(row)] = min(1.0, 2 * (1 + int(rarer)) / (1 + DRAWS))
+        draws = {"difference": average, "like": method.tasks - other.tasks}
         draws |= dict(zip(tasks, by_task.T, strict=True))
         for name, values in draws.items():
             for end, value in zip(("low", "high"), central_interval(values), strict=True):
-                finding.expect_number(f"{path}: {method}, {name} {end}", row[f"{name} {end}"], float(value))
+                where = f"{path}: {' minus '.join(_pair(row))}, {name} {end}"
+                finding.expect_number(where, row[f"{name} {end}"], float(value))
     adjusted = adjust_holm(raw)
     for row in rows:
-        finding.expect_number(f"{path}: {row['method']}, p", row["p"], adjusted[row["method"]])
+        finding.expect_number(f"{path}: {' minus '.join(_pair(row))}, p", row["p"], adjusted[_pair(row)])
 
 
-def adjust_holm(p: Mapping[str, float]) -> dict[str, float]:
+def adjust_holm(p: Mapping[Key, float]) -> dict[Key, float]:
     """Adjust p for their number (Holm 1979): the smallest times their number, the next times one less, ascending."""
     adjusted, least = {}, 0.0
     for rank, name in enumerate(sorted(p, key=p.__getitem__)):

@@ -203,10 +203,10 @@ class Evidence:
 
     @cached_property
     def resampled(self) -> Resampled:
-        """The accuracies of all methods in the bootstrap draws that intervals are made of."""
+        """The accuracies of all methods of `scored` in the bootstrap draws that intervals are made of."""
         scored = self.scored.assign(seed=self.scored.seed.fillna(-1).astype("int64"))
         seeds = scored.groupby("method").seed.unique().map(tuple).to_dict()
-        return resample_accuracies({name: self.correct[name] for name in self.chosen.names}, seeds)
+        return resample_accuracies(self.correct, seeds)
 
     @cached_property
     def samples(self) -> dict[str, int]:

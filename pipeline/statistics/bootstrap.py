@@ -243,10 +243,18 @@ def compare_with_others(
     resampled: Resampled[MethodKey], method: MethodKey, others: Sequence[MethodKey]
 ) -> dict[MethodKey, Comparison]:
     """Compare `method` with each of `others`, the p-values adjusted for their number."""
-    comparisons = [compare_methods(resampled, method, other) for other in others]
+    comparisons = compare_pairs(resampled, [(method, other) for other in others])
+    return {other: comparison for (_, other), comparison in comparisons.items()}
+
+
+def compare_pairs(
+    resampled: Resampled[MethodKey], pairs: Sequence[tuple[MethodKey, MethodKey]]
+) -> dict[tuple[MethodKey, MethodKey], Comparison]:
+    """Compare the first method of each pair with the second, the p-values adjusted for the number of pairs."""
+    comparisons = [compare_methods(resampled, method, other) for method, other in pairs]
     adjusted = adjust_p_values([comparison.p for comparison in comparisons])
     return {
-        name: replace(comparison, p=float(p)) for name, comparison, p in zip(others, comparisons, adjusted, strict=True)
+        pair: replace(comparison, p=float(p)) for pair, comparison, p in zip(pairs, comparisons, adjusted, strict=True)
     }
 
 

@@ -84,7 +84,7 @@ def root(made: Path, tmp_path: Path) -> Path:
 def check(root: Path) -> Finding:
     """Return the audit's finding on the comparisons."""
     suite = AuditedSuite(gather(root), "s")
-    return arithmetic.check_comparisons(suite, arithmetic.derive_accuracies(suite.scores, TASKS))
+    return arithmetic.check_comparisons(suite, arithmetic.derive_accuracies(suite.scores, TASKS), "comparisons")
 
 
 def list_faults(root: Path) -> str:
@@ -149,6 +149,21 @@ def test_a_true_table_of_comparisons_passes(root: Path):
 def test_a_false_comparison_is_named(root: Path, columns: dict[str, object], why: str):
     alter(root, "distillation", **columns)
     assert why in list_faults(root)
+
+
+def test_pairs_of_a_question_are_compared_like_rows_with_samerging(root: Path):
+    frame = pd.read_csv(root / TABLE, dtype=str, keep_default_na=False).iloc[:-1]
+    answered = frame.rename(columns={"method": "other"}).assign(method="samerging")
+    path = root / "reports/tables/s-questions.csv"
+    answered.to_csv(path, index=False)
+    suite = AuditedSuite(gather(root), "s")
+    accuracies = arithmetic.derive_accuracies(suite.scores, TASKS)
+    finding = arithmetic.check_comparisons(suite, accuracies, "questions")
+    assert (finding.wrong, finding.absent) == ([], [])
+    assert finding.compared > 40
+    answered.rename(columns={"method": "other", "other": "method"}).to_csv(path, index=False)
+    swapped = arithmetic.check_comparisons(AuditedSuite(gather(root), "s"), accuracies, "questions")
+    assert any("average minus samerging, difference is" in fault for fault in swapped.wrong)
 
 
 def test_without_answers_only_counts_are_compared(root: Path):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from pipeline.report import tables
-from pipeline.report.views import comparisons, profiles
+from pipeline.report.view import Look, View
+from pipeline.report.views import comparisons, profiles, questions
 from pipeline.statistics.accuracy import GAP, parse_scores, tabulate_runs
 from pipeline.statistics.bootstrap import Comparison, Interval, resample_accuracies
 
@@ -27,23 +28,30 @@ def first_examples_right(share, count):
 @pytest.fixture(scope="module")
 def made():
     """Resampled answers, their comparisons and the runs of the table."""
-    seeds = {name: (0, 1) if name in GROUPS["Calibrated"] else (-1,) for name in SHARES}
+    shares = {**SHARES, "ties-rescaled": 0.6}
+    seeds = {name: (0, 1) if name in (*GROUPS["Calibrated"], "ties-rescaled") else (-1,) for name in shares}
     correct = {
         name: {task: first_examples_right(share - 0.1 * (task == "b"), len(seeds[name])) for task in TASKS}
-        for name, share in SHARES.items()
+        for name, share in shares.items()
     }
     lines = [
         f"s,{name},{task},{seed if seed >= 0 else ''},8,{hits.sum()},{EXAMPLES}"
-        for name, tasks in correct.items()
-        for task, answers in tasks.items()
+        for name in SHARES
+        for task, answers in correct[name].items()
         for seed, hits in zip(seeds[name], answers, strict=True)
     ]
     scored = parse_scores("\n".join(["suite,method,task,seed,samples,correct,total", *lines]), "test")
     resampled = resample_accuracies(correct, seeds, 2000)
     evidence = SimpleNamespace(
-        suite="s", tasks=TASKS, titles=TITLES, sections=GROUPS, resampled=resampled, runs=tabulate_runs(scored, TASKS)
+        suite="s",
+        tasks=TASKS,
+        titles=TITLES,
+        sections=GROUPS,
+        resampled=resampled,
+        runs=tabulate_runs(scored, TASKS),
+        chosen=SimpleNamespace(names=[*SHARES], rescaled=("ties",)),
     )
-    compared, scores = comparisons.compare_main(resampled), comparisons.interquartile_means(resampled)
+    compared, scores = comparisons.compare_main(evidence), comparisons.interquartile_means(evidence)
     return SimpleNamespace(evidence=evidence, compared=compared, scores=scores)
 
 
@@ -125,6 +133,39 @@ def test_the_csv_has_every_task(made):
     assert (rows["ties"]["seeds"], rows["ties"]["runs"]) == ("2", "1")
     assert (rows["samerging"]["difference"], rows["samerging"]["verdict"]) == ("", "")
     assert float(rows["samerging"]["iqm low"]) < float(rows["samerging"]["iqm"]) < float(rows["samerging"]["iqm high"])
+
+
+def ask(*pairs):
+    return questions.Question("name", "Does it?", pairs)
+
+
+def test_a_question_is_answered_by_the_pairs_that_ran(made, monkeypatch):
+    asked = ask(("distillation", "adamerging"), ("samerging", "ties-rescaled"), ("emr", "ties"))
+    monkeypatch.setattr(questions, "QUESTIONS", (asked, ask(("emr", "ties"))))
+    view = questions.view(made.evidence, Look(100, 6, 1))
+    (sentence,) = view.sentences
+    assert sentence.startswith("Does it? Distillation minus AdaMerging +5.00 points [+")
+    assert "; SAMerging minus TIES, scale from KL +10.00 points [" in sentence
+    lines = view.tables["questions"].csv.splitlines()
+    rows = [dict(zip(lines[0].split(","), line.split(","), strict=True)) for line in lines[1:]]
+    assert [(row["method"], row["other"]) for row in rows] == list(asked.pairs[:2])
+    assert float(rows[0]["a"]) == pytest.approx(5)
+    assert "Holm's correction for 2 comparisons" in view.tables["questions"].table.caption
+
+
+def test_a_question_of_many_pairs_counts_verdicts(made, monkeypatch):
+    others = ("zeroshot", "individual", "ties", "distillation")
+    monkeypatch.setattr(questions, "QUESTIONS", (ask(*(("samerging", other) for other in others)),))
+    (sentence,) = questions.view(made.evidence, Look(100, 6, 1)).sentences
+    assert sentence == (
+        "Does it? Of 4 comparisons, on these tasks: better in 2 (Zero-shot and TIES), worse in 1 (Experts), no "
+        "difference shown in 1 (Distillation); +12.59 points on average."
+    )
+
+
+def test_without_any_of_its_methods_nothing_is_asked(made, monkeypatch):
+    monkeypatch.setattr(questions, "QUESTIONS", (ask(("emr", "ties")),))
+    assert questions.view(made.evidence, Look(100, 6, 1)) == View()
 
 
 def test_profiles_show_the_usual_methods_and_the_best_of_their_sections():

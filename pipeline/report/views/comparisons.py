@@ -10,7 +10,7 @@ from pipeline.report.tables import Cell, Table, format_number, group_rows
 from pipeline.report.view import Look, Sheet, View
 from pipeline.report.words import count, spread
 from pipeline.statistics.accuracy import AVERAGE, CEILING, ENTROPY, FLOOR, GAP, MAIN, TWIN
-from pipeline.statistics.bootstrap import RESAMPLES, Comparison, Interval, Resampled, compare_with_others, iqm
+from pipeline.statistics.bootstrap import RESAMPLES, Comparison, Interval, compare_with_others, iqm
 
 ORDER = 10
 
@@ -21,7 +21,7 @@ NOTHING = "no difference shown"
 
 def view(evidence: Evidence, look: Look) -> View:
     """Compare SAMerging with every method."""
-    comparisons, scores = compare_main(evidence.resampled), interquartile_means(evidence.resampled)
+    comparisons, scores = compare_main(evidence), interquartile_means(evidence)
     table = comparison_table(evidence, comparisons, scores, look.decimals)
     rows = comparison_csv(evidence, comparisons, scores)
     return View(
@@ -30,15 +30,15 @@ def view(evidence: Evidence, look: Look) -> View:
     )
 
 
-def compare_main(resampled: Resampled) -> dict[str, Comparison]:
+def compare_main(evidence: Evidence) -> dict[str, Comparison]:
     """Compare SAMerging with every other method."""
-    return compare_with_others(resampled, MAIN, [name for name in resampled.observed if name != MAIN])
+    return compare_with_others(evidence.resampled, MAIN, [name for name in evidence.chosen.names if name != MAIN])
 
 
-def interquartile_means(resampled: Resampled) -> dict[str, Interval]:
+def interquartile_means(evidence: Evidence) -> dict[str, Interval]:
     """Interquartile means of every method; none without the experts."""
-    observed = resampled.observed
-    return {name: iqm(resampled, name, CEILING) for name in observed if CEILING in observed}
+    names = evidence.chosen.names
+    return {name: iqm(evidence.resampled, name, CEILING) for name in names if CEILING in names}
 
 
 def verdict(comparison: Comparison) -> str:
@@ -74,8 +74,8 @@ def _pair(comparison: Comparison, other: str, title: str, decimals: int) -> str:
     )
     words = verdict(comparison)
     return (
-        f"{title} minus {other}: {_points(comparison.average.value, decimals, '+')} points, 95 % interval "
-        f"{_edges(comparison.average, decimals, '+')} on these tasks, {_edges(comparison.like, decimals, '+')} on "
+        f"{title} minus {other}: {in_points(comparison.average.value, decimals, '+')} points, 95 % interval "
+        f"{bounds(comparison.average, decimals, '+')} on these tasks, {bounds(comparison.like, decimals, '+')} on "
         f"tasks like these (n = {runs}, {count(comparison.examples, 'test example')}): "
         f"{'these runs show no difference' if words == NOTHING else f'{title} is {words}'}."
     )
@@ -115,16 +115,16 @@ def comparison_table(
         if method in comparisons:
             comparison = comparisons[method]
             texts = (
-                _points(comparison.average.value, more, "+"),
-                _edges(comparison.average, more, "+"),
-                _edges(comparison.like, more, "+"),
+                in_points(comparison.average.value, more, "+"),
+                bounds(comparison.average, more, "+"),
+                bounds(comparison.like, more, "+"),
                 f"{comparison.p:.4f}",
                 f"{comparison.won} : {comparison.lost}",
                 str(comparison.seeds[1]),
                 verdict(comparison),
             )
         if method in scores:
-            mean = f"{_points(scores[method].value, decimals)} {_edges(scores[method], decimals)}"
+            mean = f"{in_points(scores[method].value, decimals)} {bounds(scores[method], decimals)}"
         return tuple(map(Cell, (*texts, mean)))
 
     columns = ("Difference", "These tasks", "Tasks like these", "p (Holm)", "Won : lost", "Runs", "Verdict", "IQM")
@@ -148,21 +148,22 @@ def comparison_csv(evidence: Evidence, comparisons: Mapping[str, Comparison], sc
     for group, name in ((group, name) for group, names in evidence.sections.items() for name in names):
         row: dict[str, object] = {"method": name, "title": evidence.titles[name], "group": group}
         if name in comparisons:
-            comparison = comparisons[name]
-            row |= _columns("difference", comparison.average)
-            row |= {"like low": 100 * comparison.like.low, "like high": 100 * comparison.like.high, "p": comparison.p}
-            row |= {
-                "examples": str(comparison.examples),
-                "seeds": str(comparison.seeds[0]),
-                "runs": str(comparison.seeds[1]),
-            }
-            row |= {"won": str(comparison.won), "lost": str(comparison.lost), "verdict": verdict(comparison)}
-            for index, task in enumerate(evidence.tasks):
-                row |= _columns(task, comparison.tasks, index)
+            row |= interval_columns(comparisons[name], evidence.tasks)
         if name in scores:
             row |= _columns("iqm", scores[name])
         rows.append(row)
     return format_csv(pd.DataFrame(rows), "%.6f")
+
+
+def interval_columns(comparison: Comparison, tasks: Sequence[str]) -> dict[str, object]:
+    """Return {column: value} of a comparison, in points: difference, intervals, counts, verdict, every task."""
+    row: dict[str, object] = {**_columns("difference", comparison.average)}
+    row |= {"like low": 100 * comparison.like.low, "like high": 100 * comparison.like.high, "p": comparison.p}
+    row |= {"examples": str(comparison.examples), "seeds": str(comparison.seeds[0]), "runs": str(comparison.seeds[1])}
+    row |= {"won": str(comparison.won), "lost": str(comparison.lost), "verdict": verdict(comparison)}
+    for index, task in enumerate(tasks):
+        row |= _columns(task, comparison.tasks, index)
+    return row
 
 
 def _columns(name: str, interval: Interval, index: int | tuple[()] = ()) -> dict[str, float]:
@@ -170,9 +171,11 @@ def _columns(name: str, interval: Interval, index: int | tuple[()] = ()) -> dict
     return {column: 100 * float(values[index]) for column, values in parts.items()}
 
 
-def _points(share: np.ndarray, decimals: int, sign: str = "") -> str:
+def in_points(share: float | np.ndarray, decimals: int, sign: str = "") -> str:
+    """Return a share as points or per cent."""
     return format_number(100 * float(share), decimals, sign)
 
 
-def _edges(interval: Interval, decimals: int, sign: str = "") -> str:
-    return f"[{_points(interval.low, decimals, sign)}, {_points(interval.high, decimals, sign)}]"
+def bounds(interval: Interval, decimals: int, sign: str = "") -> str:
+    """Return `[-0.03, +0.27]`, in points."""
+    return f"[{in_points(interval.low, decimals, sign)}, {in_points(interval.high, decimals, sign)}]"
