@@ -14,6 +14,8 @@ authors' code uses the tanh approximation of GELU for every model. Equal M_j hav
 threshold are all kept.
 """
 
+from collections.abc import Callable
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -42,9 +44,14 @@ class Params(Parameters):
     samples: int = Field(16, ge=1)
 
 
-@torch.no_grad()
 def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -> Solution:
     """Merge a block at a time, while the examples of all tasks go through the blocks merged so far."""
+    return merge_blocks(problem, params, lambda _, losses: losses)
+
+
+@torch.no_grad()
+def merge_blocks(problem: Problem, params: Params, score: Callable[[int, Tensor], Tensor]) -> Solution:
+    """Merge a block at a time; `score` maps the index of a block and its M_j [n] to what its rows are ranked by [n]."""
     encoder, uniform = problem.encoder, torch.tensor([params.keep], dtype=torch.float64)
     delta = {name: params.scale * merge_rows(stacked, uniform) for name, stacked in problem.vectors.items()}
     merged = add_delta(problem.base, delta)
@@ -52,7 +59,7 @@ def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -
     passes = embed_examples(encoder, merged, examples, problem.examples_per_pass, problem.precision)
     for index in range(encoder.depth):
         name = f"{block_name(index)}mlp.c_fc.weight"
-        ranks = _ranks(_losses(problem, merged, index, passes))
+        ranks = _ranks(score(index, _losses(problem, merged, index, passes)))
         keep = (params.keep - params.reach * ranks).clamp(min=0)
         delta[name] = params.scale * merge_rows(problem.vectors[name], keep)
         merged[name] = problem.base[name] + delta[name]
