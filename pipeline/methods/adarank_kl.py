@@ -7,15 +7,15 @@ The divergence is that of SAMerging (arXiv 2512.21288), without sharpness-aware 
 
 from pydantic import Field
 
+from pipeline.calibration.masks import learn_masks
 from pipeline.calibration.objectives import distillation
-from pipeline.calibration.problem import Problem
+from pipeline.calibration.problem import Footprint, Problem
 from pipeline.merges.solution import Solution
-from pipeline.methods import adarank
 from pipeline.runtime.schema import Parameters, Schedule
 
 TITLE = "AdaRank (distillation)"
 PAPER = "arXiv 2503.22178 with the objective of arXiv 2512.21288"
-FOOTPRINT = adarank.FOOTPRINT
+FOOTPRINT = Footprint(blocks_vectors=2)
 
 
 class Params(Parameters):
@@ -28,6 +28,6 @@ class Params(Parameters):
 def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -> Solution:
     """Minimise the distillation loss summed over tasks; the result is a merged delta."""
     objective = distillation(params.temperature)
-    solution, summary = adarank.learn_masks(problem, objective, schedule, seed, params.initial_coefficient)
+    solution, summary = learn_masks(problem, objective, schedule, seed, params.initial_coefficient)
     print(f"adarank_kl: seed {seed}: {summary}")
     return solution

@@ -6,17 +6,17 @@ The published comparison has M-TIES at 0.8 and TIES at 0.2. `m_ties` and this di
 
 from pydantic import Field
 
-from pipeline.calibration.problem import Problem
+from pipeline.calibration.problem import Footprint, Problem
+from pipeline.calibration.rows import RowTrimming, merge_blocks
 from pipeline.merges.solution import Solution
-from pipeline.methods import m_ties
 from pipeline.runtime.schema import Schedule
 
 TITLE = "M-TIES (keep 0.2)"
 PAPER = "Wang et al., 2026, arXiv 2602.08564, at the keep of TIES"
-FOOTPRINT = m_ties.FOOTPRINT
+FOOTPRINT = Footprint(models=4, block_vectors=2, tensor_vectors=3, tokens=2)
 
 
-class Params(m_ties.Params):
+class Params(RowTrimming):
     """As in m_ties, with another `keep`."""
 
     keep: float = Field(0.2, gt=0, le=1)
@@ -24,4 +24,4 @@ class Params(m_ties.Params):
 
 def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -> Solution:
     """Merge as `m_ties` does."""
-    return m_ties.calibrate(problem, schedule, seed, params)
+    return merge_blocks(problem, params, lambda _, losses: losses)

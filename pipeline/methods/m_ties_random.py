@@ -14,18 +14,18 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.calibration.problem import Problem
+from pipeline.calibration.problem import Footprint, Problem
+from pipeline.calibration.rows import RowTrimming, merge_blocks
 from pipeline.merges.solution import Solution
-from pipeline.methods import m_ties
 from pipeline.models.sampling import generator
 from pipeline.runtime.schema import Schedule
 
 TITLE = "M-TIES (random scores)"
 PAPER = "Wang et al., 2026, arXiv 2602.08564, with permuted scores"
-FOOTPRINT = m_ties.FOOTPRINT
+FOOTPRINT = Footprint(models=4, block_vectors=2, tensor_vectors=3, tokens=2)
 
 
-class Params(m_ties.Params):
+class Params(RowTrimming):
     """As in m_ties; seeds: one merge for each."""
 
     seeds: list[int] = Field([0, 1, 2, 3, 4], min_length=1)
@@ -33,7 +33,7 @@ class Params(m_ties.Params):
 
 def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -> Solution:
     """Merge as `m_ties` does, with the scores of every block permuted."""
-    return m_ties.merge_blocks(problem, params, partial(permute_scores, seed))
+    return merge_blocks(problem, params, partial(permute_scores, seed))
 
 
 def permute_scores(seed: int, index: int, losses: Tensor) -> Tensor:

@@ -19,9 +19,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from pipeline.calibration.information import GRADIENTS, fisher_diagonal, weigh_classes
 from pipeline.calibration.problem import Footprint, Problem
 from pipeline.merges.solution import Solution
-from pipeline.methods import fisher
 from pipeline.models.sampling import generator
 from pipeline.models.weights import Weights
 from pipeline.runtime.schema import Parameters, Schedule
@@ -32,7 +32,7 @@ UNVERIFIED = (
     "no code could be read and the paper only through others: the formula of alpha and its bounds, and the labels of "
     "the Fisher information, here drawn from the expert's predictions; the experts start at theta_0, unlike the paper's"
 )
-FOOTPRINT = Footprint(models=12, examples=fisher.GRADIENTS, tensor_models=6)
+FOOTPRINT = Footprint(models=12, examples=GRADIENTS, tensor_models=6)
 
 
 class Params(Parameters):
@@ -52,7 +52,7 @@ def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -
     for task in order:
         probabilities = problem.teachers[task][: params.samples].softmax(-1)
         rng = generator(seed, "fisher", task) if params.classes == "sampled" else None
-        information = fisher.fisher_diagonal(problem, task, *fisher.weigh_classes(probabilities, rng))
+        information = fisher_diagonal(problem, task, *weigh_classes(probabilities, rng))
         for name, diagonal in information.items():
             total[name] += diagonal
             pulled[name] += diagonal * problem.vectors[name][task]

@@ -5,22 +5,28 @@ The published comparison of M-TIES (arXiv 2602.08564) has M-TIES at 0.8 and TIES
 tensor and takes the mean with scale 1; `aggregate` and `scale` select that here too.
 """
 
+import torch
 from pydantic import Field
 
-from pipeline.methods import ties
 from pipeline.models.task_vectors import TaskVectors
 from pipeline.models.weights import Weights
+from pipeline.runtime.schema import Parameters
+from pipeline.toolbox.trimming import Aggregate, merge_agreeing, trim_threshold
 
 TITLE = "TIES (keep 0.8)"
 PAPER = "Yadav et al., 2023, arXiv 2306.01708, at the keep of M-TIES"
 
 
-class Params(ties.Params):
-    """As in ties, with another `keep`."""
+class Params(Parameters):
+    """keep, scale, aggregate: as in ties."""
 
     keep: float = Field(0.8, gt=0, le=1)
+    scale: float = Field(0.3, ge=0, le=2)
+    aggregate: Aggregate = "sum"
 
 
 def merge(vectors: TaskVectors, params: Params) -> Weights:
     """Return the merged delta {name: tensor}, as `ties` does."""
-    return ties.merge(vectors, params)
+    thresholds = torch.stack([trim_threshold(vectors.task(t), params.keep) for t in range(vectors.tasks)])
+    merged = merge_agreeing(vectors.__getitem__, vectors, thresholds, params.aggregate)
+    return {name: params.scale * tensor for name, tensor in merged.items()}
