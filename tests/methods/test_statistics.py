@@ -480,10 +480,8 @@ def test_permuted_scores_give_the_same_shares_to_random_rows():
     assert toy.same(drawn[0], drawn[1])
     assert not torch.equal(drawn[0][name], drawn[2][name])
     for seed, delta in zip((0, 1), drawn[1:], strict=True):
-        scores = torch.arange(len(plain[name]))
-        keep = 0.6 - 0.4 * m_loss_ranks(problem, plain)[m_ties_random.permute_scores(seed, 0, scores)] / (
-            len(scores) - 1
-        )
+        order = m_ties_random.permute_scores(seed, 0, torch.arange(len(plain[name])))
+        keep = 0.6 - 0.4 * m_loss_ranks(problem, plain)[order] / (len(order) - 1)
         close(delta[name], ties_rows(problem.vectors[name].numpy(), keep.tolist()))
     still = [merged_delta(control, problem, reach=0.0) for control in ("m_ties", "m_ties_random")]
     assert toy.same(*still)
@@ -530,39 +528,34 @@ def test_lot_is_the_least_squares_solution_of_least_norm_where_inputs_are_few():
     close(delta[LAST] @ unseen.T, torch.zeros(len(delta[LAST]), len(unseen), dtype=DOUBLE), 1e-9)
 
 
-def reference_norm_inputs(problem: Problem, task: int, kind: str) -> tuple[Tensor, Tensor]:
-    """Return the tokens, normalised, that the first norm of block 1 and that of block 0's MLP scale in an expert."""
-    expert, tower = expert_weights(problem.base, problem.vectors, task), problem.encoder
-    norms = [f"{block_name(0)}ln_{2 if kind == 'bert' else 1}", f"{block_name(0)}ln_{1 if kind == 'bert' else 2}"]
-    plain = [
-        {**expert, f"{norm}.weight": 1 + 0 * expert[f"{norm}.weight"], f"{norm}.bias": 0 * expert[f"{norm}.bias"]}
-        for norm in norms
-    ]
-    tokens = tower.embed(expert, problem.examples[task])
-    first = (
-        tokens.rows(tower.block(plain[0], 0, tokens).tokens)
-        if kind == "bert"
-        else tower.inputs(plain[0], 0, tokens)[f"{block_name(0)}attn.q.weight"]
-    )
-    return first, tower.inputs(plain[1], 0, tokens)[f"{block_name(0)}mlp.c_fc.weight"]
+def scaled_by_norms(problem: Problem, task: int, kind: str) -> Weights:
+    """Return what the scales of the two norms of an expert's first block multiply: {name: [rows, width]}.
+
+    A norm with scale one and bias zero returns that. The first norm of BERT is after attention, the second at the end.
+    """
+    expert, tower, stem = expert_weights(problem.base, problem.vectors, task), problem.encoder, block_name(0)
+    tokens, scaled = tower.embed(expert, problem.examples[task]), {}
+    readers = {"ln_1": "mlp.c_fc", "ln_2": None} if kind == "bert" else {"ln_1": "attn.q", "ln_2": "mlp.c_fc"}
+    for norm, reader in readers.items():
+        scale, bias = (expert[f"{stem}{norm}.{part}"] for part in ("weight", "bias"))
+        plain = {**expert, f"{stem}{norm}.weight": torch.ones_like(scale), f"{stem}{norm}.bias": torch.zeros_like(bias)}
+        inputs = tower.inputs(plain, 0, tokens)
+        leaving = tower.block(plain, 0, tokens)
+        scaled[f"{stem}{norm}.weight"] = inputs[f"{stem}{reader}.weight"] if reader else leaving.rows(leaving.tokens)
+    return scaled
 
 
 @pytest.mark.parametrize("kind", PROBLEMS)
 def test_lot_weighs_scales_of_norms_by_the_squares_of_what_they_scale(kind: str):
-    """A norm with scale one and bias zero returns what it scales."""
     problem = PROBLEMS[kind]()
     delta = merged_delta("lot", replace(problem, examples_per_pass=4))
-    names = [
-        f"{block_name(0)}ln_{2 if kind == 'bert' else 1}.weight",
-        f"{block_name(0)}ln_{1 if kind == 'bert' else 2}.weight",
-    ]
-    scaled = [reference_norm_inputs(problem, task, kind) for task in range(3)]
-    for name, per_task in zip(names, zip(*scaled, strict=True), strict=True):
-        energies = np.stack([rows.square().mean(0).numpy() for rows in per_task])
+    scaled = [scaled_by_norms(problem, task, kind) for task in range(3)]
+    for name in scaled[0]:
+        energies = np.stack([rows[name].square().mean(0).numpy() for rows in scaled])
         close(delta[name], np.average(problem.vectors[name].numpy(), axis=0, weights=energies))
         assert (delta[name] - problem.vectors[name].mean(0)).abs().max() > 1e-6
-    bias = names[0].replace("weight", "bias")
-    assert torch.equal(delta[bias], problem.vectors[bias].mean(0))
+        bias = name.replace("weight", "bias")
+        assert torch.equal(delta[bias], problem.vectors[bias].mean(0))
 
 
 def run_pm(problem: Problem, seed: int = 0, **settings: object) -> Tensor:
