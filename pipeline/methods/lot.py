@@ -94,9 +94,9 @@ class _Norms(TorchFunctionMode):
         super().__init__()
         self.scaled: dict[int, Tensor] = {}
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
         """Call the function; of a layer norm, keep the result without scale and bias."""
         kwargs = kwargs or {}
-        if function is layer_norm:
+        if func is layer_norm:
             self.scaled[id(kwargs["weight"])] = layer_norm(*args[:2], eps=kwargs["eps"])
-        return function(*args, **kwargs)
+        return func(*args, **kwargs)

@@ -44,7 +44,7 @@ class Params(Parameters):
 
 def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -> Solution:
     """Merge in the order that the seed draws; the coefficients [T, G] sum to 1 over the tasks."""
-    order = torch.randperm(len(problem.tasks), generator=generator(seed, "tasks")).tolist()
+    order = torch.randperm(len(problem.teachers), generator=generator(seed, "tasks")).tolist()
     merged, total, pulled = (
         {name: torch.zeros_like(tau[0]) for name, tau in problem.vectors.items()} for _ in range(3)
     )
