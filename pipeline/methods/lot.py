@@ -72,31 +72,32 @@ def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -
 def norm_energies(problem: Problem, task: int, examples: Tensor) -> Weights:
     """Return E[x^2] of what the scale of each norm multiplies in an expert: {name of the scale: [width]}."""
     weights = expert_weights(problem.base, problem.vectors, task)
-    sums: Weights = {}
-    counts: dict[str, int] = {}
+    norms = _Norms()
     for batch in examples.split(problem.examples_per_pass):
         inputs = cut_padding(batch)
-        with autocast(examples.device, problem.precision), _Norms() as norms:
+        norms.valid = inputs >= 0 if inputs.ndim == 2 else None
+        with autocast(examples.device, problem.precision), norms:
             problem.encoder(weights, inputs)
-        for name, scale in weights.items():
-            if (scaled := norms.scaled.get(id(scale))) is None:
-                continue
-            rows = scaled[inputs >= 0] if inputs.ndim == 2 and scaled.ndim == 3 else scaled.flatten(0, -2)
-            sums[name] = sums.get(name, 0) + rows.square().sum(0)
-            counts[name] = counts.get(name, 0) + len(rows)
-    return {name: total / counts[name] for name, total in sums.items()}
+    scales = {name: scale for name, scale in weights.items() if id(scale) in norms.sums}
+    return {name: norms.sums[id(scale)] / norms.counts[id(scale)] for name, scale in scales.items()}
 
 
 class _Norms(TorchFunctionMode):
-    """Keep what each layer norm scales while an encoder runs, by the id of its scale."""
+    """Sum the squares of what each layer norm scales while an encoder runs, by the id of its scale."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.scaled: dict[int, Tensor] = {}
+        self.valid: Tensor | None = None
+        """bool [N, L], False for padding; None if there is none."""
+        self.sums: dict[int, Tensor] = {}
+        self.counts: dict[int, int] = {}
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        """Call the function; of a layer norm, keep the result without scale and bias."""
+        """Call the function; of a layer norm, add up the squares of the result without scale and bias."""
         kwargs = kwargs or {}
         if func is layer_norm:
-            self.scaled[id(kwargs["weight"])] = layer_norm(*args[:2], eps=kwargs["eps"])
+            key, scaled = id(kwargs["weight"]), layer_norm(*args[:2], eps=kwargs["eps"])
+            rows = scaled.flatten(0, -2) if self.valid is None or scaled.ndim == 2 else scaled[self.valid]
+            self.sums[key] = self.sums.get(key, 0) + rows.square().sum(0)
+            self.counts[key] = self.counts.get(key, 0) + len(rows)
         return func(*args, **kwargs)
