@@ -30,16 +30,17 @@ from tests.support import toy
 RENDER = frozenset({"render"})
 REPORT = RENDER | {"collect@mini-8"}
 DATA_FREE = (
-    "zeroshot", "individual", "average", "task_arithmetic", "ties", "dare", "dare_ties", "consensus", "pcb", "nan",
-    "nan_weights", "opcm", "tsv_m", "iso_c", "iso_cts", "wudi", "emr", "smile",
+    "zeroshot", "individual", "average", "task_arithmetic", "ties", "ties_keep_80", "dare", "dare_ties", "consensus",
+    "pcb", "nan", "nan_weights", "opcm", "tsv_m", "iso_c", "iso_cts", "wudi", "emr", "smile",
 )  # fmt: skip
 LEARNED = (
-    "fisher", "regmean", "regmean_pp", "m_ties", "esm", "prodistill", "adamerging_taskwise", "adamerging_taskwise_pp",
-    "adamerging", "adamerging_pp", "symerge", "distillation",
+    "fisher", "pm_merge", "regmean", "regmean_pp", "lot", "m_ties", "m_ties_keep_20", "m_ties_random", "esm",
+    "prodistill", "adamerging_taskwise", "adamerging_taskwise_pp", "adamerging", "adamerging_pp", "symerge",
+    "distillation", "expert_merging", "expert_merging_logits", "adarank", "adarank_kl",
 )  # fmt: skip
 SCALED = (
     "average", "task_arithmetic", "ties", "dare", "dare_ties", "consensus", "pcb", "nan", "opcm", "tsv_m", "iso_c",
-    "iso_cts", "wudi", "m_ties", "esm",
+    "iso_cts", "wudi", "pm_merge", "lot", "m_ties", "esm",
 )  # fmt: skip
 CONVENTIONS = (".matrices", ".positional_embedding")
 ADAPTED = ("average", "task_arithmetic", "adamerging", "samerging")
@@ -230,6 +231,7 @@ RERUNS: dict[str, frozenset[str]] = (
                     "average": ("",),
                     "task_arithmetic": (".scale",),
                     "ties": (".keep", ".scale", ".aggregate"),
+                    "ties_keep_80": (".keep", ".scale", ".aggregate"),
                     "dare": (".drop", ".scale", ".seeds"),
                     "dare_ties": (".drop", ".keep", ".scale", ".aggregate", ".seeds"),
                     "consensus": (".threshold", ".min_tasks", ".scale"),
@@ -251,7 +253,11 @@ RERUNS: dict[str, frozenset[str]] = (
                     "fisher": (".samples", ".classes", ".normalise", ".floor"),
                     "regmean": (".samples", ".off_diagonal", ".ridge"),
                     "regmean_pp": (".samples", ".off_diagonal", ".ridge"),
+                    "pm_merge": (".samples", ".classes"),
+                    "lot": (".samples", ".tolerance"),
                     "m_ties": (".keep", ".reach", ".scale", ".samples"),
+                    "m_ties_keep_20": (".keep", ".reach", ".scale", ".samples"),
+                    "m_ties_random": (".keep", ".reach", ".scale", ".samples", ".seeds"),
                     "esm": (*CONVENTIONS, ".samples", ".scale"),
                     "prodistill": (".initial_coefficient", ".samples", ".lr", ".epochs", ".batch_size"),
                     "adamerging_taskwise": (".initial_coefficient", ".weight_decay", ".clamp"),
@@ -260,6 +266,10 @@ RERUNS: dict[str, frozenset[str]] = (
                     "adamerging_pp": (".keep", ".initial_coefficient", ".weight_decay", ".clamp"),
                     "symerge": (".initial_coefficient", ".lr", ".head_lr", ".clamp"),
                     "distillation": (".temperature", ".initial_coefficient", ".weight_decay"),
+                    "expert_merging": (".temperature", ".hidden", ".anchor", ".initial_coefficient", ".clip"),
+                    "expert_merging_logits": (".temperature", ".anchor", ".initial_coefficient", ".clip"),
+                    "adarank": (".initial_coefficient",),
+                    "adarank_kl": (".temperature", ".initial_coefficient"),
                 },
             ),
         )

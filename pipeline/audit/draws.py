@@ -70,7 +70,7 @@ def claimed_runs(method: str, params: Mapping[str, Any]) -> tuple[list[int], int
     elif method.startswith("surgery-"):
         before, _ = claimed_runs(method.removeprefix("surgery-"), params)
     else:
-        before = seeds
+        before = sorted(params.get("calibrate", {}).get(method, {}).get("seeds", seeds))
     return (seeds if before == [-1] else before), samples
 
 

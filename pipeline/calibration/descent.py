@@ -2,7 +2,7 @@
 
 A step draws a batch of every task's calibration examples, computes dL/dlambda with one batched forward and backward
 pass of the merged model (`coefficient_gradient`), optionally sharpness-aware (`sharp_gradient`), and updates lambda
-with Adam. Methods with other learned parameters share `stream_batches` and `require_finite`.
+with Adam. Methods with other learned parameters share `weight_gradient`, `stream_batches` and `require_finite`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -44,19 +44,30 @@ def coefficient_gradient(
 ) -> tuple[Tensor, Tensor]:
     """Return the loss summed over tasks (scalar) and its gradient with respect to the coefficients [T, G].
 
-    `batches` are the indices of each task's examples. Tasks go through the merged encoder together, as many at a time
-    as `examples_per_pass` allows: merge and contraction are computed once, memory does not grow with the number of
-    tasks.
+    `batches` are the indices of each task's examples. Merge and contraction are computed once.
     """
     merged = merge(problem.base, problem.vectors, coefficients)
-    leaves = {name: merged[name].requires_grad_() for name in problem.vectors}
+    loss, slopes = weight_gradient(problem, objective, merged, batches)
+    return loss, contract(slopes, problem.vectors)
+
+
+def weight_gradient(
+    problem: Problem, objective: Objective, merged: Weights, batches: tuple[Tensor, ...]
+) -> tuple[Tensor, Weights]:
+    """Return the loss summed over tasks (scalar) and its gradient with respect to the merged weights {name: tensor}.
+
+    The gradient has the tensors that have task vectors. Tasks go through the merged encoder together, as many at a time
+    as `examples_per_pass` allows: memory does not grow with the number of tasks.
+    """
+    leaves = {name: merged[name].detach().requires_grad_() for name in problem.vectors}
+    weights = {**merged, **leaves}
     losses, totals = [], []
     for tasks in _passes([len(batch) for batch in batches], problem.examples_per_pass):
-        loss = _loss(problem, objective, merged, {task: batches[task] for task in tasks})
+        loss = _loss(problem, objective, weights, {task: batches[task] for task in tasks})
         slopes = torch.autograd.grad(loss, list(leaves.values()))
         losses.append(loss.detach())
         totals = [total.add_(slope) for total, slope in zip(totals, slopes, strict=True)] if totals else [*slopes]
-    return torch.stack(losses).sum(), contract(dict(zip(leaves, totals, strict=True)), problem.vectors)
+    return torch.stack(losses).sum(), dict(zip(leaves, totals, strict=True))
 
 
 def _loss(problem: Problem, objective: Objective, weights: Weights, batches: dict[int, Tensor]) -> Tensor:

@@ -46,7 +46,8 @@ def weight_bytes(suite: Suite, shapes: Mapping[str, tuple[int, ...]], footprint:
     model = sum(sizes[name] for name in suite.groups)
     block = sum(size for name, size in sizes.items() if name.startswith(block_name(0)))
     largest = max((sizes[name] for name in suite.groups), default=0)
-    vectors = footprint.vectors * model + max(footprint.block_vectors * block, footprint.tensor_vectors * largest)
+    vectors = footprint.vectors * model + footprint.blocks_vectors * suite.encoder().depth * block
+    vectors += max(footprint.block_vectors * block, footprint.tensor_vectors * largest)
     copies = footprint.models * model + max(footprint.block_models * block, footprint.tensor_models * largest)
     return len(suite.tasks) * vectors, copies + sum(sizes.values()) - model
 

@@ -45,6 +45,8 @@ class Footprint:
     """Copies of the model: theta_0, the merged one, its gradient, and the sum of gradients over passes."""
     examples: int | None = None
     """Examples in a pass; None: a batch of every task, as far as `examples_per_pass` allows."""
+    blocks_vectors: int = 0
+    """Sets of task vectors of all blocks."""
     block_vectors: int = 0
     """Sets of task vectors of one block."""
     block_models: int = 0

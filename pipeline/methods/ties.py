@@ -8,6 +8,9 @@
 3. Disjoint merge: over the trimmed entries that have the elected sign, their mean (the paper's) or their sum (the
    protocol of AdaMerging and FusionBench).
 
+The RHT of arXiv 2505.21226 keeps the `keep` share of each tensor and divides it by `keep`: TIES tensor by tensor with
+the mean, but for a factor that the choice of the scale absorbs. It is no method here.
+
 Two pairs are in use without validation data: mean with scale 1 (the paper), sum with scale 0.3 (AdaMerging,
 FusionBench). The default is the second, since the paper under study compares itself with those results.
 """

@@ -97,10 +97,11 @@ def require_memory(setting: Setting, samples: int) -> int:
 def calibrate_seeds(setting: Setting, samples: int, seeds: Sequence[int], work: Resumable) -> Merges:
     """Calibrate a method with every seed; the runs share the machine's cores.
 
-    Images that the method does not use are not counted. Raises `memory.NotEnoughMemory` before the first run starts if
-    the free memory is too small for a single one.
+    The parameter `seeds` of a method, if it has one, takes the place of `seeds`. Images that the method does not use
+    are not counted. Raises `memory.NotEnoughMemory` before the first run starts if the free memory is too small for a
+    single one.
     """
-    suite = setting.folder()
+    suite, seeds = setting.folder(), getattr(setting.params, "seeds", seeds)
     runs = [(setting, samples, seed) for seed in seeds]
     solutions = work.run(calibrate, runs, setting.method, require_memory(setting, samples), SOLUTION)
     draws = [draw_indices(suite, setting.split, examples_seen(setting, samples), seed) for seed in seeds]

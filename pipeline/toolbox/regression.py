@@ -5,7 +5,7 @@
 Everything is written in task vectors, which is equivalent: replace W by W - W_0.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -40,6 +40,14 @@ def solve_cholesky(weighted: Tensor, total: Tensor) -> Tensor:
     return torch.cholesky_solve(weighted.T, factor).T
 
 
+def solve_pseudo_inverse(weighted: Tensor, total: Tensor, tolerance: float) -> Tensor:
+    """Return W [out, in] of least norm with W total = weighted where `total` [in, in], symmetric, can be inverted.
+
+    Its singular values up to `tolerance` times the largest count as zero.
+    """
+    return weighted @ torch.linalg.pinv(total, rtol=tolerance, hermitian=True)
+
+
 def regress_block(
     encoder: Transformer,
     vectors: Mapping[str, Tensor],
@@ -50,10 +58,12 @@ def regress_block(
     off_diagonal: float,
     ridge: float,
     precision: torch.dtype,
+    solve: Callable[[Tensor, Tensor], Tensor] = solve_cholesky,
 ) -> Weights:
     """Return the merged task vector of each matrix of a block, {name: [out, in]}.
 
-    experts: each expert's weights of the block; passes: per task, what enters it. Sums and solution are in
+    experts: each expert's weights of the block; passes: per task, what enters it; solve: (sum_t tau_t G_t, sum_t G_t)
+    -> W. Sums and solution are in
     float64; the Gram matrices of one expert are held at a time.
     """
     weighted: Weights = {}
@@ -64,4 +74,4 @@ def regress_block(
             product = vectors[name][task].double() @ moments
             weighted[name] = weighted[name].add_(product) if name in weighted else product
             total[name] = total[name].add_(moments) if name in total else moments
-    return {name: solve_cholesky(weighted[name], total[name]).to(vectors[name].dtype) for name in weighted}
+    return {name: solve(weighted[name], total[name]).to(vectors[name].dtype) for name in weighted}

@@ -592,6 +592,19 @@ def test_the_audit_needs_neither_torch_nor_dvc():
     assert done.stdout.strip() == "[]"
 
 
+def test_seeds_of_a_method_are_expected_in_place_of_those_of_all():
+    params = {
+        "methods": {"merge": ["ties", "dare"]}, "seeds": [2, 0], "samples_per_task": 9, "rescale": {"samples": 4},
+        "merge": {"ties": {}, "dare": {"seeds": [7, 5]}},
+        "calibrate": {"fisher": {}, "m_ties_random": {"seeds": [4, 3]}},
+    }  # fmt: skip
+    expected = {
+        "ties": [-1], "dare": [5, 7], "fisher": [0, 2], "samerging": [0, 2], "m_ties_random": [3, 4],
+        "ties-rescaled": [0, 2], "m_ties_random-rescaled": [3, 4], "surgery-m_ties_random": [3, 4],
+    }  # fmt: skip
+    assert {method: draws.claimed_runs(method, params)[0] for method in expected} == expected
+
+
 @pytest.mark.parametrize(("pool", "samples"), [(1, 1), (2, 5), (48, 8), (2000, 1600)])
 def test_draws_agree_with_the_package(pool: int, samples: int):
     for seed, task in ((0, "mnist"), (7, "a_1"), (2**31, "ü")):

@@ -1,5 +1,6 @@
-"""Calibrated methods other than plain descent: AdaMerging's variants, ProDistill and SyMerge."""
+"""Calibrated methods other than plain descent: variants of AdaMerging, ProDistill, SyMerge, AdaRank, Expert Merging."""
 
+import math
 import re
 from dataclasses import replace
 
@@ -9,6 +10,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from pipeline import methods
+from pipeline.calibration import alignment, masks
+from pipeline.calibration.descent import select_learned
+from pipeline.calibration.objectives import Objective, distillation, entropy
 from pipeline.calibration.problem import Diverged, Problem
 from pipeline.merges.serving import Served, heads
 from pipeline.merges.solution import Solution
@@ -18,6 +22,7 @@ from pipeline.models.examples import cut_padding
 from pipeline.models.task_vectors import merge, merge_delta
 from pipeline.models.weights import Weights
 from pipeline.runtime.schema import Schedule
+from pipeline.toolbox.spectra import thin_svd
 from pipeline.toolbox.trimming import select_entries
 from tests.support import toy
 from tests.support.toy_texts import PROBLEMS
@@ -354,7 +359,183 @@ def test_symerge_reports_the_step_at_which_it_diverges(problem: Problem):
         calibrated("symerge", broken)
 
 
-@pytest.mark.parametrize("name", ["adamerging_pp", "adamerging_taskwise", "prodistill", "symerge"])
+# AdaRank
+
+
+MATRICES = tuple(f"{part}.weight" for part in ("attn.q", "attn.k", "attn.v", "out_proj", "c_fc", "c_proj"))
+
+
+def random_point(problem: Problem, triplets: masks.Triplets) -> Tensor:
+    """Draw coefficients around 0.3 and m of which half is on."""
+    size = len(problem.vectors) + sum(s.shape[1] for _, s, _ in triplets.values())
+    noise = torch.randn(3, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    noise[:, : len(problem.vectors)] = 0.3 + 0.1 * noise[:, : len(problem.vectors)]
+    return noise
+
+
+def decomposed(problem: Problem) -> masks.Triplets:
+    """Decompose the task vectors of the matrices of the blocks."""
+    return {name: thin_svd(tau) for name, tau in problem.vectors.items() if name.endswith(MATRICES)}
+
+
+@pytest.mark.parametrize("kind", PROBLEMS)
+@pytest.mark.parametrize("objective", [entropy, distillation(2.0)])
+def test_gradients_of_masks_equal_autograd_straight_through(kind: str, objective: Objective):
+    """The reference merges one component after the other with a graph through all of them."""
+    problem = select_learned(PROBLEMS[kind]())
+    triplets = decomposed(problem)
+    assert len(triplets) == 12
+    at = random_point(problem, triplets).requires_grad_()
+    merged, start = dict(problem.base), len(problem.vectors)
+    for column, (name, stacked) in enumerate(problem.vectors.items()):
+        tau = stacked
+        if name in triplets:
+            u, s, v = torch.linalg.svd(stacked, full_matrices=False)
+            soft = torch.sigmoid(at[:, start : start + s.shape[1]] / 10)
+            kept = s * (soft + ((soft > 0.5).double() - soft).detach())
+            tau = torch.einsum("tmk,tk,tkn->tmn", u, kept, v)
+            start += s.shape[1]
+        merged[name] = problem.base[name] + torch.tensordot(at[:, column], tau, dims=1)
+    expected = torch.zeros((), dtype=torch.float64)
+    for head, pool, teacher in zip(problem.heads, problem.examples, problem.teachers, strict=True):
+        expected = expected + objective(problem.encoder(merged, pool) @ head.T, teacher)
+    loss, slope = masks.mask_gradient(problem, objective, triplets, at.detach(), toy.whole(problem))
+    torch.testing.assert_close(loss, expected.detach(), rtol=0, atol=1e-11)
+    (reference,) = torch.autograd.grad(expected, at)
+    torch.testing.assert_close(slope, reference, rtol=0, atol=1e-10)
+    assert (slope[:, len(problem.vectors) :].abs() > 1e-9).double().mean() > 0.9
+
+
+@pytest.mark.parametrize("kind", PROBLEMS)
+@pytest.mark.parametrize("name", ["adarank", "adarank_kl"])
+def test_adarank_starts_at_task_arithmetic(name: str, kind: str):
+    problem = PROBLEMS[kind]()
+    start = {group: 0.3 * stacked.sum(0) for group, stacked in problem.vectors.items()}
+    close(calibrated(name, problem, STILL).delta, start, 1e-10)
+
+
+def test_adarank_masks_remove_components(capsys):
+    """lr 0.2 can switch a component off in the first step; what is left of a task has the others alone."""
+    problem = toy.clip_problem()
+    solution = calibrated("adarank", problem, Schedule(lr=0.2, steps=1, batch_size=4))
+    message = re.search(r"adarank: seed 0: ([\d,]+) of ([\d,]+) components are off at the end", capsys.readouterr().out)
+    off, total = (int(number.replace(",", "")) for number in message.groups())
+    assert total == 3 * sum(min(tau.shape[1:]) for name, tau in problem.vectors.items() if name.endswith(MATRICES))
+    assert 0.1 * total < off < 0.9 * total
+    name = "transformer.resblocks.0.mlp.c_fc.weight"
+    alone = {name: problem.vectors[name]}
+    triplets = {name: thin_svd(problem.vectors[name])}
+    point = torch.cat([torch.ones(3, 1), torch.linspace(1, -1, 32).expand(3, -1)], dim=1).double()
+    u, s, v = torch.linalg.svd(problem.vectors[name], full_matrices=False)
+    leading = (u[..., :16] * s[:, None, :16]) @ v[:, :16]
+    close(masks.masked_delta(alone, triplets, point), {name: leading.sum(0)}, 1e-12)
+    assert solution.delta[name].shape == leading.shape[1:]
+
+
+def test_no_component_goes_off_before_m_can_reach_zero(capsys):
+    calibrated("adarank_kl", toy.clip_problem(), Schedule(lr=0.03, steps=3, batch_size=4))
+    assert "adarank_kl: seed 0: 0 of" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["adarank", "adarank_kl"])
+def test_adarank_lowers_its_loss(name: str):
+    losses = calibrated(name, toy.clip_problem(), Schedule(lr=0.02, steps=25, batch_size=100)).losses
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_adarank_reports_the_step_at_which_it_diverges():
+    problem = toy.clip_problem()
+    broken = replace(problem, heads=tuple(head * float("nan") for head in problem.heads))
+    with pytest.raises(Diverged, match="step 1: loss nan"):
+        calibrated("adarank", broken)
+
+
+# Expert Merging
+
+
+def reference_alignment(problem: Problem, alpha: Tensor, hidden: float) -> Tensor:
+    """Compute the mean of L_t over the tasks at temperature 3 with anchor 0.1, text by text, through the merge."""
+    merged, tower = dict(problem.base), problem.encoder
+    for column, (name, stacked) in enumerate(problem.vectors.items()):
+        merged[name] = problem.base[name] + torch.tensordot(alpha[:, column], stacked, dims=1)
+    losses = []
+    for task, (head, pool, teacher) in enumerate(zip(problem.heads, problem.examples, problem.teachers, strict=True)):
+        expert = {**problem.base, **{name: problem.base[name] + tau[task] for name, tau in problem.vectors.items()}}
+        p, q, gaps = [], [], [[] for _ in range(tower.depth)]
+        for example, logits in zip(map(cut_padding, pool.split(1)), teacher, strict=True):
+            ours, theirs = tower.embed(merged, example), tower.embed(expert, example)
+            for index in range(tower.depth):
+                ours, theirs = tower.block(merged, index, ours), tower.block(expert, index, theirs)
+                gaps[index].append((ours.tokens - theirs.tokens).square().flatten())
+            q.append((tower.finish(merged, ours)[0] @ head.T / 3).softmax(-1))
+            p.append((logits / 3).softmax(-1))
+        p, q = torch.stack(p), torch.stack(q)
+        divergence = 9 * (p * (p / q).log()).sum(1).mean()
+        losses.append(divergence + hidden * torch.stack([torch.cat(gap).mean() for gap in gaps]).mean())
+    start = torch.full_like(alpha, math.log(1 / 9)).sigmoid()  # 0.1, with its rounding
+    return torch.stack(losses).mean() + 0.1 * (alpha - start).abs().mean()
+
+
+@pytest.mark.parametrize("kind", PROBLEMS)
+@pytest.mark.parametrize(("name", "hidden"), [("expert_merging", 0.1), ("expert_merging_logits", 0.0)])
+def test_expert_merging_is_adam_on_its_loss(name: str, hidden: float, kind: str):
+    """Two full batches, with Adam written out: the second step sees the pull to the start."""
+    problem = select_learned(PROBLEMS[kind]())
+    solution = calibrated(name, problem, Schedule(lr=0.05, steps=2, batch_size=100))
+    raw = torch.full((3, len(problem.vectors)), math.log(1 / 9), dtype=torch.float64)
+    first, second = torch.zeros_like(raw), torch.zeros_like(raw)
+    for step in (1, 2):
+        at = raw.clone().requires_grad_()
+        loss = reference_alignment(problem, at.sigmoid(), hidden)
+        assert float(solution.losses[step - 1]) == pytest.approx(float(loss.detach()), rel=1e-9)
+        (slope,) = torch.autograd.grad(loss, at)
+        slope = slope * min(1, 1 / float(slope.norm()))
+        first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope**2
+        raw = raw - 0.05 * first / (1 - 0.9**step) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
+    torch.testing.assert_close(solution.coefficients, raw.sigmoid(), rtol=0, atol=1e-7)
+
+
+def test_expert_merging_stays_at_its_start_without_a_gradient_and_within_bounds():
+    problem = toy.clip_problem()
+    coefficients = calibrated("expert_merging", problem, Schedule(lr=2.0, steps=4, batch_size=4)).coefficients
+    assert coefficients.min() > 0
+    assert coefficients.max() < 1
+    still = [name.endswith("attn.k.bias") for name in problem.vectors]
+    assert (coefficients[:, still] == 0.1).all()
+    assert (coefficients != 0.1).sum() == 3 * (len(still) - sum(still))
+
+
+def test_hidden_states_change_expert_merging_and_a_strong_anchor_holds_it():
+    problem, schedule = toy.clip_problem(), Schedule(lr=0.05, steps=10, batch_size=4)
+    runs = [calibrated(name, problem, schedule) for name in ("expert_merging", "expert_merging_logits")]
+    assert not torch.equal(runs[0].coefficients, runs[1].coefficients)
+    without = calibrated("expert_merging", problem, schedule, hidden=0.0)
+    assert torch.equal(without.coefficients, runs[1].coefficients)
+    held = calibrated("expert_merging", problem, schedule, anchor=1000.0, clip=1e9)
+    assert (held.coefficients - 0.1).abs().mean() < 0.5 * (runs[0].coefficients - 0.1).abs().mean()
+
+
+def test_a_gradient_is_cut_to_its_norm_and_not_stretched():
+    slope = torch.tensor([[3.0, 0.0], [0.0, 4.0]])
+    assert torch.equal(alignment.clip_norm(slope, 10.0), slope)
+    torch.testing.assert_close(alignment.clip_norm(slope, 1.0), slope / 5)
+    assert not alignment.clip_norm(0 * slope, 1.0).any()
+
+
+def test_expert_merging_reports_the_step_at_which_it_diverges():
+    problem = toy.clip_problem()
+    broken = replace(problem, heads=tuple(head * float("nan") for head in problem.heads))
+    with pytest.raises(Diverged, match="step 1: loss nan"):
+        calibrated("expert_merging", broken)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "adamerging_pp", "adamerging_taskwise", "adarank", "expert_merging", "expert_merging_logits", "prodistill",
+        "symerge",
+    ],
+)  # fmt: skip
 def test_methods_keep_the_precision_of_the_problem(name: str):
     problem = toy.clip_problem(dtype=torch.float32)
     settings: dict[str, float] = SHORT if name == "prodistill" else {}

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn.functional import gelu, relu
 
 from pipeline import methods
+from pipeline.calibration import rows as row_trimming
 from pipeline.calibration.problem import Problem
-from pipeline.methods import fisher, m_ties
+from pipeline.methods import fisher, m_ties_random, pm_merge
 from pipeline.models.encoder import Hidden, block_name
 from pipeline.models.sampling import generator
 from pipeline.models.task_vectors import add_delta
@@ -28,7 +29,7 @@ from tests.support import toy
 from tests.support.toy_texts import PROBLEMS
 
 UNUSED = Schedule(lr=1.0, steps=1, batch_size=1)
-STATISTICS = ("esm", "fisher", "m_ties", "regmean", "regmean_pp")
+STATISTICS = ("esm", "fisher", "lot", "m_ties", "regmean", "regmean_pp")
 DOUBLE = torch.float64
 MATRICES = ("attn.q", "attn.k", "attn.v", "attn.out_proj", "mlp.c_fc", "mlp.c_proj")
 LAST = f"{block_name(1)}mlp.c_fc.weight"
@@ -429,12 +430,12 @@ def test_each_row_is_trimmed_to_its_share(kind: str):
         stacked = stacked.mul(1.5).round()  # ties at the thresholds, sums of zero
         assert ((stacked.sum(0) == 0) & stacked.any(0)).sum() > 3
     keep = torch.tensor([1.0, 0.75, 0.31, 0.1, 0.0], dtype=DOUBLE)
-    close(m_ties.merge_rows(stacked, keep), ties_rows(stacked.numpy(), keep.tolist()))
+    close(row_trimming.merge_rows(stacked, keep), ties_rows(stacked.numpy(), keep.tolist()))
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.8, 76), (0.5, 48), (0.01, 0), (1.0, 96)])
 def test_the_number_of_entries_per_row_is_rounded_down(share: float, count: int):
-    merged = m_ties.merge_rows(gaussian(1, 2, 96), torch.tensor([share, share], dtype=DOUBLE))
+    merged = row_trimming.merge_rows(gaussian(1, 2, 96), torch.tensor([share, share], dtype=DOUBLE))
     assert (merged != 0).sum(1).tolist() == [count, count]
 
 
@@ -469,6 +470,144 @@ def test_m_ties_of_equal_experts_keeps_all_rows_alike():
     same = replace(problem, vectors={name: stacked[:1].expand_as(stacked) for name, stacked in problem.vectors.items()})
     delta = merged_delta("m_ties", same, keep=0.5, reach=0.5)
     assert {int(row.count_nonzero()) for row in delta[LAST]} == {16}
+
+
+def test_permuted_scores_give_the_same_shares_to_random_rows():
+    """The first block is the control: later ones also see what the earlier blocks became."""
+    problem, name = toy.clip_problem(), f"{block_name(0)}mlp.c_fc.weight"
+    plain = merged_delta("m_ties", problem, keep=0.6, reach=0.4)
+    drawn = [merged_delta("m_ties_random", problem, seed, keep=0.6, reach=0.4) for seed in (0, 0, 1)]
+    assert toy.same(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0][name], drawn[2][name])
+    for seed, delta in zip((0, 1), drawn[1:], strict=True):
+        order = m_ties_random.permute_scores(seed, 0, torch.arange(len(plain[name])))
+        keep = 0.6 - 0.4 * m_loss_ranks(problem, plain)[order] / (len(order) - 1)
+        close(delta[name], ties_rows(problem.vectors[name].numpy(), keep.tolist()))
+    still = [merged_delta(control, problem, reach=0.0) for control in ("m_ties", "m_ties_random")]
+    assert toy.same(*still)
+
+
+def m_loss_ranks(problem: Problem, delta: Weights) -> Tensor:
+    """Return the rank, from 0, of the M-Loss of each unit of the first block."""
+    merged, name = add_delta(problem.base, delta), f"{block_name(0)}mlp.c_fc"
+    tokens = problem.encoder.embed(merged, torch.cat(problem.examples))
+    x = problem.encoder.inputs(merged, 0, tokens)[f"{name}.weight"]
+    experts = [expert_weights(problem.base, problem.vectors, task) for task in range(3)]
+    y = torch.stack([x @ expert[f"{name}.weight"].T + expert[f"{name}.bias"] for expert in experts])
+    gap = (y * torch.sigmoid(1.702 * y)).mean(0) - y.mean(0) * torch.sigmoid(1.702 * y.mean(0))
+    return gap.square().mean(0).argsort().argsort()
+
+
+def test_m_ties_at_the_keep_of_ties_is_m_ties():
+    problem = toy.clip_problem()
+    low = merged_delta("m_ties_keep_20", problem)
+    assert toy.same(low, merged_delta("m_ties", problem, keep=0.2))
+    assert not toy.same(low, merged_delta("m_ties", problem))
+
+
+@pytest.mark.parametrize("kind", PROBLEMS)
+def test_lot_is_regmean_without_shrinkage_where_inputs_have_full_rank(kind: str):
+    """Both are theta_0 + tau there: the pseudo-inverse leaves nothing at theta_0."""
+    problem = PROBLEMS[kind]()
+    lot = merged_delta("lot", problem, tolerance=1e-12)
+    regmean = merged_delta("regmean", problem, off_diagonal=1.0, ridge=0.0)
+    for name in (name for name in lot if name.removesuffix(".weight").endswith(MATRICES)):
+        close(lot[name], regmean[name], 1e-7)
+
+
+def test_lot_is_the_least_squares_solution_of_least_norm_where_inputs_are_few():
+    problem = toy.clip_problem()
+    delta = merged_delta("lot", problem, samples=1)
+    few = replace(problem, examples=tuple(pool[:1] for pool in problem.examples))
+    rows = [block_inputs(few, task, expert_prefix(few), 1) for task in range(3)]
+    for name in rows[0]:
+        close(delta[name], least_squares(few, name, [inputs[name] for inputs in rows]), 1e-7)
+    hidden = torch.cat([inputs[LAST] for inputs in rows])
+    _, values, directions = torch.linalg.svd(hidden)
+    unseen = directions[int((values > 1e-9).sum()) :]
+    assert len(unseen) > 10
+    close(delta[LAST] @ unseen.T, torch.zeros(len(delta[LAST]), len(unseen), dtype=DOUBLE), 1e-9)
+
+
+def scaled_by_norms(problem: Problem, task: int, kind: str) -> Weights:
+    """Return what the scales of the two norms of an expert's first block multiply: {name: [rows, width]}.
+
+    A norm with scale one and bias zero returns that. The first norm of BERT is after attention, the second at the end.
+    """
+    expert, tower, stem = expert_weights(problem.base, problem.vectors, task), problem.encoder, block_name(0)
+    tokens, scaled = tower.embed(expert, problem.examples[task]), {}
+    readers = {"ln_1": "mlp.c_fc", "ln_2": None} if kind == "bert" else {"ln_1": "attn.q", "ln_2": "mlp.c_fc"}
+    for norm, reader in readers.items():
+        scale, bias = (expert[f"{stem}{norm}.{part}"] for part in ("weight", "bias"))
+        plain = {**expert, f"{stem}{norm}.weight": torch.ones_like(scale), f"{stem}{norm}.bias": torch.zeros_like(bias)}
+        inputs = tower.inputs(plain, 0, tokens)
+        leaving = tower.block(plain, 0, tokens)
+        scaled[f"{stem}{norm}.weight"] = inputs[f"{stem}{reader}.weight"] if reader else leaving.rows(leaving.tokens)
+    return scaled
+
+
+@pytest.mark.parametrize("kind", PROBLEMS)
+def test_lot_weighs_scales_of_norms_by_the_squares_of_what_they_scale(kind: str):
+    problem = PROBLEMS[kind]()
+    delta = merged_delta("lot", replace(problem, examples_per_pass=4))
+    scaled = [scaled_by_norms(problem, task, kind) for task in range(3)]
+    for name in scaled[0]:
+        energies = np.stack([rows[name].square().mean(0).numpy() for rows in scaled])
+        close(delta[name], np.average(problem.vectors[name].numpy(), axis=0, weights=energies))
+        assert (delta[name] - problem.vectors[name].mean(0)).abs().max() > 1e-6
+        bias = name.replace("weight", "bias")
+        assert torch.equal(delta[bias], problem.vectors[bias].mean(0))
+
+
+def run_pm(problem: Problem, seed: int = 0, **settings: object) -> Tensor:
+    """Return the coefficients of the tasks, which all groups share."""
+    coefficients = pm_merge.calibrate(problem, UNUSED, seed, pm_merge.Params(**settings)).coefficients
+    assert torch.equal(coefficients, coefficients[:, :1].expand_as(coefficients))
+    return coefficients[:, 0]
+
+
+def test_pm_of_one_task_is_its_expert():
+    close(run_pm(first_tasks(toy.problem(), 1)), torch.ones(1, dtype=DOUBLE))
+
+
+def test_pm_of_equal_information_is_the_running_mean(monkeypatch: pytest.MonkeyPatch):
+    """After two of three tasks, in the order of the seed, both have one half."""
+    information = {name: gaussian(*shape).square() for name, shape in toy.SHAPES.items()}
+    monkeypatch.setattr(pm_merge, "fisher_diagonal", lambda *_: information)
+    problem = toy.problem()
+    for seed in range(3):
+        close(run_pm(problem, seed), torch.full((3,), 1 / 3, dtype=DOUBLE))
+        close(run_pm(first_tasks(problem, 2), seed), torch.full((2,), 1 / 2, dtype=DOUBLE))
+
+
+def test_pm_steps_minimise_the_quadratic_model_along_each_line():
+    """A grid over [0, 1] against the closed form, with the tasks in the order that the seed draws."""
+    problem, grid = toy.problem(), torch.linspace(0, 1, 20_001, dtype=DOUBLE)
+    information = [flat(exact_fisher(problem, task)) for task in range(3)]
+    experts = torch.cat([stacked.flatten(1) for stacked in problem.vectors.values()], dim=1)
+    results = []
+    for seed in range(4):
+        order = torch.randperm(3, generator=generator(seed, "tasks")).tolist()
+        merged, shares = torch.zeros(experts.shape[1], dtype=DOUBLE), torch.zeros(3, dtype=DOUBLE)
+        for place, task in enumerate(order):
+            line = merged + grid[:, None] * (experts[task] - merged)
+            loss = sum((information[i] * (line - experts[i]).square()).sum(1) for i in order[: place + 1])
+            alpha = grid[int(loss.argmin())]
+            merged, shares = line[int(loss.argmin())], (1 - alpha) * shares
+            shares[task] += alpha
+        results.append(run_pm(problem, seed, classes="all"))
+        close(results[-1], shares, 2e-4)
+        assert float(results[-1].sum()) == pytest.approx(1)
+    assert (results[0] - 1 / 3).abs().max() > 0.01
+    assert max(float((result - results[0]).abs().max()) for result in results) > 1e-4
+
+
+def test_pm_steps_stay_between_zero_and_one():
+    merged, total = {"a": torch.zeros(2)}, {"a": torch.ones(2)}
+    delta = {"a": torch.tensor([1.0, 0.0])}
+    for pull, expected in ((-3.0, 0.0), (0.25, 0.25), (7.0, 1.0)):
+        assert pm_merge.step_length(merged, delta, total, {"a": torch.tensor([pull, 5.0])}) == expected
+    assert pm_merge.step_length(merged, delta, {"a": torch.tensor([0.0, 1.0])}, {"a": torch.zeros(2)}) == 0
 
 
 def moments(rows: int, width: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.methods import ties_keep_80
 from pipeline.methods.ties import Params, merge
 from pipeline.models.task_vectors import TaskVectors
 from pipeline.toolbox import parts
@@ -94,6 +95,31 @@ def test_ties_is_odd_and_positively_homogeneous(seed: int, aggregate: str):
     doubled = flat(merge(task_vectors([[2 * value for value in vector] for vector in vectors]), params))
     assert negated == [-value for value in delta]
     assert doubled == [2 * value for value in delta]
+
+
+@pytest.mark.parametrize("share", [0.2, 0.6])
+def test_rht_is_ties_with_the_mean_tensor_by_tensor_up_to_its_scale(share: float):
+    """RHT (arXiv 2505.21226): per tensor, keep the largest, divide them by their share, elect, take the mean."""
+    rng = np.random.default_rng(0)
+    stacked = rng.standard_normal((4, SIZE))
+    survivors = np.zeros_like(stacked)
+    for task, row in enumerate(stacked):
+        largest = np.argsort(-np.abs(row))[: math.ceil(share * SIZE)]
+        survivors[task, largest] = row[largest] / share
+    agreeing = survivors * (np.sign(survivors) == np.where(survivors.sum(0) >= 0, 1, -1))
+    rht = 0.3 * agreeing.sum(0) / np.maximum(1, (agreeing != 0).sum(0))
+    base = {"only": torch.zeros(SIZE, dtype=torch.float64)}
+    vectors = TaskVectors(base, [{"only": torch.from_numpy(row)} for row in stacked], ("only",), torch.float64)
+    merged = merge(vectors, Params(keep=share, scale=0.3 / share, aggregate="mean"))["only"]
+    assert merged.tolist() == pytest.approx(rht.tolist(), abs=1e-14)
+    assert any(rht)
+
+
+def test_ties_at_the_keep_of_m_ties_is_ties():
+    vectors = task_vectors(random_vectors(0, "gauss"))
+    high = ties_keep_80.merge(vectors, ties_keep_80.Params())
+    assert flat(high) == flat(merge(vectors, Params(keep=0.8)))
+    assert flat(high) != flat(merge(vectors, Params()))
 
 
 def test_a_zero_sum_takes_the_majority_sign():

@@ -72,17 +72,30 @@ def test_images_that_a_method_does_not_use_are_neither_counted_nor_needed(settin
     merges = calibrate_seeds(configured, 11, SEEDS, kept)
     suite = SuiteFolder(configured.suite)
     assert merges.samples == dict.fromkeys(suite.suite.task_names, 5)
+    assert merges.seeds == tuple(getattr(configured.params, "seeds", SEEDS))
     for task, indices in merges.draws.items():
-        assert torch.equal(indices, torch.stack([draw_indices(suite, "train", 11, seed)[task][:5] for seed in SEEDS]))
-    for seed, solution in zip(SEEDS, merges.solutions, strict=True):
+        draws = [draw_indices(suite, "train", 11, seed)[task][:5] for seed in merges.seeds]
+        assert torch.equal(indices, torch.stack(draws))
+    for seed, solution in zip(merges.seeds, merges.solutions, strict=True):
         more = module.load_problem(configured, draw_indices(suite, "train", 11, seed))
         expected = methods.load(method).calibrate(more, SCHEDULE, seed, configured.params)
-        assert toy.same(dict(sorted(solution.delta.items())), dict(sorted(expected.delta.items())))
+        first, second = (answer.delta or {"coefficients": answer.coefficients} for answer in (solution, expected))
+        assert toy.same(dict(sorted(first.items())), dict(sorted(second.items())))
         assert len(more.examples[0]) == 11
 
 
 def test_these_methods_have_samples_of_their_own():
-    assert SAMPLING == ["esm", "fisher", "m_ties", "prodistill", "regmean", "regmean_pp"]
+    variants = ["m_ties", "m_ties_keep_20", "m_ties_random"]
+    assert ["esm", "fisher", "lot", *variants, "pm_merge", "prodistill", "regmean", "regmean_pp"] == SAMPLING
+
+
+def test_seeds_of_a_method_take_the_place_of_the_seeds_of_all(setting, kept: Resumable):
+    random = methods.load("m_ties_random")
+    assert random.Params().seeds == [0, 1, 2, 3, 4]
+    merges = calibrate_seeds(setting("m_ties_random", random.Params(seeds=[3, 1, 8])), 5, SEEDS, kept)
+    assert merges.seeds == (3, 1, 8)
+    assert len(merges.solutions) == 3
+    assert not toy.same(merges.solutions[0].delta, merges.solutions[1].delta)
 
 
 def test_every_number_of_images_is_recorded_with_its_draw(setting, kept: Resumable):
