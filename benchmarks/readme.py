@@ -17,6 +17,8 @@ from benchmarks import RESULTS
 
 ROOT = Path(__file__).parent.parent
 SUITE = "mini-8"
+KEPT = {"text": "text-5", "lora": "mini-8-lora"}
+"""Runs that are kept beside the main one, in reports/<name>, and their suites."""
 HEADLINE = (
     "Zero-shot", "Individual experts", "Simple average", "Task arithmetic", "TSV-M", "AdaMerging", "Distillation",
     "SAMerging",
@@ -39,9 +41,14 @@ def blocks(root: Path = ROOT) -> dict[str, str]:
     tables = every if every.is_dir() else reports / "tables"
     overview = (tables / f"{suite}-overview.md").read_text("utf-8")
     studies = reports / "studies" / suite / "sentences.md"
+    folders = {name: reports / name / "tables" for name in KEPT}
     return {
         "headline": headline(overview),
         "results": results(tables, suite),
+        **{
+            name: results(folder, KEPT[name]) if folder.is_dir() else f"`make {name}` did not run."
+            for name, folder in folders.items()
+        },
         "studies": studies.read_text("utf-8").strip() if studies.is_file() else "The studies did not run.",
         "performance": performance(root / "benchmarks" / "results"),
         "methods": methods(root),
