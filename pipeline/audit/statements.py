@@ -291,7 +291,8 @@ def _state_theory(tables: Tables, titles: Mapping[str, str], suite: AuditedSuite
     accuracies = transfer.pivot_table("accuracy", "expert", "task").to_numpy()
     experts, others = accuracies.diagonal(), accuracies.mean(0)
     sentences.append([[describe((level - others)[None])[:3] for level in (experts, experts.mean())], tasks])
-    if len(correlations := tables["correlations"]):
+    correlations = tables["correlations"]
+    if len(correlations := correlations[correlations["rho"] != ""]):
         numbers = correlations[["rho", "task_low", "task_high"]].to_numpy().tolist()
         words = [
             [method.replace("_", " "), [float(value) for value in row if value]]

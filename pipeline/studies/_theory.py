@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.func import jvp
+from torch.autograd.functional import jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pipeline.calibration.objectives import Objective
@@ -49,15 +49,22 @@ def measure_chain(logits: Tensor, teacher: Tensor, labels: Tensor) -> dict[str, 
 def expand_logits(forward: Forward, base: Weights, delta: Weights, shares: Sequence[float]) -> list[list[float]]:
     """Return [share, |residual|, |change|] at every share s of the delta: Frobenius norms over examples and classes.
 
-    change: f(theta_0 + s tau) - f(theta_0). Attention is computed unfused: its fused kernels lack forward derivatives.
+    change: f(theta_0 + s tau) - f(theta_0). J tau is the derivative of the gradient along tau,
+    so that attention is computed unfused: its fused kernels have no second derivative.
     """
-    moving = {name: base[name] for name in delta}
-    with sdpa_kernel(SDPBackend.MATH), torch.no_grad():
-        start, slope = jvp(lambda weights: forward({**base, **weights}), (moving,), (delta,))
-        changes = [
-            forward({**base, **{name: moving[name] + share * delta[name] for name in delta}}) - start
-            for share in shares
-        ]
+    names = [*delta]
+    theta, tau = (tuple(tensors[name] for name in names) for tensors in (base, delta))
+
+    def moved(*tensors: Tensor) -> Tensor:
+        return forward({**base, **dict(zip(names, tensors, strict=True))})
+
+    with sdpa_kernel(SDPBackend.MATH):
+        start, slope = jvp(moved, theta, tau)
+        with torch.no_grad():
+            changes = [
+                moved(*(tensor + share * step for tensor, step in zip(theta, tau, strict=True))) - start
+                for share in shares
+            ]
     return [
         [share, float((change - share * slope).norm()), float(change.norm())]
         for share, change in zip(shares, changes, strict=True)

@@ -76,8 +76,7 @@ def view(rows: Rows, context: Context) -> View:
             "theory": Drawing(
                 _draw(chain, linear, context),
                 f"Suite {context.suite}. Left: the terms of the chain, from the risk above the experts' to its last "
-                f"bound, on {held}; means over {count(len(context.tasks), 'task')}; a risk below the experts' has no "
-                f"point. Right: what a first-order expansion misses of the change of the logits, against the share of "
+                f"bound, on {held}; means over {count(len(context.tasks), 'task')}. Right: what a first-order expansion misses of the change of the logits, against the share of "
                 f"the merged delta. One seed; intervals are in the text.",
             )
         },
@@ -142,7 +141,7 @@ def _describe_chain(chain: pd.DataFrame, context: Context) -> Iterator[str]:
     ]
     yield (
         f"The chain from the risk to this bound holds in {int(ordered.sum())} of {len(chain)} cases, a merge on a task "
-        f"each; summed over them, the next term is as many times: {', '.join(shares)}."
+        f"each; summed over them, the next term is so many times as large: {', '.join(shares)}."
     )
 
 
@@ -233,13 +232,13 @@ def _describe_experts(transfer: pd.DataFrame, correlations: pd.DataFrame, contex
         f"own, all weights equal: {interval(of_task, 1)} with 95 % interval against each task's own expert, "
         f"{interval(of_expert, 1)} against each expert on its own task (n = {count(len(context.tasks), 'task')})."
     )
-    if correlations.empty:
+    numbers = correlations[["rho", "task_low", "task_high"]].apply(pd.to_numeric, errors="coerce")
+    if numbers.rho.isna().all():
         return
-    columns = ["rho", "task_low", "task_high"]
-    numbers = correlations[columns].apply(pd.to_numeric, errors="coerce")
     parts = [
         f"{NAMES[str(method)]} {rho:+.2f}" + (f" [{low:+.2f}, {high:+.2f}]" if np.isfinite(low) else "")
         for method, (rho, low, high) in zip(correlations.method, numbers.to_numpy(), strict=True)
+        if np.isfinite(rho)
     ]
     yield (
         f"Rank correlation of the heterogeneity of {count(int(correlations.n.iloc[0]), 'subset')} of the tasks with "
@@ -291,9 +290,9 @@ def _draw(chain: pd.DataFrame, linear: pd.DataFrame, context: Context) -> Figure
     terms = chain.groupby("method")[[*TERMS]].mean()
     missed = linear.groupby(["method", "share"]).missed.mean()
     for name, look in context.styles(dict.fromkeys(chain.method)).items():
-        left.plot(range(len(TERMS)), terms.loc[name].where(terms.loc[name] > 0), **line_style(look))
+        left.plot(range(len(TERMS)), terms.loc[name], **line_style(look))
         right.plot(missed[name].index, missed[name], **line_style(look))
-    left.set(yscale="log", xticks=range(len(TERMS)))
+    left.set(xticks=range(len(TERMS)))
     left.set_xticklabels(TERMS.values())
     right.set(xlabel="share s of the merged delta", ylim=(0, None))
     for axes in (left, right):
