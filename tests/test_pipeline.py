@@ -59,6 +59,7 @@ COMPARED = {
     "robustness": LEARNERS | CLASSICS,
     "sensitivity": LEARNERS | SWEPT,
     "tasks": LEARNERS | CLASSICS,
+    "theory": LEARNERS | CLASSICS - {"zeroshot", "individual"},
 }
 """The methods of every study."""
 VARIED = {
@@ -72,6 +73,7 @@ VARIED = {
     "robustness": set(),
     "sensitivity": {"seeds"},
     "tasks": {"seeds"},
+    "theory": {"seeds", "evaluation_split"},
 }
 """The parameters of the main run that a study replaces or does not use; it depends on all others."""
 
@@ -293,6 +295,10 @@ RERUNS: dict[str, frozenset[str]] = (
             "robustness": ("corruptions", "severities", "images", "seed"),
             "sensitivity": ("seeds", "rho", "temperature", "initial_coefficient", "lr", "steps", "scale"),
             "tasks": ("sizes", "subsets", "left_out", "seed", "seeds"),
+            "theory": (
+                *("seed", "images", "shares", "split", "samples", "prior", "scales", "draws", "batch"),
+                *("transfer_images", "subsets"),
+            ),
         }.items()
         for leaf in leaves_of
     }
@@ -314,7 +320,9 @@ RERUNS: dict[str, frozenset[str]] = (
 )
 """Every leaf of params.yaml and the stages that run again when it changes, with suites: [mini-8] and every method."""
 
-WITHOUT_EXTRAS = frozenset({"studies.conventions@mini-8", "studies.replicates@mini-8", "studies.tasks@mini-8"})
+WITHOUT_EXTRAS = frozenset(
+    {"studies.conventions@mini-8", "studies.replicates@mini-8", "studies.tasks@mini-8", "studies.theory@mini-8"}
+)
 SOURCES: dict[str, frozenset[str]] = {
     "pipeline/methods/ties.py": main("ties") | comparing("ties"),
     "pipeline/methods/adamerging.py": main("adamerging") | comparing("adamerging"),
@@ -336,9 +344,10 @@ SOURCES: dict[str, frozenset[str]] = {
     "pipeline/studies/_corruptions.py": studies("robustness"),
     "pipeline/studies/_curvature.py": studies("landscape"),
     "pipeline/steps/evaluate.py": EVALUATES | sharing("evaluation_split"),
-    "pipeline/studies/_teachers.py": studies("protocol", "replicates"),
+    "pipeline/studies/_teachers.py": studies("protocol", "replicates", "theory"),
+    "pipeline/studies/_theory.py": studies("theory"),
     "pipeline/steps/teach.py": CALIBRATED | RESCALES | STUDIES | {"teach@mini-8"},
-    "pipeline/diagnostics/prediction.py": DIAGNOSIS,
+    "pipeline/diagnostics/prediction.py": DIAGNOSIS | studies("theory"),
     "pipeline/suites/mini.py": UNTRAINED,
     "pipeline/suites/mini-8.yaml": EVERYTHING,
     "pipeline/embedded/images.py": EVERYTHING,
@@ -359,6 +368,7 @@ SOURCES: dict[str, frozenset[str]] = {
     "pipeline/report/evidence.py": REPORT | STUDIES_REPORT,
     "pipeline/suites/_hub.py": UNTRAINED,
     "pipeline/statistics/accuracy.py": REPORT | STUDIES_REPORT,
+    "pipeline/statistics/pac_bayes.py": frozenset({"studies.render@mini-8"}),
     "stages/samerging.py": SAMERGING | studies("landscape", "robustness"),
     "stages/calibrate.py": BASELINES | studies("landscape", "robustness"),
     **{f"pipeline/studies/{name}.py": studies(name) for name in COMPARED},

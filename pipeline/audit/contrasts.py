@@ -25,7 +25,7 @@ PRINTED = 10
 """Significant digits of a comparison."""
 APART = ("conventions", "sensitivity")
 """Studies that draw the compared settings alone; the others draw all settings together, each set of seeds an axis."""
-PARTS = ("robustness", "landscape")
+PARTS = ("robustness", "landscape", "theory")
 """Studies that score a part of the test examples, or other examples."""
 SETTINGS: Mapping[str, Sequence[str]] = {
     "ablation": ("objective", "sharpness", "granularity"),

@@ -1,18 +1,22 @@
-"""What four studies state, from their rows: tables and sentences on numbers per task, by other arithmetic.
+"""What five studies state, from their rows: tables and sentences on numbers per task, by other arithmetic.
 
-The studies of the number of tasks, of robustness and of the landscape, and the rise of the loss in flatness, have a
-number per task and seed, and no answers to single examples: a grid [S, T] for every method or setting. Their intervals
-draw seeds and tasks, see `pipeline.audit.resampling`. A text holds if its numbers are those that the rows give, in this
-order and no others, and if names and verdicts stand in it in order; it may be worded freely.
+The studies of the number of tasks, of robustness, of the landscape and of theory, and the rise of the loss in flatness,
+have a number per task and seed, and no answers to single examples: a grid [S, T] for every method or setting. Their
+intervals draw seeds and tasks, see `pipeline.audit.resampling`. A text holds if its numbers are those that the rows
+give, in this order and no others, and if names and verdicts stand in it in order; it may be worded freely.
 """
 
 import csv
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import brentq
+from scipy.special import rel_entr
+from scipy.stats import spearmanr
 
 from pipeline.audit.arithmetic import CEILING, FLOOR, MAIN
 from pipeline.audit.finding import Finding, Text
@@ -29,18 +33,20 @@ Tables: TypeAlias = Mapping[str, pd.DataFrame]
 """{file of the study: its rows}."""
 Grids: TypeAlias = dict[str, Any]
 """{method or setting: [S, T]}."""
-Stated: TypeAlias = tuple[Sequence[Text], Sequence[Text]]
-"""The lines of a table, its head first, and the sentences."""
+Stated: TypeAlias = Sequence[Sequence[Text]]
+"""The lines of every table, its head first; last, the sentences."""
 
 
 def check(finding: Finding, suite: AuditedSuite, study: str, tables: Tables) -> None:
-    """Check the table and the sentences of a study of STUDIES."""
+    """Check the tables and the sentences of a study of STUDIES."""
     repository, folder = suite.repository, f"reports/studies/{suite.name}"
     titles = repository.json(f"{EVIDENCE}/studies/{suite.name}/titles.json")
-    title, table, state = STUDIES[study]
+    title, names, state = STUDIES[study]
     order = {task: index for index, task in enumerate(suite.tasks)}
-    tables = {name: rows.assign(place=rows["task"].map(order)) for name, rows in tables.items() if "task" in rows}
-    paths = f"{folder}/tables/{study}-{table}.csv", f"{folder}/sentences.md"
+    tables = {
+        name: rows.assign(place=rows["task"].map(order)) if "task" in rows else rows for name, rows in tables.items()
+    }
+    paths = *(f"{folder}/tables/{study}-{table}.csv" for table in names), f"{folder}/sentences.md"
     for path, expected in zip(paths, state(tables, titles, suite), strict=True):
         if (text := repository.text(path)) is None:
             finding.skip(path)
@@ -233,10 +239,121 @@ def _state_flatness(tables: Tables, titles: Mapping[str, str], suite: AuditedSui
     return lines, sentences
 
 
-STUDIES: Mapping[str, tuple[str, str, Callable[[Tables, Mapping[str, str], AuditedSuite], Stated]]] = {
-    "flatness": ("Flatness", "flatness", _state_flatness),
-    "landscape": ("Loss landscape", "sharpness", _state_landscape),
-    "robustness": ("Robustness", "robustness", _state_robustness),
-    "tasks": ("Number of tasks", "tasks", _state_tasks),
+def _state_theory(tables: Tables, titles: Mapping[str, str], suite: AuditedSuite) -> Stated:
+    """State chain, bounds, expansions and gradients; the correlations over subsets are as the study wrote them."""
+    chain, slopes, transfer = _numeric(tables["chain"]), _numeric(tables["slopes"]), _numeric(tables["transfer"])
+    linear, steps = _numeric(tables["expansions"]), ["risk", "E TV", "E √(KL/2)", "√(E KL/2)"]
+    parts = {
+        name: tabulate(chain, "method", "task", name) for name in ("risk", "reference", "tv", "root", "kl", "entropy")
+    }
+    limits = {name: np.sqrt(grid / 2) for name, grid in parts["kl"].items()}
+    terms = dict(
+        zip(steps, (_subtract(parts["risk"], parts["reference"]), parts["tv"], parts["root"], limits), strict=True)
+    )
+    errors = {name: 100 - grid for name, grid in tabulate(chain, "method", "task", "accuracy").items()}
+    gradients = tabulate(slopes, "method", "task", "slope")
+    names, tasks = [*dict.fromkeys(chain["method"])], len(suite.tasks)
+    lines: list[Text] = [["Method", *steps, "Times", "Error", "Entropy", "Gradient"]]
+    gaps = []
+    for name in names:
+        risk, _, _, limit = means = [grids[name].mean() for grids in terms.values()]
+        times = [limit / risk] * bool(risk > 0)
+        others = [grids[name].mean() for grids in (errors, parts["entropy"], gradients)]
+        lines.append([titles[name], means, times, others])
+        gaps.append([titles[name], describe(terms["risk"][name])[:3], limit, times])
+    stacked = [np.stack([grids[name] for name in names]) for grids in terms.values()]
+    pairs = [*itertools.pairwise(stacked)]
+    ordered = np.all([left <= right + 1e-5 for left, right in pairs], axis=0)
+    ratios = [[step, right.sum() / left.sum()] for step, (left, right) in zip(steps, pairs, strict=False)]
+    sentences: list[Text] = [["0-1 loss", steps[-1], gaps, tasks], [int(ordered.sum()), ordered.size, ratios]]
+    sentences.append(_state_ranks([errors, parts["kl"], parts["entropy"]], names))
+    bounds = _best_bounds(_numeric(tables["bounds"]))
+    table: list[Text] = [
+        ["Method", "k", "n", "s", "KL", "Drawn", "Limit", "Bound", "Whole split", "Validation", "Prior"]
+    ]
+    for name, cases in bounds.items():
+        table += [[titles[name], case] for case in cases]
+        stated = [[case[0], case[6], case[7], case[8]] for case in cases]
+        useful, better = sum(case[6] < 1 - 1e-5 for case in cases), sum(case[6] < case[9] for case in cases)
+        certain = f"{1 - CHANCE:g}"
+        sentences.append([titles[name], certain, stated, len(cases), useful, "below 1", better, "n = 1 seed"])
+    missed = {
+        share: tabulate(part.assign(missed=part["residual"] / part["change"]), "method", "task", "missed")
+        for share, part in linear.groupby("share", sort=False)
+    }
+    expansions = [["Method", *(f"s = {share:g}" for share in missed)]]
+    expansions += [[titles[name], *(grids[name].mean() for grids in missed.values())] for name in names]
+    whole = min(missed, key=lambda share: abs(share - 1))
+    sentences.append([whole, [[titles[name], describe(missed[whole][name])[:3]] for name in names], tasks])
+    gain = describe(gradients[MAIN] - gradients[TWIN])
+    norms = [[titles[name], describe(gradients[name])[:3]] for name in names]
+    sentences.append([norms, titles[MAIN], titles[TWIN], gain, tasks])
+    accuracies = transfer.pivot_table("accuracy", "expert", "task").to_numpy()
+    experts, others = accuracies.diagonal(), accuracies.mean(0)
+    sentences.append([[describe((level - others)[None])[:3] for level in (experts, experts.mean())], tasks])
+    correlations = tables["correlations"]
+    if len(correlations := correlations[correlations["rho"] != ""]):
+        numbers = correlations[["rho", "task_low", "task_high"]].to_numpy().tolist()
+        words = [
+            [method.replace("_", " "), [float(value) for value in row if value]]
+            for method, row in zip(correlations["method"], numbers, strict=True)
+        ]
+        sentences.append([int(correlations["n"].iloc[0]), words])
+    return lines, table, expansions, sentences
+
+
+def _numeric(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with numbers in every column but those of names."""
+    return rows.astype({name: float for name in rows.columns if name not in ("method", "task", "expert")})
+
+
+def _state_ranks(measures: Sequence[Grids], names: Sequence[str]) -> Text:
+    """State the rank correlation over methods of two measures with the first, a value per task."""
+    errors, *others = (np.concatenate([grids[name] for name in names]) for grids in measures)
+    kept = [task for task in range(errors.shape[1]) if all(np.ptp(grid[:, task]) > 0 for grid in (errors, *others))]
+    if not kept:
+        return [len(names)]
+    kl, entropy = (
+        np.array([[spearmanr(grid[:, task], errors[:, task]).statistic for task in kept]]) for grid in others
+    )
+    gap = describe(kl - entropy)
+    return [len(names), "top-1 error", "KL", describe(kl)[:3], "entropy", describe(entropy)[:3], gap, len(kept)]
+
+
+def _best_bounds(rows: pd.DataFrame) -> dict[str, list[list[float]]]:
+    """Return, per method and k, [k, n, s, KL, drawn, limit, bound, whole, held, prior] for the s of the least bound."""
+    cases: dict[str, list[list[float]]] = {}
+    scales = rows["scale"].nunique()
+    for (method, k), part in rows.groupby(["method", "k"], sort=False):
+        candidates = []
+        for scale, losses in part.groupby("scale", sort=False):
+            n, [distance, draws] = losses["samples"].sum(), losses[["distance", "draws"]].iloc[0]
+            drawn, *others = (
+                np.average(losses[name], weights=losses["samples"]) for name in ("drawn", "whole", "held", "prior")
+            )
+            divergence, certain = distance / 2 / scale**2, np.log(2 * scales / CHANCE)
+            limit = _largest(drawn, certain / draws)
+            bound = _largest(limit, (divergence + np.log(2) + np.log(n) / 2 + certain) / n)
+            candidates.append([k, n, scale, divergence, drawn, limit, bound, *others])
+        cases.setdefault(str(method), []).append(min(candidates, key=lambda case: case[6]))
+    return cases
+
+
+def _largest(share: float, budget: float) -> float:
+    """Return the largest q with kl(share || q) <= budget, as a root."""
+
+    def excess(q: float) -> float:
+        return float(rel_entr(share, q) + rel_entr(1 - share, 1 - q) - budget)
+
+    top = 1 - 1e-15
+    return top if excess(top) <= 0 else brentq(excess, share, top, xtol=1e-13)
+
+
+STUDIES: Mapping[str, tuple[str, Sequence[str], Callable[[Tables, Mapping[str, str], AuditedSuite], Stated]]] = {
+    "flatness": ("Flatness", ("flatness",), _state_flatness),
+    "landscape": ("Loss landscape", ("sharpness",), _state_landscape),
+    "robustness": ("Robustness", ("robustness",), _state_robustness),
+    "theory": ("Theory", ("chain", "bounds", "linear"), _state_theory),
+    "tasks": ("Number of tasks", ("tasks",), _state_tasks),
 }
-"""{study: title of its sentences, name of its table, what they must be}."""
+"""{study: title of its sentences, names of its tables, what they must be}."""

@@ -36,10 +36,10 @@ RESCALED = "-rescaled"
 """Ends the name of a method whose scale was chosen on unlabelled examples."""
 STUDIES = (
     "ablation", "efficiency", "protocol", "flatness", "sensitivity", "landscape", "tasks", "robustness", "replicates",
-    "conventions",
+    "conventions", "theory",
 )  # fmt: skip
 """In the order of the page."""
-SEVERAL = ("landscape",)
+SEVERAL = ("landscape", "theory")
 """Studies that write a folder of tables, not one."""
 AGAIN = "run dvc repro"
 MARK = "†"

@@ -1,4 +1,4 @@
-"""What four studies state of numbers per task follows from their rows, and planted frauds are named."""
+"""What five studies state of numbers per task follows from their rows, and planted frauds are named."""
 
 import re
 import shutil
@@ -19,9 +19,11 @@ from pipeline.audit.statements import STUDIES
 from pipeline.audit.suite import AuditedSuite
 from pipeline.report.evidence import format_csv, load_table
 from pipeline.report.studies import Context
+from pipeline.report.studies.theory import view as theory_view
 from pipeline.report.tables import bullets
 from pipeline.runtime import store
 from pipeline.statistics.contrasts import paired_difference
+from tests.studies.test_theory import made_up
 
 SUITE = "mini-8"
 EVIDENCE, REPORT = f"reports/evidence/studies/{SUITE}", f"reports/studies/{SUITE}"
@@ -32,14 +34,15 @@ SENTENCES = f"{REPORT}/sentences.md"
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """The four studies as they are committed, to tamper with."""
+    """The studies as they are committed, to tamper with."""
     for name in ("params.yaml", f"pipeline/suites/{SUITE}.yaml", f"{EVIDENCE}/titles.json", SENTENCES):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
-    for folder in (f"{EVIDENCE}/landscape", f"{REPORT}/tables"):
-        shutil.copytree(ROOT / folder, tmp_path / folder)
-    for study in STUDIES.keys() - {"landscape"}:
-        shutil.copy(ROOT / EVIDENCE / f"{study}.csv", tmp_path / EVIDENCE)
+    shutil.copytree(ROOT / REPORT / "tables", tmp_path / REPORT / "tables")
+    for path in (ROOT / EVIDENCE).iterdir():
+        if path.stem in STUDIES:
+            copy = shutil.copytree if path.is_dir() else shutil.copy
+            copy(path, tmp_path / EVIDENCE / path.name)
     return tmp_path
 
 
@@ -51,12 +54,9 @@ def check(root: Path) -> dict[str, Finding]:
 
 def keep(root: Path, study: str) -> None:
     """Leave one study, so that a check is quick."""
-    for other in STUDIES.keys() - {study}:
-        path = root / EVIDENCE / other
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.with_suffix(".csv").unlink()
+    for path in (root / EVIDENCE).iterdir():
+        if path.stem in STUDIES.keys() - {study}:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def test_committed_statements_follow_from_their_rows(root: Path):
@@ -108,6 +108,57 @@ def test_the_report_of_other_rows_follows_from_them(root: Path, study: str):
     (root / SENTENCES).write_text(f"### {view.title}\n\n{bullets(view.sentences)}")
     assert "excludes zero" in (root / SENTENCES).read_text()
     assert check(root)[study].wrong == []
+
+
+@pytest.fixture
+def theory(root: Path) -> Path:
+    """Made-up rows of the study of theory, and what its view states of them, to tamper with."""
+    keep(root, "theory")
+    suite, rng = AuditedSuite(gather(root), SUITE), np.random.default_rng(0)
+    rows = made_up(suite.tasks)
+    rows["chain"]["correct"] = rng.integers(50, 90, len(rows["chain"]))
+    rows["chain"]["entropy"] *= rng.uniform(0.5, 2, len(rows["chain"]))
+    rows["chain"].loc[rows["chain"].method == "ties", "risk"] = 0.05
+    shutil.rmtree(root / EVIDENCE / "theory", ignore_errors=True)
+    for name, table in rows.items():
+        store.write_text(root / EVIDENCE / f"theory/{name}.csv", table.to_csv(index=False, lineterminator="\n"))
+    titles = store.read_json(root / EVIDENCE / "titles.json")
+    params = {"study.theory": suite.repository.params["study"]["theory"]}
+    written = {name: load_table(root / EVIDENCE / f"theory/{name}.csv", (), keep_default_na=False) for name in rows}
+    view = theory_view(written, Context(SUITE, suite.tasks, titles, 40.0, 90.0, {}, "train", "test", params, 6.5, 1))
+    for name, table in view.tables.items():
+        store.write_text(root / f"{TABLES}/theory-{name}.csv", format_csv(table.rows))
+    (root / SENTENCES).write_text(f"### {view.title}\n\n{bullets(view.sentences)}")
+    return root
+
+
+def test_what_theory_states_follows_from_its_rows(theory: Path):
+    finding = check(theory)["theory"]
+    assert (finding.wrong, finding.absent) == ([], [])
+    assert finding.compared > 800
+
+
+THEORY_FRAUDS = {
+    "a risk": (f"{EVIDENCE}/theory/chain.csv", r"(average,,mnist,0\.)(\d)", "theory-chain.csv, line 2, number 1 "),
+    "a term of the table": (f"{TABLES}/theory-chain.csv", r"(TIES,[^,]*,0\.)(\d)", "theory-chain.csv, line 4, "),
+    "a bound": (f"{TABLES}/theory-bounds.csv", r"(SAMerging,16,(?:[^,]*,){5}0\.)(\d)", "line 6, number 7 is"),
+    "a drawn loss": (f"{EVIDENCE}/theory/bounds.csv", r"(samerging,16,0.4,mnist,16,500,15.0,0\.)(\d)", "line 6, "),
+    "a residual": (f"{TABLES}/theory-linear.csv", r"(TSV-M,0\.)(\d)", "theory-linear.csv, line 5, number 1 is"),
+    "a rank correlation": (SENTENCES, r"(from the experts [+-]0\.)(\d)", "Theory, line 3, number 3 is"),
+    "a useful bound": (SENTENCES, r"(Of 2 bounds, )(\d)", "Theory, line 4, number "),
+    "an interval of heterogeneity": (SENTENCES, r"(all weights equal: \S+ \[\+\d+\.)(\d)", "Theory, line 9, number 2 "),
+    "a correlation over subsets": (SENTENCES, r"(task arithmetic \+0\.)(\d)", "Theory, line 10, number 5 is"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", THEORY_FRAUDS)
+def test_a_fraud_in_theory_is_named(theory: Path, name: str):
+    path, pattern, why = THEORY_FRAUDS[name]
+    text = (theory / path).read_text().replace("\\", "")
+    changed = re.sub(pattern, increment_digit, text, count=1)
+    assert changed != text
+    (theory / path).write_text(changed)
+    assert why in "; ".join(check(theory)["theory"].wrong), check(theory)["theory"].wrong
 
 
 def increment_digit(match: re.Match) -> str:

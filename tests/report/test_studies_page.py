@@ -88,4 +88,4 @@ def test_every_study_has_a_view_and_a_stage():
         assert (toy.ROOT / f"pipeline/report/studies/{study}.py").exists()
         declared = (toy.ROOT / f"stages/studies/{study}.py").read_text()
         assert rows_path(study, "{suite}") in declared
-    assert studies.SEVERAL == ("landscape",)
+    assert studies.SEVERAL == ("landscape", "theory")
