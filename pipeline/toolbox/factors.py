@@ -14,10 +14,12 @@ from pipeline.toolbox.spectra import thin_svd
 def balance_factors(stacked: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Return A = U sqrt(S) [T, m, r] and B = sqrt(S) V^T [T, r, n] of the leading triplets of a stack [T, m, n].
 
-    r = min(rank, m, n). The largest entry in magnitude of every column of U is positive. Where a singular value is
-    zero, so are its column of A and its row of B.
+    r is `rank`, or the highest rank of a task if that is lower, but 1 at least. The largest entry in magnitude of every
+    column of U is positive. Where a singular value is zero, so are its column of A and its row of B.
     """
-    u, s, v = (part[..., :rank] for part in thin_svd(stacked))
+    u, s, v = thin_svd(stacked)
+    kept = max(1, min(rank, int((s > 0).any(0).sum())))
+    u, s, v = (part[..., :kept] for part in (u, s, v))
     largest = u.gather(-2, u.abs().argmax(-2, keepdim=True))
     left, right = (part * s.sqrt()[..., None, :] for part in (u * torch.where(largest < 0, -1, 1), v))
     return left, (right * torch.where(largest < 0, -1, 1)).mT

@@ -49,6 +49,7 @@ REFUSED = {
         ("tiny", "individual"),
         "individual is a model per task, and a folder holds one; add --task with one of cats, dogs, fish",
     ),
+    "factors": (("tiny", "rmm"), "rmm is a model per task, and a folder holds one; add --task with one of cats"),
     "masks": (("tiny", "emr"), "emr is a model per task, and a folder holds one; add --task with one of cats"),
     "routed": (
         ("tiny", "smile"),

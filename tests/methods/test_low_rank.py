@@ -75,6 +75,10 @@ def test_factors_are_balanced_and_reproduce_the_leading_part():
         close(right[task] @ right[task].mT, np.diag(s[:4]))
     assert (left.gather(1, left.abs().argmax(1, keepdim=True)) > 0).all()
     assert balance_factors(stacked, 100)[0].shape == (4, 9, 6)
+    some = torch.stack([low_rank((9, 6), 1), torch.zeros(9, 6, dtype=torch.float64)])
+    assert balance_factors(some, 5)[0].shape == (2, 9, RANK)
+    assert not balance_factors(some, 5)[0][1].any()
+    assert balance_factors(torch.zeros(2, 9, 6), 5)[1].shape == (2, 1, 6)
 
 
 def test_factors_do_not_depend_on_how_the_task_vectors_were_factorised():
