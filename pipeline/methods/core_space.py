@@ -9,8 +9,8 @@ the rows of all B_t, each of T r vectors at most, and
 is task arithmetic. Nothing is lost: the sum is that of the whole matrices. TSV-M commutes with orthonormal bases too,
 so that it also gives what it gives on whole matrices if these keep as many directions (T r <= min(m, n) suffices): the
 space then saves time and changes no accuracy. Experts of higher rank are truncated to `rank` first; r is that of the
-experts of the paper. It picks the scale on validation data; we keep 1, as for TSV-M. Everything that is not a matrix of
-a block gets scale times the mean task vector.
+experts of the paper. It picks the scale on validation data; ours is that of the configuration, far below the 1 of
+TSV-M. Everything that is not a matrix of a block gets scale times the mean task vector.
 """
 
 from typing import Literal
@@ -34,7 +34,7 @@ class Params(Parameters):
 
     rank: int = Field(16, ge=1)
     cores: Literal["tsv_m", "task_arithmetic"] = "tsv_m"
-    scale: float = Field(1.0, ge=0, le=4)
+    scale: float = Field(0.2, ge=0, le=4)
 
 
 def merge(vectors: TaskVectors, params: Params) -> Weights:

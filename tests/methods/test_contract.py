@@ -197,7 +197,7 @@ def test_a_merge_grows_with_its_task_vectors(name: str):
         ("dare", {"scale": 1.0, "drop": 0.0}), ("dare_ties", {"scale": 1.0, "drop": 0.0, "keep": 1.0}),
         ("consensus", {"scale": 1.0, "min_tasks": 1}), ("tsv_m", {}), ("opcm", {}),
         ("do_merging_lora", {"rank": 1000, "steps": 0}), ("knots", {"keep": 1.0, "scale": 1.0}),
-        ("core_space", {"rank": 1000}), ("factor_average", {"rank": 1000}),
+        ("core_space", {"rank": 1000, "scale": 1.0}), ("factor_average", {"rank": 1000}),
     ],
 )  # fmt: skip
 def test_one_task_is_its_expert(name: str, settings: dict[str, float]):
