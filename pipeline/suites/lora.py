@@ -64,7 +64,7 @@ def prepare(name: str, definition: Definition, recipe: Recipe, checkpoints: Path
 
     Raises BenchmarkError if the images are not those that the weights were trained for (`mini.draw_images`).
     """
-    mini.write_images(mini.draw_images(definition.tasks, recipe, checkpoints), folder)
+    mini.write_drawn(mini.draw_images(definition.tasks, recipe, checkpoints), folder)
     base, heads = _read(checkpoints, "base"), _read(checkpoints, "heads")
     experts = {
         file: lora.expand(base, _read(checkpoints, file)) for file in (f"experts/{task}" for task in definition.tasks)

@@ -70,7 +70,7 @@ def prepare(name: str, definition: Definition, recipe: Recipe, checkpoints: Path
 
     Raises BenchmarkError if the images are not those that the weights were trained for (`draw_images`).
     """
-    write_images(draw_images(definition.tasks, recipe, checkpoints), folder)
+    write_drawn(draw_images(definition.tasks, recipe, checkpoints), folder)
     files = ("base", "heads", *(f"experts/{task}" for task in definition.tasks))
     trained = {file: dict(store.TensorFile(checkpoints / f"{file}.safetensors")) for file in files}
     assemble_suite(name, definition.tasks, recipe, trained, folder)
@@ -86,7 +86,7 @@ def draw_images(tasks: Sequence[str], recipe: ExpertRecipe, checkpoints: Path) -
     return drawn
 
 
-def write_images(drawn: SuiteImages, folder: Path) -> None:
+def write_drawn(drawn: SuiteImages, folder: Path) -> None:
     """Write images and labels of a suite into `folder`."""
     for task, splits in drawn.items():
         for split, (pixels, labels) in splits.items():

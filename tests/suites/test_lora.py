@@ -121,7 +121,7 @@ def test_an_expert_learns_its_task():
         ),
         ({}, {"layers": 3}, r"width 32 and 2 layers, the recipe has width 32 and 3 layers"),
         ({"tasks": ["signs", "greek", "mnist"]}, {}, r"no head of greek, mnist; expected tasks of nano-3"),
-        ({"base": "nano-4"}, {}, r"nano-4/base\.safetensors: no such file"),
+        ({"base": "nano-4"}, {}, r"nano-4/base\.safetensors: cannot be read"),
         ({}, {"seed": 1}, r"optdigits: its train images are not those that .*nano-3 was trained for"),
     ],
 )
