@@ -3,6 +3,7 @@
 # make compare print experiments: changed parameters and their headline numbers
 # make methods run every method, outside the workspace, into reports/methods
 # make text    run the default methods but rescale and surgery on text-5, outside the workspace, into reports/text
+# make lora    run every method on low-rank experts, mini-8-lora, outside the workspace, into reports/lora
 # make studies run the studies too: ablation, data efficiency, sensitivity, landscape, robustness, ...
 # make check   set up, lint and pass the tests that take no run of the pipeline: four minutes on two cores
 # make test    set up, lint and pass all tests
@@ -21,6 +22,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 TRY := -S 'suites=[nano-3]' -S 'methods.merge=[zeroshot,individual,task_arithmetic]' -S 'methods.calibrate=[distillation]' \
   -S 'methods.rescale=[]' -S 'methods.surgery=[]'
+LORA := -S 'suites=[mini-8-lora]' -S 'methods=$${every_method}'
 TEXT := -S 'suites=[text-5]' -S 'methods.rescale=[]' -S 'methods.surgery=[]'
 # What is kept of a run outside the workspace, apart from its parameters and its lock: evidence, and what is rendered from it.
 REPORT := evidence/suites tables figures plots index.html metrics.json
@@ -37,7 +39,7 @@ endef
 IDENTITY := $(shell git var GIT_COMMITTER_IDENT >/dev/null 2>&1 || \
   echo GIT_AUTHOR_NAME=make GIT_AUTHOR_EMAIL=make@localhost GIT_COMMITTER_NAME=make GIT_COMMITTER_EMAIL=make@localhost)
 
-.PHONY: repro try compare methods text studies check test lint audit bundle export faults verify lock env clone
+.PHONY: repro try compare methods text lora studies check test lint audit bundle export faults verify lock env clone
 
 repro: clone $(READY)
 	dvc --wait-for-lock repro
@@ -60,6 +62,11 @@ text: clone $(READY)
 	dvc exp remove --quiet text 2>/dev/null || true
 	$(IDENTITY) dvc exp run --temp --name text $(TEXT)
 	$(call keep,text)
+
+lora: clone $(READY)
+	dvc exp remove --quiet lora 2>/dev/null || true
+	$(IDENTITY) dvc exp run --temp --name lora $(LORA)
+	$(call keep,lora)
 
 studies: clone $(READY)
 	dvc --wait-for-lock repro check stages/studies/dvc.yaml

@@ -42,7 +42,9 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("target", ["repro", "try", "methods", "studies", "compare", "verify", "check", "test"])
+@pytest.mark.parametrize(
+    "target", ["repro", "try", "methods", "text", "lora", "studies", "compare", "verify", "check", "test"]
+)
 def test_an_archive_is_refused_before_an_environment_is_installed(root: Path, target: str):
     done = make(root, target, "PYTHON=touch installed;")
     assert done.returncode != 0

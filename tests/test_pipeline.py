@@ -29,21 +29,9 @@ from tests.support import toy
 
 RENDER = frozenset({"render"})
 REPORT = RENDER | {"collect@mini-8"}
-DATA_FREE = (
-    "zeroshot", "individual", "average", "task_arithmetic", "ties", "ties_keep_80", "dare", "dare_ties", "consensus",
-    "pcb", "nan", "nan_weights", "opcm", "tsv_m", "iso_c", "iso_cts", "wudi", "emr", "smile",
-)  # fmt: skip
-LEARNED = (
-    "fisher", "pm_merge", "regmean", "regmean_pp", "lot", "m_ties", "m_ties_keep_20", "m_ties_random", "esm",
-    "prodistill", "adamerging_taskwise", "adamerging_taskwise_pp", "adamerging", "adamerging_pp", "symerge",
-    "distillation", "expert_merging", "expert_merging_logits", "adarank", "adarank_kl",
-)  # fmt: skip
-SCALED = (
-    "average", "task_arithmetic", "ties", "dare", "dare_ties", "consensus", "pcb", "nan", "opcm", "tsv_m", "iso_c",
-    "iso_cts", "wudi", "pm_merge", "lot", "m_ties", "esm",
-)  # fmt: skip
+EVERY = YAML(typ="safe").load(Path("params.yaml"))["every_method"]
+DATA_FREE, LEARNED, SCALED, ADAPTED = (tuple(EVERY[key]) for key in ("merge", "calibrate", "rescale", "surgery"))
 CONVENTIONS = (".matrices", ".positional_embedding")
-ADAPTED = ("average", "task_arithmetic", "adamerging", "samerging")
 LEARNERS = frozenset({"adamerging", "distillation", "samerging"})
 CLASSICS = frozenset({"zeroshot", "individual", "average", "task_arithmetic", "ties", "tsv_m"})
 SWEPT = frozenset({"task_arithmetic", "ties", "dare", "consensus", "pcb", "tsv_m", "iso_c", "iso_cts", "wudi"})
@@ -204,6 +192,19 @@ RERUNS: dict[str, frozenset[str]] = (
         "recipe.nano-3.expert_steps": NOTHING,
         "recipe.nano-3.expert_batch": NOTHING,
         "recipe.nano-3.expert_lr": NOTHING,
+        "schedule.mini-8-lora.lr": NOTHING,
+        "schedule.mini-8-lora.steps": NOTHING,
+        "schedule.mini-8-lora.batch_size": NOTHING,
+        "recipe.mini-8-lora.seed": NOTHING,
+        "recipe.mini-8-lora.train_images": NOTHING,
+        "recipe.mini-8-lora.validation_images": NOTHING,
+        "recipe.mini-8-lora.test_images": NOTHING,
+        "recipe.mini-8-lora.width": NOTHING,
+        "recipe.mini-8-lora.layers": NOTHING,
+        "recipe.mini-8-lora.rank": NOTHING,
+        "recipe.mini-8-lora.expert_steps": NOTHING,
+        "recipe.mini-8-lora.expert_batch": NOTHING,
+        "recipe.mini-8-lora.expert_lr": NOTHING,
         "schedule.text-5.lr": NOTHING,
         "schedule.text-5.steps": NOTHING,
         "schedule.text-5.batch_size": NOTHING,
@@ -247,6 +248,11 @@ RERUNS: dict[str, frozenset[str]] = (
                     "wudi": (*CONVENTIONS, ".solver", ".lr", ".steps", ".scale"),
                     "emr": ("",),
                     "smile": (".rank", ".gate_rank"),
+                    "do_merging_lora": (".rank", ".penalty", ".lr", ".steps", ".scale"),
+                    "knots": (".keep", ".scale", ".aggregate"),
+                    "core_space": (".rank", ".cores", ".scale"),
+                    "factor_average": (".rank", ".scale"),
+                    "rmm": (".rank", ".directions"),
                 },
             ),
             (
@@ -352,10 +358,13 @@ SOURCES: dict[str, frozenset[str]] = {
     "pipeline/suites/mini-8.yaml": EVERYTHING,
     "pipeline/embedded/images.py": EVERYTHING,
     "pipeline/embedded/training.py": EVERYTHING,
+    "pipeline/embedded/lora.py": EVERYTHING,
     "pipeline/runtime/stage.py": UNTRAINED | REPORT | STUDIES_REPORT | CHECK,
     "pipeline/runtime/store.py": UNTRAINED | REPORT | STUDIES_REPORT | CHECK,
     "stages/train.py": EVERYTHING,
     "pipeline/suites/nano-3.yaml": NOTHING,
+    "pipeline/suites/mini-8-lora.yaml": NOTHING,
+    "pipeline/suites/lora.py": UNTRAINED,
     "pipeline/suites/text-5.yaml": NOTHING,
     "pipeline/suites/text.py": UNTRAINED,
     "pipeline/models/encoder.py": UNTRAINED,

@@ -1,7 +1,7 @@
 """Runs kept outside the workspace, reports/<run> -> a folder like a repository, to be audited as one.
 
-`make methods` and `make text` keep the parameters, the lock and the report of a run. Its code is the code of this
-commit; of its data/ there is what its report restores.
+`make methods`, `make text` and `make lora` keep the parameters, the lock and the report of a run. Its code is the code
+of this commit; of its data/ there is what its report restores.
 """
 
 import shutil
@@ -10,10 +10,10 @@ from pathlib import Path
 from pipeline.audit.finding import Finding
 from pipeline.audit.repository import Repository, RepositoryError
 
-RUNS = {"methods": "every method", "text": "text"}
+RUNS = {"methods": "every method", "text": "text", "lora": "low-rank experts"}
 """{run: its title}."""
-TEXT = {"suites": ["text-5"]}
-"""Parameters of `make text`; the methods are those of params.yaml without rescale and surgery."""
+SUITES = {"text": ["text-5"], "lora": ["mini-8-lora"]}
+"""{run: its suites, where they are not those of params.yaml}."""
 AT_ROOT = ("params.yaml", "dvc.lock")
 """Files of the root that the run keeps next to its report; all others there are of reports/."""
 SHARED = ("dvc.yaml", ".dvcignore", "requirements.lock", "benchmarks", "pipeline", "stages")
@@ -44,11 +44,13 @@ def unfold(repository: Repository, run: str, folder: Path) -> bool:
 def check(repository: Repository, run: str, other: Repository) -> Finding:
     """Check that a run (`other`) and that of the default parameters differ in what its `make` command sets alone."""
     finding, here, there = Finding("parameters", "parameters are those that make sets"), repository.params, other.params
-    changed = {
-        "methods": {"methods": here.get("every_method")},
-        "text": {**TEXT, "methods": {**here.get("methods", {}), "rescale": [], "surgery": []}},
+    every = here.get("every_method")
+    methods = {
+        "methods": every,
+        "text": {**here.get("methods", {}), "rescale": [], "surgery": []},
+        "lora": every,
     }
-    expected = {**here, **changed[run]}
+    expected = {**here, "suites": SUITES.get(run, here.get("suites")), "methods": methods[run]}
     for key in sorted({*expected, *there}):
         same = there.get(key) == expected.get(key)
         finding.expect(same, f"reports/{run}/params.yaml: {key} is not what `make {run}` sets")

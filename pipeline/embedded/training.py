@@ -12,7 +12,7 @@ are therefore committed to git.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +36,8 @@ FROZEN = "proj"
 """The visual projection; experts keep that of the base."""
 
 
-class Recipe(BaseModel):
-    """Sizes and hyperparameters of an embedded suite, `recipe.<suite>` in params.yaml."""
+class ExpertRecipe(BaseModel):
+    """Sizes of an embedded suite and of its image tower, and how its experts are fine-tuned."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
     seed: int = Field(ge=0)
@@ -46,10 +46,6 @@ class Recipe(BaseModel):
     test_images: int = Field(ge=16)
     width: int = Field(ge=32, multiple_of=32)
     layers: int = Field(ge=1)
-    caption_noise: float = Field(ge=0, le=1)
-    pretrain_steps: int = Field(ge=1)
-    pretrain_batch: int = Field(ge=2)
-    pretrain_lr: float = Field(gt=0)
     expert_steps: int = Field(ge=1)
     expert_batch: int = Field(ge=1)
     expert_lr: float = Field(gt=0)
@@ -59,11 +55,20 @@ class Recipe(BaseModel):
         return {"train": self.train_images, "validation": self.validation_images, "test": self.test_images}
 
 
+class Recipe(ExpertRecipe):
+    """Sizes and hyperparameters of an embedded suite, `recipe.<suite>` in params.yaml."""
+
+    caption_noise: float = Field(ge=0, le=1)
+    pretrain_steps: int = Field(ge=1)
+    pretrain_batch: int = Field(ge=2)
+    pretrain_lr: float = Field(gt=0)
+
+
 class Diverged(ArithmeticError):
     """The pre-training loss is no longer finite; the message names the step."""
 
 
-def config(recipe: Recipe) -> dict[str, Any]:
+def config(recipe: ExpertRecipe) -> dict[str, Any]:
     """Return the arguments of `open_clip.CLIP`."""
     vision = {"layers": recipe.layers, "width": recipe.width, "head_width": 32, "patch_size": 7, "image_size": 28}
     text = {"context_length": CONTEXT, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2}
@@ -116,7 +121,8 @@ def jitter(pixels: Tensor, rng: torch.Generator) -> Tensor:
     return pixels[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
-def _generator(*key: object) -> torch.Generator:
+def draws(*key: object) -> torch.Generator:
+    """Return a torch generator seeded by the hash of `key`."""
     return torch.Generator().manual_seed(int(images.generator(*key).integers(2**62)))
 
 
@@ -149,7 +155,7 @@ def _pretrained(tasks: Sequence[str], drawn: Mapping[str, images.Images], recipe
     """Train a CLIP on noisy image-caption pairs of all tasks."""
     from open_clip import CLIP, ClipLoss
 
-    rng = _generator("pretrain", seed)
+    rng = draws("pretrain", seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         clip = CLIP(**config(recipe))
@@ -183,23 +189,38 @@ def _pretrained(tasks: Sequence[str], drawn: Mapping[str, images.Images], recipe
     return clip.eval()
 
 
-def _fine_tuned(
-    base: torch.nn.Module, head: Tensor, task: str, drawn: images.Images, recipe: Recipe, seed: int
-) -> Weights:
-    """Fine-tune the base to a task's labels with a fixed head; return the expert's tensors without FROZEN."""
-    rng, tower = _generator("expert", task, seed), deepcopy(base)
-    tuned = [parameter for name, parameter in tower.named_parameters() if name != FROZEN]
+def fit(
+    encode: Callable[[Tensor], Tensor],
+    tuned: Sequence[Tensor],
+    head: Tensor,
+    drawn: images.Images,
+    recipe: ExpertRecipe,
+    rng: torch.Generator,
+) -> None:
+    """Fine-tune tensors in place to a task's labels with a fixed head.
+
+    encode: the image tower as a function of its inputs [N, 3, H, W], by the current values of `tuned`.
+    """
     optimiser = torch.optim.Adam(tuned, lr=recipe.expert_lr, fused=True)
     pixels, labels = (torch.from_numpy(np.asarray(part)) for part in drawn)
     for step in range(recipe.expert_steps):
         for group in optimiser.param_groups:
             group["lr"] = recipe.expert_lr * 0.5 * (1 + math.cos(math.pi * step / recipe.expert_steps))
         batch = torch.randint(len(labels), (recipe.expert_batch,), generator=rng)
-        features = normalize(tower(_views(pixels[batch], rng)), dim=-1)
+        features = normalize(encode(_views(pixels[batch], rng)), dim=-1)
         loss = cross_entropy(features @ head.T, labels[batch])
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
+
+
+def _fine_tuned(
+    base: torch.nn.Module, head: Tensor, task: str, drawn: images.Images, recipe: Recipe, seed: int
+) -> Weights:
+    """Fine-tune the base to a task's labels with a fixed head; return the expert's tensors without FROZEN."""
+    rng, tower = draws("expert", task, seed), deepcopy(base)
+    tuned = [parameter for name, parameter in tower.named_parameters() if name != FROZEN]
+    fit(tower, tuned, head, drawn, recipe, rng)
     return {name: tensor for name, tensor in _rounded(tower).items() if name != FROZEN}
 
 

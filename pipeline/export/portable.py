@@ -5,6 +5,7 @@ A kind of serving decides:
     none        the merged model, or of a model per task that of the chosen task
     heads       the merged model, with the heads that were trained with it
     masks       the tower of the chosen task, with its mask applied
+    factors     the tower of the chosen task, rebuilt
     adapters    the merged model; the corrections of its features go into a file of their own
     routed      `selection` refuses it: the experts stand between the matrices of the tower
 """
@@ -25,6 +26,7 @@ PER_TASK = "The method keeps a model per task. This is the one for {task}."
 NOTES = {
     "heads": f"{ONE} The heads were trained together with it and replace the zero-shot heads.",
     "masks": f"{PER_TASK} Its mask is applied, so that it is a plain image tower.",
+    "factors": f"{PER_TASK} It is rebuilt from what all tasks share, so that it is a plain image tower.",
     "adapters": "**Plain loading gives the merged tower alone.** The accuracies below need the correction of its "
     "features in `extras.safetensors` too: `z - relu(z @ down.T) @ up.T` for features `z` of unit length, with the "
     "tensors `<task>/down` and `<task>/up`, before the head.",

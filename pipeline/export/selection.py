@@ -75,7 +75,7 @@ def select(suite: str, method: str, seed: int | None = None, task: str | None = 
         )
     if task is not None:
         _check_name("task", task, folder.suite.task_names)
-    several = content["extras"] == "masks" or (coefficients is not None and coefficients.shape[1] > 1)
+    several = content["extras"] in ("masks", "factors") or (coefficients is not None and coefficients.shape[1] > 1)
     if several and task is None:
         names = ", ".join(folder.suite.task_names)
         raise SelectionError(f"{method} is a model per task, and a folder holds one; add --task with one of {names}")

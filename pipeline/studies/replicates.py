@@ -80,8 +80,7 @@ def assemble_replicate(suite: Path, recipe: mini.Recipe, trained: Mapping[str, W
     folder.mkdir(parents=True)
     for name in ("images", "labels"):
         (folder / name).symlink_to((suite / name).resolve(), target_is_directory=True)
-    # pyrefly: ignore[bad-argument-type]  # pydantic checks the names
-    mini.assemble_suite(original.name, mini.Definition(tasks=[*original.task_names]), recipe, trained, folder)
+    mini.assemble_suite(original.name, original.task_names, recipe, trained, folder)
 
 
 def train_replicates(

@@ -17,6 +17,7 @@ shared            by families whose files are on the hub or on this machine
   _labels           their labels                              _splits         training, validation, overlap
   _tables           tables of facts
 mini              the embedded suites
+lora              embedded suites with low-rank experts, on the base of another suite
 _text_weights     Hugging Face's BERT and GPT-2 in the suite's layout
 
 A definition names its `family`; the rest of it is the family's `Definition`. Every family file has

@@ -20,7 +20,7 @@ from pydantic import Field
 from tqdm import tqdm
 
 from pipeline.embedded import images, training
-from pipeline.embedded.training import Recipe
+from pipeline.embedded.training import ExpertRecipe, Recipe
 from pipeline.models.suite import SPLITS, Suite, SuiteFolder, Task
 from pipeline.models.weights import FROZEN, Weights, split_qkv
 from pipeline.runtime import store
@@ -41,7 +41,7 @@ class Definition(Parameters):
     tasks: list[images.TaskName] = Field(min_length=2)
 
 
-def sizes(definition: Definition, recipe: Recipe) -> dict[str, dict[str, int]]:
+def sizes(definition: Definition, recipe: ExpertRecipe) -> dict[str, dict[str, int]]:
     """{task: {split: number of images}}, known before anything is prepared."""
     return {task: images.capped(task, recipe.sizes()) for task in definition.tasks}
 
@@ -68,22 +68,34 @@ def train(definition: Definition, recipe: Recipe, folder: Path) -> None:
 def prepare(name: str, definition: Definition, recipe: Recipe, checkpoints: Path, folder: Path) -> None:
     """Write the suite `name` into `folder`: draw its images and read its weights from `checkpoints`.
 
-    Raises BenchmarkError if the images are not those that the weights were trained for. If only rounding differs, it
-    warns and names the number of images.
+    Raises BenchmarkError if the images are not those that the weights were trained for (`draw_images`).
     """
-    drawn = _draw(definition.tasks, recipe)
+    write_drawn(draw_images(definition.tasks, recipe, checkpoints), folder)
+    files = ("base", "heads", *(f"experts/{task}" for task in definition.tasks))
+    trained = {file: dict(store.TensorFile(checkpoints / f"{file}.safetensors")) for file in files}
+    assemble_suite(name, definition.tasks, recipe, trained, folder)
+
+
+def draw_images(tasks: Sequence[str], recipe: ExpertRecipe, checkpoints: Path) -> SuiteImages:
+    """Draw the images that the weights in `checkpoints` were trained for.
+
+    Raises BenchmarkError if these are other images. If only rounding differs, it warns and names the number of images.
+    """
+    drawn = _draw(tasks, recipe)
     _compare(drawn, checkpoints)
+    return drawn
+
+
+def write_drawn(drawn: SuiteImages, folder: Path) -> None:
+    """Write images and labels of a suite into `folder`."""
     for task, splits in drawn.items():
         for split, (pixels, labels) in splits.items():
             store.write_array(folder / "images" / split / f"{task}.npy", pixels)
             store.write_array(folder / "labels" / split / f"{task}.npy", labels)
-    files = ("base", "heads", *(f"experts/{task}" for task in definition.tasks))
-    trained = {file: dict(store.TensorFile(checkpoints / f"{file}.safetensors")) for file in files}
-    assemble_suite(name, definition, recipe, trained, folder)
 
 
 def assemble_suite(
-    name: str, definition: Definition, recipe: Recipe, trained: Mapping[str, Weights], folder: Path
+    name: str, tasks: Sequence[str], recipe: ExpertRecipe, trained: Mapping[str, Weights], folder: Path
 ) -> SuiteFolder:
     """Write weights and suite.json into `folder`, which holds the images already.
 
@@ -98,7 +110,7 @@ def assemble_suite(
         store.write_tensors(folder / f"{file}.safetensors", tensors)
     Suite(
         name=name,
-        tasks=tuple(Task(name=task, classes=images.TASKS[task].classes) for task in definition.tasks),
+        tasks=tuple(Task(name=task, classes=images.TASKS[task].classes) for task in tasks),
         model=training.config(recipe),
         mean=training.MEAN,
         std=training.STD,
@@ -107,7 +119,7 @@ def assemble_suite(
             "source": "embedded: made from installed packages, see data/README.md",
             "embedded": True,
             "fetched": [],
-            "overlap": {task: _overlap(folder, task) for task in definition.tasks},
+            "overlap": {task: _overlap(folder, task) for task in tasks},
             "anchors": {},
             "published": [],
         },
@@ -115,7 +127,7 @@ def assemble_suite(
     return SuiteFolder(folder)
 
 
-def _draw(tasks: Sequence[str], recipe: Recipe) -> SuiteImages:
+def _draw(tasks: Sequence[str], recipe: ExpertRecipe) -> SuiteImages:
     drawn = run_all(images.draw, [(task, recipe.sizes(), recipe.seed) for task in tasks], "images")
     return dict(zip(tasks, drawn, strict=True))
 

@@ -2,6 +2,7 @@
 
 trimming      trim task vectors, elect signs, merge what agrees     dropping    drop random entries and rescale the rest
 conventions   which tensors are decomposed as matrices              spectra     singular values, orthonormal factors
+factors       low-rank factors of task vectors, in one gauge
 essential     essential subspaces of task vectors                   norms       coefficients from norms
 regression    least squares over the inputs of matrices             activations of a tower, and their Gram matrices
 mloss         what averaging costs at a layer                       parts       parts of a tensor that stay in the cache

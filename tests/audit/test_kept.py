@@ -10,6 +10,7 @@ from pipeline.audit import kept
 from pipeline.audit.repository import gather
 from tests.support import toy
 
+LORA = ("suites=[mini-8-lora]", "methods=${every_method}")
 TEXT = ("suites=[text-5]", "methods.rescale=[]", "methods.surgery=[]")
 
 
@@ -22,6 +23,9 @@ TEXT = ("suites=[text-5]", "methods.rescale=[]", "methods.surgery=[]")
         ("text", TEXT[1:], ["suites"]),
         ("methods", ("methods=${every_method}",), []),
         ("methods", TEXT, ["methods", "suites"]),
+        ("lora", LORA, []),
+        ("lora", LORA[:1], ["methods"]),
+        ("lora", LORA[1:], ["suites"]),
     ],
 )
 def test_parameters_of_a_kept_run(tmp_path: Path, run: str, overrides: tuple[str, ...], wrong: list[str]):

@@ -68,6 +68,7 @@ EXPORTED = {
     "task of a merge": ("samerging", 3, "fish", 0),
     "model per task": ("individual", None, "dogs", 0),
     "masks": ("emr", None, "dogs", 0),
+    "factors": ("rmm", None, "dogs", 0),
     "trained heads": ("symerge", 5, None, 1),
 }
 
@@ -122,6 +123,11 @@ def test_surgery_of_a_task_exports_its_correction_alone(tmp_path: Path):
         ("average", None, "One image tower serves all tasks: pick a task by its head."),
         ("individual", "dogs", "The method keeps a model per task. This is the one for dogs."),
         ("emr", "dogs", "This is the one for dogs. Its mask is applied, so that it is a plain image tower."),
+        (
+            "rmm",
+            "dogs",
+            "This is the one for dogs. It is rebuilt from what all tasks share, so that it is a",
+        ),
         ("symerge", None, "The heads were trained together with it and replace the zero-shot heads."),
     ],
 )

@@ -17,7 +17,7 @@ from tests.support import toy_texts
 REFUSED = {
     "suite": (
         ("tinny", "samerging"),
-        "no suite 'tinny'; did you mean 'tiny'?; expected one of glue7-gpt2, mini-8, nano-3, ta8",
+        "no suite 'tinny'; did you mean 'tiny'?; expected one of glue7-gpt2, mini-8, mini-8-lora, nano-3, ta8",
     ),
     "unprepared": (
         ("nano-3", "samerging"),
@@ -49,6 +49,7 @@ REFUSED = {
         ("tiny", "individual"),
         "individual is a model per task, and a folder holds one; add --task with one of cats, dogs, fish",
     ),
+    "factors": (("tiny", "rmm"), "rmm is a model per task, and a folder holds one; add --task with one of cats"),
     "masks": (("tiny", "emr"), "emr is a model per task, and a folder holds one; add --task with one of cats"),
     "routed": (
         ("tiny", "smile"),

@@ -169,9 +169,16 @@ def test_order_of_tasks_does_not_matter(name: str):
             torch.testing.assert_close(model[group], expected_model[group], rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", [name for name in DATA_FREE if name not in ("wudi", "pcb", "smile", "nan_weights")])
+NOT_HOMOGENEOUS = ("wudi", "pcb", "smile", "nan_weights", "do_merging_lora")
+
+
+@pytest.mark.parametrize("name", [name for name in DATA_FREE if name not in NOT_HOMOGENEOUS])
 def test_a_merge_grows_with_its_task_vectors(name: str):
-    """Positive homogeneity; WUDI (fixed steps), PCB (tanh), SMILE (it merges to theta_0) and NAN of weights lack it."""
+    """Positive homogeneity.
+
+    WUDI (fixed steps), PCB (tanh), SMILE (it merges to theta_0), NAN of weights and DO-Merging of low-rank experts (a
+    penalty of fixed weight) lack it.
+    """
     vectors, base, _ = toy_vectors(torch.float64)
     moved = [{group: base[group] + 4 * vectors[group][task] for group in vectors} for task in range(TASKS)]
     longer = TaskVectors(base, moved, [*vectors], torch.float64)
@@ -189,6 +196,8 @@ def test_a_merge_grows_with_its_task_vectors(name: str):
         ("average", {}), ("individual", {}), ("nan", {}), ("nan_weights", {}), ("task_arithmetic", {"scale": 1.0}),
         ("dare", {"scale": 1.0, "drop": 0.0}), ("dare_ties", {"scale": 1.0, "drop": 0.0, "keep": 1.0}),
         ("consensus", {"scale": 1.0, "min_tasks": 1}), ("tsv_m", {}), ("opcm", {}),
+        ("do_merging_lora", {"rank": 1000, "steps": 0}), ("knots", {"keep": 1.0, "scale": 1.0}),
+        ("core_space", {"rank": 1000, "scale": 1.0}), ("factor_average", {"rank": 1000}),
     ],
 )  # fmt: skip
 def test_one_task_is_its_expert(name: str, settings: dict[str, float]):

@@ -16,7 +16,13 @@ from pipeline.steps.evaluate import SCORE_COLUMNS, count_correct, predict_seeds
 from tests.support import toy
 
 SUITE = "tiny"
-DATA_FREE = {"average": {}, "individual": {}, "emr": {}, "smile": {"merge.smile": {"rank": 32}}}
+DATA_FREE = {
+    "average": {},
+    "individual": {},
+    "emr": {},
+    "smile": {"merge.smile": {"rank": 32}},
+    "rmm": {"merge.rmm": {"rank": 16}},
+}
 """Methods without examples and parameters that their run records have."""
 
 

@@ -3,6 +3,7 @@
     masks       per task a mask of the shared delta and a scale: one model per task, from one delta and a bit per weight
     adapters    per task a low-rank correction of the features
     routed      per matrix low-rank experts of all tasks, of which a router picks one for every token
+    factors     per task low-rank factors of every matrix, from a mean and a basis that all tasks share
     heads       classification heads that replace the zero-shot ones
 
 Every kind has `serve(served, base, tensors)`, which yields the models to evaluate, one at a time, from the merged
