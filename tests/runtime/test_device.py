@@ -17,9 +17,9 @@ from torch import Tensor
 
 from benchmarks.data_free import METHODS, merged
 from pipeline import methods
+from pipeline.calibration import information
 from pipeline.calibration.problem import Problem
 from pipeline.merges.solution import Solution
-from pipeline.methods import fisher
 from pipeline.models.task_vectors import TaskVectors
 from pipeline.runtime import store
 from pipeline.runtime.schema import Schedule
@@ -79,8 +79,8 @@ def test_a_calibrated_method_calibrates_on_the_device(name: str, monkeypatch: py
     params = method.Params(**{"epochs": 2} if "epochs" in method.Params.model_fields else {})
     schedule = Schedule(lr=0.01, steps=3, batch_size=4)
     expected = method.calibrate(problem, schedule, 0, params)
-    monkeypatch.setattr(fisher, "vmap", one_by_one)
-    monkeypatch.setattr(fisher, "grad", slope)
+    monkeypatch.setattr(information, "vmap", one_by_one)
+    monkeypatch.setattr(information, "grad", slope)
     with pretended():
         solution = method.calibrate(on_gpu(problem), schedule, 0, params).cpu()
     check_close(solution, expected)
