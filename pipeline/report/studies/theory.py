@@ -77,8 +77,8 @@ def view(rows: Rows, context: Context) -> View:
                 _draw(chain, linear, context),
                 f"Suite {context.suite}. Left: the terms of the chain, from the risk above the experts' to its last "
                 f"bound, on {held}; means over {count(len(context.tasks), 'task')}. Right: what a first-order "
-                "expansion misses of the change of the logits, against the share of the merged delta. One seed; intervals "
-                "are in the text.",
+                "expansion misses of the change of the logits, against the share of the merged delta. One seed; "
+                "intervals are in the text.",
             )
         },
     )
