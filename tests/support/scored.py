@@ -16,7 +16,7 @@ from pipeline.steps.evaluate import SCORE_COLUMNS, count_correct, predict_seeds
 from tests.support import toy
 
 SUITE = "tiny"
-DATA_FREE = {"average": {}, "individual": {}, "emr": {}, "smile": {"merge.smile": {"rank": 32}}}
+DATA_FREE = {"average": {}, "individual": {}, "emr": {}, "smile": {"merge.smile": {"rank": 32}}, "feature_ensemble": {}}
 """Methods without examples and parameters that their run records have."""
 
 

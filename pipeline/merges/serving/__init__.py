@@ -4,6 +4,7 @@
     adapters    per task a low-rank correction of the features
     routed      per matrix low-rank experts of all tasks, of which a router picks one for every token
     heads       classification heads that replace the zero-shot ones
+    ensemble    further encoders, whose features are averaged
 
 Every kind has `serve(served, base, tensors)`, which yields the models to evaluate, one at a time, from the merged
 model, theta_0 and the tensors of the extras. Evaluation knows `Served`, but no kind and no method.
