@@ -13,7 +13,7 @@ from pipeline.audit.repository import Repository, RepositoryError
 RUNS = {"methods": "every method", "text": "text"}
 """{run: its title}."""
 TEXT = {"suites": ["text-5"]}
-"""Parameters of `make text`; the methods are those of params.yaml without rescale and surgery."""
+"""Parameters of `make text`; the methods are those of params.yaml without what refines merges."""
 AT_ROOT = ("params.yaml", "dvc.lock")
 """Files of the root that the run keeps next to its report; all others there are of reports/."""
 SHARED = ("dvc.yaml", ".dvcignore", "requirements.lock", "benchmarks", "pipeline", "stages")
@@ -46,7 +46,7 @@ def check(repository: Repository, run: str, other: Repository) -> Finding:
     finding, here, there = Finding("parameters", "parameters are those that make sets"), repository.params, other.params
     changed = {
         "methods": {"methods": here.get("every_method")},
-        "text": {**TEXT, "methods": {**here.get("methods", {}), "rescale": [], "surgery": []}},
+        "text": {**TEXT, "methods": {**here.get("methods", {}), "svc": [], "rescale": [], "surgery": []}},
     }
     expected = {**here, **changed[run]}
     for key in sorted({*expected, *there}):

@@ -10,7 +10,7 @@ from pipeline.audit import kept
 from pipeline.audit.repository import gather
 from tests.support import toy
 
-TEXT = ("suites=[text-5]", "methods.rescale=[]", "methods.surgery=[]")
+TEXT = ("suites=[text-5]", "methods.svc=[]", "methods.rescale=[]", "methods.surgery=[]")
 
 
 @pytest.mark.parametrize(
