@@ -2,8 +2,8 @@
 # make try     the whole pipeline on the tiny suite nano-3, as an experiment; leaves the workspace alone
 # make compare print experiments: changed parameters and their headline numbers
 # make methods run every method, outside the workspace, into reports/methods
-# make text    run the default methods but rescale and surgery on text-5, outside the workspace, into reports/text
 # make lora    run every method on low-rank experts, mini-8-lora, outside the workspace, into reports/lora
+# make text    run the default methods but svc, rescale and surgery on text-5, outside the workspace, into reports/text
 # make studies run the studies too: ablation, data efficiency, sensitivity, landscape, robustness, ...
 # make check   set up, lint and pass the tests that take no run of the pipeline: four minutes on two cores
 # make test    set up, lint and pass all tests
@@ -21,9 +21,9 @@ READY := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 TRY := -S 'suites=[nano-3]' -S 'methods.merge=[zeroshot,individual,task_arithmetic]' -S 'methods.calibrate=[distillation]' \
-  -S 'methods.rescale=[]' -S 'methods.surgery=[]'
+  -S 'methods.svc=[]' -S 'methods.rescale=[]' -S 'methods.surgery=[]'
 LORA := -S 'suites=[mini-8-lora]' -S 'methods=$${every_method}'
-TEXT := -S 'suites=[text-5]' -S 'methods.rescale=[]' -S 'methods.surgery=[]'
+TEXT := -S 'suites=[text-5]' -S 'methods.svc=[]' -S 'methods.rescale=[]' -S 'methods.surgery=[]'
 # What is kept of a run outside the workspace, apart from its parameters and its lock: evidence, and what is rendered from it.
 REPORT := evidence/suites tables figures plots index.html metrics.json
 # $(call keep,NAME): the experiment NAME -> reports/NAME.

@@ -40,6 +40,7 @@ METHODS = {
     "merge": ["average", "task_arithmetic", "ties"],
     "calibrate": ["distillation"],
     "study": [],
+    "svc": [],
     "rescale": [],
     "surgery": [],
 }

@@ -87,15 +87,20 @@ def methods(root: Path = ROOT) -> str:
         tree = ast.parse(path.read_text("utf-8"))
         defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
         lines["calibrate" if "calibrate" in defined else "merge"].append(_method(path.stem, tree))
-    paper, surgery = (
-        ast.parse((root / "pipeline" / f"{name}.py").read_text("utf-8")) for name in ("report/collect", "steps/surgery")
-    )
-    operated = f"- [Surgery](../pipeline/steps/surgery.py): {_does(surgery, 'Representation Surgery')}. "
-    operated += f"*{_linked(_constants(paper, 'SURGERY')['SURGERY'])}.*"
+    papers = _constants(ast.parse((root / "pipeline/report/collect.py").read_text("utf-8")), "SVC", "SURGERY")
+    refining = []
+    for name, title, full in (
+        ("svc", "SVC", "Singular value calibration"),
+        ("surgery", "Surgery", "Representation Surgery"),
+    ):
+        tree = ast.parse((root / f"pipeline/steps/{name}.py").read_text("utf-8"))
+        refining.append(
+            f"- [{title}](../pipeline/steps/{name}.py): {_does(tree, full)}. *{_linked(papers[name.upper()])}.*"
+        )
     parts = [
         ("Data-free", lines["merge"]),
         ("Calibrated on unlabelled examples", lines["calibrate"]),
-        ("On top of a merge", [operated]),
+        ("On top of a merge", refining),
     ]
     return "\n\n".join(f"### {title}\n\n" + "\n".join(listed) for title, listed in parts)
 

@@ -21,6 +21,7 @@ from pipeline.runtime.errors import BenchmarkError, abbreviate
 from pipeline.runtime.schema import Parameters, Precision, Schedule
 from pipeline.steps.rescale import Rescale
 from pipeline.steps.surgery import Surgery
+from pipeline.steps.svc import Calibration
 
 PATH = Path("params.yaml")
 FLOATS = (1e-12, 1e6)
@@ -47,6 +48,7 @@ class Methods(Parameters):
 
     merge: Names
     calibrate: Names
+    svc: Names
     rescale: Names
     surgery: Names
 
@@ -71,6 +73,7 @@ class Params(SAMergingParams):
     evaluation_split: Literal["test", "validation"]
     precision: Precision
     schedule: dict[str, Schedule]
+    svc: Calibration
     rescale: Rescale
     surgery: Surgery
     diagnose: Settings
@@ -134,6 +137,10 @@ def check(content: Any) -> Params:
         for key, known in (("merge", data_free), ("calibrate", calibrated)):
             _check_run(f"{where}.{key}", getattr(lists, key), known, getattr(params, key), problems)
         _check_refined(where, lists, modules, problems)
+    for name in params.svc.alpha.keys() - data_free.keys():
+        problems.append(
+            f"svc.alpha.{name}: no such method{_nearest(name, data_free)}; expected one of {_list(data_free)}"
+        )
     for name in params.schedule.keys() - defined.keys():
         problems.append(f"schedule.{name}: no such suite{_nearest(name, defined)}; expected one of {_list(defined)}")
     for name in params.suites:
@@ -169,12 +176,14 @@ def _check_run(
 
 def _check_refined(where: str, lists: Methods, known: Container[str], problems: list[str]) -> None:
     """Add a problem for every merge to refine that does not run."""
-    running = [name for name in ("samerging", *lists.merge, *lists.calibrate) if name in known]
-    for key in ("rescale", "surgery"):
+    data_free = [name for name in lists.merge if name in known]
+    running = ["samerging", *data_free, *(name for name in lists.calibrate if name in known)]
+    scalable = [*running, *(f"{name}-svc" for name in lists.svc if name in data_free)]
+    for key, merges in (("svc", data_free), ("rescale", scalable), ("surgery", running)):
         problems += [
-            f"{where}.{key}: {name!r} does not run{_nearest(name, running)}; expected one of {_list(running)}"
+            f"{where}.{key}: {name!r} does not run{_nearest(name, merges)}; expected one of {_list(merges)}"
             for name in getattr(lists, key)
-            if name not in running
+            if name not in merges
         ]
 
 

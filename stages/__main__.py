@@ -98,6 +98,7 @@ MAIN = Pipeline(
             "Merge by a baseline that sees unlabelled examples (RegMean, AdaMerging, ...)", "calibrate"
         ),
         "samerging": StageEntry("Merge by SAMerging, the method under study, once for every seed"),
+        "svc": StageEntry("Calibrate the singular values of a data-free merge (SVC)", "svc"),
         "rescale": StageEntry("Scale a merge, without labels, to where it agrees most with the experts", "rescale"),
         "surgery": StageEntry("Correct a merge's features, task by task (Representation Surgery)", "surgery"),
         "evaluate": StageEntry(
@@ -111,6 +112,11 @@ MAIN = Pipeline(
         "evaluate-samerging": StageEntry(
             "Score the merge of stage samerging on every example; count its costs at inference",
             command="evaluate ${item.suite} samerging",
+        ),
+        "evaluate-svc": StageEntry(
+            "Score the merges of stage svc on every example; count their costs at inference",
+            "svc",
+            "evaluate ${item.suite} ${item.method}-svc",
         ),
         "evaluate-rescaled": StageEntry(
             "Score the merges of stage rescale on every example; count their costs at inference",

@@ -105,11 +105,11 @@ WRONG = {
     "suite without recipe": (without("recipe+mini-8"), ["'mini-8'", "recipe.mini-8 and schedule.mini-8"]),
     "unknown method": (
         changed("methods+merge", ["tie"]),
-        ["methods.merge: 'tie': no such method", "did you mean 'ties'?", "expected one of average"],
+        ["methods.merge: 'tie': no such method", "did you mean 'ties'?", "expected one of ace"],
     ),
     "running method of the other kind": (
         changed("methods+merge", ["distillation"]),
-        ["methods.merge: 'distillation': no such method", "expected one of average"],
+        ["methods.merge: 'distillation': no such method", "expected one of ace, arcee_fusion"],
     ),
     "scale of a merge that does not run": (
         changed("methods+rescale", ["tie"]),
@@ -122,6 +122,19 @@ WRONG = {
             "every_method.rescale: 'task_arithmetic' does not run",
         ],
     ),
+    "svc of a calibrated method": (
+        changed("methods+svc", ["average", "regmean"]),
+        ["methods.svc: 'regmean' does not run", "expected one of average"],
+    ),
+    "scale of an svc that does not run": (
+        changed("methods+rescale", ["ties-svc"]),
+        ["methods.rescale: 'ties-svc' does not run", "did you mean 'ties'?"],
+    ),
+    "alpha of a method that is none": (
+        changed("svc+alpha", {"tsv": 1.0}),
+        ["svc.alpha.tsv: no such method", "did you mean 'tsv_m'?"],
+    ),
+    "alpha of nothing": (changed("svc+alpha", {"ties": 0.0}), ["svc.alpha.ties = 0.0", "greater than 0"]),
     "float that overflows": (changed("schedule+nano-3+lr", 1e38), ["schedule.nano-3.lr = 1e+38", "1e-12 to 1e+06"]),
     "float that vanishes": (changed("temperature", 1e-300), ["temperature = 1e-300", "1e-12 to 1e+06"]),
     "float of a method": (changed("merge+wudi+lr", 1e300), ["merge.wudi.lr = 1e+300", "1e-12 to 1e+06"]),
@@ -244,7 +257,7 @@ def test_exponents_without_a_point_are_numbers(tmp_path: Path):
 def test_checking_never_alters_a_value(at_root: Path, key: Key, value: Any):
     loaded = load([".".join(key[:2])])[".".join(key[:2])]
     for part in key[2:]:
-        loaded = getattr(loaded, part)
+        loaded = loaded[part] if isinstance(loaded, dict) else getattr(loaded, part)
     if value == {}:
         loaded = loaded.model_dump()
     assert loaded == value

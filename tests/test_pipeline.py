@@ -30,7 +30,9 @@ from tests.support import toy
 RENDER = frozenset({"render"})
 REPORT = RENDER | {"collect@mini-8"}
 EVERY = YAML(typ="safe").load(Path("params.yaml"))["every_method"]
-DATA_FREE, LEARNED, SCALED, ADAPTED = (tuple(EVERY[key]) for key in ("merge", "calibrate", "rescale", "surgery"))
+DATA_FREE, LEARNED, SPECTRAL, SCALED, ADAPTED = (
+    tuple(EVERY[key]) for key in ("merge", "calibrate", "svc", "rescale", "surgery")
+)
 CONVENTIONS = (".matrices", ".positional_embedding")
 LEARNERS = frozenset({"adamerging", "distillation", "samerging"})
 CLASSICS = frozenset({"zeroshot", "individual", "average", "task_arithmetic", "ties", "tsv_m"})
@@ -82,11 +84,17 @@ def sharing(parameter: str) -> frozenset[str]:
     return studies(*(study for study, varied in VARIED.items() if parameter not in varied))
 
 
+def calibrated(*names: str) -> frozenset[str]:
+    """The stages of SVC on these methods, and of its scale without labels."""
+    kinds = ("svc@mini-8-{}", "evaluate-svc@mini-8-{}", "rescale@mini-8-{}-svc", "evaluate-rescaled@mini-8-{}-svc")
+    return frozenset(kind.format(name) for name in names for kind in kinds)
+
+
 def further(name: str) -> frozenset[str]:
     """The stages that take a method's merge further, and the report."""
     scaled = {f"rescale@mini-8-{name}", f"evaluate-rescaled@mini-8-{name}"} if name in SCALED else set()
     operated = {f"surgery@mini-8-{name}", f"evaluate-surgery@mini-8-{name}"} if name in ADAPTED else set()
-    return frozenset(scaled | operated) | REPORT
+    return frozenset(scaled | operated) | (calibrated(name) if name in SPECTRAL else NOTHING) | REPORT
 
 
 def main(name: str) -> frozenset[str]:
@@ -118,6 +126,7 @@ UNTRAINED = PREPARED | STUDIES
 """Everything but the training: its checkpoints travel in git, so that only its own code may rerun it."""
 RESCALES = select(MAIN, "rescale", "evaluate-rescaled")
 SURGERIES = select(MAIN, "surgery", "evaluate-surgery")
+SPECTRA = calibrated(*SPECTRAL) | REPORT
 FURTHER = RESCALES | SURGERIES
 EVALUATES = frozenset(name for name in MAIN if name.startswith("evaluate")) | REPORT
 
@@ -127,10 +136,12 @@ RERUNS: dict[str, frozenset[str]] = (
         "suites": RENDER,
         "every_method.merge": NOTHING,
         "every_method.calibrate": NOTHING,
+        "every_method.svc": NOTHING,
         "every_method.rescale": NOTHING,
         "every_method.surgery": NOTHING,
         "methods.merge": REPORT,
         "methods.calibrate": REPORT,
+        "methods.svc": REPORT,
         "methods.rescale": REPORT,
         "methods.surgery": REPORT,
         # What all calibrated methods share.
@@ -152,6 +163,7 @@ RERUNS: dict[str, frozenset[str]] = (
         "schedule.nano-3.steps": NOTHING,
         "schedule.nano-3.batch_size": NOTHING,
         # Merges that are taken further.
+        "svc.alpha.tsv_m": SPECTRA,
         "rescale.samples": RESCALES,
         "rescale.temperature": RESCALES,
         "rescale.factors": RESCALES,
@@ -241,11 +253,16 @@ RERUNS: dict[str, frozenset[str]] = (
                     "pcb": (".keep", ".clip", ".scale"),
                     "nan": (".scope", ".scale"),
                     "nan_weights": (".scope", ".scale"),
+                    "do_merging": (*CONVENTIONS, ".scale"),
+                    "arcee_fusion": (".scale",),
+                    "rkl_fusion": (".drop", ".scale"),
                     "opcm": (*CONVENTIONS, ".alpha", ".seeds"),
                     "tsv_m": (*CONVENTIONS, ".scale"),
                     "iso_c": (*CONVENTIONS, ".scale"),
                     "iso_cts": (*CONVENTIONS, ".common", ".scale"),
                     "wudi": (*CONVENTIONS, ".solver", ".lr", ".steps", ".scale"),
+                    "ace": (*CONVENTIONS, ".eps", ".share", ".scale"),
+                    "dc_merge": (*CONVENTIONS, ".keep", ".scale"),
                     "emr": ("",),
                     "smile": (".rank", ".gate_rank"),
                     "do_merging_lora": (".rank", ".penalty", ".lr", ".steps", ".scale"),
@@ -253,6 +270,9 @@ RERUNS: dict[str, frozenset[str]] = (
                     "core_space": (".rank", ".cores", ".scale"),
                     "factor_average": (".rank", ".scale"),
                     "rmm": (".rank", ".directions"),
+                    "feature_ensemble": ("",),
+                    "feature_ensemble_base": ("",),
+                    "logit_ensemble": ("",),
                 },
             ),
             (
@@ -342,7 +362,8 @@ SOURCES: dict[str, frozenset[str]] = {
     "pipeline/merges/serving/masks.py": MERGED | CALIBRATED | STUDIES - WITHOUT_EXTRAS,
     "pipeline/steps/rescale.py": RESCALES | studies("sensitivity"),
     "pipeline/steps/surgery.py": SURGERIES,
-    "pipeline/steps/refinement.py": FURTHER | studies("sensitivity", "landscape"),
+    "pipeline/steps/svc.py": SPECTRA,
+    "pipeline/steps/refinement.py": FURTHER | SPECTRA | studies("sensitivity", "landscape"),
     "pipeline/merges/costs.py": EVALUATES | STUDIES_REPORT,
     "pipeline/studies/_trials.py": studies(
         *("ablation", "conventions", "efficiency", "flatness", "protocol", "replicates", "sensitivity")
@@ -571,8 +592,9 @@ def test_a_new_calibrated_method_runs_alone(pipeline: Pipeline, tmp_path: Path):
 @pytest.mark.long
 def test_leaving_out_a_method_reruns_no_other(pipeline: Pipeline, tmp_path: Path):
     def leave_out(content: dict[str, Any]) -> None:
-        for key in ("merge", "rescale"):
+        for key in ("merge", "svc", "rescale"):
             content["methods"][key].remove("ties")
+        content["methods"]["rescale"].remove("ties-svc")
 
     altered = read_changed(tmp_path, leave_out)
     assert pipeline.stages.keys() - altered.stages.keys() == main("ties") - REPORT
@@ -596,8 +618,8 @@ def test_a_new_suite_leaves_the_others_alone(pipeline: Pipeline, tmp_path: Path)
 
 
 def test_the_graph_stays_small_enough_for_dvc(pipeline: Pipeline):
-    """At most four stages per method of a suite, its other stages included."""
-    assert len(pipeline.stages) <= 4 * len({*DATA_FREE, *LEARNED, "samerging"})
+    """At most four stages per method of a suite, SVC on one counted as a method, its other stages included."""
+    assert len(pipeline.stages) <= 4 * len([*DATA_FREE, *LEARNED, "samerging", *SPECTRAL])
 
 
 def test_the_check_comes_before_every_other_stage(pipeline: Pipeline):
@@ -719,4 +741,4 @@ def test_every_top_level_parameter_is_explained():
     keys = [index for index, line in enumerate(lines) if re.match(r"\w", line)]
     assert len(keys) == len(YAML(typ="safe").load(toy.ROOT / "params.yaml"))
     assert [lines[index] for index in keys if not lines[index - 1].startswith("# ")] == []
-    assert [line for line in lines if re.search(r":\s*\[|:\s*\{[^}]", line.split("#")[0])] == []
+    assert [line for line in lines if re.search(r":\s*\[[^]]|:\s*\{[^}]", line.split("#")[0])] == []

@@ -112,7 +112,7 @@ def front(tmp_path: Path) -> Path:
         shutil.copy(readme.ROOT / source, tmp_path / target)
     for folder in ("pipeline/methods", "benchmarks/results"):
         shutil.copytree(readme.ROOT / folder, tmp_path / folder)
-    for path in ("pipeline/report/collect.py", "pipeline/steps/surgery.py"):
+    for path in ("pipeline/report/collect.py", "pipeline/steps/svc.py", "pipeline/steps/surgery.py"):
         (tmp_path / path).parent.mkdir(exist_ok=True)
         shutil.copy(readme.ROOT / path, tmp_path / path)
     return tmp_path

@@ -31,7 +31,8 @@ SMALL = (
     "study.replicates.seeds=[1,2]",
     "methods.merge=[zeroshot,individual,ties]",
     "methods.calibrate=[distillation]",
-    "methods.rescale=[ties]",
+    "methods.svc=[ties]",
+    "methods.rescale=[ties,ties-svc]",
     "methods.surgery=[samerging]",
     "rescale.samples=4",
     "rescale.factors=[0.5,1.0,2.0]",
@@ -46,7 +47,8 @@ SMALL = (
 )
 DATA_FREE = ("zeroshot", "individual", "ties")
 CALIBRATED = ("distillation", "samerging")
-USED = {**dict.fromkeys(DATA_FREE, 0), **dict.fromkeys(CALIBRATED, 8), "ties-rescaled": 4, "surgery-samerging": 8}
+REFINED = {"ties-svc": 0, "ties-rescaled": 4, "ties-svc-rescaled": 4, "surgery-samerging": 8}
+USED = {**dict.fromkeys(DATA_FREE, 0), **dict.fromkeys(CALIBRATED, 8), **REFINED}
 """Every method that is scored, and its unlabelled images per task."""
 WRONG = (
     (

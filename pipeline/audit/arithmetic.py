@@ -153,7 +153,8 @@ def _check_table(suite: AuditedSuite, accuracies: Accuracies) -> Finding:
     if suite.table is None:
         return finding.skip(path)
     methods = suite.repository.params["methods"]
-    claimed = {*methods["merge"], *methods["calibrate"], MAIN, *(f"surgery-{name}" for name in methods["surgery"])}
+    refined = {*(f"{name}-svc" for name in methods.get("svc", ())), *(f"surgery-{name}" for name in methods["surgery"])}
+    claimed = {*methods["merge"], *methods["calibrate"], MAIN, *refined}
     for method in sorted(claimed ^ {row["method"] for row in suite.table}):
         finding.expect(False, f"{path}: {method} is {'missing' if method in claimed else 'no method of params.yaml'}")
     for row in suite.table:
@@ -200,18 +201,19 @@ def _check_metrics(suite: AuditedSuite, accuracies: Accuracies) -> Finding:
 
 def read_title(repository: Repository, method: str) -> str | None:
     """Return TITLE of the method's file, whose hash is in dvc.lock; None if the file is missing."""
-    name = method.removeprefix("surgery-")
+    name = method.removeprefix("surgery-").removesuffix("-svc")
     title = re.search(r'^TITLE = "(.*)"$', repository.text(f"pipeline/methods/{name}.py") or "", re.MULTILINE)
     if title is None:
         return None
-    return title[1] if name == method else f"Surgery on {title[1]}"
+    return {name: title[1], f"{name}-svc": f"{title[1]} + SVC"}.get(method, f"Surgery on {title[1]}")
 
 
 def _possible_sections(methods: Mapping[str, Sequence[str]], method: str, cost: Mapping[str, Any] | None) -> list[str]:
     """Return the sections that a method may stand in, by its place in params.yaml and what it needs at inference."""
     if method in (FLOOR, CEILING):
         return ["Floor and ceiling, not merged"]
-    more, alone = "More than one model at inference", "Data-free" if method in methods["merge"] else "Calibrated"
+    data_free = method.removesuffix("-svc") in methods["merge"]
+    more, alone = "More than one model at inference", "Data-free" if data_free else "Calibrated"
     if cost is None:
         return [alone, more]
     if cost["encoders"] == 1 and not cost["extra_bytes"]:

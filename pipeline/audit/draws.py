@@ -64,6 +64,8 @@ def claimed_runs(method: str, params: Mapping[str, Any]) -> tuple[list[int], int
     seeds, samples = sorted(params["seeds"]), params["samples_per_task"]
     if method in params["methods"]["merge"]:
         return sorted(params.get("merge", {}).get(method, {}).get("seeds", [-1])), 0
+    if method.endswith("-svc"):
+        return claimed_runs(method.removesuffix("-svc"), params)
     if method.endswith("-rescaled"):
         before, fewest = claimed_runs(method.removesuffix("-rescaled"), params)
         samples = max(fewest, params["rescale"]["samples"])

@@ -47,7 +47,7 @@ def check(repository: Repository, run: str, other: Repository) -> Finding:
     every = here.get("every_method")
     methods = {
         "methods": every,
-        "text": {**here.get("methods", {}), "rescale": [], "surgery": []},
+        "text": {**here.get("methods", {}), "svc": [], "rescale": [], "surgery": []},
         "lora": every,
     }
     expected = {**here, "suites": SUITES.get(run, here.get("suites")), "methods": methods[run]}

@@ -1,4 +1,4 @@
-"""The stages behind a merge, from its name: `ties`, `ties-rescaled`, `surgery-samerging`."""
+"""The stages behind a merge, from its name: `ties`, `ties-svc`, `ties-svc-rescaled`, `surgery-samerging`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,14 +6,14 @@ from typing import Any
 
 from pipeline import methods
 from pipeline.report.collect import list_references
-from pipeline.report.evidence import MARK, RESCALED, Chosen, surgery_name
+from pipeline.report.evidence import MARK, RESCALED, Chosen, surgery_name, svc_name
 from pipeline.runtime import store
 from pipeline.statistics.accuracy import MAIN
 
 RUNS = Path("data/runs")
 SCORED_BY = {
     "merge": "evaluate", "calibrate": "evaluate-calibrated", MAIN: "evaluate-samerging",
-    "rescale": "evaluate-rescaled", "surgery": "evaluate-surgery",
+    "svc": "evaluate-svc", "rescale": "evaluate-rescaled", "surgery": "evaluate-surgery",
 }  # fmt: skip
 """{stage that makes a merge: stage that scores it}."""
 
@@ -33,7 +33,7 @@ class Lineage:
         """The command that makes the merge and scores it."""
         stage = self.stages[-1]
         repro = f"run `dvc repro {SCORED_BY[stage]}@{self._item(stage)}`"
-        return repro if stage == MAIN else f"list {self.method} under methods.{stage} in params.yaml and {repro}"
+        return repro if stage == MAIN else f"list {self._start(stage)} under methods.{stage} in params.yaml and {repro}"
 
     def find_outdated(self, lock: Path = Path("dvc.lock")) -> str | None:
         """Return an input of the evaluation that `lock` says was made again after it; None if there is none."""
@@ -47,8 +47,8 @@ class Lineage:
 
     def title(self) -> str:
         """Return the title of the tables."""
-        references = list_references(Chosen((self.method,), (), (self.method,)))
-        reference = references[self.name if self.name in references else self.method]
+        references = list_references(Chosen((self.method,), (), (self.method,), svc=(self.method,)))
+        reference = references[self.name.removesuffix(RESCALED)]
         title = reference.title.removesuffix(f" {MARK}")
         return f"{title} with a scale chosen on unlabelled images" if "rescale" in self.stages else title
 
@@ -63,13 +63,23 @@ class Lineage:
         return {key: value for record in records for key, value in record["params"].items()}
 
     def _item(self, stage: str) -> str:
-        return self.suite if stage == MAIN else f"{self.suite}-{self.method}"
+        return self.suite if stage == MAIN else f"{self.suite}-{self._start(stage)}"
+
+    def _start(self, stage: str) -> str:
+        """Return the method whose merge a stage refines, or which it runs."""
+        return svc_name(self.method) if stage == "rescale" and "svc" in self.stages else self.method
 
 
 def trace(suite: str, name: str) -> Lineage | None:
     """Return the lineage of a merge; None for a name that no stage makes."""
-    method = name.removeprefix(surgery_name("")).removesuffix(RESCALED)
-    refined = {method: (), surgery_name(method): ("surgery",), f"{method}{RESCALED}": ("rescale",)}
+    method = name.removeprefix(surgery_name("")).removesuffix(RESCALED).removesuffix(svc_name(""))
+    refined = {
+        method: (),
+        svc_name(method): ("svc",),
+        surgery_name(method): ("surgery",),
+        f"{method}{RESCALED}": ("rescale",),
+        f"{svc_name(method)}{RESCALED}": ("svc", "rescale"),
+    }
     if method not in methods.names() or name not in refined:
         return None
     first = "merge" if hasattr(methods.load(method), "merge") else "calibrate"

@@ -8,6 +8,7 @@ A kind of serving decides:
     factors     the tower of the chosen task, rebuilt
     adapters    the merged model; the corrections of its features go into a file of their own
     routed      `selection` refuses it: the experts stand between the matrices of the tower
+    ensemble    `selection` refuses it: a folder holds one tower
 """
 
 from collections.abc import Mapping

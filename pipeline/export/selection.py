@@ -84,6 +84,11 @@ def select(suite: str, method: str, seed: int | None = None, task: str | None = 
             f"{method} adds an expert to every matrix and routes each token to one, which no CLIP of transformers or "
             "open_clip has; its weights alone are the pre-trained model. Export a method that merges weights"
         )
+    if content["extras"] == "ensemble":
+        raise SelectionError(
+            f"{method} averages the features of several encoders, and a folder holds one. Export a method that merges "
+            "weights"
+        )
     index = _place(method, content["seeds"], seed)
     selection = Selection(folder, lineage, index, content["seeds"][index], content["extras"], task)
     if not selection.scores.exists():

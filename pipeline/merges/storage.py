@@ -83,7 +83,7 @@ class _MergeFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
     form: Literal["delta", "coefficients"]
-    extras: Literal["masks", "adapters", "routed", "heads", "factors"] | None
+    extras: Literal["masks", "adapters", "routed", "heads", "factors", "ensemble"] | None
     losses: bool
     seeds: list[int | None] = Field(min_length=1)
     samples: dict[str, int]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
-from torch.nn.functional import embedding, gelu, normalize
+from torch.nn.functional import embedding, gelu
 
 from pipeline.models.encoder import (
     Hidden,
@@ -81,7 +81,7 @@ class Bert(Transformer):
         leaving = norm(weights, f"{stem}ln_2", between + multiply(f"{stem}mlp.c_proj", inner), self._epsilon)
         return Hidden(leaving, hidden.valid)
 
-    def finish(self, weights: Mapping[str, Tensor], hidden: Hidden) -> Tensor:
-        """Return the mean of the tokens that are no padding, of unit length."""
+    def pool(self, weights: Mapping[str, Tensor], hidden: Hidden) -> Tensor:
+        """Return the sum of the tokens that are no padding: their mean, up to its length."""
         del weights
-        return normalize((hidden.tokens * hidden.mask()[..., None]).sum(1), dim=-1)
+        return (hidden.tokens * hidden.mask()[..., None]).sum(1)

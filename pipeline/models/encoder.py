@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
+from torch.nn.functional import layer_norm, linear, normalize, scaled_dot_product_attention
 
 from pipeline.models.weights import PARTS, Weights
 
@@ -80,6 +80,8 @@ class Transformer(ABC):
     """Length of a token between blocks."""
     kept: float
     """Floats that a block keeps for the backward pass, for every element of a token."""
+    unit: ClassVar[bool] = True
+    """Whether features have length one."""
     activate: Callable[[Tensor], Tensor]
     """The activation between the two matrices of every block's MLP."""
 
@@ -90,10 +92,14 @@ class Transformer(ABC):
 
     def __call__(self, weights: Mapping[str, Tensor], examples: Tensor) -> Tensor:
         """Return features [N, D]: `embed`, every block in order, `finish`."""
+        return self.finish(weights, self.transform(weights, examples))
+
+    def transform(self, weights: Mapping[str, Tensor], examples: Tensor) -> Hidden:
+        """Return what leaves the last block."""
         hidden = self.embed(weights, examples)
         for index in range(self.depth):
             hidden = self.block(weights, index, hidden)
-        return self.finish(weights, hidden)
+        return hidden
 
     @abstractmethod
     def embed(self, weights: Mapping[str, Tensor], examples: Tensor) -> Hidden:
@@ -104,8 +110,16 @@ class Transformer(ABC):
         """Return what `block` does, with `multiply(name, x)` for every W x + b; `name` is W's without ".weight"."""
 
     @abstractmethod
+    def pool(self, weights: Mapping[str, Tensor], hidden: Hidden) -> Tensor:
+        """Return features [N, D] of any length from what leaves the last block."""
+
+    def scale(self, features: Tensor) -> Tensor:
+        """Return the features [N, D] that heads expect: of unit length if `unit` says so."""
+        return normalize(features, dim=-1) if self.unit else features
+
     def finish(self, weights: Mapping[str, Tensor], hidden: Hidden) -> Tensor:
-        """Return the features [N, D] from what leaves the last block."""
+        """Return the features [N, D] from what leaves the last block: `scale` of `pool`."""
+        return self.scale(self.pool(weights, hidden))
 
     @abstractmethod
     def shapes(self) -> Shapes:

@@ -34,6 +34,7 @@ class Gpt2(Transformer):
     """A GPT-2 without its head; `model` is {"architecture": "gpt2", ...} with the settings that `check` names."""
 
     kind = "texts"
+    unit = False
     kept = 17
 
     @staticmethod
@@ -80,7 +81,7 @@ class Gpt2(Transformer):
         inner = self.activate(multiply(f"{stem}mlp.c_fc", norm(weights, f"{stem}ln_2", between, self._epsilon)))
         return Hidden(between + multiply(f"{stem}mlp.c_proj", inner), hidden.valid)
 
-    def finish(self, weights: Mapping[str, Tensor], hidden: Hidden) -> Tensor:
+    def pool(self, weights: Mapping[str, Tensor], hidden: Hidden) -> Tensor:
         """Return the norm of the last token that is no padding."""
         last = hidden.mask().sum(1) - 1
         tokens = hidden.tokens[torch.arange(len(last), device=last.device), last]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, gelu, normalize
+from torch.nn.functional import conv2d, gelu
 
 from pipeline.models.encoder import (
     Hidden,
@@ -103,9 +103,9 @@ class VisionTransformer(Transformer):
         inner = self.activate(multiply(f"{stem}mlp.c_fc", norm(weights, f"{stem}ln_2", between)))
         return Hidden(between + multiply(f"{stem}mlp.c_proj", inner))
 
-    def finish(self, weights: Mapping[str, Tensor], hidden: Hidden) -> Tensor:
-        """Return the projected class token, of unit length."""
-        return normalize(norm(weights, "ln_post", hidden.tokens[:, 0]) @ weights["proj"], dim=-1)
+    def pool(self, weights: Mapping[str, Tensor], hidden: Hidden) -> Tensor:
+        """Return the projected class token."""
+        return norm(weights, "ln_post", hidden.tokens[:, 0]) @ weights["proj"]
 
 
 def _quick_gelu(x: Tensor) -> Tensor:

@@ -15,12 +15,23 @@ from pipeline import diagnostics, methods
 from pipeline.merges import answers
 from pipeline.models.weights import has_gradient
 from pipeline.report import evidence
-from pipeline.report.evidence import MARK, ORIGIN, RESCALED, Chosen, Reference, format_csv, record_names, surgery_name
+from pipeline.report.evidence import (
+    MARK,
+    ORIGIN,
+    RESCALED,
+    Chosen,
+    Reference,
+    format_csv,
+    record_names,
+    surgery_name,
+    svc_name,
+)
 from pipeline.runtime import store
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.statistics import accuracy
 from pipeline.statistics.accuracy import MAIN
 
+SVC = "Li et al., 2026, arXiv 2602.05536, on top of the merge"
 SURGERY = "Yang et al., 2024, arXiv 2402.02705, on top of the merge"
 NAMES = {
     "measures": {**diagnostics.MEASURES, diagnostics.SIZE_MEASURE: "number of tasks"},
@@ -94,6 +105,11 @@ def list_references(chosen: Chosen) -> dict[str, Reference]:
         unverified = getattr(module, "UNVERIFIED", "")
         title = f"{module.TITLE} {MARK}" if unverified else module.TITLE
         references[name] = Reference(title, module.PAPER, unverified, tuple(module.Params.model_fields))
+    for name in chosen.svc:
+        reference = references[name]
+        marked = f" {MARK}" * bool(reference.unverified)
+        title = f"{reference.title.removesuffix(marked)} + SVC{marked}"
+        references[svc_name(name)] = Reference(title, SVC, reference.unverified, ("svc",))
     for name in chosen.operated:
         title = f"Surgery on {references[name].title}"
         references[surgery_name(name)] = Reference(title, SURGERY, references[name].unverified, ("surgery",))

@@ -73,16 +73,18 @@ class Chosen:
     """Merges that Representation Surgery was applied to."""
     rescaled: tuple[str, ...] = ()
     """Methods whose scale was chosen on unlabelled examples as well."""
+    svc: tuple[str, ...] = ()
+    """Data-free methods whose singular values were calibrated as well."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """Every method, in the order of the tables."""
-        return (*self.data_free, *self.calibrated, *map(surgery_name, self.operated))
+        return (*self.data_free, *map(svc_name, self.svc), *self.calibrated, *map(surgery_name, self.operated))
 
     def sections(self, several: Collection[str]) -> dict[str, list[str]]:
         """Return the sections of a table; `several`: methods with more than one model at inference."""
         fixed = [name for name in (FLOOR, CEILING) if name in self.data_free]
-        free = [name for name in self.data_free if name not in (*fixed, *several)]
+        free = [name for name in self.data_free if name not in (*fixed, *several)] + [*map(svc_name, self.svc)]
         learned = [name for name in self.calibrated if name not in several]
         more = [name for name in self.names if name in several and name not in fixed]
         sections = {"Floor and ceiling, not merged": fixed, "Data-free": free, "Calibrated": learned}
@@ -94,10 +96,15 @@ def surgery_name(name: str) -> str:
     return f"surgery-{name}"
 
 
+def svc_name(name: str) -> str:
+    """Return the name of SVC on top of a method."""
+    return f"{name}-svc"
+
+
 def choose_methods(methods: Mapping[str, Sequence[str]]) -> Chosen:
     """Choose the methods that params.yaml names, and SAMerging."""
-    calibrated = (*methods["calibrate"], MAIN)
-    return Chosen(tuple(methods["merge"]), calibrated, tuple(methods["surgery"]), tuple(methods["rescale"]))
+    lists = {key: tuple(names) for key, names in methods.items()}
+    return Chosen(lists["merge"], (*lists["calibrate"], MAIN), lists["surgery"], lists["rescale"], lists["svc"])
 
 
 @dataclass(frozen=True)
@@ -284,6 +291,7 @@ def merge_records(suite: str, chosen: Chosen) -> list[tuple[str, str]]:
     """List (method, name of the run record of the stage that made its merge)."""
     return [
         *((name, f"merge-{suite}-{name}") for name in chosen.data_free),
+        *((svc_name(name), f"svc-{suite}-{name}") for name in chosen.svc),
         *((name, f"calibrate-{suite}-{name}") for name in chosen.calibrated[:-1]),
         (MAIN, f"{MAIN}-{suite}"),
         *((surgery_name(name), f"surgery-{suite}-{name}") for name in chosen.operated),

@@ -1,12 +1,14 @@
-"""Refine a stored merge with unlabelled examples: the part that the stages `rescale` and `surgery` share.
+"""Refine a stored merge: the part that the stages `rescale`, `surgery` and `svc` share.
 
-Both start from the artefact of a merge without extras and write one of their own: for the same seeds or, where the
-merge has none, for every seed of the run. A seed's examples are the first of those that a calibration with that seed
-draws, so these stages see no example that a calibrated method does not see.
+All start from the artefact of a merge without extras and write one of their own. `svc` needs no examples and keeps the
+merge's seeds. `rescale` and `surgery` run for the same seeds or, where the merge has none, for every seed of the run.
+A seed's examples are the first of those that a calibration with that seed draws, so these stages see no example that a
+calibrated method does not see.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,18 +26,35 @@ class NotRefinable(BenchmarkError):
     """Raised for a merge whose form the stage cannot refine."""
 
 
-def plan_runs(artefact: Path, seeds: Sequence[int]) -> list[tuple[int, int]]:
-    """Return (index of the merge, seed) of every run.
-
-    The seeds are the artefact's own; if it has a single merge without a seed, that one is refined with each of `seeds`.
-    Raises NotRefinable for a merge with extras.
-    """
+def require_no_extras(artefact: Path) -> dict[str, Any]:
+    """Return the record of an artefact; raise NotRefinable for a merge with extras."""
     record, _ = storage.load(artefact)
     if record["extras"] is not None:
         raise NotRefinable(
             f"{artefact}: the merge needs {record['extras']!r} at inference, expected a merge without extras; "
             f"take the method off the list of this stage in params.yaml"
         )
+    return record
+
+
+def require_one_model(artefact: Path, stage: str) -> dict[str, Any]:
+    """Return the record of an artefact; raise NotRefinable for a merge with extras or with one model per task."""
+    record, (_, coefficients) = require_no_extras(artefact), storage.load(artefact)
+    if coefficients is not None and coefficients.shape[1] > 1:
+        raise NotRefinable(
+            f"{artefact}: the merge has one model per task, expected one for all; take the method off methods.{stage} "
+            f"in params.yaml"
+        )
+    return record
+
+
+def plan_runs(artefact: Path, seeds: Sequence[int]) -> list[tuple[int, int]]:
+    """Return (index of the merge, seed) of every run.
+
+    The seeds are the artefact's own; if it has a single merge without a seed, that one is refined with each of `seeds`.
+    Raises NotRefinable for a merge with extras.
+    """
+    record = require_no_extras(artefact)
     if record["seeds"] == [None]:
         return [(0, seed) for seed in seeds]
     return [*enumerate(record["seeds"])]

@@ -28,7 +28,13 @@ from pipeline.runtime.device import device
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.runtime.parallel import run_all
 from pipeline.runtime.schema import Parameters
-from pipeline.steps.refinement import NotRefinable, assemble_merges, draw_task_indices, load_solution, plan_runs
+from pipeline.steps.refinement import (
+    assemble_merges,
+    draw_task_indices,
+    load_solution,
+    plan_runs,
+    require_one_model,
+)
 
 FACTOR_COLUMNS = ("seed", "factor", "loss", "chosen", "edge")
 """loss: nats, summed over tasks; chosen: 1 for the factor that was kept; edge: 1 for the ends of the grid. If a chosen
@@ -101,12 +107,8 @@ def rescale(
     The columns of the losses are FACTOR_COLUMNS. Of equal losses the first factor of the grid is kept. Raises
     NotRefinable for a merge with extras or with one model per task.
     """
-    runs, first = plan_runs(artefact, seeds), load_solution(artefact, 0)
-    if first.coefficients is not None and first.coefficients.ndim == 3:
-        raise NotRefinable(
-            f"{artefact}: the merge has one model per task, expected one for all; take the method off methods.rescale "
-            f"in params.yaml"
-        )
+    require_one_model(artefact, "rescale")
+    runs = plan_runs(artefact, seeds)
     pieces = [(folder, teachers, artefact, index, seed, split, params) for index, seed in runs]
     losses = run_all(measure_losses, pieces, "rescale")
     best = [min(range(len(curve)), key=curve.__getitem__) for curve in losses]

@@ -5,6 +5,7 @@ conventions   which tensors are decomposed as matrices              spectra     
 factors       low-rank factors of task vectors, in one gauge
 essential     essential subspaces of task vectors                   norms       coefficients from norms
 regression    least squares over the inputs of matrices             activations of a tower, and their Gram matrices
+fusion        importance by the softmax of rows of weights
 mloss         what averaging costs at a layer                       parts       parts of a tensor that stay in the cache
 
 Nothing here knows a method, a file or a calibration loop.

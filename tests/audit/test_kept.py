@@ -11,7 +11,7 @@ from pipeline.audit.repository import gather
 from tests.support import toy
 
 LORA = ("suites=[mini-8-lora]", "methods=${every_method}")
-TEXT = ("suites=[text-5]", "methods.rescale=[]", "methods.surgery=[]")
+TEXT = ("suites=[text-5]", "methods.svc=[]", "methods.rescale=[]", "methods.surgery=[]")
 
 
 @pytest.mark.parametrize(

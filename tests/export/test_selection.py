@@ -23,7 +23,10 @@ REFUSED = {
         ("nano-3", "samerging"),
         "data/suites/nano-3 is missing; list nano-3 under suites in params.yaml and run `dvc repro`",
     ),
-    "method": (("tiny", "samergin"), "no method 'samergin'; did you mean 'samerging'?; expected one of adamerging"),
+    "method": (
+        ("tiny", "samergin"),
+        "no method 'samergin'; did you mean 'samerging'?; expected one of ace, adamerging",
+    ),
     "refinement": (("tiny", "surgery-ties-rescaled"), "no method 'surgery-ties-rescaled'"),
     "data-free": (
         ("tiny", "ties"),
@@ -38,6 +41,15 @@ REFUSED = {
         ("tiny", "ties-rescaled"),
         "list ties under methods.rescale in params.yaml and run `dvc repro evaluate-rescaled@tiny-ties`",
     ),
+    "svc": (
+        ("tiny", "ties-svc"),
+        "list ties under methods.svc in params.yaml and run `dvc repro evaluate-svc@tiny-ties`",
+    ),
+    "scale of an svc": (
+        ("tiny", "ties-svc-rescaled"),
+        "list ties-svc under methods.rescale in params.yaml and run `dvc repro evaluate-rescaled@tiny-ties-svc`",
+    ),
+    "svc of an svc": (("tiny", "ties-svc-svc"), "no method 'ties-svc-svc'"),
     "surgery": (
         ("tiny", "surgery-samerging"),
         "list samerging under methods.surgery in params.yaml and run `dvc repro evaluate-surgery@tiny-samerging`",
@@ -51,6 +63,10 @@ REFUSED = {
     ),
     "factors": (("tiny", "rmm"), "rmm is a model per task, and a folder holds one; add --task with one of cats"),
     "masks": (("tiny", "emr"), "emr is a model per task, and a folder holds one; add --task with one of cats"),
+    "ensemble": (
+        ("tiny", "feature_ensemble"),
+        "feature_ensemble averages the features of several encoders, and a folder holds one. Export a method",
+    ),
     "routed": (
         ("tiny", "smile"),
         "smile adds an expert to every matrix and routes each token to one, which no CLIP of transformers or open_clip "

@@ -13,6 +13,7 @@ STAGES = {
     "merge": ("nano-3", "ties"),
     "calibrate": ("nano-3", "distillation"),
     "samerging": ("nano-3",),
+    "svc": ("nano-3", "ties"),
     "rescale": ("nano-3", "ties"),
     "surgery": ("nano-3", "samerging"),
     "evaluate": ("nano-3", "ties"),

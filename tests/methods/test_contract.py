@@ -156,8 +156,11 @@ def test_data_free_method_of_experts_equal_to_the_base_is_the_base(name: str, ki
         assert all(toy.same(model, base) for model in models_of(solution, base, vectors))
 
 
-@pytest.mark.parametrize("name", [name for name in DATA_FREE if not is_random(name)])
+@pytest.mark.parametrize(
+    "name", [name for name in DATA_FREE if not is_random(name) and name not in ("feature_ensemble", "logit_ensemble")]
+)
 def test_order_of_tasks_does_not_matter(name: str):
+    """Of the two ensembles, whose first expert is the merged model, tests/methods/test_ensembles.py shows it."""
     vectors, base, experts = toy_vectors(torch.float64)
     order = [2, 0, 1]
     permuted = TaskVectors(base, [experts[task] for task in order], [*vectors], torch.float64)
@@ -169,15 +172,15 @@ def test_order_of_tasks_does_not_matter(name: str):
             torch.testing.assert_close(model[group], expected_model[group], rtol=0, atol=1e-10)
 
 
-NOT_HOMOGENEOUS = ("wudi", "pcb", "smile", "nan_weights", "do_merging_lora")
+UNEVEN = ("wudi", "pcb", "smile", "nan_weights", "ace", "arcee_fusion", "rkl_fusion", "do_merging_lora")
 
 
-@pytest.mark.parametrize("name", [name for name in DATA_FREE if name not in NOT_HOMOGENEOUS])
+@pytest.mark.parametrize("name", [name for name in DATA_FREE if name not in UNEVEN])
 def test_a_merge_grows_with_its_task_vectors(name: str):
     """Positive homogeneity.
 
-    WUDI (fixed steps), PCB (tanh), SMILE (it merges to theta_0), NAN of weights and DO-Merging of low-rank experts (a
-    penalty of fixed weight) lack it.
+    WUDI (fixed steps), PCB (tanh), SMILE (it merges to theta_0), NAN of weights, ACE (fixed ridge, logarithms of
+    norms), both fusions (a softmax) and DO-Merging of low-rank experts (a penalty of fixed weight) lack it.
     """
     vectors, base, _ = toy_vectors(torch.float64)
     moved = [{group: base[group] + 4 * vectors[group][task] for group in vectors} for task in range(TASKS)]
@@ -194,7 +197,9 @@ def test_a_merge_grows_with_its_task_vectors(name: str):
     ("name", "settings"),
     [
         ("average", {}), ("individual", {}), ("nan", {}), ("nan_weights", {}), ("task_arithmetic", {"scale": 1.0}),
-        ("dare", {"scale": 1.0, "drop": 0.0}), ("dare_ties", {"scale": 1.0, "drop": 0.0, "keep": 1.0}),
+        ("do_merging", {}), ("rkl_fusion", {"scale": 1.0, "drop": 0.0}), ("dc_merge", {"keep": 1.0}),
+        ("feature_ensemble", {}), ("logit_ensemble", {}), ("dare", {"scale": 1.0, "drop": 0.0}),
+        ("dare_ties", {"scale": 1.0, "drop": 0.0, "keep": 1.0}),
         ("consensus", {"scale": 1.0, "min_tasks": 1}), ("tsv_m", {}), ("opcm", {}),
         ("do_merging_lora", {"rank": 1000, "steps": 0}), ("knots", {"keep": 1.0, "scale": 1.0}),
         ("core_space", {"rank": 1000, "scale": 1.0}), ("factor_average", {"rank": 1000}),

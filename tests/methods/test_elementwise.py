@@ -17,7 +17,7 @@ from pipeline import methods
 from pipeline.merges import storage
 from pipeline.merges.serving import masks
 from pipeline.merges.solution import Solution
-from pipeline.methods import consensus, dare, dare_ties, emr, nan, nan_weights, pcb, ties
+from pipeline.methods import arcee_fusion, consensus, dare, dare_ties, emr, nan, nan_weights, pcb, rkl_fusion, ties
 from pipeline.models.sampling import generator
 from pipeline.models.suite import SuiteFolder
 from pipeline.models.task_vectors import TaskVectors
@@ -381,3 +381,60 @@ def test_lowest_of_top_is_numpys_order_statistic(values: np.ndarray, share: floa
     tensor = torch.from_numpy(values).to(dtype)
     expected = np.sort(tensor.numpy())[len(values) - math.ceil(share * len(values))]
     assert float(lowest_of_top(tensor, share)) == expected
+
+
+# Arcee Fusion, RKL-sparse fusion
+
+
+def row_divergence(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return KL(first || second) of the softmax of every row, [..., 1]."""
+    p, q = (np.exp(rows) / np.exp(rows).sum(-1, keepdims=True) + 1e-8 for rows in (first, second))
+    return (p * np.log(p / q)).sum(-1, keepdims=True)
+
+
+def fused(rows: np.ndarray, keep, reverse: bool, scale: float) -> np.ndarray:
+    """Sum the entries that `keep(importance)` selects, tensor by tensor, over the tasks."""
+    vectors, parts = vectors_of(rows), []
+    for name in SHAPES:
+        base, total = vectors.base(name).numpy(), 0.0
+        for tau in vectors[name].numpy():
+            pair = (base, base + tau) if reverse else (base + tau, base)
+            total = total + tau * keep(np.abs(tau) * row_divergence(*pair))
+        parts.append(scale * total.ravel())
+    return np.concatenate(parts)
+
+
+def beyond_quartiles(importance: np.ndarray) -> np.ndarray:
+    """Return what is at least the median plus 1.5 times the range between the quartiles, each an entry."""
+    first, median, third = np.sort(importance.ravel())[[int(q * (importance.size - 1)) for q in (0.25, 0.5, 0.75)]]
+    return importance >= median + 1.5 * (third - first)
+
+
+def test_arcee_fusion_adds_what_is_far_above_the_median():
+    rows = 0.1 * random_rows()
+    delta = flat(arcee_fusion.merge(vectors_of(rows), arcee_fusion.Params(scale=0.7)))
+    np.testing.assert_allclose(delta, fused(rows, beyond_quartiles, False, 0.7), rtol=0, atol=1e-14)
+    kept = np.mean(arcee_fusion.select_important(torch.zeros(400, 300), 0.04 * torch.randn(400, 300)).numpy())
+    assert 0.03 < kept < 0.1
+
+
+@pytest.mark.parametrize("drop", [0.5, 0.9])
+def test_rkl_fusion_adds_the_most_important_share(drop: float):
+    rows = 0.1 * random_rows()
+    delta = flat(rkl_fusion.merge(vectors_of(rows), rkl_fusion.Params(drop=drop, scale=0.7)))
+
+    def keep(importance: np.ndarray) -> np.ndarray:
+        return importance >= np.sort(importance.ravel())[int(drop * importance.size)]
+
+    np.testing.assert_allclose(delta, fused(rows, keep, True, 0.7), rtol=0, atol=1e-14)
+    alone = flat(rkl_fusion.merge(vectors_of(rows[:1]), rkl_fusion.Params(drop=drop)))
+    assert (alone != 0).sum() == sum(size - int(drop * size) for size in map(math.prod, SHAPES.values()))
+
+
+def test_one_expert_that_moves_by_a_constant_is_unimportant():
+    """A softmax ignores a constant added to a row: the entries of such a row are dropped."""
+    tau = torch.randn(20, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    tau[7] = 5.0
+    kept = arcee_fusion.select_important(torch.zeros(20, 30, dtype=torch.float64), tau)
+    assert kept.any()
+    assert not kept[7].any()

@@ -11,7 +11,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from pipeline.methods import iso_c, iso_cts, opcm, tsv_m, wudi
+from pipeline.methods import ace, dc_merge, do_merging, iso_c, iso_cts, opcm, tsv_m, wudi
 from pipeline.models.task_vectors import TaskVectors
 from pipeline.models.weights import Weights
 from pipeline.runtime.errors import BenchmarkError
@@ -34,6 +34,9 @@ MERGES: dict[str, Callable[[TaskVectors], Weights]] = {
     "iso_cts": lambda vectors: iso_cts.merge(vectors, iso_cts.Params(common=0.5)),
     "wudi": lambda vectors: wudi.merge(vectors, wudi.Params(lr=1e-3, steps=20)),
     "wudi closed": lambda vectors: wudi.merge(vectors, wudi.Params(solver="closed")),
+    "ace": lambda vectors: ace.merge(vectors, ace.Params()),
+    "dc_merge": lambda vectors: dc_merge.merge(vectors, dc_merge.Params(keep=0.2)),
+    "do_merging": lambda vectors: do_merging.merge(vectors, do_merging.Params()),
     "opcm": lambda vectors: opcm.merge(vectors, opcm.Params(), seed=0),
 }
 
@@ -170,14 +173,14 @@ def test_a_float32_merge_is_close_to_the_float64_merge(name: str):
         assert exact[key].any() or name.startswith("wudi")
 
 
-@pytest.mark.parametrize("name", [name for name in MERGES if name != "wudi"])
+@pytest.mark.parametrize("name", [name for name in MERGES if name not in ("wudi", "ace")])
 def test_a_merge_is_positively_homogeneous(name: str):
     plain, scaled = (MERGES[name](task_vectors(experts(3, factor))) for factor in (1.0, 2.5))
     for key in SHAPES:
         close(scaled[key], 2.5 * plain[key])
 
 
-@pytest.mark.parametrize("name", [name for name in MERGES if not name.startswith("iso")])
+@pytest.mark.parametrize("name", [name for name in MERGES if not name.startswith(("iso", "ace"))])
 def test_one_task_is_its_expert(name: str):
     (only,) = experts(1)
     delta = MERGES[name](task_vectors([only]))
@@ -189,12 +192,12 @@ def test_one_task_is_its_expert(name: str):
 def test_tensors_other_than_matrices_get_the_scaled_mean(name: str):
     models = experts(3)
     delta = MERGES[name](task_vectors(models))
-    scale = {"tsv_m": 1.0, "iso_c": 1.5, "iso_cts": 1.5}[name]
+    scale = 1.5 if name.startswith("iso") else 1.0
     for key in OTHERS:
         close(delta[key], scale * sum(expert[key] for expert in models) / 3, 1e-14)
 
 
-@pytest.mark.parametrize("module", [tsv_m, iso_c, iso_cts, wudi])
+@pytest.mark.parametrize("module", [tsv_m, iso_c, iso_cts, wudi, ace, dc_merge, do_merging])
 def test_scale_multiplies_the_whole_delta(module: object):
     vectors = task_vectors(experts(3))
     plain, scaled = (module.merge(vectors, module.Params(scale=scale)) for scale in (1.0, 0.25))
@@ -469,3 +472,138 @@ def test_opcm_has_the_mean_norm_of_the_task_vectors():
     delta = opcm.merge(task_vectors(models), opcm.Params(), seed=1)
     sizes = [np.sqrt(sum(float(tensor.square().sum()) for tensor in weights.values())) for weights in (delta, *models)]
     assert sizes[0] == pytest.approx(np.mean(sizes[1:]), abs=1e-12)
+
+
+# DO-Merging
+
+
+def test_do_merging_merges_sizes_and_directions_of_columns():
+    stacked = gaussian(3, 5, 4)
+    stacked[1, :, 2] = 0
+    expected = np.zeros((5, 4))
+    for column in range(4):
+        columns = stacked[:, :, column].numpy()
+        sizes = [np.linalg.norm(entries) for entries in columns]
+        directions = [entries / size if size else entries for entries, size in zip(columns, sizes, strict=True)]
+        expected[:, column] = sum(sizes) * sum(directions) / 9
+    close(do_merging.merge_columns(stacked), expected, 1e-13)
+
+
+def test_do_merging_of_equal_experts_is_that_expert_and_ignores_who_is_long():
+    expert = gaussian(5, 4)
+    close(do_merging.merge_columns(expert.expand(3, 5, 4)), expert, 1e-13)
+    stacked = gaussian(3, 5, 4)
+    longer = stacked * torch.tensor([1.0, 7.0, 1.0], dtype=torch.float64)[:, None, None]
+    directions = [merged / merged.norm(dim=0) for merged in map(do_merging.merge_columns, (stacked, longer))]
+    close(*directions, 1e-13)
+
+
+# DC-Merge
+
+
+def dc_oracle(stacked: np.ndarray, keep: float) -> np.ndarray:
+    """Compute DC-Merge of one matrix with full bases and an explicit mask."""
+    tasks, rank = len(stacked), min(stacked.shape[1:]) // len(stacked)
+    factors = [np.linalg.svd(matrix, full_matrices=False) for matrix in stacked]
+    left = scipy.linalg.polar(np.hstack([u[:, :rank] for u, _, _ in factors]))[0]
+    right = scipy.linalg.polar(np.hstack([vh[:rank].T for _, _, vh in factors]))[0]
+    cores = []
+    for u, s, vh in factors:
+        core = left.T @ (u[:, :rank] * s[:rank]) @ vh[:rank] @ right
+        threshold = np.sort(np.abs(core).ravel())[-max(1, int(keep * core.size))]
+        cores.append(core * (np.abs(core) >= threshold))
+    merged = np.zeros_like(cores[0])
+    for row, column in np.ndindex(merged.shape):
+        entries = [core[row, column] for core in cores]
+        agreeing = [entry for entry in entries if entry * sum(entries) > 0]
+        if agreeing and row // rank == column // rank:
+            merged[row, column] = np.mean(agreeing)
+    assert merged.shape == (tasks * rank, tasks * rank)
+    return left @ merged @ right.T
+
+
+@pytest.mark.parametrize("shape", [(13, 6), (6, 13), (7, 7)])
+@pytest.mark.parametrize("keep", [0.001, 0.2, 1.0])
+def test_dc_merge_is_that_of_an_entry_by_entry_oracle(shape: tuple[int, int], keep: float):
+    stacked = gaussian(3, *shape)
+    close(dc_merge.merge_in_cover(stacked, keep), dc_oracle(stacked.numpy(), keep), 1e-12)
+
+
+def test_dc_merge_of_tasks_in_orthogonal_spaces_adds_what_is_kept_of_them():
+    stacked = torch.zeros(2, 8, 8, dtype=torch.float64)
+    stacked[0, :4, :4], stacked[1, 4:, 4:] = gaussian(4, 4), gaussian(4, 4, seed=1)
+    close(dc_merge.merge_in_cover(stacked, 1.0), stacked.sum(0), 1e-12)
+    values = torch.linalg.svdvals(stacked[0])
+    close(torch.linalg.svdvals(dc_merge.merge_in_cover(stacked[:1], 1e-9)), values * (values == values[0]), 1e-12)
+
+
+def test_dc_merge_of_too_many_tasks_is_refused():
+    with pytest.raises(BenchmarkError, match=r"none for T = 5 on a matrix of shape \[4, 9\]; merge at most 4 tasks"):
+        dc_merge.merge_in_cover(gaussian(5, 4, 9), 0.1)
+
+
+# ACE-Merging
+
+
+def ace_oracle(stacked: np.ndarray, eps: float, share: float) -> tuple[np.ndarray, bool]:
+    """Compute ACE-Merging of one matrix with an explicit inverse; also return whether it counts as heterogeneous."""
+    tasks, _, width = stacked.shape
+    sizes = np.array([(matrix**2).sum() for matrix in stacked])
+    logarithms = np.log(sizes + 1e-12)
+    varied = np.var(logarithms, ddof=1) / (np.mean(logarithms) ** 2 + 1e-12) > 0.3
+    centred = [matrix - matrix.mean(0) for matrix in stacked]
+    covariances, ridges = [], []
+    for matrix in centred:
+        raw = matrix.T @ matrix
+        trace = np.trace(raw) + 1e-12 if varied else 1.0
+        covariances.append(raw / trace)
+        ridges.append(eps / trace)
+    ridged = [covariance + ridge * np.eye(width) for covariance, ridge in zip(covariances, ridges, strict=True)]
+    shift = sum(covariances).mean(0, keepdims=True) / (sizes.mean() + 1e-12 if varied else 1.0)
+    merged = sum(map(np.matmul, centred, ridged)) @ np.linalg.inv(sum(ridged) + shift)
+    if varied:
+        rest = sum(matrix @ (c - sum(ridged) / tasks) for matrix, c in zip(stacked, covariances, strict=True))
+        u, s, vh = np.linalg.svd(rest + merged, full_matrices=False)
+        leading = int(share * len(s))
+        merged = merged + s[:leading].mean() * u[:, :leading] @ vh[:leading]
+    return merged, bool(varied)
+
+
+@pytest.mark.parametrize("shape", [(13, 6), (6, 13)])
+@pytest.mark.parametrize(("lengths", "varied"), [((1.0, 1.0, 1.0), False), ((0.03, 0.1, 0.5), True)])
+def test_ace_is_that_of_an_oracle_with_an_inverse(shape: tuple[int, int], lengths: tuple[float, ...], varied: bool):
+    stacked = gaussian(3, *shape) * torch.tensor(lengths, dtype=torch.float64)[:, None, None]
+    expected, heterogeneous = ace_oracle(stacked.numpy(), 0.01, 0.5)
+    assert heterogeneous == varied == ace.is_heterogeneous(stacked)
+    close(ace.merge_covariances(stacked, 0.01, 0.5), expected, 1e-9)
+
+
+def test_whether_ace_sees_different_norms_depends_on_the_unit():
+    stacked = gaussian(3, 6, 5) * torch.tensor([0.1, 0.2, 0.4], dtype=torch.float64)[:, None, None]
+    assert {ace.is_heterogeneous(factor * stacked) for factor in (1e-6, 1.0, 1e6)} == {False, True}
+
+
+def test_ace_with_an_expert_that_left_a_matrix_alone_explodes():
+    """As its released code does, which divides by a trace of 1e-12."""
+    stacked = gaussian(3, 6, 5)
+    stacked[1] = 0
+    assert ace.is_heterogeneous(stacked)
+    assert ace.merge_covariances(stacked, 0.01, 0.0).norm() < 1e-6
+    assert ace.merge_covariances(stacked, 0.01, 0.3).norm() > 1e9
+
+
+def test_ace_with_a_large_ridge_is_the_mean_of_centred_task_vectors():
+    stacked = gaussian(3, 9, 5)
+    centred = stacked - stacked.mean(1, keepdim=True)
+    close(ace.merge_covariances(stacked, 1e9, 0.3), centred.mean(0), 1e-6)
+
+
+def test_ace_loses_what_is_the_same_in_all_rows():
+    row = gaussian(3, 1, 5)
+    close(ace.merge_covariances(row.expand(3, 9, 5), 0.01, 0.0), torch.zeros(9, 5, dtype=torch.float64), 1e-10)
+
+
+def test_ace_with_a_share_of_no_triplet_adds_none():
+    stacked = gaussian(3, 6, 5) * torch.tensor([0.03, 0.1, 0.5], dtype=torch.float64)[:, None, None]
+    assert ace.is_heterogeneous(stacked)
+    assert torch.equal(ace.merge_covariances(stacked, 0.01, 0.1), ace.merge_covariances(stacked, 0.01, 0.0))

@@ -15,8 +15,8 @@ import torch
 from pipeline import methods
 from pipeline.diagnostics import prediction
 from pipeline.merges import answers
-from pipeline.report.collect import collect
-from pipeline.report.evidence import choose_methods, load, merge_parameters
+from pipeline.report.collect import collect, list_references
+from pipeline.report.evidence import choose_methods, load, merge_parameters, merge_records
 from pipeline.report.render import report as rendered
 from pipeline.report.view import Look
 from pipeline.report.views import previews
@@ -34,6 +34,7 @@ SEEDS = [0, 1]
 METHODS = {
     "merge": ["zeroshot", "individual", "average"],
     "calibrate": ["distillation"],
+    "svc": [],
     "rescale": ["average", "distillation"],
     "surgery": ["samerging"],
 }
@@ -503,3 +504,13 @@ def test_rendering_needs_no_torch():
     script = "import sys; from pipeline.report import render, views; views.load_views(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_svc_has_a_row_below_the_data_free_methods():
+    chosen = choose_methods({**METHODS, "merge": ["zeroshot", "nan", "ties"], "svc": ["nan", "ties"]})
+    assert chosen.names[:5] == ("zeroshot", "nan", "ties", "nan-svc", "ties-svc")
+    assert chosen.sections(())["Data-free"] == ["nan", "ties", "nan-svc", "ties-svc"]
+    references = list_references(chosen)
+    assert [references[name].title for name in ("nan-svc", "ties-svc")] == ["NAN + SVC †", "TIES + SVC"]
+    assert references["nan-svc"].unverified == references["nan"].unverified
+    assert ("ties-svc", "svc-mini-x-ties") in merge_records("mini-x", chosen)

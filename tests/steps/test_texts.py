@@ -74,7 +74,7 @@ def test_a_calibrated_merge_is_scored_rescaled_and_corrected(
     assert merges.solutions[0].extras.tensors["dogs/up"].shape == (16, 2)
 
 
-@pytest.mark.parametrize("name", ["average", "emr", "smile"])
+@pytest.mark.parametrize("name", ["average", "emr", "smile", "feature_ensemble", "logit_ensemble"])
 def test_a_data_free_merge_is_scored(text_suite: Path, tmp_path: Path, name: str):
     toy.data_free(name, SuiteFolder(text_suite), tmp_path)
     answers = predict_seed(text_suite, tmp_path, 0, "test")

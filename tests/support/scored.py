@@ -21,6 +21,7 @@ DATA_FREE = {
     "individual": {},
     "emr": {},
     "smile": {"merge.smile": {"rank": 32}},
+    "feature_ensemble": {},
     "rmm": {"merge.rmm": {"rank": 16}},
 }
 """Methods without examples and parameters that their run records have."""

@@ -5,6 +5,7 @@
     routed      per matrix low-rank experts of all tasks, of which a router picks one for every token
     factors     per task low-rank factors of every matrix, from a mean and a basis that all tasks share
     heads       classification heads that replace the zero-shot ones
+    ensemble    further encoders, whose features are averaged
 
 Every kind has `serve(served, base, tensors)`, which yields the models to evaluate, one at a time, from the merged
 model, theta_0 and the tensors of the extras. Evaluation knows `Served`, but no kind and no method.

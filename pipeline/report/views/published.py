@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.report.evidence import Evidence, format_csv, surgery_name
+from pipeline.report.evidence import Evidence, format_csv, surgery_name, svc_name
 from pipeline.report.tables import Table, format_number, text_table
 from pipeline.report.view import Look, Sheet, View
 from pipeline.runtime.errors import BenchmarkError
@@ -57,7 +57,9 @@ def _compared(evidence: Evidence) -> pd.DataFrame:
 def describe_methods(evidence: Evidence) -> dict[str, dict[str, str]]:
     """Return {method: its name, parameters and protocol}, in the order of the tables."""
     params, chosen = evidence.parameters, evidence.chosen
-    protocols = dict.fromkeys(chosen.data_free, "data-free") | dict.fromkeys((FLOOR, CEILING), "not merged")
+    protocols = dict.fromkeys((*chosen.data_free, *map(svc_name, chosen.svc)), "data-free") | dict.fromkeys(
+        (FLOOR, CEILING), "not merged"
+    )
     for name in (*chosen.calibrated, *map(surgery_name, chosen.operated)):
         protocols[name] = evidence.protocol.sees(evidence.samples[name])
     descriptions = {}
