@@ -97,7 +97,8 @@ def measure_theory(
     settings: {method: how it merges}, calibrated on `samples` examples per task; teachers: the experts' logits on
     `params.split`, whose examples the bounds are calibrated on.
     """
-    memory = max(require_memory(setting, samples) for setting in settings.values())
+    most = max(samples, *params.samples)
+    memory = max(require_memory(setting, most) for setting in settings.values())
     pieces = [(setting, samples, temperature, params) for setting in settings.values()]
     merges = dict(zip(settings, work.run(measure_merge, pieces, "theory: merges", memory), strict=True))
     bounded = {name: replace(settings[name], teachers=teachers, split=params.split) for name in BOUNDED}

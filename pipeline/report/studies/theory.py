@@ -77,7 +77,8 @@ def view(rows: Rows, context: Context) -> View:
                 _draw(chain, linear, context),
                 f"Suite {context.suite}. Left: the terms of the chain, from the risk above the experts' to its last "
                 f"bound, on {held}; means over {count(len(context.tasks), 'task')}. Right: what a "
-                f"first-order expansion misses of the change of the logits, against the share of the merged delta. One seed; intervals are in the text.",
+                f"first-order expansion misses of the change of the logits, against the share of the merged delta. "
+                f"One seed; intervals are in the text.",
             )
         },
     )
@@ -249,7 +250,7 @@ def _describe_experts(transfer: pd.DataFrame, correlations: pd.DataFrame, contex
 
 def _tabulate_chain(chain: pd.DataFrame, slopes: pd.DataFrame, context: Context) -> pd.DataFrame:
     means = chain.groupby("method", sort=False)[[*TERMS, "error", "entropy"]].mean()
-    gradients = slopes.groupby("method").slope.mean()
+    gradients = slopes.groupby("method").slope.mean().to_dict()
     return pd.DataFrame(
         {"Method": context.titles[str(name)]}
         | {title: f"{row[term]:.{DECIMALS}f}" for term, title in {**TERMS, "difference": "Risk"}.items()}
@@ -257,7 +258,7 @@ def _tabulate_chain(chain: pd.DataFrame, slopes: pd.DataFrame, context: Context)
             "Times": f"{row['bound'] / row['difference']:.1f}" if row["difference"] > 0 else "",
             "Error, %": f"{row['error']:.{context.decimals}f}",
             "Entropy": f"{row['entropy']:.{DECIMALS}f}",
-            "Gradient": f"{gradients[name]:.2f}",
+            "Gradient": f"{gradients[str(name)]:.2f}",
         }
         for name, row in means.iterrows()
     )
