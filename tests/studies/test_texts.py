@@ -49,7 +49,7 @@ def test_a_landscape_of_texts_is_finite_and_starts_at_the_loss(setting: Setting,
 
 def test_theory_on_texts_is_finite_and_linear_close_to_the_start(setting: Setting):
     few = theory.Params(
-        seed=0, images=3, shares=[1e-3, 1.0], split="test", samples=[2], prior=0.3, scales=[0.2], draws=2, batch=1,
+        seed=0, images=3, shares=[1e-3, 1.0], samples=[2], prior=0.3, scales=[0.2], draws=2, batch=1,
         transfer_images=3, subsets=0,
     )  # fmt: skip
     rows = theory.measure_merge(setting, 5, 2.0, few)

@@ -59,7 +59,7 @@ def view(rows: Rows, context: Context) -> View:
             "bounds": Frame(
                 _tabulate_bounds(bounds, context),
                 f"Total variation distance from the experts of merges with drawn coefficients, mean over examples; the "
-                f"bound holds with probability {1 - RISK:g} for images as those of the {settings['split']} split, of "
+                f"bound holds with probability {1 - RISK:g} for images as those of the test split, of "
                 f"which k per task (n in all) were drawn. It is one bound of the mean over all n images: they are "
                 f"independent draws from several tasks, and the divergence is paid for once. Prior and posterior have "
                 f"the standard deviation s, of which the best of {len(settings['scales'])} is shown and paid for. "
@@ -177,10 +177,9 @@ def _judged(difference: PairedDifference, decimals: int) -> str:
 
 
 def _describe_bounds(bounds: pd.DataFrame, context: Context) -> Iterator[str]:
-    split = context.params["study.theory"]["split"]
     for method, part in bounds.groupby("method", sort=False):
         cases = [
-            f"k = {case.k:,}: {case.expected:.{DECIMALS}f} (measured {case.whole:.{DECIMALS}f} on the whole {split} "
+            f"k = {case.k:,}: {case.expected:.{DECIMALS}f} (measured {case.whole:.{DECIMALS}f} on the whole test "
             f"split, {case.held:.{DECIMALS}f} on validation)"
             for case in part.itertuples()
         ]
