@@ -322,7 +322,7 @@ RERUNS: dict[str, frozenset[str]] = (
             "sensitivity": ("seeds", "rho", "temperature", "initial_coefficient", "lr", "steps", "scale"),
             "tasks": ("sizes", "subsets", "left_out", "seed", "seeds"),
             "theory": (
-                *("seed", "images", "shares", "split", "samples", "prior", "scales", "draws", "batch"),
+                *("seed", "images", "shares", "samples", "prior", "scales", "draws", "batch"),
                 *("transfer_images", "subsets"),
             ),
         }.items()

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import brentq
+from scipy.optimize import root_scalar
 from scipy.special import rel_entr
 from scipy.stats import spearmanr
 
@@ -278,7 +278,7 @@ def _state_theory(tables: Tables, titles: Mapping[str, str], suite: AuditedSuite
         certain = f"{1 - CHANCE:g}"
         sentences.append([titles[name], certain, stated, len(cases), useful, "below 1", better, "n = 1 seed"])
     missed = {
-        share: tabulate(part.assign(missed=part["residual"] / part["change"]), "method", "task", "missed")
+        float(str(share)): tabulate(part.assign(missed=part["residual"] / part["change"]), "method", "task", "missed")
         for share, part in linear.groupby("share", sort=False)
     }
     expansions = [["Method", *(f"s = {share:g}" for share in missed)]]
@@ -325,8 +325,9 @@ def _best_bounds(rows: pd.DataFrame) -> dict[str, list[list[float]]]:
     cases: dict[str, list[list[float]]] = {}
     scales = rows["scale"].nunique()
     for (method, k), part in rows.groupby(["method", "k"], sort=False):
-        candidates = []
-        for scale, losses in part.groupby("scale", sort=False):
+        candidates: list[list[float]] = []
+        for name, losses in part.groupby("scale", sort=False):
+            scale = float(str(name))
             n, [distance, draws] = losses["samples"].sum(), losses[["distance", "draws"]].iloc[0]
             drawn, *others = (
                 np.average(losses[name], weights=losses["samples"]) for name in ("drawn", "whole", "held", "prior")
@@ -334,7 +335,7 @@ def _best_bounds(rows: pd.DataFrame) -> dict[str, list[list[float]]]:
             divergence, certain = distance / 2 / scale**2, np.log(2 * scales / CHANCE)
             limit = _largest(drawn, certain / draws)
             bound = _largest(limit, (divergence + np.log(2) + np.log(n) / 2 + certain) / n)
-            candidates.append([k, n, scale, divergence, drawn, limit, bound, *others])
+            candidates.append([float(str(k)), n, scale, divergence, drawn, limit, bound, *others])
         cases.setdefault(str(method), []).append(min(candidates, key=lambda case: case[6]))
     return cases
 
@@ -346,7 +347,7 @@ def _largest(share: float, budget: float) -> float:
         return float(rel_entr(share, q) + rel_entr(1 - share, 1 - q) - budget)
 
     top = 1 - 1e-15
-    return top if excess(top) <= 0 else brentq(excess, share, top, xtol=1e-13)
+    return top if excess(top) <= 0 else float(root_scalar(excess, bracket=(share, top), xtol=1e-13).root)
 
 
 STUDIES: Mapping[str, tuple[str, Sequence[str], Callable[[Tables, Mapping[str, str], AuditedSuite], Stated]]] = {

@@ -18,7 +18,7 @@ depend on them. `pipeline.statistics.pac_bayes` turns the rows into bounds.
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, cast
 
 import numpy as np
 import torch
@@ -48,6 +48,8 @@ from pipeline.steps.teach import compute_teacher_logits
 from pipeline.studies._theory import Forward, expand_logits, measure_chain, measure_slope, total_variation
 
 HELD_OUT = "validation"
+UNSEEN = "test"
+"""Where the examples of the bounds come from: no expert was trained on it, and nothing else here is measured on it."""
 BOUNDED = ("task_arithmetic", "distillation", "samerging")
 """Methods whose coefficients are the mean of a posterior."""
 POOLS = ("drawn", "whole", "held")
@@ -72,8 +74,6 @@ class Params(Parameters):
     """Validation examples per task of expansions and slopes."""
     shares: Annotated[list[Positive], Field(min_length=1)]
     """Shares of the merged delta at which the logits are expanded."""
-    split: Literal["validation", "test"]
-    """Where the examples of the bounds come from; no expert was trained on it."""
     samples: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
     """Unlabelled examples per task of the bounds; a task with fewer uses all it has."""
     prior: float = Field(ge=-2, le=2)
@@ -95,12 +95,13 @@ def measure_theory(
     """Return {name of the table: (its columns, its rows)}.
 
     settings: {method: how it merges}, calibrated on `samples` examples per task; teachers: the experts' logits on
-    `params.split`, whose examples the bounds are calibrated on.
+    UNSEEN, whose examples the bounds are calibrated on.
     """
-    memory = max(require_memory(setting, samples) for setting in settings.values())
+    most = max(samples, *params.samples)
+    memory = max(require_memory(setting, most) for setting in settings.values())
     pieces = [(setting, samples, temperature, params) for setting in settings.values()]
     merges = dict(zip(settings, work.run(measure_merge, pieces, "theory: merges", memory), strict=True))
-    bounded = {name: replace(settings[name], teachers=teachers, split=params.split) for name in BOUNDED}
+    bounded = {name: replace(settings[name], teachers=teachers, split=UNSEEN) for name in BOUNDED}
     grid = [(name, k) for name in BOUNDED for k in params.samples]
     pieces = [(bounded[name], k, params) for name, k in grid]
     risks = work.run(sample_risks, pieces, "theory: bounds", memory)

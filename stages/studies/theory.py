@@ -5,7 +5,7 @@ from pipeline.runtime import store
 from pipeline.runtime.stage import Job, Stage
 from pipeline.steps.calibrate import Setting
 from pipeline.studies._teachers import write_teachers
-from pipeline.studies.theory import measure_theory
+from pipeline.studies.theory import UNSEEN, measure_theory
 
 FREE = tuple(f"merge.{name}" for name in ("average", "task_arithmetic", "ties", "tsv_m"))
 BASELINES = tuple(f"calibrate.{name}" for name in ("adamerging", "distillation"))
@@ -30,7 +30,7 @@ def run(job: Job) -> None:
     settings = {name: Setting(suite, teachers, name, own, schedule, split, precision) for name, own in methods.items()}
     study, samples, temperature = (job.params[key] for key in ("study.theory", "samples_per_task", "temperature"))
     scratch = job.outputs[0].parent  # removed when the stage ends
-    unseen = write_teachers(suite, study.split, scratch, job.work)
+    unseen = write_teachers(suite, UNSEEN, scratch, job.work)
     tables = measure_theory(settings, unseen, temperature, samples, study, job.work)
     for name, (columns, rows) in tables.items():
         store.write_csv(job.outputs[0] / f"{name}.csv", columns, rows)

@@ -14,7 +14,7 @@ from pipeline.runtime.schema import Schedule
 from pipeline.steps.calibrate import Setting, calibrate
 from pipeline.steps.teach import compute_teacher_logits
 from pipeline.studies import _landscape as landscape
-from pipeline.studies import flatness
+from pipeline.studies import flatness, theory
 from pipeline.studies._trials import score_trial
 from tests.support import toy
 
@@ -45,6 +45,23 @@ def test_a_landscape_of_texts_is_finite_and_starts_at_the_loss(setting: Setting,
     spectrum = landscape.estimate_spectrum(place, end, 0.1, 2)
     assert all(math.isfinite(value) for values in spectrum.values() for value in values)
     assert sum(spectrum["eigenvalue"]) != 0
+
+
+def test_theory_on_texts_is_finite_and_linear_close_to_the_start(setting: Setting):
+    few = theory.Params(
+        seed=0, images=3, shares=[1e-3, 1.0], samples=[2], prior=0.3, scales=[0.2], draws=2, batch=1,
+        transfer_images=3, subsets=0,
+    )  # fmt: skip
+    rows = theory.measure_merge(setting, 5, 2.0, few)
+    near, far = (
+        [float(residual) / float(change) for at, _, residual, change in rows["expansions"] if at == share]
+        for share in few.shares
+    )
+    assert len(near) == len(far) == 3
+    assert max(near) < 0.1
+    assert all(float(slope) > 0 for *_, slope in rows["slopes"])
+    losses = [[float(value) for value in row[5:]] for row in theory.sample_risks(setting, 2, few)]
+    assert all(0 <= value <= 1 for row in losses for value in row)
 
 
 def test_trials_and_variants_of_texts_are_scored(setting: Setting):

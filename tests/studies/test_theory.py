@@ -33,7 +33,7 @@ from tests.support import toy
 METHODS = ("average", "task_arithmetic", "ties", "tsv_m", "adamerging", "distillation", "samerging")
 FREE = METHODS[:4]
 PARAMS = theory.Params(
-    seed=0, images=4, shares=[0.1, 1.0], split="test", samples=[1, 9], prior=0.3, scales=[1e-9, 0.2], draws=3, batch=2,
+    seed=0, images=4, shares=[0.1, 1.0], samples=[1, 9], prior=0.3, scales=[1e-9, 0.2], draws=3, batch=2,
     transfer_images=5, subsets=3,
 )  # fmt: skip
 

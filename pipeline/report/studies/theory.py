@@ -59,7 +59,7 @@ def view(rows: Rows, context: Context) -> View:
             "bounds": Frame(
                 _tabulate_bounds(bounds, context),
                 f"Total variation distance from the experts of merges with drawn coefficients, mean over examples; the "
-                f"bound holds with probability {1 - RISK:g} for images as those of the {settings['split']} split, of "
+                f"bound holds with probability {1 - RISK:g} for images as those of the test split, of "
                 f"which k per task (n in all) were drawn. It is one bound of the mean over all n images: they are "
                 f"independent draws from several tasks, and the divergence is paid for once. Prior and posterior have "
                 f"the standard deviation s, of which the best of {len(settings['scales'])} is shown and paid for. "
@@ -76,9 +76,9 @@ def view(rows: Rows, context: Context) -> View:
             "theory": Drawing(
                 _draw(chain, linear, context),
                 f"Suite {context.suite}. Left: the terms of the chain, from the risk above the experts' to its last "
-                f"bound, on {held}; means over {count(len(context.tasks), 'task')}. Right: what a first-order "
-                "expansion misses of the change of the logits, against the share of the merged delta. One seed; "
-                "intervals are in the text.",
+                f"bound, on {held}; means over {count(len(context.tasks), 'task')}. Right: what a "
+                f"first-order expansion misses of the change of the logits, against the share of the merged delta. "
+                f"One seed; intervals are in the text.",
             )
         },
     )
@@ -177,10 +177,9 @@ def _judged(difference: PairedDifference, decimals: int) -> str:
 
 
 def _describe_bounds(bounds: pd.DataFrame, context: Context) -> Iterator[str]:
-    split = context.params["study.theory"]["split"]
     for method, part in bounds.groupby("method", sort=False):
         cases = [
-            f"k = {case.k:,}: {case.expected:.{DECIMALS}f} (measured {case.whole:.{DECIMALS}f} on the whole {split} "
+            f"k = {case.k:,}: {case.expected:.{DECIMALS}f} (measured {case.whole:.{DECIMALS}f} on the whole test "
             f"split, {case.held:.{DECIMALS}f} on validation)"
             for case in part.itertuples()
         ]
@@ -250,7 +249,7 @@ def _describe_experts(transfer: pd.DataFrame, correlations: pd.DataFrame, contex
 
 def _tabulate_chain(chain: pd.DataFrame, slopes: pd.DataFrame, context: Context) -> pd.DataFrame:
     means = chain.groupby("method", sort=False)[[*TERMS, "error", "entropy"]].mean()
-    gradients = slopes.groupby("method").slope.mean()
+    gradients = slopes.groupby("method").slope.mean().to_dict()
     return pd.DataFrame(
         {"Method": context.titles[str(name)]}
         | {title: f"{row[term]:.{DECIMALS}f}" for term, title in {**TERMS, "difference": "Risk"}.items()}
@@ -258,7 +257,7 @@ def _tabulate_chain(chain: pd.DataFrame, slopes: pd.DataFrame, context: Context)
             "Times": f"{row['bound'] / row['difference']:.1f}" if row["difference"] > 0 else "",
             "Error, %": f"{row['error']:.{context.decimals}f}",
             "Entropy": f"{row['entropy']:.{DECIMALS}f}",
-            "Gradient": f"{gradients[name]:.2f}",
+            "Gradient": f"{gradients[str(name)]:.2f}",
         }
         for name, row in means.iterrows()
     )
