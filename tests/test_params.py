@@ -95,7 +95,10 @@ WRONG = {
     "no seeds": (changed("seeds", []), ["seeds = []", "at least 1 item"]),
     "no suites": (changed("suites", []), ["suites = []", "at least 1 item"]),
     "duplicate suites": (changed("suites", ["nano-3", "nano-3"]), ["suites", "values must differ"]),
-    "unknown suite": (changed("suites", ["mini-9"]), ["suites: 'mini-9'", "did you mean 'mini-8'?", "mini-8, mini-8-lora, nano-3"]),
+    "unknown suite": (
+        changed("suites", ["mini-9"]),
+        ["suites: 'mini-9'", "did you mean 'mini-8'?", "mini-8, mini-8-lora, nano-3"],
+    ),
     "unknown suite in schedule": (
         changed("schedule+nano3", CONTENT["schedule"]["nano-3"]),
         ["schedule.nano3", "did you mean 'nano-3'?"],

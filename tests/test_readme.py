@@ -33,7 +33,9 @@ def test_only_the_methods_are_listed_each_with_its_paper():
     listed = readme.methods()
     named = re.findall(r"^- \[.*\]\(\.\./pipeline/methods/(\w+)\.py\) \(`\1`\): .*\. \*.*\.\*", listed, re.MULTILINE)
     assert sorted(named) == sorted(path.stem for path in (readme.ROOT / "pipeline/methods").glob("[!_]*.py"))
-    doubted = [path for path in (readme.ROOT / "pipeline/methods").glob("*.py") if "\nUNVERIFIED = " in path.read_text()]
+    doubted = [
+        path for path in (readme.ROOT / "pipeline/methods").glob("*.py") if "\nUNVERIFIED = " in path.read_text()
+    ]
     assert listed.count("† Our reading: ") == len(doubted) > 0
 
 

@@ -13,11 +13,11 @@ needs low-rank factors and is left out: these are the other two steps on fully f
 """
 
 from pydantic import Field
-from torch import Tensor
 
 from pipeline.models.task_vectors import TaskVectors
 from pipeline.models.weights import Weights
 from pipeline.toolbox.conventions import Conventions, merge_by_matrix
+from pipeline.toolbox.norms import decouple_columns
 
 TITLE = "DO-Merging (no orth.)"
 PAPER = "Zheng et al., 2025, arXiv 2505.15875, without its first step"
@@ -35,10 +35,4 @@ class Params(Conventions):
 
 def merge(vectors: TaskVectors, params: Params) -> Weights:
     """Return the merged delta {name: tensor}."""
-    return merge_by_matrix(vectors, merge_columns, params.scale, params)
-
-
-def merge_columns(stacked: Tensor) -> Tensor:
-    """Return the mean size times the mean direction of every column: [m, n] from [T, m, n]."""
-    sizes = stacked.norm(dim=1, keepdim=True)
-    return sizes.mean(0) * (stacked / sizes.where(sizes > 0, 1)).mean(0)
+    return merge_by_matrix(vectors, decouple_columns, params.scale, params)

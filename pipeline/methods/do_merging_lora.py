@@ -24,6 +24,7 @@ from pipeline.models.weights import Weights
 from pipeline.runtime.schema import Parameters
 from pipeline.runtime.threads import map_tensors
 from pipeline.toolbox.factors import balance_factors
+from pipeline.toolbox.norms import decouple_columns
 from pipeline.toolbox.spectra import is_matrix
 
 TITLE = "DO-Merging (low rank)"
@@ -72,10 +73,3 @@ def overlap_gradient(columns: Tensor) -> Tensor:
     together = columns.transpose(0, 1).flatten(1)
     shared = (together @ (together.mT @ columns)) - columns @ (columns.mT @ columns)
     return 4 * shared
-
-
-def decouple_columns(matrices: Tensor) -> Tensor:
-    """Return the mean magnitude times the mean direction of every column of the matrices [T, m, n]: [m, n]."""
-    magnitudes = torch.linalg.vector_norm(matrices, dim=1, keepdim=True)
-    directions = matrices / torch.where(magnitudes > 0, magnitudes, 1)
-    return magnitudes.mean(0) * directions.mean(0)

@@ -18,6 +18,7 @@ from pipeline.models.weights import Weights
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.steps import merge as merge_step
 from pipeline.toolbox.factors import balance_factors
+from pipeline.toolbox.norms import decouple_columns
 
 BLOCK = "transformer.resblocks.0."
 SHAPES = {
@@ -289,18 +290,6 @@ def test_rmm_costs_what_its_formula_says(suite: SuiteFolder, tmp_path: Path):
 # DO-Merging
 
 
-def test_magnitudes_and_directions_of_columns_are_merged_apart():
-    matrices = gaussian(3, 5, 4, seed=8)
-    matrices[1, :, 2] = 0
-    expected = np.zeros((5, 4))
-    for column in range(4):
-        columns = matrices[:, :, column].numpy()
-        lengths = np.linalg.norm(columns, axis=1)
-        directions = [w / length if length else w for w, length in zip(columns, lengths, strict=True)]
-        expected[:, column] = lengths.mean() * np.mean(directions, axis=0)
-    close(do_merging_lora.decouple_columns(matrices), expected)
-
-
 def test_a_long_expert_does_not_drown_the_others():
     matrices = gaussian(4, 30, 20, seed=9)
     longer = matrices * torch.tensor([10.0, 1, 1, 1])[:, None, None]
@@ -309,8 +298,8 @@ def test_a_long_expert_does_not_drown_the_others():
         return float((merged * matrices[0]).sum() / merged.norm() / matrices[0].norm())
 
     assert cosine(longer.mean(0)) > 0.95
-    assert cosine(do_merging_lora.decouple_columns(longer)) < 0.6
-    merged, plain = (do_merging_lora.decouple_columns(part) for part in (longer, matrices))
+    assert cosine(decouple_columns(longer)) < 0.6
+    merged, plain = (decouple_columns(part) for part in (longer, matrices))
     ratio = merged / plain
     close(ratio, ratio[:1].expand_as(ratio))  # directions are the same, magnitudes of columns are not
 
