@@ -40,7 +40,7 @@ def test_only_the_methods_are_listed_each_with_its_paper():
 
 
 def test_orders_are_compared_by_kendalls_tau(tmp_path: Path):
-    """Three merges, whose order on the second suite has one pair reversed: tau = (2 - 1) / 3; floor and ceiling are out."""
+    """Three merges of which the second suite reverses one pair, tau = (2 - 1) / 3; floor and ceiling do not count."""
     right = {"first": {"a": 10, "b": 20, "c": 30, "zeroshot": 90}, "second": {"a": 20, "b": 10, "c": 40, "zeroshot": 0}}
     for suite, counts in right.items():
         rows = [f"{suite},{name},{task},,0,{hits},100" for name, hits in counts.items() for task in ("t", "u")]
