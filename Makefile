@@ -2,7 +2,7 @@
 # make try     the whole pipeline on the tiny suite nano-3, as an experiment; leaves the workspace alone
 # make compare print experiments: changed parameters and their headline numbers
 # make methods run every method, outside the workspace, into reports/methods
-# make lora    run every method on low-rank experts, mini-8-lora, outside the workspace, into reports/lora
+# make lora    run every merge on low-rank experts, mini-8-lora, outside the workspace, into reports/lora
 # make text    run the default methods but svc, rescale and surgery on text-5, outside the workspace, into reports/text
 # make studies run the studies too: ablation, data efficiency, sensitivity, landscape, robustness, ...
 # make check   set up, lint and pass the tests that take no run of the pipeline: four minutes on two cores
@@ -22,7 +22,9 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 TRY := -S 'suites=[nano-3]' -S 'methods.merge=[zeroshot,individual,task_arithmetic]' -S 'methods.calibrate=[distillation]' \
   -S 'methods.svc=[]' -S 'methods.rescale=[]' -S 'methods.surgery=[]'
-LORA := -S 'suites=[mini-8-lora]' -S 'methods=$${every_method}'
+LORA := -S 'suites=[mini-8-lora]' -S 'methods.merge=$${every_method.merge}' -S 'methods.calibrate=$${every_method.calibrate}' \
+  -S 'methods.rescale=[average,task_arithmetic,ties,tsv_m,iso_c,do_merging,do_merging_lora,knots,core_space,esm]' \
+  -S 'methods.surgery=[]'
 TEXT := -S 'suites=[text-5]' -S 'methods.svc=[]' -S 'methods.rescale=[]' -S 'methods.surgery=[]'
 # What is kept of a run outside the workspace, apart from its parameters and its lock: evidence, and what is rendered from it.
 REPORT := evidence/suites tables figures plots index.html metrics.json

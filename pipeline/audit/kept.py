@@ -14,6 +14,10 @@ RUNS = {"methods": "every method", "text": "text", "lora": "low-rank experts"}
 """{run: its title}."""
 SUITES = {"text": ["text-5"], "lora": ["mini-8-lora"]}
 """{run: its suites, where they are not those of params.yaml}."""
+LORA_RESCALED = (
+    "average", "task_arithmetic", "ties", "tsv_m", "iso_c", "do_merging", "do_merging_lora", "knots", "core_space", "esm",
+)  # fmt: skip
+"""What `make lora` rescales."""
 AT_ROOT = ("params.yaml", "dvc.lock")
 """Files of the root that the run keeps next to its report; all others there are of reports/."""
 SHARED = ("dvc.yaml", ".dvcignore", "requirements.lock", "benchmarks", "pipeline", "stages")
@@ -44,11 +48,12 @@ def unfold(repository: Repository, run: str, folder: Path) -> bool:
 def check(repository: Repository, run: str, other: Repository) -> Finding:
     """Check that a run (`other`) and that of the default parameters differ in what its `make` command sets alone."""
     finding, here, there = Finding("parameters", "parameters are those that make sets"), repository.params, other.params
-    every = here.get("every_method")
+    every = here.get("every_method") or {}
+    merges = {key: every.get(key) for key in ("merge", "calibrate")}
     methods = {
         "methods": every,
         "text": {**here.get("methods", {}), "svc": [], "rescale": [], "surgery": []},
-        "lora": every,
+        "lora": {**here.get("methods", {}), **merges, "rescale": [*LORA_RESCALED], "surgery": []},
     }
     expected = {**here, "suites": SUITES.get(run, here.get("suites")), "methods": methods[run]}
     for key in sorted({*expected, *there}):

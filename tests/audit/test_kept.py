@@ -10,7 +10,13 @@ from pipeline.audit import kept
 from pipeline.audit.repository import gather
 from tests.support import toy
 
-LORA = ("suites=[mini-8-lora]", "methods=${every_method}")
+LORA = (
+    "suites=[mini-8-lora]",
+    "methods.merge=${every_method.merge}",
+    "methods.calibrate=${every_method.calibrate}",
+    f"methods.rescale=[{','.join(kept.LORA_RESCALED)}]",
+    "methods.surgery=[]",
+)
 TEXT = ("suites=[text-5]", "methods.svc=[]", "methods.rescale=[]", "methods.surgery=[]")
 
 
