@@ -15,7 +15,8 @@ RUNS = {"methods": "every method", "text": "text", "lora": "low-rank experts"}
 SUITES = {"text": ["text-5"], "lora": ["mini-8-lora"]}
 """{run: its suites, where they are not those of params.yaml}."""
 LORA_RESCALED = (
-    "average", "task_arithmetic", "ties", "tsv_m", "iso_c", "do_merging", "do_merging_lora", "knots", "core_space", "esm",
+    "average", "task_arithmetic", "ties", "tsv_m", "iso_c", "do_merging", "do_merging_lora", "knots", "core_space",
+    "esm",
 )  # fmt: skip
 """What `make lora` rescales."""
 AT_ROOT = ("params.yaml", "dvc.lock")
