@@ -145,7 +145,7 @@ def test_a_question_is_answered_by_the_pairs_that_ran(made, monkeypatch):
     view = questions.view(made.evidence, Look(100, 6, 1))
     (sentence,) = view.sentences
     assert sentence.startswith("Does it? Distillation minus AdaMerging +5.00 points [+")
-    assert "; SAMerging minus TIES, scale from KL +10.00 points [" in sentence
+    assert "; SAMerging minus TIES (scale from KL) +10.00 points [" in sentence
     lines = view.tables["questions"].csv.splitlines()
     rows = [dict(zip(lines[0].split(","), line.split(","), strict=True)) for line in lines[1:]]
     assert [(row["method"], row["other"]) for row in rows] == list(asked.pairs[:2])

@@ -106,7 +106,7 @@ QUESTIONS = (
 def view(evidence: Evidence, look: Look) -> View:
     """Answer the questions whose methods ran; nothing without any."""
     titles = evidence.titles | {
-        f"{name}{RESCALED}": f"{evidence.titles[name]}, scale from KL" for name in evidence.chosen.rescaled
+        f"{name}{RESCALED}": f"{evidence.titles[name]} (scale from KL)" for name in evidence.chosen.rescaled
     }
     asked = {question: [pair for pair in question.pairs if titles.keys() >= {*pair}] for question in QUESTIONS}
     asked = {question: pairs for question, pairs in asked.items() if pairs}
