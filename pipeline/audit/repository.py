@@ -35,8 +35,8 @@ PRIVATE = "data/.partial/"
 KINDS = {"F64": "<f8", "F32": "<f4", "I64": "<i8", "I32": "<i4", "U8": "|u1"}
 """Types of safetensors, as NumPy names them."""
 
-Restored = Iterator[tuple[str, bytes]]
-"""(path in data/, content)."""
+Restored = Iterator[tuple[Path, str, bytes]]
+"""(file below EVIDENCE, path in data/ that it restores, content)."""
 
 
 class RepositoryError(BenchmarkError):
@@ -200,8 +200,12 @@ def gather(root: Path) -> Repository:
         if not (name.startswith(PRIVATE) or any(_matches(name, pattern) for pattern in ignored))
     }
     restored: dict[str, bytes] = {}
+    params = Repository(root, stamps, {}).params if (root / "params.yaml").is_file() else None
+    suites = params.get("suites") if isinstance(params, dict) else None
     for restore in (_records, _scores, _copies):
-        for path, content in restore(root):
+        for source, path, content in restore(root):
+            if isinstance(suites, list) and source.parts[1] not in suites:
+                continue  # of a suite that another run was about
             if restored.setdefault(path, content) != content:
                 raise RepositoryError(f"{path}: two files of {EVIDENCE} hold other contents of it; get the files again")
     return Repository(root, stamps, restored)
@@ -264,7 +268,8 @@ def _records(root: Path) -> Restored:
         if not isinstance(records, dict):
             raise RepositoryError(f"{name}: expected an object, a record by its path; get the file again")
         for record, content in records.items():
-            yield record, f"{json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False)}\n".encode()
+            text = f"{json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False)}\n"
+            yield path.relative_to(root / EVIDENCE), record, text.encode()
 
 
 def _scores(root: Path) -> Restored:
@@ -279,14 +284,15 @@ def _scores(root: Path) -> Restored:
         for method in dict.fromkeys(row[1] for row in rows):
             buffer = io.StringIO()
             csv.writer(buffer, lineterminator="\n").writerows([header, *(row for row in rows if row[1] == method)])
-            yield f"data/scores/{path.parent.name}/{method}.csv", buffer.getvalue().encode()
+            restored = f"data/scores/{path.parent.name}/{method}.csv"
+            yield path.relative_to(root / EVIDENCE), restored, buffer.getvalue().encode()
 
 
 def _copies(root: Path) -> Restored:
     """Previews and rows of studies, which the evidence keeps as they are."""
-    for path in sorted((root / EVIDENCE / "suites").glob("*/previews.npz")):
-        yield f"data/previews/{path.parent.name}.npz", path.read_bytes()
-    folder = root / EVIDENCE / "studies"
-    for path in _files(folder, "*.csv"):
+    evidence = root / EVIDENCE
+    for path in sorted((evidence / "suites").glob("*/previews.npz")):
+        yield path.relative_to(evidence), f"data/previews/{path.parent.name}.npz", path.read_bytes()
+    for path in _files(evidence / "studies", "*.csv"):
         if path.name != "scores.csv":
-            yield f"data/studies/{path.relative_to(folder).as_posix()}", path.read_bytes()
+            yield path.relative_to(evidence), f"data/{path.relative_to(evidence).as_posix()}", path.read_bytes()
