@@ -19,7 +19,7 @@ CHOSEN = re.compile(r"(\d+) unlabelled examples (?:per task find|choose)")
 ESCAPED = re.compile(r"\\([\\|*_<>`\[\]])")
 POINTS = ("What we found", "What the studies say")
 """Sections whose numbered points end with what their numbers are from, `*Results*` or `*Ablation, Flatness*`."""
-RESULTS = {"Results": "methods", "Text": "text", "Low-rank experts": "lora"}
+RESULTS = {"Results": "methods", "Text": "text"}
 """What a point cites for a run's sentences, and for the rows of the methods that it names."""
 RESCALED = "-rescaled"
 
