@@ -14,9 +14,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import root_scalar
-from scipy.special import rel_entr
-from scipy.stats import spearmanr
 
 from pipeline.audit.arithmetic import CEILING, FLOOR, MAIN
 from pipeline.audit.finding import Finding, Text
@@ -313,9 +310,7 @@ def _state_ranks(measures: Sequence[Grids], names: Sequence[str]) -> Text:
     kept = [task for task in range(errors.shape[1]) if all(np.ptp(grid[:, task]) > 0 for grid in (errors, *others))]
     if not kept:
         return [len(names)]
-    kl, entropy = (
-        np.array([[spearmanr(grid[:, task], errors[:, task]).statistic for task in kept]]) for grid in others
-    )
+    kl, entropy = (np.array([[_correlate_ranks(grid[:, task], errors[:, task]) for task in kept]]) for grid in others)
     gap = describe(kl - entropy)
     return [len(names), "top-1 error", "KL", describe(kl)[:3], "entropy", describe(entropy)[:3], gap, len(kept)]
 
@@ -340,14 +335,19 @@ def _best_bounds(rows: pd.DataFrame) -> dict[str, list[list[float]]]:
     return cases
 
 
+def _correlate_ranks(values: np.ndarray, others: np.ndarray) -> float:
+    """Return Spearman's correlation of two rows [n]."""
+    return pd.Series(values).rank().corr(pd.Series(others).rank())
+
+
 def _largest(share: float, budget: float) -> float:
-    """Return the largest q with kl(share || q) <= budget, as a root."""
-
-    def excess(q: float) -> float:
-        return float(rel_entr(share, q) + rel_entr(1 - share, 1 - q) - budget)
-
-    top = 1 - 1e-15
-    return top if excess(top) <= 0 else float(root_scalar(excess, bracket=(share, top), xtol=1e-13).root)
+    """Return the largest q with kl(share || q) <= budget, by bisection; share in (0, 1)."""
+    low, high = share, 1 - 1e-15
+    for _ in range(60):
+        q = (low + high) / 2
+        divergence = share * np.log(share / q) + (1 - share) * np.log((1 - share) / (1 - q))
+        low, high = (q, high) if divergence <= budget else (low, q)
+    return low
 
 
 STUDIES: Mapping[str, tuple[str, Sequence[str], Callable[[Tables, Mapping[str, str], AuditedSuite], Stated]]] = {
