@@ -52,9 +52,10 @@ def merge(vectors: TaskVectors, params: Params) -> Weights:
         stacked = vectors[name]
         if not is_matrix(name):
             return params.scale * stacked.mean(0)
-        left, right = balance_factors(stacked, params.rank)
+        # Adam turns the rounding of a gradient near zero into a step: in float64, far below what is kept.
+        left, right = balance_factors(stacked.double(), params.rank)
         left, right = (pull_apart(factors, params) for factors in (left, right.mT))
-        return params.scale * decouple_columns(left @ right.mT)
+        return (params.scale * decouple_columns(left @ right.mT)).to(stacked.dtype)
 
     return map_tensors(merge_tensor, vectors)
 

@@ -98,7 +98,7 @@ def close(deltas: Mapping[str, Tensor], expected: Mapping[str, Tensor], names: S
 
 def test_every_method_that_decomposes_has_the_conventions():
     having = {name for name in methods.names() if issubclass(methods.load(name).Params, Conventions)}
-    assert having == {*DATA_FREE, "esm"}
+    assert having == {*DATA_FREE, "esm", "ace", "dc_merge", "do_merging"}
     assert {methods.load(name).Params().matrices for name in DATA_FREE} == {"split"}
     assert esm.Params().matrices == "fused"
     assert {methods.load(name).Params().positional_embedding for name in having} == {"average"}
