@@ -154,7 +154,7 @@ def test_numbers_in_points_are_in_the_files_they_cite(front: Path, name: str, le
     path.write_text(text.replace(points, altered), "utf-8")
     caught = [line for line in find_errors(front) if "is not in the sentences on" in line]
     assert count > least
-    assert 0.8 * count < len(caught) <= count
+    assert 0.75 * count < len(caught) <= count
 
 
 @pytest.mark.parametrize(
