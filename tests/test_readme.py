@@ -154,7 +154,7 @@ def test_numbers_in_points_are_in_the_files_they_cite(front: Path, name: str, le
     path.write_text(text.replace(points, altered), "utf-8")
     caught = [line for line in find_errors(front) if "is not in the sentences on" in line]
     assert count > least
-    assert 0.75 * count < len(caught) <= count
+    assert 0.8 * count < len(caught) <= count
 
 
 @pytest.mark.parametrize(
@@ -182,6 +182,7 @@ def test_numbers_in_points_are_in_the_files_they_cite(front: Path, name: str, le
             "# Knobs\n<!-- speed -->\n9\n<!-- /speed -->\n",
             "nothing makes the block speed",
         ),
+        ("README.md", "(−0.02 points", "(+0.02 points", "README.md: +0.02 in"),
         ("README.md", "| SAMerging | 88.2", "| SAMerging | 88.3", "README.md, headline: “"),
         (
             "README.md",

@@ -13,7 +13,8 @@ from pipeline.audit.finding import Finding, agrees, first_difference
 from pipeline.audit.repository import Repository
 from pipeline.audit.suite import AuditedSuite
 
-DIGITS = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
+NUMBER = re.compile(r"(?:(?<![\w.])([+-]))?(\d+(?:,\d{3})*(?:\.\d+)?)")
+"""A number, and its sign if it has one."""
 MARKED = re.compile(r"<!-- (\w+) -->\n(.*?)<!-- /\1 -->", re.DOTALL)
 CHOSEN = re.compile(r"(\d+) unlabelled examples (?:per task find|choose)")
 ESCAPED = re.compile(r"\\([\\|*_<>`\[\]])")
@@ -146,11 +147,18 @@ def _check_point(
     if not {*names} <= {*cited} and {*cited} <= {*RESULTS}:  # there are no studies
         return
     finding.expect({*names} <= {*cited}, f"{path}: “{flat[:40]}…” names no part of the studies: {parts}")
-    known = {number for name in names for number in DIGITS.findall(cited.get(name, ""))}
+    known = {number for name in names for number in _numbers(cited.get(name, ""))}
     for name in {*names} & {*rows}:
-        known |= {number for title, row in rows[name].items() if title in claim for number in DIGITS.findall(row)}
-    for number in DIGITS.findall(CHOSEN.sub("", claim)):
-        finding.expect(number in known, f"{path}: {number} in “{flat[:40]}…” is not in the sentences on {parts}")
+        known |= {number for title, row in rows[name].items() if title in claim for number in _numbers(row)}
+    known |= {("", digits) for _, digits in known}
+    for sign, digits in _numbers(CHOSEN.sub("", claim)):
+        complaint = f"{path}: {sign}{digits} in “{flat[:40]}…” is not in the sentences on {parts}"
+        finding.expect((sign, digits) in known, complaint)
+
+
+def _numbers(text: str) -> Iterator[tuple[str, str]]:
+    """Yield the sign, if it has one, and the digits of every number."""
+    yield from NUMBER.findall(text.replace("−", "-"))
 
 
 def _check_speed(finding: Finding, repository: Repository) -> None:

@@ -8,9 +8,10 @@ Per matrix, W_t = tau_t (out x in), C_t = W_t minus the mean of its rows, R_t = 
     W = [sum_t C_t (S_t + e_t I)] [sum_t (S_t + e_t I) + c in every row]^-1          (arXiv 2603.02945, CVPR 2026)
 
 and where heterogeneous, with M = sum_t (S_t + e_t I) / T, the leading `share` of the singular triplets of
-W + sum_t W_t (S_t - M) is added with their mean singular value for each. As the released code, with its one eps; the
-paper is said to have one per backbone. Everything that is not a matrix gets scale times the mean task vector. That code
-takes every 2-D tensor but text_projection, with q, k and v of open_clip as one and the positional embedding included.
+W + sum_t W_t (S_t - M) is added with their mean singular value for each. As the released code, with its one eps;
+secondary sources give the paper one per backbone. Everything that is not a matrix gets scale times the mean task
+vector. That code takes every 2-D tensor but text_projection, with q, k and v of open_clip as one and the positional
+embedding included.
 
 The code does things that its description does not say, and they stay here. The mean row of every task vector is lost.
 gamma depends on the unit of the weights: it is large where the norms are near one, so that multiplying all weights by a

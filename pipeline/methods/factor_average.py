@@ -2,7 +2,7 @@
 
     tau_t = A_t B_t,    theta = theta_0 + scale * (1/T sum_t A_t) (1/T sum_t B_t)
 
-This is how LoRA adapters are combined where only factors are at hand, and the baseline that methods for low-rank
+This is how LoRA adapters are combined when only their factors are merged, and the baseline that methods for low-rank
 experts are often compared with. It is listed as a warning. The product of two means mixes every A_t with every B_s, and
 it depends on how each expert happens to be factorised: A_t R and R^-1 B_t are the same expert and give another merge.
 Here factors are balanced (`toolbox.factors`), of the leading `rank` singular triplets. The mean of the products is

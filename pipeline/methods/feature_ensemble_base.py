@@ -1,8 +1,8 @@
 """Feature ensemble with theta_0: the mean of the features of the pre-trained model and all experts. A reference.
 
 As `feature_ensemble`, with the pre-trained model as one more encoder. The authors' code of M-Loss (arXiv 2602.08564)
-measures with it layer by layer and leaves it out of the whole-model ensemble; which of the two its table shows is not
-said.
+measures with it layer by layer and leaves it out of the whole-model ensemble; its table does not say which of the two
+it shows.
 """
 
 import torch

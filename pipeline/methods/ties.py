@@ -15,13 +15,12 @@ Two pairs are in use without validation data: mean with scale 1 (the paper), sum
 FusionBench). The default is the second, since the paper under study compares itself with those results.
 """
 
-import torch
 from pydantic import Field
 
 from pipeline.models.task_vectors import TaskVectors
 from pipeline.models.weights import Weights
 from pipeline.runtime.schema import Parameters
-from pipeline.toolbox.trimming import Aggregate, merge_agreeing, trim_threshold
+from pipeline.toolbox.trimming import Aggregate, merge_trimmed
 
 TITLE = "TIES"
 PAPER = "Yadav et al., 2023, arXiv 2306.01708"
@@ -37,6 +36,4 @@ class Params(Parameters):
 
 def merge(vectors: TaskVectors, params: Params) -> Weights:
     """Return the merged delta {name: tensor}; memory is a few models for any T."""
-    thresholds = torch.stack([trim_threshold(vectors.task(t), params.keep) for t in range(vectors.tasks)])
-    merged = merge_agreeing(vectors.__getitem__, vectors, thresholds, params.aggregate)
-    return {name: params.scale * tensor for name, tensor in merged.items()}
+    return merge_trimmed(vectors, params.keep, params.scale, params.aggregate)

@@ -5,13 +5,12 @@ The published comparison of M-TIES (arXiv 2602.08564) has M-TIES at 0.8 and TIES
 tensor and takes the mean with scale 1; `aggregate` and `scale` select that here too.
 """
 
-import torch
 from pydantic import Field
 
 from pipeline.models.task_vectors import TaskVectors
 from pipeline.models.weights import Weights
 from pipeline.runtime.schema import Parameters
-from pipeline.toolbox.trimming import Aggregate, merge_agreeing, trim_threshold
+from pipeline.toolbox.trimming import Aggregate, merge_trimmed
 
 TITLE = "TIES (keep 0.8)"
 PAPER = "Yadav et al., 2023, arXiv 2306.01708, at the keep of M-TIES"
@@ -27,6 +26,4 @@ class Params(Parameters):
 
 def merge(vectors: TaskVectors, params: Params) -> Weights:
     """Return the merged delta {name: tensor}, as `ties` does."""
-    thresholds = torch.stack([trim_threshold(vectors.task(t), params.keep) for t in range(vectors.tasks)])
-    merged = merge_agreeing(vectors.__getitem__, vectors, thresholds, params.aggregate)
-    return {name: params.scale * tensor for name, tensor in merged.items()}
+    return merge_trimmed(vectors, params.keep, params.scale, params.aggregate)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import hardshrink
 
+from pipeline.models.task_vectors import TaskVectors
 from pipeline.models.weights import Weights
 from pipeline.toolbox.parts import split_entries
 
@@ -52,6 +53,13 @@ def trim(stacked: Tensor, thresholds: Tensor) -> Tensor:
     """Set entries of `stacked` [T, *shape] below their task's threshold [T] in magnitude to zero; ties are kept."""
     below = torch.nextafter(thresholds, torch.zeros_like(thresholds)).tolist()
     return torch.stack([hardshrink(entries, limit) for entries, limit in zip(stacked, below, strict=True)])
+
+
+def merge_trimmed(vectors: TaskVectors, keep: float, scale: float, aggregate: Aggregate) -> Weights:
+    """Trim every task's whole vector to its `keep` share, and return `scale` times the merge of what agrees."""
+    thresholds = torch.stack([trim_threshold(vectors.task(task), keep) for task in range(vectors.tasks)])
+    merged = merge_agreeing(vectors.__getitem__, vectors, thresholds, aggregate)
+    return {name: scale * tensor for name, tensor in merged.items()}
 
 
 def merge_agreeing(
