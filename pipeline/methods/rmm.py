@@ -6,8 +6,9 @@ vectors x_t of r numbers. Kept are their mean, the p leading left singular vecto
     x_t ~ mean + U c_t,    c_t = U^T (x_t - mean),    theta^(t) = theta_0 + A_t B_t          (arXiv 2510.14163)
 
 That takes p (r + T) + r numbers instead of r T per position. With p = min(r, T - 1) `directions` nothing is lost. What
-is lost with fewer depends on how an expert is factorised: factors are balanced (`toolbox.factors`). Experts of higher
-rank are truncated. Everything that is not a matrix of a block gets the mean task vector.
+is lost with fewer depends on how an expert is factorised: factors are balanced (`toolbox.factors`), in float64, and the
+result is rounded once. Experts of higher rank are truncated. Everything that is not a matrix of a block gets the mean
+task vector.
 """
 
 import torch
@@ -40,9 +41,13 @@ class Params(Parameters):
 def merge(vectors: TaskVectors, params: Params) -> Solution:
     """Return coefficients [T, G], 1/T but 0 for matrices, with the compressed experts as extras "factors"."""
     matrices = [name for name in vectors if is_matrix(name)]
-    compressed = map_tensors(
-        lambda name: compress_factors(*balance_factors(vectors[name], params.rank), params.directions), matrices
-    )
+
+    def compress(name: str) -> Weights:
+        stacked = vectors[name]
+        parts = compress_factors(*balance_factors(stacked.double(), params.rank), params.directions)
+        return {part: tensor.to(stacked.dtype) for part, tensor in parts.items()}
+
+    compressed = map_tensors(compress, matrices)
     tensors = {f"{name}/{part}": tensor for name, parts in compressed.items() for part, tensor in parts.items()}
     shares = [0.0 if name in compressed else 1 / vectors.tasks for name in vectors]
     coefficients = torch.tensor(shares, dtype=torch.float64).expand(vectors.tasks, -1).contiguous()
