@@ -23,6 +23,7 @@ SMALL = (
     f"recipe.{NAME}.pool=8",
     "methods.merge=[zeroshot,individual]",
     "methods.calibrate=[]",
+    "methods.svc=[]",
     "methods.rescale=[]",
     "methods.surgery=[]",
     "seeds=[0]",

@@ -23,6 +23,7 @@ SMALL = (
     f"recipe.{NAME}.pool=8",
     "methods.merge=[zeroshot,individual,task_arithmetic]",
     "methods.calibrate=[distillation]",
+    "methods.svc=[]",
     "methods.rescale=[]",
     "methods.surgery=[]",
     "samples_per_task=8",
