@@ -172,7 +172,10 @@ WRONG = {
         changed("studies", ["ablations"]),
         ["studies: 'ablations': no such study", "did you mean 'ablation'?", "ablation, conventions, efficiency"],
     ),
-    "a study without an entry": (without("study+theory"), ["studies: 'theory' has no parameters", "entry study.theory"]),
+    "a study without an entry": (
+        without("study+theory"),
+        ["studies: 'theory' has no parameters", "entry study.theory"],
+    ),
     "suites no list": (changed("suites", "mini-8"), ["suites = 'mini-8'", "valid list"]),
     "a list": ([], ["expected a mapping", "list"]),
     "nothing": (None, ["expected a mapping", "NoneType"]),

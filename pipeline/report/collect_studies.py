@@ -4,6 +4,8 @@
         scores.csv      counts of right answers of zero-shot and of the experts
         titles.json     {method: its title}
         <study>/        the tables that the study wrote, and records.json, its run record: {path in data/: its content}
+
+`pipeline.report.studies` reads them.
 """
 
 from collections.abc import Iterable, Mapping

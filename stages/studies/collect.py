@@ -15,7 +15,8 @@ STAGE = Stage(
 
 def run(job: Job) -> None:
     """Write the folder of the study."""
-    collect_study(*job.inputs, job.outputs[0])
+    rows, record = job.inputs
+    collect_study(rows, record, job.outputs[0])
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ STAGE = Stage(
 
 def run(job: Job) -> None:
     """Write both files."""
-    titles = {name: methods.load(name).TITLE for name in methods.names()}
-    collect_context(job.inputs, titles, *job.outputs)
+    scores, names = job.outputs
+    collect_context(job.inputs, {name: methods.load(name).TITLE for name in methods.names()}, scores, names)
 
 
 if __name__ == "__main__":

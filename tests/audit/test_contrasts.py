@@ -94,7 +94,12 @@ FRAUDS: Mapping[str, tuple[str, str, str | Callable[[re.Match], str], str]] = {
         "`right` has|of \\d+ correct",
     ),
     "an example": (f"{EVIDENCE}/efficiency/rows.csv", r"(?m)[1-9a-f](\w*)$", r"0\1", "correct, but `right` has"),
-    "half a count": (f"{EVIDENCE}/efficiency/rows.csv", r"(?m),(\d+),(\d+),(\w+)$", r",\1.5,\2,\3", "counts must be whole"),
+    "half a count": (
+        f"{EVIDENCE}/efficiency/rows.csv",
+        r"(?m),(\d+),(\d+),(\w+)$",
+        r",\1.5,\2,\3",
+        "counts must be whole",
+    ),
     "a missing row": (f"{EVIDENCE}/efficiency/rows.csv", r"(?m)^.*,samerging,\w+,1,.*\n", "", "expected each of "),
     "another setting": (
         f"{TABLES}/efficiency-contrasts.csv",

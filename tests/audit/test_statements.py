@@ -165,7 +165,8 @@ def increment_digit(match: re.Match) -> str:
 
 FRAUDS: Mapping[str, tuple[str, str, str, str | Callable[[re.Match], str], str]] = {
     "a count of a merge": (
-        "tasks", f"{EVIDENCE}/tasks/rows.csv", r"(,1,mini-8,ties,mnist,,0,)(\d)", increment_digit, "tasks.csv, line 4, ",
+        "tasks", f"{EVIDENCE}/tasks/rows.csv", r"(,1,mini-8,ties,mnist,,0,)(\d)", increment_digit,
+        "tasks.csv, line 4, ",
     ),
     "a mean of merges": (
         "tasks", f"{TABLES}/tasks-tasks.csv", r"(TIES,\d+\.)(\d)", increment_digit, "line 4, number 1 is",
