@@ -71,7 +71,7 @@ lora: clone $(READY)
 	$(call keep,lora)
 
 studies: clone $(READY)
-	dvc --wait-for-lock repro check stages/studies/dvc.yaml
+	dvc --wait-for-lock repro check stages/studies/dvc.yaml:render
 
 # A file of tests stays in one process, and so do its fixtures.
 check: clone lint

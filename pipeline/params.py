@@ -77,6 +77,7 @@ class Params(SAMergingParams):
     rescale: Rescale
     surgery: Surgery
     diagnose: Settings
+    studies: Annotated[Names, Field(min_length=1)]
     study: dict[str, Any]
     merge: dict[str, Any]
     calibrate: dict[str, Any]
@@ -131,11 +132,13 @@ def check(content: Any) -> Params:
     merge = _sections("merge", params.merge, data_free, problems)
     calibrate = _sections("calibrate", params.calibrate, calibrated, problems)
     recipes = _sections("recipe", params.recipe, families, problems)
-    study = _sections("study", params.study, {name: studies.load(name).Params for name in studies.names()}, problems)
+    asking = {name: studies.load(name).Params for name in studies.names()}
+    study = _sections("study", params.study, asking, problems)
+    _check_run("studies", "study", "study", params.studies, asking, params.study, problems)
     for where in ("methods", "every_method"):
         lists = getattr(params, where)
         for key, known in (("merge", data_free), ("calibrate", calibrated)):
-            _check_run(f"{where}.{key}", getattr(lists, key), known, getattr(params, key), problems)
+            _check_run(f"{where}.{key}", key, "method", getattr(lists, key), known, getattr(params, key), problems)
         _check_refined(where, lists, modules, problems)
     for name in params.svc.alpha.keys() - data_free.keys():
         problems.append(
@@ -161,13 +164,18 @@ def check(content: Any) -> Params:
 
 
 def _check_run(
-    where: str, names: Iterable[str], known: Iterable[str], entries: Mapping[str, Any], problems: list[str]
+    where: str,
+    section: str,
+    kind: str,
+    names: Iterable[str],
+    known: Iterable[str],
+    entries: Mapping[str, Any],
+    problems: list[str],
 ) -> None:
-    """Add a problem for every method to run that is not `known` or has no entry of parameters."""
-    section = where.rpartition(".")[2]
+    """Add a problem for every method or study (`kind`) to run that is not `known` or has no entry in its section."""
     for name in names:
         if name not in known:
-            problems.append(f"{where}: {name!r}: no such method{_nearest(name, known)}; expected one of {_list(known)}")
+            problems.append(f"{where}: {name!r}: no such {kind}{_nearest(name, known)}; expected one of {_list(known)}")
         elif name not in entries:
             problems.append(
                 f"{where}: {name!r} has no parameters; expected an entry {section}.{name} ({{}} if it has none)"

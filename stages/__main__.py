@@ -27,6 +27,8 @@ METRICS = "reports/metrics.json"
 PACKAGES = sorted(
     path.parent.as_posix() for path in Path("pipeline").rglob("__init__.py") if path.parent.name != "suites"
 )
+LISTS = {"suite": "suites", "study": "studies"}
+"""The lists of params.yaml that a stage runs for, by its arguments; others are below `methods`."""
 PLOTS = """\
 plots:
 - accuracy per task:
@@ -155,7 +157,8 @@ STUDIES = Pipeline(
         "sensitivity": StageEntry("Change one hyperparameter at a time, and the scale of data-free merges; score each"),
         "tasks": StageEntry("Merge subsets of the experts; score them on the merged tasks and on those left out"),
         "theory": StageEntry("Measure what the theory of merging bounds, the bounds, and what they leave of the risk"),
-        "collect": StageEntry("Collect the rows of a suite's studies into files that travel in git", cached=False),
+        "context": StageEntry("Collect what a suite's studies share into files that travel in git", cached=False),
+        "collect": StageEntry("Collect the rows of a study into files that travel in git", cached=False),
         "render": StageEntry("Render the page of a suite's studies, with their figures and tables", cached=False),
     },
     header=f"""{HEADER}#
@@ -191,7 +194,7 @@ def describe_stage(pipeline: Pipeline, name: str) -> dict[str, Any]:
     flagged = {path: path if entry.cached else {path: {"cache": False}} for path in outputs}
     content = {
         "desc": entry.desc,
-        "matrix": {item: "${suites}" if item == "suite" else f"${{methods.{entry.methods}}}" for item in items},
+        "matrix": {item: f"${{{LISTS.get(item, f'methods.{entry.methods}')}}}" for item in items},
         "cmd": " ".join(("python", "-m", f"stages.{script}", *arguments)),
         "deps": inputs + list_code(declared, names, entry.methods),
         "params": [key.format(**names) for key in declared.params],

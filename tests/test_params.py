@@ -166,6 +166,16 @@ WRONG = {
     ),
     "missing key": (without("rho"), ["rho: missing; add it to params.yaml"]),
     "missing nested key": (without("schedule+nano-3+lr"), ["schedule.nano-3.lr: missing"]),
+    "no studies": (changed("studies", []), ["studies = []", "at least 1 item"]),
+    "duplicate studies": (changed("studies", ["theory", "theory"]), ["studies", "values must differ"]),
+    "an unknown study": (
+        changed("studies", ["ablations"]),
+        ["studies: 'ablations': no such study", "did you mean 'ablation'?", "ablation, conventions, efficiency"],
+    ),
+    "a study without an entry": (
+        without("study+theory"),
+        ["studies: 'theory' has no parameters", "entry study.theory"],
+    ),
     "suites no list": (changed("suites", "mini-8"), ["suites = 'mini-8'", "valid list"]),
     "a list": ([], ["expected a mapping", "list"]),
     "nothing": (None, ["expected a mapping", "NoneType"]),

@@ -69,14 +69,15 @@ VARIED = {
 
 
 def studies(*names: str) -> frozenset[str]:
-    """These studies, and their report."""
-    return frozenset(f"studies.{name}@mini-8" for name in (*names, "collect", "render"))
+    """These studies, what is collected of them, and their report."""
+    collected = frozenset(f"studies.collect@mini-8-{name}" for name in names)
+    return collected.union(f"studies.{name}@mini-8" for name in (*names, "render"))
 
 
 def comparing(*methods: str) -> frozenset[str]:
     """The studies of any of these methods, and their report."""
     names = [study for study, compared in COMPARED.items() if compared & {*methods}]
-    return studies(*names) if names else NOTHING
+    return (studies(*names) if names else NOTHING) | (CONTEXT if {"zeroshot", "individual"} & {*methods} else NOTHING)
 
 
 def sharing(parameter: str) -> frozenset[str]:
@@ -112,7 +113,8 @@ NOTHING: frozenset[str] = frozenset()
 CHECK = frozenset({"check"})
 """The stage that depends on params.yaml as a file, so on every key of it."""
 STUDIES = studies(*COMPARED)
-STUDIES_REPORT = studies()
+CONTEXT = frozenset({"studies.context@mini-8", "studies.render@mini-8"})
+STUDIES_REPORT = CONTEXT.union(f"studies.collect@mini-8-{name}" for name in COMPARED)
 RENDERS = RENDER | {"studies.render@mini-8"}
 SAMERGING = frozenset({"samerging@mini-8", "evaluate-samerging@mini-8"}) | further("samerging")
 MERGED = frozenset().union(*map(main, DATA_FREE))
@@ -121,8 +123,8 @@ CALIBRATED = SAMERGING | BASELINES
 DIAGNOSIS = frozenset({"diagnose@mini-8"}) | REPORT
 PREPARED = frozenset({"prepare@mini-8", "teach@mini-8"}) | DIAGNOSIS | MERGED | CALIBRATED
 MAIN = PREPARED | {"train@mini-8"}
-EVERYTHING = MAIN | STUDIES
-UNTRAINED = PREPARED | STUDIES
+EVERYTHING = MAIN | STUDIES | CONTEXT
+UNTRAINED = PREPARED | STUDIES | CONTEXT
 """Everything but the training: its checkpoints travel in git, so that only its own code may rerun it."""
 RESCALES = select(MAIN, "rescale", "evaluate-rescaled")
 SURGERIES = select(MAIN, "surgery", "evaluate-surgery")
@@ -134,6 +136,7 @@ RERUNS: dict[str, frozenset[str]] = (
     {
         # What runs. The stages that a new suite or method adds are the subject of tests of their own.
         "suites": RENDER,
+        "studies": frozenset({"studies.render@mini-8"}),
         "every_method.merge": NOTHING,
         "every_method.calibrate": NOTHING,
         "every_method.svc": NOTHING,
@@ -148,7 +151,7 @@ RERUNS: dict[str, frozenset[str]] = (
         "seeds": CALIBRATED | FURTHER | sharing("seeds"),
         "samples_per_task": CALIBRATED | SURGERIES | sharing("samples_per_task"),
         "calibration_split": CALIBRATED | FURTHER | DIAGNOSIS | {"teach@mini-8"} | sharing("calibration_split"),
-        "evaluation_split": EVALUATES | sharing("evaluation_split"),
+        "evaluation_split": EVALUATES | CONTEXT | sharing("evaluation_split"),
         "precision": CALIBRATED | STUDIES,
         # The method under study.
         "rho": SAMERGING | sharing("rho"),
@@ -346,31 +349,30 @@ RERUNS: dict[str, frozenset[str]] = (
 )
 """Every leaf of params.yaml and the stages that run again when it changes, with suites: [mini-8] and every method."""
 
-WITHOUT_EXTRAS = frozenset(
-    {"studies.conventions@mini-8", "studies.replicates@mini-8", "studies.tasks@mini-8", "studies.theory@mini-8"}
-)
+WITHOUT_EXTRAS = studies("conventions", "replicates", "tasks", "theory") - RENDERS
+WITHOUT_DESCENT = studies("conventions") - RENDERS
 SOURCES: dict[str, frozenset[str]] = {
-    "pipeline/methods/ties.py": main("ties") | comparing("ties"),
-    "pipeline/methods/adamerging.py": main("adamerging") | comparing("adamerging"),
-    "pipeline/methods/samerging.py": SAMERGING | STUDIES - {"studies.conventions@mini-8"},
-    "pipeline/calibration/descent.py": CALIBRATED | STUDIES - {"studies.conventions@mini-8"},
-    "pipeline/calibration/objectives.py": CALIBRATED | RESCALES | STUDIES - {"studies.conventions@mini-8"},
-    "pipeline/calibration/sharpness.py": CALIBRATED | STUDIES - {"studies.conventions@mini-8"},
-    "pipeline/calibration/problem.py": CALIBRATED | STUDIES,
+    "pipeline/methods/ties.py": main("ties") | CONTEXT | comparing("ties"),
+    "pipeline/methods/adamerging.py": main("adamerging") | CONTEXT | comparing("adamerging"),
+    "pipeline/methods/samerging.py": SAMERGING | CONTEXT | STUDIES - WITHOUT_DESCENT,
+    "pipeline/calibration/descent.py": CALIBRATED | CONTEXT | STUDIES - WITHOUT_DESCENT,
+    "pipeline/calibration/objectives.py": CALIBRATED | RESCALES | CONTEXT | STUDIES - WITHOUT_DESCENT,
+    "pipeline/calibration/sharpness.py": CALIBRATED | CONTEXT | STUDIES - WITHOUT_DESCENT,
+    "pipeline/calibration/problem.py": CALIBRATED | CONTEXT | STUDIES,
     "pipeline/models/sampling.py": UNTRAINED,
     "pipeline/toolbox/spectra.py": DIAGNOSIS | MERGED | BASELINES | comparing(*DATA_FREE),
-    "pipeline/merges/serving/masks.py": MERGED | CALIBRATED | STUDIES - WITHOUT_EXTRAS,
+    "pipeline/merges/serving/masks.py": MERGED | CALIBRATED | CONTEXT | STUDIES - WITHOUT_EXTRAS,
     "pipeline/steps/rescale.py": RESCALES | studies("sensitivity"),
     "pipeline/steps/surgery.py": SURGERIES,
     "pipeline/steps/svc.py": SPECTRA,
     "pipeline/steps/refinement.py": FURTHER | SPECTRA | studies("sensitivity", "landscape"),
-    "pipeline/merges/costs.py": EVALUATES | STUDIES_REPORT,
+    "pipeline/merges/costs.py": EVALUATES | CONTEXT,
     "pipeline/studies/_trials.py": studies(
         *("ablation", "conventions", "efficiency", "flatness", "protocol", "replicates", "sensitivity")
     ),
     "pipeline/studies/_corruptions.py": studies("robustness"),
     "pipeline/studies/_curvature.py": studies("landscape"),
-    "pipeline/steps/evaluate.py": EVALUATES | sharing("evaluation_split"),
+    "pipeline/steps/evaluate.py": EVALUATES | CONTEXT | sharing("evaluation_split"),
     "pipeline/studies/_teachers.py": studies("protocol", "replicates", "theory"),
     "pipeline/studies/_theory.py": studies("theory"),
     "pipeline/steps/teach.py": CALIBRATED | RESCALES | STUDIES | {"teach@mini-8"},
@@ -617,6 +619,43 @@ def test_a_new_suite_leaves_the_others_alone(pipeline: Pipeline, tmp_path: Path)
     assert changed_stages(pipeline, altered) == RENDER
 
 
+def read_requested(root: Path) -> set[str]:
+    """The stages of stages/studies/dvc.yaml that `make studies` runs."""
+    match = re.search(r"repro check (stages/studies/.*)", (toy.ROOT / "Makefile").read_text())
+    assert match is not None
+    with Repo(str(root)) as repo:
+        needed = {stage_name(stage) for stage in repo.stage.collect(str(root / match[1]), with_deps=True)}
+    return {name for name in needed if name.startswith("studies.")}
+
+
+@pytest.mark.long
+def test_only_the_chosen_studies_run(pipeline: Pipeline, tmp_path: Path):
+    altered = read_changed(tmp_path, lambda content: content.update(studies=["ablation"]))
+    assert pipeline.stages.keys() - altered.stages.keys() == {
+        f"studies.collect@mini-8-{name}" for name in COMPARED.keys() - {"ablation"}
+    }
+    assert changed_stages(pipeline, altered) == {"studies.render@mini-8"}
+    assert read_requested(tmp_path) == studies("ablation") | CONTEXT
+
+
+@pytest.mark.long
+def test_another_study_runs_alone(tmp_path: Path):
+    few, more = (
+        read_changed(tmp_path / str(len(names)), lambda content, names=names: content.update(studies=names))
+        for names in (["theory"], ["ablation", "theory"])
+    )
+    assert more.stages.keys() - few.stages.keys() == {"studies.collect@mini-8-ablation"}
+    assert changed_stages(few, more) == {"studies.render@mini-8"}
+    assert read_requested(tmp_path / "2") - read_requested(tmp_path / "1") == studies("ablation") - RENDERS
+
+
+@pytest.mark.long
+def test_another_order_of_the_studies_renders_again_alone(pipeline: Pipeline, tmp_path: Path):
+    altered = read_changed(tmp_path, lambda content: content["studies"].reverse())
+    assert altered.stages.keys() == pipeline.stages.keys()
+    assert changed_stages(pipeline, altered) == {"studies.render@mini-8"}
+
+
 def test_the_graph_stays_small_enough_for_dvc(pipeline: Pipeline):
     """At most four stages per method of a suite, SVC on one counted as a method, its other stages included."""
     assert len(pipeline.stages) <= 4 * len([*DATA_FREE, *LEARNED, "samerging", *SPECTRAL])
@@ -698,10 +737,10 @@ def test_new_code_is_a_dependency_once_both_files_are_generated(workspace: Path,
     assert added == {
         "pipeline/imported.py": {name for name in MAIN if name.startswith("surgery@")},
         "pipeline/helping.py": {
-            name for name in EVERYTHING if name.startswith(("merge@", "collect@", "studies.collect@"))
+            name for name in EVERYTHING if name.startswith(("merge@", "collect@", "studies.context@"))
         },
     }
-    assert "pipeline/methods" in generated["studies.collect@mini-8"].deps
+    assert "pipeline/methods" in generated["studies.context@mini-8"].deps
     assert {"pipeline/methods/new.py", "pipeline/helping.py"} <= generated["merge@mini-8-new"].deps
     monkeypatch.setattr("sys.argv", ["stages", "--check"])
     generate()

@@ -281,17 +281,17 @@ def test_studies_run_on_request_and_a_larger_grid_computes_only_its_new_points(f
     assert finished.ran("repro", *stages) == {*stages}
     suite = json.loads((finished.root / "data/suites/nano-3/suite.json").read_text())
     pairs = [(seed, task["name"]) for seed in ("0", "1") for task in suite["tasks"]]
-    rows = finished.rows("data/studies/nano-3/efficiency.csv")
+    rows = finished.rows("data/studies/nano-3/efficiency/rows.csv")
     methods = ("adamerging", "distillation", "samerging")
     expected = [(method, k, *pair) for method in methods for k in ("1", "4") for pair in pairs]
     assert [(row["method"], row["k"], row["seed"], row["task"]) for row in rows] == expected
     assert all(row["samples"] == row["k"] for row in rows)
-    settings = {row["setting"] for row in finished.rows("data/studies/nano-3/ablation.csv")}
+    settings = {row["setting"] for row in finished.rows("data/studies/nano-3/ablation/rows.csv")}
     assert {"entropy", "distillation"} == {setting.split("/")[0] for setting in settings}
     before = written()
     finished.set("study.efficiency.samples=[1,2,4]")
     assert finished.ran("repro", *stages) == {stage.format("efficiency")}
-    assert [row for row in finished.rows("data/studies/nano-3/efficiency.csv") if row["k"] != "2"] == rows
+    assert [row for row in finished.rows("data/studies/nano-3/efficiency/rows.csv") if row["k"] != "2"] == rows
     assert before.items() < written().items()
     finished.set("study.efficiency.samples=[1,4]")
     assert finished.ran("repro") == set()

@@ -42,19 +42,18 @@ Setting: TypeAlias = tuple[str, ...]
 
 
 def check(suite: AuditedSuite) -> list[Finding]:
-    """Check every study; one finding where there is none."""
+    """Check every study of params.yaml; one finding where there is none."""
     folder = f"{EVIDENCE}/studies/{suite.name}"
-    paths = suite.repository.names(folder, ".csv")
-    names = {path.removeprefix(f"{folder}/").partition("/")[0].removesuffix(".csv") for path in paths} - {"scores"}
-    if not names:
+    if not suite.repository.names(folder, ".csv"):
         return [Finding(f"{suite.name}: studies", "rows of studies").skip(folder)]
-    return [_check_study(suite, study) for study in sorted(names)]
+    return [_check_study(suite, study) for study in sorted(suite.repository.studies)]
 
 
 def _check_study(suite: AuditedSuite, study: str) -> Finding:
     finding, repository = Finding(f"{suite.name}: {study}", "rows, and what is stated of them"), suite.repository
-    single = f"{EVIDENCE}/studies/{suite.name}/{study}.csv"
-    paths = [single] if repository.text(single) else repository.names(single.removesuffix(".csv"), ".csv")
+    folder = f"{EVIDENCE}/studies/{suite.name}/{study}"
+    paths = repository.names(folder, ".csv")
+    finding.expect(bool(paths), f"{folder} has no tables")
     scores = None if study in PARTS else suite.scores
     totals = {} if scores is None else dict(zip(scores.task, scores.total.tolist(), strict=True))
     tables: dict[str, pd.DataFrame] = {}
@@ -72,7 +71,7 @@ def _check_study(suite: AuditedSuite, study: str) -> Finding:
             finding.complain(f"{path}, {complaint}")
         if not finding.wrong and study in SETTINGS and len(rows):
             _check_contrasts(finding, suite, study, rows)
-    if study in statements.STUDIES and not finding.wrong:
+    if study in statements.STUDIES and not finding.wrong and any(map(len, tables.values())):
         statements.check(finding, suite, study, tables)
     return finding
 

@@ -64,7 +64,7 @@ def _render(finding: Finding, repository: Repository) -> dict[str, bytes]:
             if not (folder / "studies" / suite).is_dir():
                 finding.skip(f"studies of {suite}: none")
                 continue
-            studies = render.studies_report(folder / "studies" / suite, look)
+            studies = render.studies_report(folder / "studies" / suite, look, repository.studies)
             rendered |= {f"studies/{suite}/{name}": content for name, content in studies.items()}
     except BenchmarkError as error:
         finding.expect(False, f"nothing can be rendered: {error}")

@@ -2,7 +2,7 @@
 
     reports/evidence/suites/<suite>/scores.csv    -> data/scores/<suite>/<method>.csv
     reports/evidence/suites/<suite>/previews.npz  -> data/previews/<suite>.npz
-    reports/evidence/studies/<suite>/<study>...   -> data/studies/<suite>/<study>...
+    reports/evidence/studies/<suite>/<study>/...  -> data/studies/<suite>/<study>/...
     reports/evidence/**/records.json              -> data/runs, data/origins, data/costs: {path: content}
 
 What is restored has the very bytes that the stages wrote, so that dvc.lock's hashes hold for it.
@@ -94,12 +94,18 @@ class Repository:
     @property
     def suites(self) -> list[str]:
         """The suites that params.yaml names; RepositoryError if it names none."""
-        suites = self.params.get("suites") if isinstance(self.params, dict) else None
-        if not isinstance(suites, list) or not all(isinstance(name, str) for name in suites):
-            raise RepositoryError(
-                f"params.yaml: expected a list `suites` of names, found {suites!r}; get the file again"
-            )
-        return suites
+        return self._names("suites")
+
+    @property
+    def studies(self) -> list[str]:
+        """The studies that params.yaml names; RepositoryError if it names none."""
+        return self._names("studies")
+
+    def _names(self, key: str) -> list[str]:
+        names = self.params.get(key) if isinstance(self.params, dict) else None
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise RepositoryError(f"params.yaml: expected a list `{key}` of names, found {names!r}; get the file again")
+        return names
 
     def bytes(self, path: str) -> bytes | None:
         """Return the content of a file, on disk or else restored; None if there is neither."""
@@ -201,11 +207,12 @@ def gather(root: Path) -> Repository:
     }
     restored: dict[str, bytes] = {}
     params = Repository(root, stamps, {}).params if (root / "params.yaml").is_file() else None
-    suites = params.get("suites") if isinstance(params, dict) else None
+    lists = [params.get(key) if isinstance(params, dict) else None for key in ("suites", "studies")]
     for restore in (_records, _scores, _copies):
         for source, path, content in restore(root):
-            if isinstance(suites, list) and source.parts[1] not in suites:
-                continue  # of a suite that another run was about
+            folders = zip(source.parts[1:-1], lists, strict=False)
+            if any(isinstance(names, list) and folder not in names for folder, names in folders):
+                continue  # of a suite or a study that another run was about
             if restored.setdefault(path, content) != content:
                 raise RepositoryError(f"{path}: two files of {EVIDENCE} hold other contents of it; get the files again")
     return Repository(root, stamps, restored)

@@ -96,7 +96,7 @@ def _spread(values: np.ndarray, *digits: int) -> Text:
 
 
 def _state_tasks(tables: Tables, titles: Mapping[str, str], suite: AuditedSuite) -> Stated:
-    rows = tables["tasks"]
+    rows = tables["rows"]
     floor, ceiling = (rows[rows["method"] == name].set_index("task")["accuracy"] for name in (FLOOR, CEILING))
     merges = rows[~rows["method"].isin((FLOOR, CEILING))]
     names = [*dict.fromkeys(merges["method"])]
@@ -126,7 +126,7 @@ def _state_tasks(tables: Tables, titles: Mapping[str, str], suite: AuditedSuite)
 
 
 def _state_robustness(tables: Tables, titles: Mapping[str, str], suite: AuditedSuite) -> Stated:
-    rows = tables["robustness"]
+    rows = tables["rows"]
     kinds = {
         str(kind).replace("_", " "): tabulate(part, "method", "task", "accuracy")
         for kind, part in rows.groupby("corruption", sort=False)
@@ -203,7 +203,7 @@ def _state_flatness(tables: Tables, titles: Mapping[str, str], suite: AuditedSui
     def gain(name: str, other: str, *columns: str) -> list[float]:
         return [float(contrasts[f"{name} minus {other}"][column]) for column in columns or ("mean", "low", "high")]
 
-    rows = tables["flatness"].astype({"loss": float, "rise": float})
+    rows = tables["rows"].astype({"loss": float, "rise": float})
     accuracies, losses, rises = (tabulate(rows, "setting", "place", value) for value in ("accuracy", "loss", "rise"))
     names = {name: name.replace("smoothed", "random direction") for name in dict.fromkeys(rows["setting"])}
     costs = rows.groupby("setting")[["passed", "merges"]].mean()

@@ -1,9 +1,9 @@
-"""data/ -> the evidence of a suite, see `pipeline.report.evidence`; the only part of the report that reads data/.
+"""data/ -> the evidence of a suite, see `pipeline.report.evidence`; only this and `collect_studies` read data/.
 
 Only files of the suites and methods that params.yaml names are read: those of an earlier choice are ignored.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -79,22 +79,6 @@ def collect(inputs: Sequence[Path], suite: str, chosen: Chosen, output: Path) ->
     store.write_arrays(output / "previews.npz", examples)
     store.write_json(output / "records.json", records)
     evidence.load(output)
-
-
-def collect_studies(rows: Mapping[str, Path], fixed: Iterable[Path], records: Iterable[Path], output: Path) -> None:
-    """Write the evidence of a suite's studies.
-
-    rows: {study: the file or folder that it wrote}; fixed: the scores of zero-shot and of the experts; records: the
-    studies' run records; output: a folder named after the suite.
-    """
-    for study, path in rows.items():
-        for file in sorted(path.glob("*.csv")) if path.is_dir() else (path,):
-            place = output / study / file.name if path.is_dir() else output / f"{study}.csv"
-            store.write_text(place, store.read_text(file))
-    store.write_text(output / "scores.csv", format_csv(pd.concat(map(_scores, fixed)), None))
-    runs = {f"data/studies/runs/{path.name}": store.read_json(path) for path in records}
-    store.write_json(output / "records.json", runs)
-    store.write_json(output / "titles.json", {name: methods.load(name).TITLE for name in methods.names()})
 
 
 def list_references(chosen: Chosen) -> dict[str, Reference]:

@@ -39,8 +39,6 @@ STUDIES = (
     "conventions", "theory",
 )  # fmt: skip
 """In the order of the page."""
-SEVERAL = ("landscape", "theory")
-"""Studies that write a folder of tables, not one."""
 AGAIN = "run dvc repro"
 MARK = "†"
 """Ends the title of a method of which something could not be checked against its source."""
@@ -280,11 +278,6 @@ def load(folder: Path) -> Evidence:
         costs={name: _record(records, f"data/costs/{suite}/{name}.json", folder) for name in chosen.names},
         origin=_record(records, f"data/origins/{suite}.json", folder),
     )
-
-
-def rows_path(study: str, suite: str) -> str:
-    """Return the path of a study's rows below the repository: a file, or a folder of them."""
-    return f"data/studies/{suite}/{study}{'' if study in SEVERAL else '.csv'}"
 
 
 def merge_records(suite: str, chosen: Chosen) -> list[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """Evidence -> every file of the report, as bytes: a pure function of the evidence and the `report` parameters."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +54,12 @@ def report(folders: Sequence[Path], look: Look) -> dict[str, bytes]:
     return files | {"index.html": page.render_page(whole).encode()}
 
 
-def studies_report(folder: Path, look: Look) -> dict[str, bytes]:
+def studies_report(folder: Path, look: Look, chosen: Collection[str]) -> dict[str, bytes]:
     """Render {path in reports/studies/<suite>/: content} of a suite's studies; folder: of their evidence."""
     files, sections, sentences = {}, [], []
-    for study, view in studies.views(folder, look).items():
-        rows = sorted((folder / study).glob("*.csv")) or [folder / f"{study}.csv"]
-        names = [path.relative_to(folder).as_posix() for path in rows]
+    shown, absent = studies.views(folder, look, chosen)
+    for study, view in shown.items():
+        names = [path.relative_to(folder).as_posix() for path in sorted((folder / study).glob("*.csv"))]
         links = tuple(Link(name, f"../../evidence/studies/{folder.name}/{name}") for name in names)
         files |= view_files(view, study, look)
         if view.contrasts:
@@ -68,8 +68,10 @@ def studies_report(folder: Path, look: Look) -> dict[str, bytes]:
         sections.append(Section(study, view.title, (lead, *page_blocks(view, study, look))))
         sentences.append(f"### {view.title}\n\n{tables.bullets(view.sentences)}")
     files["sentences.md"] = "\n".join(sentences).encode()
+    needs = "; ".join(f"{study}, which needs {studies.NEEDS[study]}" for study in absent)
+    lead = Prose((STUDIES_LEAD, *[f"Not measured here: {needs}."] * bool(absent)))
     links = (Link("The benchmark", "../../index.html"),)
-    whole = Page(f"Studies of {folder.name}", (Prose((STUDIES_LEAD,)),), tuple(sections), links)
+    whole = Page(f"Studies of {folder.name}", (lead,), tuple(sections), links)
     return files | {"index.html": page.render_page(whole).encode()}
 
 

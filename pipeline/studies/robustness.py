@@ -14,7 +14,6 @@ from pydantic import Field
 from pipeline.merges import storage
 from pipeline.models.sampling import generator, sample_indices
 from pipeline.models.suite import SuiteFolder
-from pipeline.runtime.errors import BenchmarkError
 from pipeline.runtime.resumable import Resumable
 from pipeline.runtime.schema import Parameters
 from pipeline.steps.evaluate import SCORE_COLUMNS, predict_classes
@@ -44,14 +43,10 @@ def score_corruptions(
 ) -> list[tuple]:
     """Return the rows of every corruption and severity, merge and task, with the columns COLUMNS.
 
-    `artefacts`: folders of merges, each named after its method. Raises BenchmarkError for a suite of texts.
+    `artefacts`: folders of merges, each named after its method. No rows for a suite without images.
     """
-    suite = SuiteFolder(folder).suite
-    if suite.encoder().kind != "images":
-        raise BenchmarkError(
-            f"study robustness: {suite.name} has {suite.encoder().kind}, expected images, as it blurs and compresses "
-            f"them; take it off the suites of this study"
-        )
+    if SuiteFolder(folder).suite.encoder().kind != "images":
+        return []
     cases = [(CLEAN, 0), *((name, severity) for name in params.corruptions for severity in params.severities)]
     pieces = [(folder, tuple(artefacts), split, *case, params.images, params.seed) for case in cases]
     results = work.run(score_corruption, pieces, "robustness")

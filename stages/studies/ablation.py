@@ -14,7 +14,7 @@ STAGE = Stage(
     arguments=("suite",),
     params=(*METHOD, *SHARED, "evaluation_split", "samples_per_task", "seeds", "study.ablation"),
     inputs=("data/suites/{suite}", "data/teachers/{suite}"),
-    outputs=("data/studies/{suite}/ablation.csv",),
+    outputs=("data/studies/{suite}/ablation",),
     modules=("pipeline.merges.serving.*",),
     keeps_results=True,
 )
@@ -27,7 +27,8 @@ def run(job: Job) -> None:
     schedule, split, precision = (job.params[key] for key in SHARED)
     setting = Setting(suite, teachers, "samerging", params, schedule, split, precision)
     samples, seeds, scored = (job.params[key] for key in ("samples_per_task", "seeds", "evaluation_split"))
-    store.write_csv(job.outputs[0], TRIAL_COLUMNS, score_combinations(setting, samples, seeds, scored, job.work))
+    rows = score_combinations(setting, samples, seeds, scored, job.work)
+    store.write_csv(job.outputs[0] / "rows.csv", TRIAL_COLUMNS, rows)
 
 
 if __name__ == "__main__":

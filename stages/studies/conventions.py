@@ -13,7 +13,7 @@ STAGE = Stage(
     arguments=("suite",),
     params=(*FREE, *SHARED, *GRID),
     inputs=("data/suites/{suite}", "data/teachers/{suite}"),
-    outputs=("data/studies/{suite}/conventions.csv",),
+    outputs=("data/studies/{suite}/conventions",),
     modules=tuple(f"pipeline.methods.{key.partition('.')[2]}" for key in (*FREE, "calibrate.esm")),
     keeps_results=True,
 )
@@ -26,7 +26,8 @@ def run(job: Job) -> None:
     params, schedule, split, precision = (job.params[key] for key in SHARED)
     esm = Setting(suite, teachers, "esm", params, schedule, split, precision)
     study, samples, seeds, scored = (job.params[key] for key in GRID)
-    store.write_csv(job.outputs[0], COLUMNS, score_conventions(data_free, esm, study, samples, seeds, scored, job.work))
+    rows = score_conventions(data_free, esm, study, samples, seeds, scored, job.work)
+    store.write_csv(job.outputs[0] / "rows.csv", COLUMNS, rows)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ STAGE = Stage(
         *("evaluation_split", "seeds", "study.efficiency"),
     ),
     inputs=("data/suites/{suite}", "data/teachers/{suite}"),
-    outputs=("data/studies/{suite}/efficiency.csv",),
+    outputs=("data/studies/{suite}/efficiency",),
     modules=("pipeline.methods.adamerging", "pipeline.methods.distillation", "pipeline.merges.serving.*"),
     keeps_results=True,
 )
@@ -32,7 +32,7 @@ def run(job: Job) -> None:
     settings = [Setting(suite, teachers, name, params, schedule, split, precision) for name, params in methods.items()]
     trials = list_sample_trials(settings, job.params["study.efficiency"].samples, job.params["seeds"])
     rows = score_trials(trials, job.params["evaluation_split"], "data efficiency", job.work)
-    store.write_csv(job.outputs[0], TRIAL_COLUMNS, rows)
+    store.write_csv(job.outputs[0] / "rows.csv", TRIAL_COLUMNS, rows)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ STAGE = Stage(
     arguments=("suite",),
     params=(*METHOD, *SHARED, "evaluation_split", "seeds", "study.flatness"),
     inputs=("data/suites/{suite}", "data/teachers/{suite}"),
-    outputs=("data/studies/{suite}/flatness.csv",),
+    outputs=("data/studies/{suite}/flatness",),
     modules=("pipeline.merges.serving.*",),
     keeps_results=True,
 )
@@ -26,7 +26,7 @@ def run(job: Job) -> None:
     schedule, split, precision = (job.params[key] for key in SHARED)
     setting = Setting(suite, teachers, "samerging", params, schedule, split, precision)
     study, seeds, scored = (job.params[key] for key in ("study.flatness", "seeds", "evaluation_split"))
-    store.write_csv(job.outputs[0], COLUMNS, score_variants(setting, study, seeds, scored, job.work))
+    store.write_csv(job.outputs[0] / "rows.csv", COLUMNS, score_variants(setting, study, seeds, scored, job.work))
 
 
 if __name__ == "__main__":

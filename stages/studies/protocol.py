@@ -17,7 +17,7 @@ STAGE = Stage(
         *(f"calibrate.{name}" for name in BASELINES),
     ),
     inputs=("data/suites/{suite}",),
-    outputs=("data/studies/{suite}/protocol.csv",),
+    outputs=("data/studies/{suite}/protocol",),
     modules=("pipeline.methods.adamerging", "pipeline.methods.distillation", "pipeline.merges.serving.*"),
     keeps_results=True,
 )
@@ -33,7 +33,7 @@ def run(job: Job) -> None:
     teachers = {name: (split, write_teachers(suite, split, scratch, job.work)) for name, split in splits.items()}
     schedule, precision = (job.params[key] for key in SHARED)
     trials = list_protocol_trials(suite, teachers, methods, schedule, precision, study.samples, job.params["seeds"])
-    store.write_csv(job.outputs[0], TRIAL_COLUMNS, score_trials(trials, scored, "protocol", job.work))
+    store.write_csv(job.outputs[0] / "rows.csv", TRIAL_COLUMNS, score_trials(trials, scored, "protocol", job.work))
 
 
 if __name__ == "__main__":

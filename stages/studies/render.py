@@ -7,7 +7,7 @@ from pipeline.runtime.store import write_bytes
 STAGE = Stage(
     name="studies.render",
     arguments=("suite",),
-    params=("report",),
+    params=("report", "studies"),
     inputs=("reports/evidence/studies/{suite}", "pipeline/report/templates"),
     outputs=("reports/studies/{suite}",),
     modules=("pipeline.report.studies.*",),
@@ -17,7 +17,8 @@ STAGE = Stage(
 
 def run(job: Job) -> None:
     """Write the folder that reports/README.md describes."""
-    for name, content in studies_report(job.inputs[0], job.params["report"]).items():
+    look, chosen = (job.params[key] for key in STAGE.params)
+    for name, content in studies_report(job.inputs[0], look, chosen).items():
         write_bytes(job.outputs[0] / name, content)
 
 

@@ -16,7 +16,7 @@ STAGE = Stage(
     arguments=("suite",),
     params=(*Params.model_fields, *FREE, *BASELINES, *SHARED, *SCOPE, "recipe.{suite}", "study.replicates"),
     inputs=("data/suites/{suite}", "data/teachers/{suite}"),
-    outputs=("data/studies/{suite}/replicates.csv",),
+    outputs=("data/studies/{suite}/replicates",),
     modules=tuple(f"pipeline.methods.{key.partition('.')[2]}" for key in (*FREE, *BASELINES)),
     keeps_results=True,
 )
@@ -33,7 +33,7 @@ def run(job: Job) -> None:
     scratch = job.outputs[0].parent  # removed when the stage ends
     replicates = train_replicates(suite, teachers, recipe, study, split, scratch, job.work)
     rows = score_replicates(replicates, data_free, settings, samples, seeds, scored, job.work)
-    store.write_csv(job.outputs[0], COLUMNS, rows)
+    store.write_csv(job.outputs[0] / "rows.csv", COLUMNS, rows)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ STAGE = Stage(
     arguments=("suite",),
     params=("evaluation_split", "study.robustness"),
     inputs=("data/suites/{suite}", *(f"data/merges/{{suite}}/{name}" for name in METHODS)),
-    outputs=("data/studies/{suite}/robustness.csv",),
+    outputs=("data/studies/{suite}/robustness",),
     keeps_results=True,
 )
 
@@ -22,7 +22,7 @@ def run(job: Job) -> None:
     """Write the scores of every method under every corruption and severity."""
     suite, *artefacts = job.inputs
     split, study = (job.params[key] for key in STAGE.params)
-    store.write_csv(job.outputs[0], COLUMNS, score_corruptions(suite, artefacts, split, study, job.work))
+    store.write_csv(job.outputs[0] / "rows.csv", COLUMNS, score_corruptions(suite, artefacts, split, study, job.work))
 
 
 if __name__ == "__main__":

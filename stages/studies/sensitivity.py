@@ -15,7 +15,7 @@ STAGE = Stage(
     arguments=("suite",),
     params=(*Params.model_fields, *(f"calibrate.{name}" for name in BASELINES), *SHARED, *SCOPE),
     inputs=("data/suites/{suite}", "data/teachers/{suite}", *(f"data/merges/{{suite}}/{name}" for name in MERGES)),
-    outputs=("data/studies/{suite}/sensitivity.csv",),
+    outputs=("data/studies/{suite}/sensitivity",),
     modules=("pipeline.methods.adamerging", "pipeline.methods.distillation", "pipeline.merges.serving.*"),
     keeps_results=True,
 )
@@ -31,7 +31,7 @@ def run(job: Job) -> None:
     samples, scored, study = (job.params[key] for key in SCOPE)
     rows = [*score_knobs(settings, samples, scored, study, job.work)]
     rows += score_scales(suite, artefacts, scored, study, job.work)
-    store.write_csv(job.outputs[0], COLUMNS, rows)
+    store.write_csv(job.outputs[0] / "rows.csv", COLUMNS, rows)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ STAGE = Stage(
     arguments=("suite",),
     params=(*Params.model_fields, *FREE, *BASELINES, *SHARED, *GRID),
     inputs=("data/suites/{suite}", "data/teachers/{suite}"),
-    outputs=("data/studies/{suite}/tasks.csv",),
+    outputs=("data/studies/{suite}/tasks",),
     modules=tuple(f"pipeline.methods.{key.partition('.')[2]}" for key in (*FREE, *BASELINES)),
     keeps_results=True,
 )
@@ -29,9 +29,8 @@ def run(job: Job) -> None:
     schedule, split, precision = (job.params[key] for key in SHARED)
     settings = [Setting(suite, teachers, name, own, schedule, split, precision) for name, own in calibrated.items()]
     study, samples, scored = (job.params[key] for key in GRID)
-    store.write_csv(
-        job.outputs[0], COLUMNS, score_subsets(suite, data_free, settings, study, samples, scored, job.work)
-    )
+    rows = score_subsets(suite, data_free, settings, study, samples, scored, job.work)
+    store.write_csv(job.outputs[0] / "rows.csv", COLUMNS, rows)
 
 
 if __name__ == "__main__":

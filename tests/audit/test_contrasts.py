@@ -20,6 +20,7 @@ from pipeline.report.render import contrast_rows
 from pipeline.report.studies import ablation, conventions, efficiency, replicates
 from pipeline.report.view import View
 from pipeline.runtime import store
+from pipeline.studies.robustness import COLUMNS as ROBUSTNESS_COLUMNS
 from tests.studies import test_ablation, test_conventions, test_efficiency, test_replicates
 
 EVIDENCE, TABLES = "reports/evidence/studies/s", "reports/studies/s/tables"
@@ -44,9 +45,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     roots = {}
     for study, (rows, view, tasks) in _views().items():
         root = roots[study] = tmp_path_factory.mktemp(study)
+        store.write_text(root / "params.yaml", f"studies: [{study}]\n")
         store.write_text(root / "pipeline/suites/s.yaml", f"tasks: [{', '.join(tasks)}]\n")
         table = rows.assign(seed=rows.seed.astype("Int64").replace(-1, pd.NA))
-        store.write_text(root / f"{EVIDENCE}/{study}.csv", table.to_csv(index=False, lineterminator="\n"))
+        store.write_text(root / f"{EVIDENCE}/{study}/rows.csv", table.to_csv(index=False, lineterminator="\n"))
         store.write_text(root / f"{TABLES}/{study}-contrasts.csv", format_csv(contrast_rows(view), "%.10g"))
     return roots
 
@@ -60,7 +62,7 @@ def check(root: Path) -> Finding:
 def test_contrasts_of_views_follow_from_the_rows(made: dict[str, Path], study: str):
     finding = check(made[study])
     assert (finding.wrong, finding.absent) == ([], [])
-    rows = len(pd.read_csv(made[study] / f"{EVIDENCE}/{study}.csv"))
+    rows = len(pd.read_csv(made[study] / f"{EVIDENCE}/{study}/rows.csv"))
     stated_rows = pd.read_csv(made[study] / f"{TABLES}/{study}-contrasts.csv")
     assert finding.compared > rows + 3 * len(stated_rows)
 
@@ -86,14 +88,19 @@ def increment_digit(match: re.Match) -> str:
 
 FRAUDS: Mapping[str, tuple[str, str, str | Callable[[re.Match], str], str]] = {
     "a count": (
-        f"{EVIDENCE}/efficiency.csv",
+        f"{EVIDENCE}/efficiency/rows.csv",
         r"(,samerging,\w+,1,\d+,)(\d)",
         increment_digit,
         "`right` has|of \\d+ correct",
     ),
-    "an example": (f"{EVIDENCE}/efficiency.csv", r"(?m)[1-9a-f](\w*)$", r"0\1", "correct, but `right` has"),
-    "half a count": (f"{EVIDENCE}/efficiency.csv", r"(?m),(\d+),(\d+),(\w+)$", r",\1.5,\2,\3", "counts must be whole"),
-    "a missing row": (f"{EVIDENCE}/efficiency.csv", r"(?m)^.*,samerging,\w+,1,.*\n", "", "expected each of "),
+    "an example": (f"{EVIDENCE}/efficiency/rows.csv", r"(?m)[1-9a-f](\w*)$", r"0\1", "correct, but `right` has"),
+    "half a count": (
+        f"{EVIDENCE}/efficiency/rows.csv",
+        r"(?m),(\d+),(\d+),(\w+)$",
+        r",\1.5,\2,\3",
+        "counts must be whole",
+    ),
+    "a missing row": (f"{EVIDENCE}/efficiency/rows.csv", r"(?m)^.*,samerging,\w+,1,.*\n", "", "expected each of "),
     "another setting": (
         f"{TABLES}/efficiency-contrasts.csv",
         r'\[""distillation""',
@@ -118,9 +125,25 @@ def test_a_fraud_is_named(made: dict[str, Path], tmp_path: Path, name: str):
 
 def test_missing_answers_are_reported(made: dict[str, Path], tmp_path: Path):
     root = shutil.copytree(made["efficiency"], tmp_path / "root")
-    path = root / f"{EVIDENCE}/efficiency.csv"
+    path = root / f"{EVIDENCE}/efficiency/rows.csv"
     path.write_text(pd.read_csv(path).drop(columns="right").to_csv(index=False))
     assert check(root).absent == ["answers to single examples (`right`)"]
+
+
+def test_studies_that_are_not_chosen_are_ignored(made: dict[str, Path], tmp_path: Path):
+    root = shutil.copytree(made["efficiency"], tmp_path / "root")
+    store.write_text(root / f"{EVIDENCE}/ablation/rows.csv", "no table")
+    assert check(root).wrong == []
+    store.write_text(root / "params.yaml", "studies: [tasks]\n")
+    assert check(root).wrong == [f"{EVIDENCE}/tasks has no tables"]
+    assert not [path for path in gather(root).restored if path.startswith("data/studies")]
+
+
+def test_a_study_that_does_not_apply_has_nothing_to_check(tmp_path: Path):
+    store.write_text(tmp_path / "params.yaml", "studies: [robustness]\n")
+    store.write_text(tmp_path / "pipeline/suites/s.yaml", "tasks: [a]\n")
+    store.write_csv(tmp_path / f"{EVIDENCE}/robustness/rows.csv", ROBUSTNESS_COLUMNS, [])
+    assert (check(tmp_path).wrong, check(tmp_path).absent) == ([], [])
 
 
 def test_a_repository_without_studies_has_nothing_to_check(tmp_path: Path):

@@ -65,7 +65,7 @@ def test_a_stage_killed_at_random(copied: Checkout, tally: Tally, stage: str):
 
 def test_a_killed_study_keeps_its_finished_pieces(copied: Checkout, tally: Tally):
     command = [sys.executable, "-B", "-m", "stages.studies.efficiency", "nano-3"]
-    pieces, output = copied.root / "data/.resumable", copied.root / "data/studies/nano-3/efficiency.csv"
+    pieces, output = copied.root / "data/.resumable", copied.root / "data/studies/nano-3/efficiency/rows.csv"
     assert copied.call(*command).returncode == 0
     new = content(output)
     assert new is not None

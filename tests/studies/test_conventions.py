@@ -115,9 +115,9 @@ def test_the_stage_writes_the_rows_of_its_grid(setting: Setting, tmp_path: Path)
     params |= {"calibrate.esm": setting.params, "schedule.{suite}": UNUSED, "calibration_split": "train"}
     params |= {"precision": "float32", "study.conventions": Params(methods=["tsv_m", "esm"])}
     params |= {"samples_per_task": 6, "seeds": [1], "evaluation_split": "test"}
-    output = tmp_path / "conventions.csv"
+    output = tmp_path / "conventions"
     stage.run(Job({}, params, (setting.suite, setting.teachers), (output,), Resumable(tmp_path / "cells")))
-    rows = pd.read_csv(output)
+    rows = pd.read_csv(output / "rows.csv")
     assert tuple(rows) == COLUMNS
     assert len(rows) == 2 * 4 * len(toy.TASKS)
 

@@ -16,7 +16,6 @@ from pipeline.models.suite import SuiteFolder
 from pipeline.report.figures import render_figure
 from pipeline.report.studies import Context
 from pipeline.report.studies.robustness import TITLES, view
-from pipeline.runtime.errors import BenchmarkError
 from pipeline.runtime.resumable import Resumable
 from pipeline.runtime.stage import Job
 from pipeline.steps import evaluate
@@ -58,9 +57,8 @@ def test_clean_images_score_as_evaluation_does(pristine_suite, artefacts, work):
     assert [row[2:] for row in rows if row[:2] == ("clean", 0)] == expected
 
 
-def test_texts_are_refused(text_suite: Path, work: Resumable):
-    with pytest.raises(BenchmarkError, match="study robustness: texts has texts, expected images"):
-        score_corruptions(text_suite, [], "test", GRID, work)
+def test_texts_have_no_rows(text_suite: Path, work: Resumable):
+    assert score_corruptions(text_suite, [], "test", GRID, work) == []
 
 
 def test_corrupted_counts_by_hand(pristine_suite, artefacts, work):
@@ -87,12 +85,12 @@ def test_a_case_does_not_depend_on_other_cases(pristine_suite, artefacts, work, 
 
 def test_the_stage_writes_a_row_per_case_method_and_task(pristine_suite, artefacts, work, tmp_path):
     folders = [shutil.copytree(artefacts[0], tmp_path / "all" / name) for name in stage.METHODS]
-    output = tmp_path / "robustness.csv"
+    output = tmp_path / "robustness"
     grid = GRID.model_copy(update={"corruptions": ["jpeg"], "severities": [3]})
     stage.run(
         Job({}, {"evaluation_split": "test", "study.robustness": grid}, (pristine_suite, *folders), (output,), work)
     )
-    frame = pd.read_csv(output)
+    frame = pd.read_csv(output / "rows.csv")
     assert tuple(frame) == COLUMNS
     assert [*dict.fromkeys(frame.method)] == [*stage.METHODS]
     assert len(frame) == 2 * len(stage.METHODS) * 3

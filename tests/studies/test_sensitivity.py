@@ -132,13 +132,13 @@ def job(pristine_suite: Path, teachers: Path, tmp_path: Path) -> Job:
         **dict(zip(stage.SCOPE, (8, "test", GRID.model_copy(update={"seeds": [0]})), strict=True)),
     }
     inputs = (pristine_suite, teachers, *(tmp_path / name for name in stage.MERGES))
-    return Job({"suite": "tiny"}, params, inputs, (tmp_path / "sensitivity.csv",), Resumable(tmp_path / "cells"))
+    return Job({"suite": "tiny"}, params, inputs, (tmp_path / "sensitivity",), Resumable(tmp_path / "cells"))
 
 
 def test_the_whole_study_is_written_and_viewed(job: Job):
     assert set(job.params) == set(stage.STAGE.params)
     stage.run(job)
-    rows = pd.read_csv(job.outputs[0], dtype={"right": "str"})
+    rows = pd.read_csv(job.outputs[0] / "rows.csv", dtype={"right": "str"})
     assert list(rows) == list(COLUMNS)
     assert rows[rows.knob == "scale"].groupby(["method", "value"]).ngroups == 9 * 3
     assert sorted(rows[rows.method == "dare"].seed.unique()) == [0, 1]

@@ -37,7 +37,7 @@ def test_a_study_writes_its_rows_with_reproducible_bytes(name: str, workspace: P
     contents = []
     for _ in range(2):
         stage.STAGE.run(stage.run, {"suite": "nano-3"})
-        contents.append(Path(f"data/studies/nano-3/{name}.csv").read_bytes())
+        contents.append(Path(f"data/studies/nano-3/{name}/rows.csv").read_bytes())
         shutil.rmtree("data/.resumable")
     header, *lines = contents[0].decode().splitlines()
     assert header.startswith("setting,k,suite,method,task,seed,samples,correct,total")

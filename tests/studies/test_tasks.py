@@ -122,13 +122,13 @@ def test_only_merged_tasks_use_calibration_images(pristine_suite, teachers):
 
 
 def test_the_stage_merges_and_scores_every_subset(pristine_suite, teachers, tmp_path, at_root):
-    output, grid = tmp_path / "tasks.csv", GRID.model_copy(update={"sizes": [2], "subsets": 1, "seeds": [0]})
+    output, grid = tmp_path / "tasks", GRID.model_copy(update={"sizes": [2], "subsets": 1, "seeds": [0]})
     params = {key: methods.load(key.partition(".")[2]).Params() for key in (*stage.FREE, *stage.BASELINES)}
     params |= samerging.Params().model_dump()
     params |= {"schedule.{suite}": SCHEDULE, "calibration_split": "train", "precision": "float32"}
     params |= {"study.tasks": grid, "samples_per_task": 6, "evaluation_split": "test"}
     stage.run(Job({}, params, (pristine_suite, teachers), (output,), Resumable(tmp_path / "cells")))
-    frame = pd.read_csv(output)
+    frame = pd.read_csv(output / "rows.csv")
     assert tuple(frame) == COLUMNS
     assert not frame.duplicated(["subset", "method", "task", "seed"]).any()
     assert frame.groupby("method").subset.nunique().to_dict() == {

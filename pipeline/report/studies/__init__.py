@@ -1,6 +1,6 @@
 """The studies in the report: a file per study with the function `view(rows, context) -> View`."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -8,11 +8,22 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.report.evidence import SEVERAL, STUDIES, load_json, load_table, load_text, merge_parameters
+from pipeline.report.evidence import (
+    AGAIN,
+    STUDIES,
+    EvidenceError,
+    load_json,
+    load_table,
+    load_text,
+    merge_parameters,
+)
 from pipeline.report.figures import Style, styles
 from pipeline.report.view import Look, View
 from pipeline.statistics import accuracy
 from pipeline.statistics.accuracy import AVERAGE, CEILING, FLOOR
+
+NEEDS = {"robustness": "images", "replicates": "a base that is trained here"}
+"""What a study needs that not every suite has; without it, it writes its tables with no rows."""
 
 
 @dataclass(frozen=True)
@@ -52,19 +63,33 @@ class Context:
         return f"{self.titles[method]} minus {self.titles[other]}"
 
 
-def views(folder: Path, look: Look) -> dict[str, View]:
-    """Return {study: its view} of a suite's evidence, in the order of the page; see `pipeline.report.collect`."""
-    context = _context(folder, look)
-    return {study: import_module(f"{__name__}.{study}").view(_rows(folder, study), context) for study in STUDIES}
+def views(folder: Path, look: Look, chosen: Collection[str]) -> tuple[dict[str, View], list[str]]:
+    """Return {study: its view} and the studies that do not apply to the suite, both in the order of the page.
+
+    folder: see `pipeline.report.collect_studies`; chosen: the studies to show. EvidenceError where one is missing, or
+    has no rows though it applies to every suite.
+    """
+    studies = [study for study in STUDIES if study in chosen]
+    context, shown, absent = _context(folder, look, studies), {}, []
+    for study in studies:
+        rows = _rows(folder / study)
+        if all(table.empty for table in (rows.values() if isinstance(rows, dict) else (rows,))):
+            if study not in NEEDS:
+                raise EvidenceError(f"{folder / study}: no rows; {AGAIN}")
+            absent.append(study)
+        else:
+            shown[study] = import_module(f"{__name__}.{study}").view(rows, context)
+    return shown, absent
 
 
-def _context(folder: Path, look: Look) -> Context:
+def _context(folder: Path, look: Look, studies: Iterable[str]) -> Context:
     """Read what the views share; raise EvidenceError if studies ran with different values of a parameter."""
     frame = accuracy.parse_scores(load_text(folder / "scores.csv"), folder / "scores.csv")
     suite, tasks = folder.name, tuple(frame.task.drop_duplicates())
     means = accuracy.tabulate_runs(frame, tasks).groupby("method").mean()
     experts = {task: float(means[task][CEILING]) for task in tasks}
-    params = merge_parameters(suite, load_json(folder / "records.json").values())
+    records = [record for study in studies for record in load_json(folder / study / "records.json").values()]
+    params = merge_parameters(suite, records)
     return Context(
         suite=suite,
         tasks=tasks,
@@ -80,9 +105,9 @@ def _context(folder: Path, look: Look) -> Context:
     )
 
 
-def _rows(folder: Path, study: str) -> pd.DataFrame | dict[str, pd.DataFrame]:
-    """Read the rows of a study; `right` is text even where it looks like a number."""
-    if study in SEVERAL:
-        files = sorted((folder / study).glob("*.csv"))
-        return {file.stem: load_table(file, (), keep_default_na=False) for file in files}
-    return load_table(folder / f"{study}.csv", (), dtype={"right": "str"})
+def _rows(folder: Path) -> pd.DataFrame | dict[str, pd.DataFrame]:
+    """Read the rows of a study, or its tables by their names; `right` is text even where it looks like a number."""
+    files = sorted(folder.glob("*.csv")) or [folder / "rows.csv"]
+    if [file.name for file in files] == ["rows.csv"]:
+        return load_table(files[0], (), dtype={"right": "str"})
+    return {file.stem: load_table(file, (), keep_default_na=False) for file in files}

@@ -30,10 +30,7 @@ Averages = Mapping[str, np.ndarray]
 
 
 def view(rows: pd.DataFrame, context: Context) -> View:
-    """`rows`: columns as in `pipeline.studies.replicates`; none where the experts are public."""
-    if rows.empty:
-        once = f"The experts of {context.suite} are public checkpoints and were trained once: there are no replicates."
-        return View(TITLE, QUESTION, (once,))
+    """`rows`: columns as in `pipeline.studies.replicates`."""
     averages, drawn = _average(rows), resample_replicates(rows, context.tasks)
     merged = {name: values for name, values in averages.items() if name not in (FLOOR, CEILING)}
     gaps = {
