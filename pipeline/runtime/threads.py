@@ -7,6 +7,8 @@ from multiprocessing.context import ForkServerProcess
 from threading import Semaphore, Thread
 from typing import TypeVar
 
+import torch
+
 from pipeline.runtime.device import device
 from pipeline.runtime.parallel import count_workers
 
@@ -31,6 +33,7 @@ def map_tensors(function: Callable[[str], Value], names: Iterable[str]) -> dict[
     todo, ended = iter(names), Semaphore(0)
 
     def work() -> None:
+        torch.get_num_threads()  # sets the number in this thread: until then its first SVD would take every core
         try:
             for name in todo:
                 if errors:

@@ -83,6 +83,15 @@ def test_tensors_are_mapped_in_parallel_and_returned_in_order(monkeypatch: pytes
     assert {*seen} == {1}
 
 
+def test_the_first_decomposition_of_a_thread_takes_one_core(monkeypatch: pytest.MonkeyPatch):
+    """By more threads than one, LAPACK gives singular vectors other last bits."""
+    monkeypatch.setenv("SAMERGING_WORKERS", "2")
+    matrix = torch.randn(700, 900, generator=torch.Generator().manual_seed(0))
+    expected = torch.linalg.svd(matrix, full_matrices=False)
+    for parts in map_tensors(lambda _: torch.linalg.svd(matrix, full_matrices=False), "ab").values():
+        assert all(map(torch.equal, parts, expected))
+
+
 def test_the_first_error_stops_the_work(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SAMERGING_WORKERS", "1")
     begun = []
