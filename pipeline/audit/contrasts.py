@@ -25,6 +25,8 @@ PRINTED = 10
 """Significant digits of a comparison."""
 APART = ("conventions", "sensitivity")
 """Studies that draw the compared settings alone; the others draw all settings together, each set of seeds an axis."""
+SEPARATE = ("conflict",)
+"""Studies with a check of their own."""
 PARTS = ("robustness", "landscape", "theory")
 """Studies that score a part of the test examples, or other examples."""
 SETTINGS: Mapping[str, Sequence[str]] = {
@@ -45,7 +47,8 @@ def check(suite: AuditedSuite) -> list[Finding]:
     """Check every study; one finding where there is none."""
     folder = f"{EVIDENCE}/studies/{suite.name}"
     paths = suite.repository.names(folder, ".csv")
-    names = {path.removeprefix(f"{folder}/").partition("/")[0].removesuffix(".csv") for path in paths} - {"scores"}
+    names = {path.removeprefix(f"{folder}/").partition("/")[0].removesuffix(".csv") for path in paths}
+    names -= {"scores", *SEPARATE}
     if not names:
         return [Finding(f"{suite.name}: studies", "rows of studies").skip(folder)]
     return [_check_study(suite, study) for study in sorted(names)]

@@ -28,7 +28,8 @@ from pipeline.statistics.contrasts import (
 BOUND, NONE = "bound", "none"
 """The pseudo-method that attains the bound; the degree of a pair without conflict."""
 MEASURES = {"loss": "Distillation loss", "entropy": "Entropy"}
-UNSHOWN = ", not shown"
+VERDICTS = {True: ", shown", False: ", not shown"}
+"""Whether every interval of a number excludes zero."""
 TITLE = "Conflict"
 QUESTION = (
     "What happens when merged tasks disagree about the same images? Of a task, the source, the meanings of a share q "
@@ -76,8 +77,9 @@ def view(rows: pd.DataFrame, context: Context) -> View:
             _describe_served(served, gaps, methods, degrees[-1], context, n),
             *_describe_warnings(named, context),
             f"{DRAWS} {count(pairs.count, 'test example')} of these {count(len(sources), 'source')} or, where so "
-            f"named, over the {count(len(sources), 'source')}, which is rough. Not shown: one of the two includes "
-            f"zero. One seed of trainings and calibrations; the conflicts are constructed, on one embedded suite.",
+            f"named, over the {count(len(sources), 'source')}, which is rough. Shown: every interval of a number "
+            f"excludes zero. One seed of trainings and calibrations; the conflicts are constructed, on one embedded "
+            f"suite.",
         ),
         figures={
             "conflict": Drawing(
@@ -161,7 +163,7 @@ def _both(contrast: Contrast, digits: int) -> str:
 
 def _judged(contrast: Contrast, digits: int) -> str:
     shown = excludes_zero(contrast.these) and excludes_zero(contrast.like)
-    return f"{interval(contrast.these, digits)}, over sources {edges(contrast.like, digits)}{UNSHOWN * (not shown)}"
+    return f"{interval(contrast.these, digits)}, over sources {edges(contrast.like, digits)}{VERDICTS[shown]}"
 
 
 def _describe_bound(conflicting: Mapping[str, float], accuracies: Mapping[StudySetting, float], n: str) -> str:
@@ -255,7 +257,7 @@ def _describe_warnings(named: pd.DataFrame, context: Context) -> Iterator[str]:
         for method in (TWIN, ENTROPY):
             mean = named[(named.method == method) & (named.degree == NONE)][measure].mean()
             parts = [
-                f"q = {q}: {interval(gap, 3)}{UNSHOWN * (not excludes_zero(gap))}"
+                f"q = {q}: {interval(gap, 3)}{VERDICTS[excludes_zero(gap)]}"
                 for q, gap in compare_measures(named, method, measure).items()
             ]
             yield (
