@@ -77,7 +77,7 @@ class TooFewSources(BenchmarkError):
     """The suite has fewer than two of the sources, and an interval over sources needs two."""
 
 
-class Pair(NamedTuple):
+class TaskPair(NamedTuple):
     """Two tasks that are merged."""
 
     source: str
@@ -91,7 +91,7 @@ def conflicting_name(source: str, degree: float) -> str:
     return f"{source}-{degree:g}"
 
 
-def pair_tasks(tasks: Sequence[str], params: Params) -> list[Pair]:
+def pair_tasks(tasks: Sequence[str], params: Params) -> list[TaskPair]:
     """List the pairs of every source: conflicting ones by ascending degree, then those without conflict.
 
     tasks: of the suite. Raises TooFewSources.
@@ -105,8 +105,8 @@ def pair_tasks(tasks: Sequence[str], params: Params) -> list[Pair]:
     pairs = []
     for place in places:
         source, others = tasks[place], [*tasks[place + 1 :], *tasks[:place]]
-        pairs += [Pair(source, conflicting_name(source, degree), degree) for degree in params.degrees]
-        pairs += [Pair(source, other, None) for other in others[: params.partners]]
+        pairs += [TaskPair(source, conflicting_name(source, degree), degree) for degree in params.degrees]
+        pairs += [TaskPair(source, other, None) for other in others[: params.partners]]
     return pairs
 
 
@@ -119,7 +119,7 @@ def permute_classes(classes: int, degree: float, seed: int, source: str) -> np.n
     return labels
 
 
-def train_expert(suite: Path, source: str, degree: float, recipe: mini.Recipe, seed: int) -> Weights:
+def train_permuted(suite: Path, source: str, degree: float, recipe: mini.Recipe, seed: int) -> Weights:
     """Fine-tune the expert of A_q from the suite's base, on one thread; rounded to float16 as the suite's experts."""
     from open_clip import CLIP
 
@@ -140,7 +140,7 @@ def train_expert(suite: Path, source: str, degree: float, recipe: mini.Recipe, s
     return split_qkv({name: parameter.detach().half().float() for name, parameter in tuned.items()})
 
 
-def assemble_tasks(suite: Path, experts: Mapping[Pair, Weights], seed: int, folder: Path) -> None:
+def assemble_tasks(suite: Path, experts: Mapping[TaskPair, Weights], seed: int, folder: Path) -> None:
     """Write a suite with the tasks of `suite` and the conflicting ones; what they share is linked.
 
     experts: of the conflicting task of each pair.
@@ -177,7 +177,7 @@ def train_conflicts(
     pairs = pair_tasks(SuiteFolder(suite).suite.task_names, params)
     conflicts = [pair for pair in pairs if pair.degree is not None]
     pieces = [(suite, pair.source, pair.degree, recipe, params.seed) for pair in conflicts]
-    trained = work.run(train_expert, pieces, "trainings", form=WEIGHTS)
+    trained = work.run(train_permuted, pieces, "trainings", form=WEIGHTS)
     folder = scratch / f"conflicts-{params.seed}"  # kept results of other trainings have another path
     assemble_tasks(suite, dict(zip(conflicts, trained, strict=True)), params.seed, folder)
     return folder, write_teachers(folder, split, scratch / "teachers", work)
