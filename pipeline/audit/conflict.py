@@ -158,8 +158,11 @@ def _check_statements(finding: Finding, suite: AuditedSuite, rows: pd.DataFrame)
         for pair, settings in sides.items()
         if pair[1] != NONE
     }
-    stated = _state(values, averages, gaps, named, suite)
-    names = ["accuracy", "changes", "distillation", "served", "warnings"]
+    each: dict[Setting, np.ndarray] = {
+        pair: np.mean([runs[side].accuracies[0, 0] for side in settings], axis=0) for pair, settings in sides.items()
+    }
+    stated = _state(values, averages, gaps, each, named, suite)
+    names = ["accuracy", "pairs", "changes", "distillation", "served", "warnings"]
     expect_statements(finding, suite, "Conflict", [f"conflict-{name}" for name in names], stated)
 
 
@@ -211,6 +214,7 @@ def _state(
     values: Mapping[str, Mapping[str, float]],
     averages: Mapping[Setting, float],
     gaps: Mapping[Setting, float],
+    each: Mapping[Setting, np.ndarray],
     named: pd.DataFrame,
     suite: AuditedSuite,
 ) -> Stated:
@@ -242,6 +246,12 @@ def _state(
     accuracies = [["Method", "No conflict", columns], ["Images with two labels", shares], ["Bound", means[BOUND]]]
     accuracies.append([titles[CEILING], means[CEILING]])
     accuracies += [[titles[name], [averages[name, q] for q in (NONE, *degrees)]] for name in methods]
+    ends = measured[measured["method"] == TWIN].groupby(["source", "degree"])["loss"].mean()
+    pairs: list[Text] = [["Pair", "Two labels", "Bound", titles[CEILING], [titles[name] for name in methods], "Loss"]]
+    for place, source in enumerate(dict.fromkeys(named["source"])):
+        for q in degrees:
+            row = [each[name, q][place] for name in (BOUND, CEILING, *methods)]
+            pairs.append([f"{source}, q = {q}", 200 - 2 * row[0], row, ends[source, q]])
     changes, rivals = (
         [["Method", columns], *([titles[name], [numbers(f"{kind}: {name}, {q}") for q in degrees]] for name in rows)]
         for kind, rows in (("change", methods), ("more", others))
@@ -272,7 +282,7 @@ def _state(
                 parts.append([f"q = {q}", spread, VERDICTS[verdict == CLEAR]])
             sentences.append([title, titles[name], nats.loc[(name, NONE), measure], parts, sources])
     sentences.append([CONTRAST_DRAWS, size[1], sources, sources])
-    return [accuracies, changes, rivals, balance, warnings, sentences]
+    return [accuracies, pairs, changes, rivals, balance, warnings, sentences]
 
 
 def _excludes_zero(value: Mapping[str, float]) -> bool:

@@ -21,7 +21,7 @@ from pipeline.runtime import store
 from tests.studies.test_conflict import KINDS, METHODS, SIZES, context, made_labels, made_up
 
 EVIDENCE, REPORT, LABELS = "reports/evidence/studies/s", "reports/studies/s", "data/suites/s/labels/test"
-VIEWED = ("accuracy", "changes", "distillation", "served", "warnings")
+VIEWED = ("accuracy", "pairs", "changes", "distillation", "served", "warnings")
 ROWS, SENTENCES, TABLES = f"{EVIDENCE}/conflict.csv", f"{REPORT}/sentences.md", f"{REPORT}/tables"
 
 
@@ -98,6 +98,7 @@ FRAUDS: Mapping[str, tuple[str, str | Callable[[str], str], str | Callable[[re.M
     "a weight": (f"{TABLES}/conflict-contrasts.csv", r"bound", "ties", "weighs other settings"),
     "a mean": (f"{TABLES}/conflict-accuracy.csv", r"(TIES,\d)(\d)", increment_digit, "accuracy.csv, line 7, number 1 "),
     "a share of images": (f"{TABLES}/conflict-accuracy.csv", r"(labels,,0.0,\d)(\d)", increment_digit, "line 2, numb"),
+    "a mean of a pair": (f"{TABLES}/conflict-pairs.csv", r"(q = 1\",.*?0,50.0,\d\d\.)(\d)", increment_digit, "line 4"),
     "an end of a change": (f"{TABLES}/conflict-changes.csv", r"(AdaM.*?q*\[-?\+?\d)(\d*)", r"\g<1>9", "changes.csv, "),
     "a task that is served": (f"{TABLES}/conflict-served.csv", r"(AdaMerging.*)\(3 : 0\)", r"\1(2 : 0)", "line 6, n"),
     "a bound": (SENTENCES, r"(at most 10)(\d)", increment_digit, "Conflict, line 1, number 3 is"),

@@ -298,6 +298,10 @@ def test_the_view_states_bound_and_averages():
     # All labels differ: the average is half of what is answered as either task labels it.
     assert float(table.loc["Distillation", "q = 1"]) == pytest.approx(100 * (0.6 + 0.3) / 2, abs=0.6)
     assert float(table.loc["Distillation", "No conflict"]) == pytest.approx(90, abs=0.6)
+    pairs = study_view.tables["pairs"].rows.set_index("Pair")
+    expected = {"Two labels": "100.0", "Bound": "50.0", "AdaMerging": "45.0", "TIES": "40.0", "Loss": "12.000"}
+    assert pairs.loc["bb, q = 1", [*expected]].to_dict() == expected
+    assert len(pairs) == len(SIZES) * len(KINDS)
     assert study_view.sentences[1].startswith("Points below the bound at q = 1: Simple average +")
     assert "AdaMerging +5.00 [" in study_view.sentences[1], "50 - 90 / 2"
 

@@ -96,6 +96,11 @@ def view(rows: pd.DataFrame, context: Context) -> View:
                 f"and on the source in merges with tasks without conflict. Bound: of any model that answers both "
                 f"tasks alike. {scope}",
             ),
+            "pairs": Frame(
+                pd.DataFrame(_tabulate_pairs(pairs, named, sources, degrees, methods, context)),
+                f"The same for every source; loss: the distillation loss, in nats, with which "
+                f"{context.titles[TWIN]} ends on unlabelled calibration examples.",
+            ),
             "changes": Frame(
                 _tabulate(changes, context, lambda contrast: _both(contrast, context.digits)),
                 f"Average accuracy of a conflicting pair minus accuracy on the source in merges with tasks without "
@@ -281,6 +286,28 @@ def _tabulate_accuracies(
             if (name, q) in accuracies
         }
         yield {"Method": "Bound" if name == BOUND else context.titles[name], "No conflict": "", **cells}
+
+
+def _tabulate_pairs(
+    pairs: Resampled[StudySetting],
+    named: pd.DataFrame,
+    sources: Sequence[str],
+    degrees: Sequence[str],
+    methods: Sequence[str],
+    context: Context,
+) -> Iterator[dict[str, str]]:
+    ends = named[named.method == TWIN].groupby(["task", "degree"]).loss.mean().to_dict()
+    for place, source in enumerate(sources):
+        for q in degrees:
+            values = {
+                name: 100 * float(pairs.observed[name, q][:, place].mean()) for name in (BOUND, CEILING, *methods)
+            }
+            accuracies = {
+                "Bound" if name == BOUND else context.titles[name]: f"{value:.{context.decimals}f}"
+                for name, value in values.items()
+            }
+            two = f"{2 * (100 - values[BOUND]):.{context.decimals}f}"
+            yield {"Pair": f"{source}, q = {q}", "Two labels": two, **accuracies, "Loss": f"{ends[source, q]:.3f}"}
 
 
 def _tabulate(contrasts: Contrasts, context: Context, cell: Callable[[Contrast], str]) -> pd.DataFrame:
