@@ -143,6 +143,7 @@ STUDIES = Pipeline(
         "ablation": StageEntry(
             "Calibrate with every combination of objective, sharpness and granularity, all else equal"
         ),
+        "conflict": StageEntry("Merge tasks that label the same images differently, and as many that do not"),
         "conventions": StageEntry(
             "Merge with q, k and v as three matrices and as one, positions averaged and decomposed"
         ),

@@ -88,6 +88,14 @@ WRONG = {
         changed("study+replicates+seeds", [0]),
         ["study.replicates.seeds.0 = 0", "equal to 1"],
     ),
+    "degrees of conflict out of order": (
+        changed("study+conflict+degrees", [0.5, 0.25]),
+        ["study.conflict.degrees = [0.5, 0.25]", "expected different values in ascending order"],
+    ),
+    "a single source of conflict": (
+        changed("study+conflict+sources", [0]),
+        ["study.conflict.sources = [0]", "at least 2 items"],
+    ),
     "no temperature": (changed("temperature", 0.0), ["temperature = 0.0", "greater than 0"]),
     "keep above one": (changed("merge+ties+keep", 1.5), ["merge.ties.keep = 1.5", "less than or equal to 1"]),
     "duplicate seeds": (changed("seeds", [0, 1, 0]), ["seeds = [0, 1, 0]", "values must differ"]),

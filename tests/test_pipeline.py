@@ -40,6 +40,7 @@ SWEPT = frozenset({"task_arithmetic", "ties", "dare", "consensus", "pcb", "tsv_m
 DECOMPOSING = frozenset({"iso_c", "iso_cts", "tsv_m", "wudi", "opcm", "esm"})
 COMPARED = {
     "ablation": frozenset({"samerging"}),
+    "conflict": LEARNERS | CLASSICS - {"zeroshot", "individual"},
     "conventions": DECOMPOSING,
     "efficiency": LEARNERS,
     "flatness": frozenset({"samerging"}),
@@ -54,6 +55,7 @@ COMPARED = {
 """The methods of every study."""
 VARIED = {
     "ablation": {"sharpness", "initial_coefficient"},
+    "conflict": {"seeds"},
     "conventions": {"rho", "sharpness", "temperature", "initial_coefficient", "weight_decay"},
     "efficiency": {"samples_per_task"},
     "flatness": {"sharpness", "samples_per_task"},
@@ -312,6 +314,7 @@ RERUNS: dict[str, frozenset[str]] = (
         f"study.{name}.{leaf}": studies(name)
         for name, leaves_of in {
             "ablation": ("initial_coefficient",),
+            "conflict": ("sources", "degrees", "partners", "seed"),
             "conventions": ("methods",),
             "efficiency": ("samples",),
             "flatness": ("samples", "held_out", "periods", "averaged"),
@@ -349,7 +352,7 @@ RERUNS: dict[str, frozenset[str]] = (
 )
 """Every leaf of params.yaml and the stages that run again when it changes, with suites: [mini-8] and every method."""
 
-WITHOUT_EXTRAS = studies("conventions", "replicates", "tasks", "theory") - RENDERS
+WITHOUT_EXTRAS = studies("conflict", "conventions", "replicates", "tasks", "theory") - RENDERS
 WITHOUT_DESCENT = studies("conventions") - RENDERS
 SOURCES: dict[str, frozenset[str]] = {
     "pipeline/methods/ties.py": main("ties") | CONTEXT | comparing("ties"),
@@ -368,12 +371,12 @@ SOURCES: dict[str, frozenset[str]] = {
     "pipeline/steps/refinement.py": FURTHER | SPECTRA | studies("sensitivity", "landscape"),
     "pipeline/merges/costs.py": EVALUATES | CONTEXT,
     "pipeline/studies/_trials.py": studies(
-        *("ablation", "conventions", "efficiency", "flatness", "protocol", "replicates", "sensitivity")
+        *("ablation", "conflict", "conventions", "efficiency", "flatness", "protocol", "replicates", "sensitivity")
     ),
     "pipeline/studies/_corruptions.py": studies("robustness"),
     "pipeline/studies/_curvature.py": studies("landscape"),
     "pipeline/steps/evaluate.py": EVALUATES | CONTEXT | sharing("evaluation_split"),
-    "pipeline/studies/_teachers.py": studies("protocol", "replicates", "theory"),
+    "pipeline/studies/_teachers.py": studies("conflict", "protocol", "replicates", "theory"),
     "pipeline/studies/_theory.py": studies("theory"),
     "pipeline/steps/teach.py": CALIBRATED | RESCALES | STUDIES | {"teach@mini-8"},
     "pipeline/diagnostics/prediction.py": DIAGNOSIS | studies("theory"),

@@ -29,6 +29,7 @@ SMALL = (
     "samples_per_task=8",
     "study.efficiency.samples=[1,4]",
     "study.replicates.seeds=[1,2]",
+    "study.conflict.degrees=[0.0,1.0]",
     "methods.merge=[zeroshot,individual,ties]",
     "methods.calibrate=[distillation]",
     "methods.svc=[ties]",

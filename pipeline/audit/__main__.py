@@ -14,6 +14,7 @@ from pathlib import Path
 from pipeline.audit import (
     archive,
     arithmetic,
+    conflict,
     contrasts,
     documents,
     draws,
@@ -30,7 +31,13 @@ from pipeline.audit.suite import AuditedSuite
 from pipeline.runtime.errors import BenchmarkError
 
 RESULT = Path("reports/audit.json")
-PER_SUITE = {"arithmetic": arithmetic, "contrasts": contrasts, "examples": examples, "draws": draws}
+PER_SUITE = {
+    "arithmetic": arithmetic,
+    "contrasts": contrasts,
+    "conflict": conflict,
+    "examples": examples,
+    "draws": draws,
+}
 
 
 def audit(repository: Repository) -> list[Finding]:

@@ -25,6 +25,8 @@ PRINTED = 10
 """Significant digits of a comparison."""
 APART = ("conventions", "sensitivity")
 """Studies that draw the compared settings alone; the others draw all settings together, each set of seeds an axis."""
+SEPARATE = ("conflict",)
+"""Studies with a check of their own."""
 PARTS = ("robustness", "landscape", "theory")
 """Studies that score a part of the test examples, or other examples."""
 SETTINGS: Mapping[str, Sequence[str]] = {
@@ -46,7 +48,7 @@ def check(suite: AuditedSuite) -> list[Finding]:
     folder = f"{EVIDENCE}/studies/{suite.name}"
     if not suite.repository.names(folder, ".csv"):
         return [Finding(f"{suite.name}: studies", "rows of studies").skip(folder)]
-    return [_check_study(suite, study) for study in sorted(suite.repository.studies)]
+    return [_check_study(suite, study) for study in sorted({*suite.repository.studies} - {*SEPARATE})]
 
 
 def _check_study(suite: AuditedSuite, study: str) -> Finding:

@@ -34,7 +34,8 @@ def read_rows(table: pd.DataFrame) -> pd.DataFrame:
 def find_impossible(rows: pd.DataFrame, totals: Mapping[str, int], tasks: Sequence[str]) -> Iterator[str]:
     """Yield counts beyond their totals, other totals than those scored, bits that do not fit, runs without a task.
 
-    totals: {task: examples} that the study must have scored; empty if it scores other examples.
+    totals: {task: examples} that the study must have scored; empty if it scores other examples. tasks: of every run;
+    empty if they differ from run to run.
     """
     counts = [rows[name].tolist() for name in ("task", "correct", "total") if "total" in rows]
     answers = rows["answers"] if "answers" in rows else [None] * len(rows)
@@ -47,7 +48,7 @@ def find_impossible(rows: pd.DataFrame, totals: Mapping[str, int], tasks: Sequen
             yield f"row {line}: {len(bits)} bits of `right` do not fit {total} examples"
         elif bits is not None and bits.sum() != correct:
             yield f"row {line}: {correct} correct, but `right` has {bits.sum()} ones"
-    if {"total", "method"} <= {*rows} or "answers" in rows:
+    if tasks and ({"total", "method"} <= {*rows} or "answers" in rows):
         for run, part in rows.groupby([name for name in VARIED if name in rows]):
             if sorted(part["task"]) != sorted(tasks):
                 name, expected = " ".join(map(str, run)), f"expected each of {', '.join(tasks)} once"

@@ -36,15 +36,20 @@ Stated: TypeAlias = Sequence[Sequence[Text]]
 
 def check(finding: Finding, suite: AuditedSuite, study: str, tables: Tables) -> None:
     """Check the tables and the sentences of a study of STUDIES."""
-    repository, folder = suite.repository, f"reports/studies/{suite.name}"
-    titles = repository.json(f"{EVIDENCE}/studies/{suite.name}/titles.json")
+    titles = suite.repository.json(f"{EVIDENCE}/studies/{suite.name}/titles.json")
     title, names, state = STUDIES[study]
     order = {task: index for index, task in enumerate(suite.tasks)}
     tables = {
         name: rows.assign(place=rows["task"].map(order)) if "task" in rows else rows for name, rows in tables.items()
     }
-    paths = *(f"{folder}/tables/{study}-{table}.csv" for table in names), f"{folder}/sentences.md"
-    for path, expected in zip(paths, state(tables, titles, suite), strict=True):
+    expect_statements(finding, suite, title, [f"{study}-{table}" for table in names], state(tables, titles, suite))
+
+
+def expect_statements(finding: Finding, suite: AuditedSuite, title: str, names: Sequence[str], stated: Stated) -> None:
+    """Count every part of the tables of these names, and of the sentences below this title."""
+    repository, folder = suite.repository, f"reports/studies/{suite.name}"
+    paths = *(f"{folder}/tables/{name}.csv" for name in names), f"{folder}/sentences.md"
+    for path, expected in zip(paths, stated, strict=True):
         if (text := repository.text(path)) is None:
             finding.skip(path)
             continue

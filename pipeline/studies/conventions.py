@@ -27,12 +27,13 @@ from pipeline.toolbox.conventions import Conventions
 COLUMNS = (*TRIAL_COLUMNS, "default")
 """`setting`: matrices/positional_embedding; `k`: 0 without data; `default`: 1 for the method's own convention."""
 MATRICES, POSITIONS = ("split", "fused"), ("average", "decompose")
+Decomposing = Literal["iso_c", "iso_cts", "tsv_m", "wudi", "opcm", "ace", "dc_merge", "do_merging", "esm"]
 
 
 class Params(Parameters):
     """The grid."""
 
-    methods: Annotated[list[Literal["iso_c", "iso_cts", "tsv_m", "wudi", "opcm", "esm"]], Field(min_length=2)]
+    methods: Annotated[list[Decomposing], Field(min_length=2)]
     """The methods compared; each needs its own parameters in params.yaml."""
 
 

@@ -5,7 +5,7 @@ from pipeline.runtime.stage import Job, Stage
 from pipeline.steps.calibrate import Setting
 from pipeline.studies.conventions import COLUMNS, score_conventions
 
-FREE = tuple(f"merge.{name}" for name in ("iso_c", "iso_cts", "tsv_m", "wudi", "opcm"))
+FREE = tuple(f"merge.{name}" for name in ("iso_c", "iso_cts", "tsv_m", "wudi", "opcm", "ace", "dc_merge", "do_merging"))
 SHARED = ("calibrate.esm", "schedule.{suite}", "calibration_split", "precision")
 GRID = ("study.conventions", "samples_per_task", "seeds", "evaluation_split")
 STAGE = Stage(

@@ -20,7 +20,7 @@ STAGES = {
     "collect": ("nano-3",),
     "render": (),
 }
-STUDIES = ("ablation", "conventions", "flatness", "protocol", "replicates", "tasks")
+STUDIES = ("ablation", "conflict", "conventions", "flatness", "protocol", "replicates", "tasks")
 """Without efficiency, which has a test of its own, and those that need merges which this run lacks."""
 Content = dict[str, bytes] | None
 OLD = b"of an earlier run"
