@@ -37,7 +37,7 @@ CONVENTIONS = (".matrices", ".positional_embedding")
 LEARNERS = frozenset({"adamerging", "distillation", "samerging"})
 CLASSICS = frozenset({"zeroshot", "individual", "average", "task_arithmetic", "ties", "tsv_m"})
 SWEPT = frozenset({"task_arithmetic", "ties", "dare", "consensus", "pcb", "tsv_m", "iso_c", "iso_cts", "wudi"})
-DECOMPOSING = frozenset({"iso_c", "iso_cts", "tsv_m", "wudi", "opcm", "esm"})
+DECOMPOSING = frozenset({"iso_c", "iso_cts", "tsv_m", "wudi", "opcm", "ace", "dc_merge", "do_merging", "esm"})
 COMPARED = {
     "ablation": frozenset({"samerging"}),
     "conflict": LEARNERS | CLASSICS - {"zeroshot", "individual"},
