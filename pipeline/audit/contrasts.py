@@ -25,7 +25,7 @@ PRINTED = 10
 """Significant digits of a comparison."""
 APART = ("conventions", "sensitivity")
 """Studies that draw the compared settings alone; the others draw all settings together, each set of seeds an axis."""
-PARTS = ("robustness", "landscape", "theory")
+PARTS = ("robustness", "landscape", "theory", "language")
 """Studies that score a part of the test examples, or other examples."""
 SETTINGS: Mapping[str, Sequence[str]] = {
     "ablation": ("objective", "sharpness", "granularity"),
@@ -72,7 +72,7 @@ def _check_study(suite: AuditedSuite, study: str) -> Finding:
             finding.complain(f"{path}, {complaint}")
         if not finding.wrong and study in SETTINGS and len(rows):
             _check_contrasts(finding, suite, study, rows)
-    if study in statements.STUDIES and not finding.wrong:
+    if study in statements.STUDIES and not finding.wrong and any(map(len, tables.values())):
         statements.check(finding, suite, study, tables)
     return finding
 

@@ -58,6 +58,8 @@ def studies_report(folder: Path, look: Look) -> dict[str, bytes]:
     """Render {path in reports/studies/<suite>/: content} of a suite's studies; folder: of their evidence."""
     files, sections, sentences = {}, [], []
     for study, view in studies.views(folder, look).items():
+        if not view.title:
+            continue
         rows = sorted((folder / study).glob("*.csv")) or [folder / f"{study}.csv"]
         names = [path.relative_to(folder).as_posix() for path in rows]
         links = tuple(Link(name, f"../../evidence/studies/{folder.name}/{name}") for name in names)
