@@ -158,6 +158,7 @@ STUDIES = Pipeline(
         "sensitivity": StageEntry("Change one hyperparameter at a time, and the scale of data-free merges; score each"),
         "tasks": StageEntry("Merge subsets of the experts; score them on the merged tasks and on those left out"),
         "theory": StageEntry("Measure what the theory of merging bounds, the bounds, and what they leave of the risk"),
+        "language": StageEntry("Score the merges of language models as generators, on held-out texts of every domain"),
         "context": StageEntry("Collect what a suite's studies share into files that travel in git", cached=False),
         "collect": StageEntry("Collect the rows of a study into files that travel in git", cached=False),
         "render": StageEntry("Render the page of a suite's studies, with their figures and tables", cached=False),

@@ -105,7 +105,7 @@ WRONG = {
     "duplicate suites": (changed("suites", ["nano-3", "nano-3"]), ["suites", "values must differ"]),
     "unknown suite": (
         changed("suites", ["mini-9"]),
-        ["suites: 'mini-9'", "did you mean 'mini-8'?", "mini-8, mini-8-lora, nano-3"],
+        ["suites: 'mini-9'", "did you mean 'mini-8'?", "mini-8, mini-8-lora, mini-lm, nano-3"],
     ),
     "unknown suite in schedule": (
         changed("schedule+nano3", CONTENT["schedule"]["nano-3"]),

@@ -45,6 +45,7 @@ COMPARED = {
     "efficiency": LEARNERS,
     "flatness": frozenset({"samerging"}),
     "landscape": LEARNERS | {"task_arithmetic"},
+    "language": LEARNERS | CLASSICS | {"expert_merging"},
     "protocol": LEARNERS,
     "replicates": LEARNERS | CLASSICS | {"iso_c", "regmean"},
     "robustness": LEARNERS | CLASSICS,
@@ -60,6 +61,7 @@ VARIED = {
     "efficiency": {"samples_per_task"},
     "flatness": {"sharpness", "samples_per_task"},
     "landscape": {"evaluation_split"},
+    "language": set(),
     "protocol": {"calibration_split", "samples_per_task"},
     "replicates": set(),
     "robustness": set(),
@@ -234,6 +236,24 @@ RERUNS: dict[str, frozenset[str]] = (
         "recipe.text-5.expert_steps": NOTHING,
         "recipe.text-5.expert_batch": NOTHING,
         "recipe.text-5.expert_lr": NOTHING,
+        "schedule.mini-lm.lr": NOTHING,
+        "schedule.mini-lm.steps": NOTHING,
+        "schedule.mini-lm.batch_size": NOTHING,
+        "recipe.mini-lm.seed": NOTHING,
+        "recipe.mini-lm.length": NOTHING,
+        "recipe.mini-lm.train_texts": NOTHING,
+        "recipe.mini-lm.validation_texts": NOTHING,
+        "recipe.mini-lm.test_texts": NOTHING,
+        "recipe.mini-lm.general_texts": NOTHING,
+        "recipe.mini-lm.width": NOTHING,
+        "recipe.mini-lm.layers": NOTHING,
+        "recipe.mini-lm.share": NOTHING,
+        "recipe.mini-lm.pretrain_steps": NOTHING,
+        "recipe.mini-lm.pretrain_batch": NOTHING,
+        "recipe.mini-lm.pretrain_lr": NOTHING,
+        "recipe.mini-lm.expert_steps": NOTHING,
+        "recipe.mini-lm.expert_batch": NOTHING,
+        "recipe.mini-lm.expert_lr": NOTHING,
         # How the reports look.
         "report.dpi": RENDERS,
         "report.width": RENDERS,
@@ -322,6 +342,7 @@ RERUNS: dict[str, frozenset[str]] = (
                 *("images", "pairs", "tasks", "points", "sharpness_images", "coefficients", "weights"),
                 *("ascent_steps", "directions", "tolerance", "signs"),
             ),
+            "language": ("texts", "completion", "characters", "seed"),
             "protocol": ("held_out", "samples"),
             "replicates": ("seeds",),
             "robustness": ("corruptions", "severities", "images", "seed"),
@@ -375,7 +396,7 @@ SOURCES: dict[str, frozenset[str]] = {
     ),
     "pipeline/studies/_corruptions.py": studies("robustness"),
     "pipeline/studies/_curvature.py": studies("landscape"),
-    "pipeline/steps/evaluate.py": EVALUATES | CONTEXT | sharing("evaluation_split"),
+    "pipeline/steps/evaluate.py": EVALUATES | CONTEXT | sharing("evaluation_split") - studies("language"),
     "pipeline/studies/_teachers.py": studies("conflict", "protocol", "replicates", "theory"),
     "pipeline/studies/_theory.py": studies("theory"),
     "pipeline/steps/teach.py": CALIBRATED | RESCALES | STUDIES | {"teach@mini-8"},
@@ -385,6 +406,7 @@ SOURCES: dict[str, frozenset[str]] = {
     "pipeline/embedded/images.py": EVERYTHING,
     "pipeline/embedded/training.py": EVERYTHING,
     "pipeline/embedded/lora.py": EVERYTHING,
+    "pipeline/embedded/language.py": EVERYTHING,
     "pipeline/runtime/stage.py": UNTRAINED | REPORT | STUDIES_REPORT | CHECK,
     "pipeline/runtime/store.py": UNTRAINED | REPORT | STUDIES_REPORT | CHECK,
     "stages/train.py": EVERYTHING,
@@ -393,6 +415,8 @@ SOURCES: dict[str, frozenset[str]] = {
     "pipeline/suites/lora.py": UNTRAINED,
     "pipeline/suites/text-5.yaml": NOTHING,
     "pipeline/suites/text.py": UNTRAINED,
+    "pipeline/suites/mini-lm.yaml": NOTHING,
+    "pipeline/suites/language.py": UNTRAINED,
     "pipeline/models/encoder.py": UNTRAINED,
     "pipeline/models/task_vectors.py": UNTRAINED,
     "pipeline/params.py": NOTHING,
@@ -404,8 +428,8 @@ SOURCES: dict[str, frozenset[str]] = {
     "pipeline/suites/_hub.py": UNTRAINED,
     "pipeline/statistics/accuracy.py": REPORT | STUDIES_REPORT,
     "pipeline/statistics/pac_bayes.py": frozenset({"studies.render@mini-8"}),
-    "stages/samerging.py": SAMERGING | studies("landscape", "robustness"),
-    "stages/calibrate.py": BASELINES | studies("landscape", "robustness"),
+    "stages/samerging.py": SAMERGING | studies("landscape", "language", "robustness"),
+    "stages/calibrate.py": BASELINES | studies("landscape", "language", "robustness"),
     **{f"pipeline/studies/{name}.py": studies(name) for name in COMPARED},
 }
 """Source files and the stages that run again when one changes."""
@@ -476,7 +500,7 @@ def read(root: Path) -> Pipeline:
 def checkout(root: Path) -> Path:
     """Make a repository of what DVC reads to build its graph, with every method, as `make methods` runs them."""
     toy.copy_code(root, ("dvc.yaml", "stages/studies/dvc.yaml", "params.yaml", ".dvc/config", ".dvcignore"))
-    apply_overrides(str(root / "params.yaml"), ["methods=${every_method}"])
+    apply_overrides(str(root / "params.yaml"), ["methods=${every_method}", f"studies=[{','.join(COMPARED)}]"])
     subprocess.run(["git", "init", "-q"], cwd=root, check=True)
     return root
 
@@ -565,8 +589,8 @@ def test_the_default_methods_are_known_and_enough_for_the_studies():
     for key, names in content["methods"].items():
         assert names == [name for name in content["every_method"][key] if name in names]
     running = {"samerging", *content["methods"]["merge"], *content["methods"]["calibrate"]}
-    merging = {"conventions"}  # it makes its own merges, of methods that need not run
-    assert set().union(*(compared for study, compared in COMPARED.items() if study not in merging)) <= running
+    apart = {"conventions", "language"}  # the one makes its own merges, the other is about another suite
+    assert set().union(*(compared for study, compared in COMPARED.items() if study not in apart)) <= running
 
 
 @pytest.mark.long

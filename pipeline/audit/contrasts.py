@@ -27,7 +27,7 @@ APART = ("conventions", "sensitivity")
 """Studies that draw the compared settings alone; the others draw all settings together, each set of seeds an axis."""
 SEPARATE = ("conflict",)
 """Studies with a check of their own."""
-PARTS = ("robustness", "landscape", "theory")
+PARTS = ("robustness", "landscape", "theory", "language")
 """Studies that score a part of the test examples, or other examples."""
 SETTINGS: Mapping[str, Sequence[str]] = {
     "ablation": ("objective", "sharpness", "granularity"),

@@ -106,7 +106,8 @@ def _check_training_images(suite: AuditedSuite) -> Finding:
     finding = Finding(
         f"{suite.name}: trained for", "arrays of examples and labels are those that the checkpoints belong to"
     )
-    record = suite.repository.json(f"data/checkpoints/{suite.name}/images.json")
+    folder = f"data/checkpoints/{suite.name}"
+    record = suite.repository.json(f"{folder}/images.json") or suite.repository.json(f"{folder}/texts.json")
     if record is None:
         return finding.skip("examples recorded with checkpoints: none, the weights are fetched or not in this folder")
     hashes = (

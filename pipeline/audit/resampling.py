@@ -82,6 +82,16 @@ def resample_grid(grid: np.ndarray) -> np.ndarray:
     return np.concatenate([*batches])
 
 
+def resample_grids(grids: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the mean over grids [S, n] of their means in DRAWS draws of seeds, and of the members of every grid."""
+    generator, means = np.random.default_rng(0), []
+    for _ in range(0, DRAWS, BATCH):
+        seeds = weigh_members(generator, len(grids[0]))
+        parts = [np.einsum("bs,sn,bn->b", seeds, grid, weigh_members(generator, grid.shape[1])) for grid in grids]
+        means.append(np.mean(parts, axis=0))
+    return np.concatenate(means)
+
+
 def weigh_members(generator: np.random.Generator, count: int) -> np.ndarray:
     """Return the share of every member in BATCH draws of as many as there are [BATCH, count]."""
     if count == 1:

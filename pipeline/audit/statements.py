@@ -1,9 +1,10 @@
-"""What five studies state, from their rows: tables and sentences on numbers per task, by other arithmetic.
+"""What six studies state, from their rows: tables and sentences on numbers per task or text, by other arithmetic.
 
 The studies of the number of tasks, of robustness, of the landscape and of theory, and the rise of the loss in flatness,
 have a number per task and seed, and no answers to single examples: a grid [S, T] for every method or setting. Their
-intervals draw seeds and tasks, see `pipeline.audit.resampling`. A text holds if its numbers are those that the rows
-give, in this order and no others, and if names and verdicts stand in it in order; it may be worded freely.
+intervals draw seeds and tasks, see `pipeline.audit.resampling`; the study of language has a number per text and seed,
+and draws seeds and texts. A text holds if its numbers are those that the rows give, in this order and no others, and if
+names and verdicts stand in it in order; it may be worded freely.
 """
 
 import csv
@@ -18,13 +19,15 @@ import pandas as pd
 from pipeline.audit.arithmetic import CEILING, FLOOR, MAIN
 from pipeline.audit.finding import Finding, Text
 from pipeline.audit.repository import EVIDENCE
-from pipeline.audit.resampling import CONTRAST_DRAWS, central_interval, resample_grid
+from pipeline.audit.resampling import CONTRAST_DRAWS, central_interval, resample_grid, resample_grids
 from pipeline.audit.suite import AuditedSuite
 
 TWIN, PLAIN, SAM = "distillation", "plain", "sam"
 SPACES = {"coefficients": "coefficients λ", "weights": "merged weights θ"}
 CLEAR, UNCLEAR, SINGLE = "excludes zero", "includes zero", "no interval"
 CHANCE = 0.05
+GENERAL, GENERATED = "general", ("arithmetic", "dates")
+"""Of the study of language: general text, and domains whose lines have a right answer."""
 
 Tables: TypeAlias = Mapping[str, pd.DataFrame]
 """{file of the study: its rows}."""
@@ -304,6 +307,58 @@ def _state_theory(tables: Tables, titles: Mapping[str, str], suite: AuditedSuite
     return lines, table, expansions, sentences
 
 
+def _state_language(tables: Tables, titles: Mapping[str, str], suite: AuditedSuite) -> Stated:
+    rows = tables["rows"]
+    measures = ("nats", "agreement", "exact", "repeated", "original")
+    rows = rows.assign(**{name: 100 * pd.to_numeric(rows[name]) for name in measures}, text=rows["text"].astype(int))
+    rows["nats"] /= 100
+    grids: dict[str, dict[str, Grids]] = {name: {} for name in measures}
+    for (domain, method), part in rows.groupby(["domain", "method"], sort=False):
+        for name in measures:
+            wide = part.pivot(index="seed", columns="text", values=name).dropna(axis=1)
+            grids[name].setdefault(str(domain), {})[str(method)] = wide.to_numpy()
+    names, domains = [*dict.fromkeys(rows["method"])], [name for name in grids["nats"] if name != GENERAL]
+    generated = [name for name in domains if name in GENERATED]
+    real = [name for name in domains if name not in generated]
+
+    def average(measure: str, among: Sequence[str], method: str) -> np.ndarray:
+        return np.mean([grids[measure][domain][method].mean(1) for domain in among], axis=0)
+
+    def differ(method: str, other: str, measure: str, among: Sequence[str], better: int) -> Text:
+        parts = [grids[measure][domain][method] - grids[measure][domain][other] for domain in among]
+        mean, (low, high) = np.mean([part.mean() for part in parts]), central_interval(resample_grids(parts))
+        verdict = "better" if better * mean > 0 else "worse"
+        return [float(mean), float(low), float(high), verdict if _judge(low, high) == CLEAR else "no difference shown"]
+
+    lines: list[Text] = [
+        ["Method", *domains, GENERAL, "Agreement", ["Exact, generated"] * bool(generated),
+         ["Exact, other"] * bool(real), "Repeats"]
+    ]  # fmt: skip
+    for name in names:
+        cells = [_spread(np.exp(average("nats", [domain], name))) for domain in (*domains, GENERAL)]
+        shares = ("agreement", domains), ("exact", generated), ("exact", real), ("repeated", domains)
+        cells += [_spread(average(measure, among, name)) for measure, among in shares if among]
+        lines.append([titles[name], cells])
+    free = [name for name in names if (rows["seed"][rows["method"] == name] < 0).all() and name not in (FLOOR, CEILING)]
+    best = min(free, key=lambda name: average("nats", domains, name).mean())
+    others, seeds = ("adamerging", "expert_merging", best), len(grids["nats"][GENERAL][TWIN])
+    pairs = [[titles[name], differ(TWIN, name, "nats", domains, -1)] for name in others]
+    sentences: list[Text] = [[titles[TWIN], pairs, seeds, len(domains)]]
+    sharp = [differ(MAIN, TWIN, "nats", domains, -1)]
+    if generated:
+        pairs = [[titles[name], differ(TWIN, name, "exact", generated, 1)] for name in others]
+        sentences.append([generated, titles[TWIN], pairs])
+        sharp.append(differ(MAIN, TWIN, "exact", generated, 1))
+    sentences.append([titles[MAIN], titles[TWIN], sharp])
+    kept = [TWIN, MAIN, *others, CEILING]
+    above = [[titles[name], differ(name, FLOOR, "nats", [GENERAL], -1)] for name in kept]
+    sentences.append([titles[FLOOR], above])
+    repeats = [[titles[name], average("repeated", domains, name).mean()] for name in (FLOOR, *kept)]
+    original = average("original", domains, FLOOR).mean()
+    sentences.append([repeats, original, titles[TWIN], titles[CEILING], differ(TWIN, CEILING, "repeated", domains, -1)])
+    return lines, sentences
+
+
 def _numeric(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows with numbers in every column but those of names."""
     return rows.astype({name: float for name in rows.columns if name not in ("method", "task", "expert")})
@@ -357,6 +412,7 @@ def _largest(share: float, budget: float) -> float:
 
 STUDIES: Mapping[str, tuple[str, Sequence[str], Callable[[Tables, Mapping[str, str], AuditedSuite], Stated]]] = {
     "flatness": ("Flatness", ("flatness",), _state_flatness),
+    "language": ("Language", ("language",), _state_language),
     "landscape": ("Loss landscape", ("sharpness",), _state_landscape),
     "robustness": ("Robustness", ("robustness",), _state_robustness),
     "theory": ("Theory", ("chain", "bounds", "linear"), _state_theory),

@@ -7,6 +7,7 @@
     images/<split>/<task>.npy           uint8 [N, H, W, 3], or instead
     texts/<split>/<task>.npy            int32 [N, L], token ids with padding (`pipeline.models.examples`)
     tokenizer.json                      what turned texts into token ids, as the tokenizers package reads it
+    general.npy                         only of language models: int32 [N, L + 1], text of no task, held out from all
     labels/<split>/<task>.npy           int64 [N]
 
 Only this module knows where these files are. `SuiteFolder` checks all that can be checked without reading tensors and
@@ -174,6 +175,14 @@ class SuiteFolder:
     def labels(self, split: str, task: str) -> np.ndarray:
         """Return the labels of a split, int64 [N], memory-mapped."""
         return store.read_array(self._labels(split, task))
+
+    def general(self) -> np.ndarray | None:
+        """Return held-out general text int32 [N, L + 1] of a suite of language models; None of any other suite.
+
+        The tasks of such a suite have one head, and the label of a text is the token that follows it.
+        """
+        path = self.folder / "general.npy"
+        return store.read_array(path) if path.exists() else None
 
     def _examples(self, split: str, task: str) -> Path:
         return self.folder / self._encoder.kind / split / f"{task}.npy"

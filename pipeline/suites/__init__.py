@@ -18,6 +18,8 @@ shared            by families whose files are on the hub or on this machine
   _tables           tables of facts
 mini              the embedded suites
 lora              embedded suites with low-rank experts, on the base of another suite
+language          suites of small language models
+  _characters       texts as characters, their splits         _generated      domains whose lines are generated
 _text_weights     Hugging Face's BERT and GPT-2 in the suite's layout
 
 A definition names its `family`; the rest of it is the family's `Definition`. Every family file has

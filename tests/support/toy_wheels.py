@@ -11,11 +11,14 @@ from typing import Any
 from zipfile import ZipFile
 
 import numpy as np
+import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import save
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel
 
+from pipeline.runtime import store
 from pipeline.suites import _text_tables
 
 TABLE = _text_tables.PATH
@@ -141,3 +144,25 @@ def write_wheels(folder: Path, members: Mapping[str, bytes]) -> dict[str, Any]:
             "members": hashes,
         }
     return table
+
+
+class Shop:
+    """A folder of wheels with a table of them, and pip without an index."""
+
+    def __init__(self, root: Path, wheels: Path, patch: pytest.MonkeyPatch) -> None:
+        self.wheels, self.table = wheels, root / "texts.json"
+        self.wheels.mkdir(parents=True)
+        patch.setattr(constants, "HF_ASSETS_CACHE", str(root))
+        patch.setattr(_text_tables, "PATH", self.table)
+        patch.setenv("PIP_NO_INDEX", "1")
+        patch.setenv("SAMERGING_WORKERS", "1")
+
+    def offer(self, members: Mapping[str, bytes]) -> dict[str, Any]:
+        """Write the wheels and their table; return the table."""
+        table = write_wheels(self.wheels, members)
+        self.state(table)
+        return table
+
+    def state(self, table: Mapping[str, Any]) -> None:
+        """Write the table; classes keep their order."""
+        store.write_text(self.table, json.dumps(table))

@@ -22,7 +22,12 @@ from pipeline.report.view import Look, View
 from pipeline.statistics import accuracy
 from pipeline.statistics.accuracy import AVERAGE, CEILING, FLOOR
 
-NEEDS = {"robustness": "images"} | dict.fromkeys(("replicates", "conflict"), "a base that is trained here")
+NEEDS = {
+    "robustness": "images",
+    "replicates": "a base that is trained here",
+    "conflict": "a base that is trained here",
+    "language": "language models",
+}
 """What a study needs that not every suite has; without it, it writes its tables with no rows."""
 
 
