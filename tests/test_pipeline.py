@@ -391,7 +391,7 @@ SOURCES: dict[str, frozenset[str]] = {
     ),
     "pipeline/studies/_corruptions.py": studies("robustness"),
     "pipeline/studies/_curvature.py": studies("landscape"),
-    "pipeline/steps/evaluate.py": EVALUATES | sharing("evaluation_split") - studies("language"),
+    "pipeline/steps/evaluate.py": EVALUATES | sharing("evaluation_split") - {"studies.language@mini-8"},
     "pipeline/studies/_teachers.py": studies("protocol", "replicates", "theory"),
     "pipeline/studies/_theory.py": studies("theory"),
     "pipeline/steps/teach.py": CALIBRATED | RESCALES | STUDIES | {"teach@mini-8"},
