@@ -3,6 +3,7 @@
 # make compare print experiments: changed parameters and their headline numbers
 # make methods run every method, outside the workspace, into reports/methods
 # make lora    run every merge on low-rank experts, mini-8-lora, outside the workspace, into reports/lora
+# make language   merge small language models, mini-lm, and study them as generators, outside the workspace, into reports/language
 # make text    run the default methods but svc, rescale and surgery on text-5, outside the workspace, into reports/text
 # make studies run the studies too: ablation, data efficiency, sensitivity, landscape, robustness, ...
 # make check   set up, lint and pass the tests that take no run of the pipeline: four minutes on two cores
@@ -25,6 +26,9 @@ TRY := -S 'suites=[nano-3]' -S 'methods.merge=[zeroshot,individual,task_arithmet
 LORA := -S 'suites=[mini-8-lora]' -S 'methods.merge=$${every_method.merge}' -S 'methods.calibrate=$${every_method.calibrate}' \
   -S 'methods.rescale=[average,task_arithmetic,ties,tsv_m,iso_c,do_merging,do_merging_lora,knots,core_space,esm]' \
   -S 'methods.surgery=[]'
+LANGUAGE := -S 'suites=[mini-lm]' -S 'studies=[language]' \
+  -S 'methods.merge=[zeroshot,individual,average,task_arithmetic,ties,tsv_m]' \
+  -S 'methods.calibrate=[adamerging,expert_merging,distillation]' -S 'methods.svc=[]' -S 'methods.rescale=[]' -S 'methods.surgery=[]'
 TEXT := -S 'suites=[text-5]' -S 'methods.svc=[]' -S 'methods.rescale=[]' -S 'methods.surgery=[]'
 # What is kept of a run outside the workspace, apart from its parameters and its lock: evidence, and what is rendered from it.
 REPORT := evidence/suites tables figures plots index.html metrics.json
@@ -36,12 +40,19 @@ define keep
 	  git archive --prefix=reports/$(1)/ "$$run:reports" $(REPORT) | tar -x
 	ln -s ../studies ../README.md reports/$(1)
 endef
+# $(call keep_studies,NAME,SUITE): of the same experiment the studies of its suite, and their lock.
+define keep_studies
+	rm reports/$(1)/studies
+	run="$$(git for-each-ref --format='%(refname)' 'refs/exps/*/*/$(1)')" && \
+	  git archive --prefix=reports/$(1)/ "$$run:reports" evidence/studies/$(2) studies/$(2) | tar -x && \
+	  git show "$$run:stages/studies/dvc.lock" > reports/$(1)/studies.lock
+endef
 
 # DVC commits experiments. Where Git knows no name, these commits, which no branch holds, get one.
 IDENTITY := $(shell git var GIT_COMMITTER_IDENT >/dev/null 2>&1 || \
   echo GIT_AUTHOR_NAME=make GIT_AUTHOR_EMAIL=make@localhost GIT_COMMITTER_NAME=make GIT_COMMITTER_EMAIL=make@localhost)
 
-.PHONY: repro try compare methods text lora studies check test lint audit bundle export faults verify lock env clone
+.PHONY: repro try compare methods text lora language studies check test lint audit bundle export faults verify lock env clone
 
 repro: clone $(READY)
 	dvc --wait-for-lock repro
@@ -69,6 +80,12 @@ lora: clone $(READY)
 	dvc exp remove --quiet lora 2>/dev/null || true
 	$(IDENTITY) dvc exp run --temp --name lora $(LORA)
 	$(call keep,lora)
+
+language: clone $(READY)
+	dvc exp remove --quiet language 2>/dev/null || true
+	$(IDENTITY) dvc exp run --temp --name language $(LANGUAGE) dvc.yaml stages/studies/dvc.yaml:render
+	$(call keep,language)
+	$(call keep_studies,language,mini-lm)
 
 studies: clone $(READY)
 	dvc --wait-for-lock repro check stages/studies/dvc.yaml:render

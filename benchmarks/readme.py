@@ -11,13 +11,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 from ruamel.yaml import YAML
+from scipy.stats import kendalltau
 
 from benchmarks import RESULTS
 
 ROOT = Path(__file__).parent.parent
 SUITE = "mini-8"
-KEPT = {"text": "text-5"}
+KEPT = {"text": "text-5", "lora": "mini-8-lora", "language": "mini-lm"}
 """Runs that are kept beside the main one, in reports/<name>, and their suites."""
 HEADLINE = (
     "Zero-shot", "Individual experts", "Simple average", "Task arithmetic", "TSV-M", "AdaMerging", "Distillation",
@@ -46,6 +49,16 @@ def blocks(root: Path = ROOT) -> dict[str, str]:
         name: results(folder, KEPT[name]) if folder.is_dir() else f"`make {name}` did not run."
         for name, folder in folders.items()
     }
+    whole = reports / "methods" if every.is_dir() else reports
+    scores = [
+        folder / "evidence/suites" / name / "scores.csv"
+        for folder, name in ((whole, suite), (reports / "lora", KEPT["lora"]))
+    ]
+    if all(path.is_file() for path in scores):
+        kept["lora"] += f"\n{compare_orders(*scores)}"
+    generators = reports / "language/studies" / KEPT["language"] / "sentences.md"
+    if generators.is_file():
+        kept["language"] += f"\n\n{generators.read_text('utf-8').strip()}"
     return {
         "headline": headline(overview),
         "results": results(tables, suite),
@@ -68,6 +81,38 @@ def results(tables: Path, suite: str) -> str:
     """The overview of a suite and the sentences about it."""
     parts = ((tables / f"{suite}-{name}.md").read_text("utf-8") for name in ("overview", "sentences"))
     return "\n".join(parts).strip()
+
+
+def compare_orders(first: Path, second: Path) -> str:
+    """Compare the order of the methods in two suites of the same tasks, given by their scores.csv, in a sentence.
+
+    Kendall's tau of the averages, over methods that are one merged model in both; its interval draws tasks.
+    """
+    accuracies = [_accuracies(path) for path in (first, second)]
+    names = accuracies[0].index.intersection(accuracies[1].index)
+    here, there = (table.loc[names].to_numpy() for table in accuracies)
+    draws = np.random.default_rng(0).integers(0, here.shape[1], (2_000, here.shape[1]))
+    drawn = [kendalltau(here[:, tasks].mean(1), there[:, tasks].mean(1)).statistic for tasks in draws]
+    low, high = np.nanquantile(drawn, (0.025, 0.975))
+    tau = kendalltau(here.mean(1), there.mean(1)).statistic
+    gains = pd.Series(there.mean(1) - here.mean(1), names).sort_values()
+    least, most = (
+        ", ".join(f"`{name}` {gain:+.1f}" for name, gain in part.items()) for part in (gains[:3], gains[:-4:-1])
+    )
+    return (
+        f"- The order of {len(names)} merges on {first.parent.name} and on {second.parent.name}, the same tasks: "
+        f"Kendall's τ = {tau:.2f}, 95 % interval [{low:.2f}, {high:.2f}] over tasks. Points of average accuracy, there "
+        f"minus here: most for {most}; least for {least}."
+    )
+
+
+def _accuracies(path: Path) -> pd.DataFrame:
+    """Return the accuracy in %, mean over seeds: a row per merge that is one model, a column per task."""
+    references = json.loads((path.parent / "methods.json").read_text("utf-8"))
+    apart = {"zeroshot", "individual", *references["several"]}
+    scores = pd.read_csv(path).assign(accuracy=lambda rows: 100 * rows.correct / rows.total)
+    table = scores.pivot_table("accuracy", "method", "task")
+    return table[[name not in apart and not name.endswith("-rescaled") for name in table.index]]
 
 
 def headline(overview: str) -> str:

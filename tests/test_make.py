@@ -43,7 +43,7 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "target", ["repro", "try", "methods", "text", "lora", "studies", "compare", "verify", "check", "test"]
+    "target", ["repro", "try", "methods", "text", "lora", "language", "studies", "compare", "verify", "check", "test"]
 )
 def test_an_archive_is_refused_before_an_environment_is_installed(root: Path, target: str):
     done = make(root, target, "PYTHON=touch installed;")

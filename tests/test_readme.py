@@ -39,6 +39,21 @@ def test_only_the_methods_are_listed_each_with_its_paper():
     assert listed.count("† Our reading: ") == len(doubted) > 0
 
 
+def test_orders_are_compared_by_kendalls_tau(tmp_path: Path):
+    """Three merges of which the second suite reverses one pair, tau = (2 - 1) / 3; floor and ceiling do not count."""
+    right = {"first": {"a": 10, "b": 20, "c": 30, "zeroshot": 90}, "second": {"a": 20, "b": 10, "c": 40, "zeroshot": 0}}
+    for suite, counts in right.items():
+        rows = [f"{suite},{name},{task},,0,{hits},100" for name, hits in counts.items() for task in ("t", "u")]
+        (tmp_path / suite).mkdir()
+        text = "\n".join(["suite,method,task,seed,samples,correct,total", *rows])
+        (tmp_path / suite / "scores.csv").write_text(f"{text}\n")
+        (tmp_path / suite / "methods.json").write_text('{"several": []}')
+    sentence = readme.compare_orders(*(tmp_path / suite / "scores.csv" for suite in right))
+    assert "The order of 3 merges on first and on second" in sentence
+    assert "τ = 0.33, 95 % interval [0.33, 0.33]" in sentence
+    assert "least for `b` -10.0" in sentence
+
+
 def test_every_kind_of_benchmark_has_a_result():
     kinds = {path.name.split("-")[0] for path in RESULTS.glob("*.json")}
     assert kinds >= {"against_public", "calibration_step", "evaluation", "data_free", "growth", "full_size"}
@@ -108,8 +123,16 @@ def front(tmp_path: Path) -> Path:
             f"tables/{readme.SUITE}-sentences.md",
             f"tables/{readme.SUITE}.csv",
             f"evidence/suites/{readme.SUITE}/scores.csv",
+            f"evidence/suites/{readme.SUITE}/methods.json",
         )
     }
+    for name in ("scores.csv", "methods.json"):
+        source = f"reports/lora/evidence/suites/{readme.KEPT['lora']}/{name}"
+        cited[source] = source
+    generators = f"studies/{readme.KEPT['language']}/sentences.md"
+    cited[f"reports/language/{generators}"] = f"reports/language/{generators}"
+    (tmp_path / "language/reports" / generators).parent.mkdir(parents=True)
+    shutil.copy(readme.ROOT / "reports/language" / generators, tmp_path / "language/reports" / generators)
     for run, suite in readme.KEPT.items():
         for part in ("overview", "sentences"):
             source = f"reports/{run}/tables/{suite}-{part}.md"

@@ -18,9 +18,9 @@ NUMBER = re.compile(r"(?:(?<![\w.])([+-]))?(\d+(?:,\d{3})*(?:\.\d+)?)")
 MARKED = re.compile(r"<!-- (\w+) -->\n(.*?)<!-- /\1 -->", re.DOTALL)
 CHOSEN = re.compile(r"(\d+) unlabelled examples (?:per task find|choose)")
 ESCAPED = re.compile(r"\\([\\|*_<>`\[\]])")
-POINTS = ("What we found", "What the studies say")
+POINTS = ("What we found", "What the studies say", "Questions and answers")
 """Sections whose numbered points end with what their numbers are from, `*Results*` or `*Ablation, Flatness*`."""
-RESULTS = {"Results": "methods", "Text": "text"}
+RESULTS = {"Results": "methods", "Text": "text", "Low-rank experts": "lora", "Language models": "language"}
 """What a point cites for a run's sentences, and for the rows of the methods that it names."""
 RESCALED = "-rescaled"
 
@@ -54,12 +54,13 @@ def check(repository: Repository, runs: Mapping[str, Repository]) -> Finding:
         else:
             cited[part] = ESCAPED.sub(r"\1", sentences)
             rows[part] = {line.split("|")[1].strip(): line for line in overview.splitlines() if line[:1] == "|"}
-    for name in repository.suites[:1]:
-        study_sentences = repository.text(f"reports/studies/{name}/sentences.md")
-        if study_sentences is None:
-            finding.skip(f"points on the studies of {name}")
-        else:
+    for shown in (repository, *runs.values()):
+        study_sentences = shown.text(f"reports/studies/{shown.suites[0]}/sentences.md")
+        if study_sentences is not None:
             cited |= re.findall(r"^### (.*)\n([^#]*)", ESCAPED.sub(r"\1", study_sentences), re.MULTILINE)
+        elif shown is repository:
+            finding.skip(f"points on the studies of {shown.suites[0]}")
+    for name in repository.suites[:1]:
         _check_scales(finding, AuditedSuite(runs.get("methods", repository), name), documents)
     for document in documents:
         _check_points(finding, document, cited, rows)

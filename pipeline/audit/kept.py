@@ -1,7 +1,7 @@
 """Runs kept outside the workspace, reports/<run> -> a folder like a repository, to be audited as one.
 
-`make methods`, `make text` and `make lora` keep the parameters, the lock and the report of a run. Its code is the code
-of this commit; of its data/ there is what its report restores.
+`make methods`, `make text`, `make lora` and `make language` keep the parameters, the lock and the report of a run. Its
+code is the code of this commit; of its data/ there is what its report restores.
 """
 
 import shutil
@@ -10,17 +10,27 @@ from pathlib import Path
 from pipeline.audit.finding import Finding
 from pipeline.audit.repository import Repository, RepositoryError
 
-RUNS = {"methods": "every method", "text": "text", "lora": "low-rank experts"}
+RUNS = {"methods": "every method", "text": "text", "lora": "low-rank experts", "language": "language models"}
 """{run: its title}."""
-SUITES = {"text": ["text-5"], "lora": ["mini-8-lora"]}
+SUITES = {"text": ["text-5"], "lora": ["mini-8-lora"], "language": ["mini-lm"]}
 """{run: its suites, where they are not those of params.yaml}."""
 LORA_RESCALED = (
     "average", "task_arithmetic", "ties", "tsv_m", "iso_c", "do_merging", "do_merging_lora", "knots", "core_space",
     "esm",
 )  # fmt: skip
 """What `make lora` rescales."""
+LANGUAGE_METHODS = {
+    "merge": ["zeroshot", "individual", "average", "task_arithmetic", "ties", "tsv_m"],
+    "calibrate": ["adamerging", "expert_merging", "distillation"],
+    "svc": [],
+    "rescale": [],
+    "surgery": [],
+}
+"""What `make language` runs beside SAMerging."""
 AT_ROOT = ("params.yaml", "dvc.lock")
 """Files of the root that the run keeps next to its report; all others there are of reports/."""
+STUDIES_LOCK = "studies.lock"
+"""The lock of the studies, of a run that has some of its own."""
 SHARED = ("dvc.yaml", ".dvcignore", "requirements.lock", "benchmarks", "pipeline", "stages")
 
 
@@ -43,6 +53,9 @@ def unfold(repository: Repository, run: str, folder: Path) -> bool:
     for path in kept.iterdir():
         if not path.is_symlink():  # the page links to shared files
             _copy(path, folder / path.name if path.name in AT_ROOT else folder / "reports" / path.name)
+    if (lock := folder / "reports" / STUDIES_LOCK).is_file():
+        lock.rename(folder / "stages/studies/dvc.lock")
+        _copy(repository.root / "stages/studies/dvc.yaml", folder / "stages/studies/dvc.yaml")
     return True
 
 
@@ -55,8 +68,11 @@ def check(repository: Repository, run: str, other: Repository) -> Finding:
         "methods": every,
         "text": {**here.get("methods", {}), "svc": [], "rescale": [], "surgery": []},
         "lora": {**here.get("methods", {}), **merges, "rescale": [*LORA_RESCALED], "surgery": []},
+        "language": LANGUAGE_METHODS,
     }
     expected = {**here, "suites": SUITES.get(run, here.get("suites")), "methods": methods[run]}
+    if run == "language":
+        expected["studies"] = ["language"]
     for key in sorted({*expected, *there}):
         same = there.get(key) == expected.get(key)
         finding.expect(same, f"reports/{run}/params.yaml: {key} is not what `make {run}` sets")

@@ -17,6 +17,11 @@ LORA = (
     f"methods.rescale=[{','.join(kept.LORA_RESCALED)}]",
     "methods.surgery=[]",
 )
+LANGUAGE = (
+    "suites=[mini-lm]",
+    "studies=[language]",
+    *(f"methods.{key}=[{','.join(names)}]" for key, names in kept.LANGUAGE_METHODS.items()),
+)
 TEXT = ("suites=[text-5]", "methods.svc=[]", "methods.rescale=[]", "methods.surgery=[]")
 
 
@@ -29,6 +34,9 @@ TEXT = ("suites=[text-5]", "methods.svc=[]", "methods.rescale=[]", "methods.surg
         ("text", TEXT[1:], ["suites"]),
         ("methods", ("methods=${every_method}",), []),
         ("methods", TEXT, ["methods", "suites"]),
+        ("language", LANGUAGE, []),
+        ("language", LANGUAGE[2:], ["studies", "suites"]),
+        ("language", LANGUAGE[:2], ["methods"]),
         ("lora", LORA, []),
         ("lora", LORA[:1], ["methods"]),
         ("lora", LORA[1:], ["suites"]),
