@@ -21,6 +21,7 @@ from pipeline.audit import arithmetic, draws, examples, lock, rendered, rerun
 from pipeline.audit.__main__ import audit, main
 from pipeline.audit.finding import Finding, agrees
 from pipeline.audit.repository import RepositoryError, gather, hash_directory, stamp_bytes
+from pipeline.audit.stages import read_pipelines
 from pipeline.audit.suite import AuditedSuite
 from pipeline.models.sampling import sample_indices
 from pipeline.runtime import store
@@ -432,6 +433,22 @@ def test_a_stage_that_never_ran_or_ran_another_command_is_named(repository: Path
     wrong = findings(repository)["lock: stages"].wrong
     assert f"merge@{SUITE}-wudi is not in dvc.lock: it never ran" in wrong
     assert f"teach@{SUITE} ran with other command than dvc.yaml declares" in wrong
+
+
+def test_studies_that_are_not_chosen_need_not_have_run(tmp_path: Path):
+    names = ("flatness", "language")
+    outs = {study: {"wdir": "../..", "cmd": study, "outs": [f"data/studies/s/{study}"]} for study in names}
+    files = {
+        "params.yaml": "suites: [s]\nstudies: [flatness]\n",
+        "dvc.yaml": "stages: {}\n",
+        "dvc.lock": "stages: {}\n",
+        "stages/studies/dvc.yaml": json.dumps({"stages": outs}),
+        "stages/studies/dvc.lock": "stages: {}\n",
+    }
+    for name, content in files.items():
+        store.write_text(tmp_path / name, content)
+    declared, _, idle = read_pipelines(gather(tmp_path))
+    assert ([*declared], idle) == (["stages/studies:flatness"], [])
 
 
 def test_two_pipelines_are_checked_against_their_locks(tmp_path: Path):
