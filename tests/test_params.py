@@ -178,7 +178,11 @@ WRONG = {
     "duplicate studies": (changed("studies", ["theory", "theory"]), ["studies", "values must differ"]),
     "an unknown study": (
         changed("studies", ["ablations"]),
-        ["studies: 'ablations': no such study", "did you mean 'ablation'?", "ablation, conventions, efficiency"],
+        [
+            "studies: 'ablations': no such study",
+            "did you mean 'ablation'?",
+            "ablation, conflict, conventions, efficiency",
+        ],
     ),
     "a study without an entry": (
         without("study+theory"),
