@@ -17,7 +17,7 @@ from tests.support import toy_texts
 REFUSED = {
     "suite": (
         ("tinny", "samerging"),
-        "no suite 'tinny'; did you mean 'tiny'?; expected one of glue7-gpt2, mini-8, mini-8-lora, nano-3, ta8",
+        "no suite 'tinny'; did you mean 'tiny'?; expected one of glue7-gpt2, mini-8, mini-8-lora, mini-lm, nano-3, ta8",
     ),
     "unprepared": (
         ("nano-3", "samerging"),
