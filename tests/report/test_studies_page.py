@@ -95,6 +95,15 @@ def test_the_page_says_which_studies_do_not_apply(folder: Path):
     assert html.replace(f"<p>Not measured here: {absent}.</p>\n", "") == expected["index.html"].decode()
 
 
+def test_a_study_of_other_parameters_is_shown_alone():
+    """That of robustness scores the merges of the main run: it depends on no calibration split."""
+    report = Path("reports/studies/mini-8")
+    files = studies_report(Path("reports/evidence/studies/mini-8"), LOOK, ["robustness"])
+    assert files["sentences.md"].decode() in (report / "sentences.md").read_text("utf-8")
+    table = "tables/robustness-robustness.csv"
+    assert files[table] == (report / table).read_bytes()
+
+
 def test_no_rows_of_a_study_that_applies_to_every_suite_are_refused(folder: Path):
     add_study(folder, "ablation", TRIAL_COLUMNS, [])
     with pytest.raises(BenchmarkError, match="ablation: no rows; run dvc repro"):

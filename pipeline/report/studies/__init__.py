@@ -47,6 +47,7 @@ class Context:
     """{task: accuracy of its expert}, in per cent."""
     calibration_split: str
     evaluation_split: str
+    """Empty, as the former, if none of the chosen studies depends on it."""
     params: Mapping[str, Any]
     """The parameters that the studies ran with, by their keys."""
     width: float
@@ -102,8 +103,8 @@ def _context(folder: Path, look: Look, studies: Iterable[str]) -> Context:
         floor=float(means[AVERAGE][FLOOR]),
         ceiling=float(means[AVERAGE][CEILING]),
         experts=experts,
-        calibration_split=params["calibration_split"],
-        evaluation_split=params["evaluation_split"],
+        calibration_split=params.get("calibration_split", ""),
+        evaluation_split=params.get("evaluation_split", ""),
         params=params,
         width=look.width,
         decimals=look.decimals,
