@@ -3,7 +3,7 @@
 # make compare print experiments: changed parameters and their headline numbers
 # make methods run every method, outside the workspace, into reports/methods
 # make lora    run every merge on low-rank experts, mini-8-lora, outside the workspace, into reports/lora
-# make language   merge small language models, mini-lm, and study them as generators, outside the workspace, into reports/language
+# make language  merge and study small language models, mini-lm, outside the workspace, into reports/language
 # make text    run the default methods but svc, rescale and surgery on text-5, outside the workspace, into reports/text
 # make studies run the studies too: ablation, data efficiency, sensitivity, landscape, robustness, ...
 # make check   set up, lint and pass the tests that take no run of the pipeline: four minutes on two cores

@@ -14,6 +14,8 @@ RUNS = {"methods": "every method", "text": "text", "lora": "low-rank experts", "
 """{run: its title}."""
 SUITES = {"text": ["text-5"], "lora": ["mini-8-lora"], "language": ["mini-lm"]}
 """{run: its suites, where they are not those of params.yaml}."""
+STUDIES = {"language": ["language"]}
+"""{run: its studies, where they are not those of params.yaml}."""
 LORA_RESCALED = (
     "average", "task_arithmetic", "ties", "tsv_m", "iso_c", "do_merging", "do_merging_lora", "knots", "core_space",
     "esm",
@@ -70,9 +72,8 @@ def check(repository: Repository, run: str, other: Repository) -> Finding:
         "lora": {**here.get("methods", {}), **merges, "rescale": [*LORA_RESCALED], "surgery": []},
         "language": LANGUAGE_METHODS,
     }
-    expected = {**here, "suites": SUITES.get(run, here.get("suites")), "methods": methods[run]}
-    if run == "language":
-        expected["studies"] = ["language"]
+    set_by_make = {"suites": SUITES.get(run, here.get("suites")), "studies": STUDIES.get(run, here.get("studies"))}
+    expected = {**here, **set_by_make, "methods": methods[run]}
     for key in sorted({*expected, *there}):
         same = there.get(key) == expected.get(key)
         finding.expect(same, f"reports/{run}/params.yaml: {key} is not what `make {run}` sets")
