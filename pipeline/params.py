@@ -1,8 +1,8 @@
 """params.yaml: its schema and its only reader.
 
-The whole file is checked before any stage starts; a stage then gets exactly the values that it declares. All settings
-that change a number are in params.yaml; where stages run, and in how many processes, is set by environment variables
-(SAMERGING_DEVICE, SAMERGING_WORKERS).
+Stage `check` checks the whole file before any other stage starts; a stage then gets exactly the values that it
+declares. All settings that change a number are in params.yaml; where stages run, and in how many processes, is set by
+environment variables (SAMERGING_DEVICE, SAMERGING_WORKERS).
 """
 
 import re
@@ -28,6 +28,10 @@ FLOATS = (1e-12, 1e6)
 """Magnitudes of every float but 0: far beyond any sensible value, and float32 neither overflows nor loses them."""
 INTEGERS = 10**9
 """The largest magnitude of an integer: it fits wherever torch, NumPy or the file formats take one."""
+
+
+SECTIONS = ("merge", "calibrate", "recipe", "study")
+"""The sections whose entries a method, a suite's family or a study defines."""
 
 
 class ParamsError(BenchmarkError):
@@ -85,23 +89,57 @@ class Params(SAMergingParams):
     report: Report
 
 
-def load(keys: Iterable[str] = (), path: Path = PATH) -> dict[str, Any]:
-    """Check the whole file and return the values of the dotted `keys`.
+def load(keys: Iterable[str], path: Path = PATH) -> dict[str, Any]:
+    """Return the values of the dotted `keys`, checked; of the rest of the file, `check` is what checks it.
 
     "merge.ties" gives that method's `Params`, "recipe.<suite>" its family's `Recipe`, "schedule.<suite>" a `Schedule`.
     Raises ParamsError with a line per problem.
     """
-    params = check(_read(path))
-    return {key: _value(params, key) for key in keys}
+    problems: list[str] = []
+    params = _top_level(read(path), problems)
+    values = {}
+    for key in keys:
+        value, (section, _, name) = _value(params, key), key.partition(".")
+        if name and section in SECTIONS:
+            value = _sections(section, {name: value}, _schemas(section, name), problems).get(name)
+        values[key] = value
+    if problems:
+        raise ParamsError(_lines(problems))
+    return values
 
 
-def _read(path: Path) -> Any:
+def read(path: Path = PATH) -> Any:
+    """Return the unchecked content of the file; ParamsError if it is missing or not valid YAML."""
     if not path.exists():
         raise ParamsError(f"{path.resolve()}: no such file; run from the root of the repository")
     try:
         return store.read_yaml(path)
     except store.StoreError as error:
         raise ParamsError(str(error)) from error
+
+
+def _schemas(section: str, wanted: str = "") -> dict[str, type[Parameters]]:
+    """Return the schemas of the entries that a section may have, by name: of all, or at most of the `wanted` one."""
+    kind = {"recipe": suites, "study": studies}.get(section, methods)
+    modules = {name: kind.load(name) for name in kind.names() if wanted in ("", name)}
+    if section == "recipe":
+        return {name: family.Recipe for name, (family, _) in modules.items()}
+    if section == "study":
+        return {name: module.Params for name, module in modules.items()}
+    modules.pop("samerging", None)  # its parameters are top-level
+    return {name: module.Params for name, module in modules.items() if hasattr(module, section)}
+
+
+def _top_level(content: Any, problems: list[str]) -> Params:
+    """Return the parameters, the entries of SECTIONS unchecked; raise ParamsError, with `problems`, if that fails."""
+    if not isinstance(content, dict):
+        raise ParamsError(f"params.yaml: expected a mapping of parameters, found {type(content).__name__}")
+    defaults = [key for key, field in Params.model_fields.items() if not field.is_required()]
+    problems += [f"{key}: missing; add it to params.yaml" for key in defaults if key not in content]
+    params = _model(Params, content, "", problems)
+    if params is None:
+        raise ParamsError(_lines(problems))
+    return params
 
 
 def _value(params: Params, key: str) -> Any:
@@ -116,30 +154,18 @@ def _value(params: Params, key: str) -> Any:
 
 def check(content: Any) -> Params:
     """Return the validated parameters; ParamsError with a line per problem if there is one."""
-    if not isinstance(content, dict):
-        raise ParamsError(f"params.yaml: expected a mapping of parameters, found {type(content).__name__}")
-    defaults = [key for key, field in Params.model_fields.items() if not field.is_required()]
-    problems = [f"{key}: missing; add it to params.yaml" for key in defaults if key not in content]
-    params = _model(Params, content, "", problems)
-    if params is None:
-        raise ParamsError(_lines(problems))
-    modules = {name: methods.load(name) for name in methods.names()}
-    defined = {name: suites.load(name) for name in suites.names()}
-    data_free = {name: module.Params for name, module in modules.items() if hasattr(module, "merge")}
-    calibrated = {name: module.Params for name, module in modules.items() if hasattr(module, "calibrate")}
-    calibrated.pop("samerging", None)  # its parameters are top-level
-    families = {name: family.Recipe for name, (family, _) in defined.items()}
-    merge = _sections("merge", params.merge, data_free, problems)
-    calibrate = _sections("calibrate", params.calibrate, calibrated, problems)
-    recipes = _sections("recipe", params.recipe, families, problems)
-    asking = {name: studies.load(name).Params for name in studies.names()}
-    study = _sections("study", params.study, asking, problems)
-    _check_run("studies", "study", "study", params.studies, asking, params.study, problems)
+    problems: list[str] = []
+    params = _top_level(content, problems)
+    schemas = {section: _schemas(section) for section in SECTIONS}
+    sections = {key: _sections(key, getattr(params, key), schemas[key], problems) for key in SECTIONS}
+    data_free, recipes, defined = schemas["merge"], sections["recipe"], schemas["recipe"]
+    _check_run("studies", "study", "study", params.studies, schemas["study"], params.study, problems)
     for where in ("methods", "every_method"):
         lists = getattr(params, where)
-        for key, known in (("merge", data_free), ("calibrate", calibrated)):
-            _check_run(f"{where}.{key}", key, "method", getattr(lists, key), known, getattr(params, key), problems)
-        _check_refined(where, lists, modules, problems)
+        for key in ("merge", "calibrate"):
+            entries = getattr(params, key)
+            _check_run(f"{where}.{key}", key, "method", getattr(lists, key), schemas[key], entries, problems)
+        _check_refined(where, lists, methods.names(), problems)
     for name in params.svc.alpha.keys() - data_free.keys():
         problems.append(
             f"svc.alpha.{name}: no such method{_nearest(name, data_free)}; expected one of {_list(data_free)}"
@@ -154,9 +180,9 @@ def check(content: Any) -> Params:
         elif name not in params.recipe or name not in params.schedule:
             problems.append(f"suites: {name!r} needs the entries recipe.{name} and schedule.{name}")
         elif name in recipes:
-            family, definition = defined[name]
+            family, definition = suites.load(name)
             _check_batch(params, name, family.sizes(definition, recipes[name]), problems)
-    checked = params.model_copy(update={"merge": merge, "calibrate": calibrate, "recipe": recipes, "study": study})
+    checked = params.model_copy(update=sections)
     _check_magnitudes("", checked.model_dump(), problems)
     if problems:
         raise ParamsError(_lines(problems))

@@ -8,7 +8,7 @@ STAGE = Stage(
     name="train",
     arguments=("suite",),
     params=("recipe.{suite}",),
-    inputs=("pipeline/suites/{suite}.yaml",),
+    inputs=("data/checked.json", "pipeline/suites/{suite}.yaml"),
     outputs=("data/checkpoints/{suite}",),
     basis=("pipeline.embedded.*",),
 )

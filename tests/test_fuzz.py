@@ -142,7 +142,7 @@ def edit_lines(edits: list[tuple[int, str, str]]) -> str:
 def test_any_text_of_the_parameters(folder: Path, edits: list[tuple[int, str, str]]):
     path = folder / "params.yaml"
     path.write_bytes(edit_lines(edits).encode("utf-8", "surrogatepass"))
-    check_refusal(lambda: params.load(path=path), "params.yaml")
+    check_refusal(lambda: params.check(params.read(path)), "params.yaml")
 
 
 @pytest.mark.parametrize("text", HARD, ids=lambda text: repr(text[:20]))
@@ -151,7 +151,7 @@ def test_every_hard_value(folder: Path, key: str, text: str):
     path = folder / "params.yaml"
     before, _, after = TEXT.partition(f"\n{key}:")
     path.write_bytes(f"{before}\n{key}: {text}\n{after.partition(chr(10))[2]}".encode("utf-8", "surrogatepass"))
-    check_refusal(lambda: params.load(path=path), "params.yaml")
+    check_refusal(lambda: params.check(params.read(path)), "params.yaml")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1"])

@@ -129,7 +129,7 @@ def test_yaml_builds_no_objects(tmp_path: Path):
     path, folder = tmp_path / "params.yaml", tmp_path / "run"
     path.write_text(f"rho: !!python/object/apply:os.mkdir [{folder}]\n")
     with pytest.raises(params.ParamsError, match="not valid YAML"):
-        params.load(path=path)
+        params.check(params.read(path))
     assert not folder.exists()
 
 
@@ -139,7 +139,7 @@ def test_aliases_of_aliases_do_not_explode(tmp_path: Path):
     text = (toy.ROOT / "params.yaml").read_text().replace("\nrho: 0.07\n", "\nrho: *a30\n")
     path.write_text("\n".join(["a0: &a0 [x]", *levels, text]))
     with pytest.raises(params.ParamsError, match=r"a0 = \['x'\]: no such parameter") as caught:
-        params.load(path=path)
+        params.check(params.read(path))
     assert len(str(caught.value)) < 50_000
 
 

@@ -1,6 +1,7 @@
 """The Makefile: what it checks before it installs anything, and the name under which DVC commits experiments."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,6 +14,8 @@ DVC = """#!/bin/sh
 env | grep ^GIT_ | sort >> called
 git update-ref refs/exps/ab/cd/try HEAD
 """
+SIDE_BY_SIDE = ("data-free", "calibrated", "refined", "diagnosed")
+"""The parts of `make repro`, in pairs."""
 NAMED = {f"GIT_{role}_{what}": "me" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 
 
@@ -57,12 +60,37 @@ def test_a_folder_inside_another_repository_is_no_clone(root: Path):
     assert f"{root} is no clone" in make(root, "repro").stdout
 
 
+def install(root: Path, **programs: str) -> None:
+    """Make an environment of these programs."""
+    (root / ".venv/bin").mkdir(parents=True)
+    for name, text in programs.items():
+        (root / ".venv/bin" / name).write_text(text)
+        (root / ".venv/bin" / name).chmod(0o755)
+    (root / ".venv/.installed").touch()
+
+
+@pytest.mark.parametrize("failing", ["", "data-free", "calibrated", "diagnosed"])
+def test_a_repro_runs_stages_side_by_side_and_what_is_left_at_the_end(root: Path, failing: str):
+    makefile = (root / "Makefile").read_text()
+    runs = [re.search(rf"^{name}:\n\t(dvc .*)$", makefile, re.MULTILINE)[1] for name in SIDE_BY_SIDE]
+    refuse = f'test "dvc $*" != "{runs[SIDE_BY_SIDE.index(failing)]}"\n' if failing else ""
+    install(root, dvc=f'#!/bin/sh\necho "dvc $*" >> called\n{refuse}', python="#!/bin/sh\necho $* >> called\n")
+    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
+    done = make(root, "repro")
+    called = (root / "called").read_text().splitlines()
+    assert called[0] == "dvc --wait-for-lock repro teach"
+    if failing in SIDE_BY_SIDE[:2]:
+        assert done.returncode != 0
+        assert {*called[1:]} <= {*runs[:2]}
+        return
+    assert [{*called[1:3]}, {*called[3:5]}] == [{*runs[:2]}, {*runs[2:]}]
+    assert called[5:] == ([] if failing else ["dvc --wait-for-lock repro", "-m stages.show"])
+    assert (done.returncode == 0) == (not failing)
+
+
 @pytest.mark.parametrize("environment", [{}, NAMED], ids=["without a name", "with a name"])
 def test_experiments_need_no_name_in_git(root: Path, environment: dict[str, str]):
-    (root / ".venv/bin").mkdir(parents=True)
-    (root / ".venv/bin/dvc").write_text(DVC)
-    (root / ".venv/bin/dvc").chmod(0o755)
-    (root / ".venv/.installed").touch()
+    install(root, dvc=DVC)
     (root / "reports/tables").mkdir(parents=True)
     (root / "reports/tables/nano-3-overview.md").write_text("the table\n")
     for command in (("init", "-q"), ("add", "reports"), ("commit", "-q", "-m", "start")):

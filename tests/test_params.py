@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from pipeline.params import ParamsError, check, load
+from pipeline.params import ParamsError, check, load, read
 from tests.support import toy
 
 CONTENT: dict[str, Any] = YAML(typ="safe").load(toy.ROOT / "params.yaml")
@@ -248,7 +248,7 @@ def test_a_file_of_invalid_yaml_is_named(tmp_path: Path, text: str, message: str
     path = tmp_path / "params.yaml"
     path.write_text(text)
     with pytest.raises(ParamsError, match=message) as caught:
-        load(path=path)
+        read(path)
     assert str(path) in str(caught.value)
 
 
@@ -256,18 +256,27 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path):
     path = tmp_path / "params.yaml"
     path.write_bytes(b"rho: \xff\xfe")
     with pytest.raises(ParamsError, match="not valid YAML"):
-        load(path=path)
+        read(path)
 
 
 def test_a_missing_file_is_refused_with_the_place_to_run(tmp_path: Path):
     with pytest.raises(ParamsError, match="no such file; run from the root of the repository"):
-        load(path=tmp_path / "params.yaml")
+        read(tmp_path / "params.yaml")
 
 
 @pytest.mark.parametrize("key", ["merge.tis", "recipe.mini-9", "schedule.mini-9", "rhoo", "study.efficency"])
 def test_a_requested_key_that_is_missing_is_named(at_root: Path, key: str):
     with pytest.raises(ParamsError, match=key):
         load([key])
+
+
+@pytest.mark.parametrize("key", ["merge+ties+keep", "recipe+nano-3+width", "study+tasks+subsets"])
+def test_a_stage_s_own_entries_are_checked_and_no_others(tmp_path: Path, key: str):
+    path = tmp_path / "params.yaml"
+    YAML(typ="safe").dump(changed(key, "wide"), path)
+    with pytest.raises(ParamsError, match=rf"^params.yaml is not valid:\n  {key.replace('+', '.')} = 'wide'"):
+        load([".".join(key.split("+")[:2])], path)
+    assert load(["rho", "merge.average"], path)["rho"] == CONTENT["rho"]
 
 
 def test_exponents_without_a_point_are_numbers(tmp_path: Path):

@@ -465,8 +465,8 @@ class Pipeline(NamedTuple):
     graph: nx.DiGraph
 
     def downstream(self, direct: set[str]) -> set[str]:
-        """The stages and all that need them."""
-        return direct | {needing for name in direct for needing in nx.ancestors(self.graph, name)}
+        """The stages and all that need them; what `check` writes is always the same, so it makes no other stage run."""
+        return direct | {needing for name in direct - CHECK for needing in nx.ancestors(self.graph, name)}
 
     def reruns(self, leaf: str) -> set[str]:
         """The stages that run again when a leaf of params.yaml changes."""
@@ -689,14 +689,13 @@ def test_the_graph_stays_small_enough_for_dvc(pipeline: Pipeline):
 
 
 def test_the_check_comes_before_every_other_stage(pipeline: Pipeline):
-    """DVC keeps the order of dvc.yaml among stages that do not need each other."""
-    assert next(iter(pipeline.stages)) == "check"
     assert "params.yaml" in pipeline.stages["check"].deps
     assert not pipeline.graph.edges("check")
+    assert nx.ancestors(pipeline.graph, "check") == {*pipeline.stages} - {"check"}
 
 
 def test_the_main_run_needs_no_study(pipeline: Pipeline):
-    assert {needed for name in MAIN for needed in nx.descendants(pipeline.graph, name)} <= MAIN
+    assert {needed for name in MAIN for needed in nx.descendants(pipeline.graph, name)} <= MAIN | CHECK
 
 
 def find_script(declared: Declared) -> tuple[Stage, dict[str, str]]:

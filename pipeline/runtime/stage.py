@@ -29,9 +29,10 @@ from pipeline.runtime.processes import Interruptible, die_with_parent
 from pipeline.runtime.resumable import Resumable, open_work
 from pipeline.runtime.schema import to_plain
 
+PARAMS = Path("params.yaml")
 PACKAGES = (
     "torch", "open_clip_torch", "numpy", "safetensors", "pillow", "scikit-learn", "scikit-image", "mlxtend",
-    "huggingface_hub", "pyarrow",
+    "huggingface_hub", "pyarrow", "tokenizers",
 )  # fmt: skip
 
 
@@ -112,7 +113,7 @@ class Stage:
         meanwhile; the old outputs then stay, and so do the results of pieces.
         """
         started, code = time.monotonic(), _contents(self.code(names))
-        params = self._values(names)
+        settings, params = _signatures([PARAMS]), self._values(names)
         inputs = tuple(Path(path.format(**names)) for path in self.inputs)
         for path in inputs:
             if not path.exists():
@@ -129,7 +130,8 @@ class Stage:
                     path.parent.mkdir()
             function(job)
             changed = [f"code {path}" for path, hashed in code.items() if hashed != _contents([path]).get(path)]
-            changed += [f"parameter {key}" for key, value in self._values(names).items() if value != params[key]]
+            if _signatures([PARAMS]) != settings:
+                changed += [f"parameter {key}" for key, value in self._values(names).items() if value != params[key]]
             changed += [f"input {path}" for path, signature in _signatures(inputs).items() ^ before.items()]
             if changed:
                 listed = ", ".join(sorted(set(changed)))
@@ -151,6 +153,8 @@ class Stage:
         return import_closure([f"stages.{self.name}", *list_modules(self.modules, names)])
 
     def _values(self, names: Mapping[str, str]) -> dict[str, Any]:
+        if not self.params:
+            return {}
         # Imported by name: params.py is then no dependency of the stage. It rejects values but never changes one.
         loaded = import_module("pipeline.params").load([key.format(**names) for key in self.params])
         return dict(zip(self.params, loaded.values(), strict=True))
@@ -160,8 +164,8 @@ def _contents(paths: Iterable[Path]) -> dict[Path, str]:
     return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()}
 
 
-def _signatures(inputs: Iterable[Path]) -> dict[Path, tuple[int, int, int]]:
-    files = [file for path in inputs for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
+def _signatures(paths: Iterable[Path]) -> dict[Path, tuple[int, int, int]]:
+    files = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
     stats = {file: file.stat() for file in files if file.is_file()}
     return {file: (stat.st_ino, stat.st_size, stat.st_mtime_ns) for file, stat in stats.items()}
 
