@@ -120,13 +120,13 @@ def read(path: Path = PATH) -> Any:
 
 def _schemas(section: str, wanted: str = "") -> dict[str, type[Parameters]]:
     """Return the schemas of the entries that a section may have, by name: of all, or at most of the `wanted` one."""
-    kind = {"recipe": suites, "study": studies}.get(section, methods)
-    modules = {name: kind.load(name) for name in kind.names() if wanted in ("", name)}
+    package = {"recipe": suites, "study": studies}.get(section, methods)
+    names = [name for name in package.names() if wanted in ("", name)]
     if section == "recipe":
-        return {name: family.Recipe for name, (family, _) in modules.items()}
+        return {name: suites.load(name)[0].Recipe for name in names}
     if section == "study":
-        return {name: module.Params for name, module in modules.items()}
-    modules.pop("samerging", None)  # its parameters are top-level
+        return {name: studies.load(name).Params for name in names}
+    modules = {name: methods.load(name) for name in names if name != "samerging"}  # its parameters are top-level
     return {name: module.Params for name, module in modules.items() if hasattr(module, section)}
 
 

@@ -14,6 +14,7 @@ from torch.nn.functional import hardshrink
 
 from pipeline.models.task_vectors import TaskVectors
 from pipeline.models.weights import Weights
+from pipeline.runtime.threads import map_tensors
 from pipeline.toolbox.parts import split_entries
 
 Aggregate = Literal["mean", "sum"]
@@ -41,7 +42,9 @@ def lowest_of_top(values: Tensor, share: float) -> Tensor:
 
 def trim_threshold(vector: Mapping[str, Tensor], keep: float) -> Tensor:
     """Return the smallest magnitude among the `keep` share of largest ones of one task's whole vector; a scalar."""
-    return lowest_of_top(flatten(vector).abs_(), keep)
+    magnitudes = flatten(vector).abs_()
+    del vector  # where the caller keeps none, a thread holds two copies at most
+    return lowest_of_top(magnitudes, keep)
 
 
 def align_tasks(values: Tensor, stacked: Tensor) -> Tensor:
@@ -57,8 +60,8 @@ def trim(stacked: Tensor, thresholds: Tensor) -> Tensor:
 
 def merge_trimmed(vectors: TaskVectors, keep: float, scale: float, aggregate: Aggregate) -> Weights:
     """Trim every task's whole vector to its `keep` share, and return `scale` times the merge of what agrees."""
-    thresholds = torch.stack([trim_threshold(vectors.task(task), keep) for task in range(vectors.tasks)])
-    merged = merge_agreeing(vectors.__getitem__, vectors, thresholds, aggregate)
+    thresholds = map_tensors(lambda task: trim_threshold(vectors.task(task), keep), range(vectors.tasks))
+    merged = merge_agreeing(vectors.__getitem__, vectors, torch.stack([*thresholds.values()]), aggregate)
     return {name: scale * tensor for name, tensor in merged.items()}
 
 
@@ -70,15 +73,11 @@ def merge_agreeing(
     `read(name)` returns a tensor of all tasks [T, *shape]; `thresholds` [T]. The elected sign is that of the sum of the
     trimmed vectors; where they cancel out, it is the majority of the signs over all entries.
     """
-    merged, majority, cancelled = {}, 0, []
-    for name in names:
-        merged[name], votes, undecided = _merge_tensor(read(name), thresholds, 0, aggregate)
-        majority += votes
-        if undecided:
-            cancelled.append(name)
-    for name in cancelled:
-        merged[name], *_ = _merge_tensor(read(name), thresholds, majority, aggregate)
-    return merged
+    first = map_tensors(lambda name: _merge_tensor(read(name), thresholds, 0, aggregate), names)
+    majority = sum(votes for _, votes, _ in first.values())
+    cancelled = [name for name, (_, _, undecided) in first.items() if undecided]
+    second = map_tensors(lambda name: _merge_tensor(read(name), thresholds, majority, aggregate), cancelled)
+    return {name: tensor for name, (tensor, _, _) in (first | second).items()}
 
 
 def select_entries(vectors: Mapping[str, Tensor], keep: float) -> Weights:
