@@ -54,9 +54,9 @@ IDENTITY := $(shell git var GIT_COMMITTER_IDENT >/dev/null 2>&1 || \
 
 .PHONY: repro data-free calibrated refined diagnosed try compare methods text lora language studies check test lint audit bundle export faults verify lock env clone
 
-# Two runs of DVC beside each other take little more than half of the time: a stage keeps two cores busy for a part of
-# its time only. Neither of a pair runs a stage that the other one needs, and the last run does what is left. Each names
-# a stage that every run has: where all its stages have empty lists in params.yaml, DVC would run everything.
+# Two runs of DVC side by side take half of the time: a stage keeps two cores busy for a part of its time only. They
+# name stages that need nothing of each other, of those alone (-s): DVC locks a stage that it looks at even if it is up
+# to date. The first and the last run look at everything.
 repro: clone $(READY)
 	dvc --wait-for-lock repro teach
 	@$(MAKE) --no-print-directory -j 2 data-free calibrated
@@ -65,16 +65,16 @@ repro: clone $(READY)
 	python -m stages.show
 
 data-free:
-	dvc --wait-for-lock repro teach merge evaluate
+	dvc --wait-for-lock repro -s merge evaluate
 
 calibrated:
-	dvc --wait-for-lock repro samerging calibrate evaluate-samerging evaluate-calibrated
+	dvc --wait-for-lock repro -s samerging calibrate evaluate-samerging evaluate-calibrated
 
 refined:
-	dvc --wait-for-lock repro teach svc rescale evaluate-svc evaluate-rescaled
+	dvc --wait-for-lock repro -s svc rescale evaluate-svc evaluate-rescaled
 
 diagnosed:
-	dvc --wait-for-lock repro diagnose surgery evaluate-surgery
+	dvc --wait-for-lock repro -s diagnose surgery evaluate-surgery
 
 try: clone $(READY)
 	dvc exp remove --quiet try 2>/dev/null || true
