@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 
 
@@ -20,7 +21,8 @@ def import_closure(modules: Iterable[str], root: Path = Path()) -> list[Path]:
 
     A file that holds nothing but its docstring is left out: no result can depend on it.
     """
-    waiting, seen, silent = [file for name in modules for file in _files(name, root)], set(), set()
+    locate = cache(lambda module: _files(module, root))  # most modules are imported many times
+    waiting, seen, silent = [file for name in modules for file in locate(name)], set(), set()
     while waiting:
         file = waiting.pop()
         if file in seen:
@@ -36,7 +38,7 @@ def import_closure(modules: Iterable[str], root: Path = Path()) -> list[Path]:
                 imported = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
             else:
                 continue
-            waiting += [path for name in imported for path in _files(name, root)]
+            waiting += [path for name in imported for path in locate(name)]
     return sorted(seen - silent)
 
 

@@ -1,4 +1,4 @@
-"""How processes end: a stage with the process that started it, workers with their stage."""
+"""How processes end, a stage with the process that started it, workers with their stage; and how they use memory."""
 
 import ctypes
 import multiprocessing
@@ -9,6 +9,8 @@ from multiprocessing.process import BaseProcess
 from types import FrameType, TracebackType
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+MALLOC_OPTIONS = {-8: 1, -3: 2**25, -1: 2**29}
+"""M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of glibc's malloc.h, in bytes."""
 
 
 def die_with_parent() -> None:
@@ -17,6 +19,16 @@ def die_with_parent() -> None:
     A stage that outlived a killed `dvc repro` would write at the same time as the next one.
     """
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def keep_freed_memory() -> None:
+    """Have glibc's malloc keep what is freed for the next tensor: mapping it again costs a page fault per 4 KiB.
+
+    Larger tensors than the first of MALLOC_OPTIONS are mapped as before, so that their memory goes back at once.
+    """
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):  # other C libraries have none
+        for option, size in MALLOC_OPTIONS.items():
+            mallopt(option, size)
 
 
 class Interruptible:
@@ -45,11 +57,12 @@ class Interruptible:
 
 
 def begin_worker() -> None:
-    """Make this worker end silently on Ctrl-C, which reaches it too, and when the stage ends.
+    """Make this worker end silently on Ctrl-C, which reaches it too, and when the stage ends; it keeps freed memory.
 
     `die_with_parent` would not do: the kernel takes the fork server for the parent, and that lives as long as there are
     workers.
     """
+    keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if stage := multiprocessing.parent_process():
         threading.Thread(target=_die_after, args=(stage,), daemon=True).start()

@@ -25,7 +25,7 @@ from pipeline.runtime.device import device
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.runtime.imports import import_closure, list_modules
 from pipeline.runtime.machine import read_driver_version, read_processor_name
-from pipeline.runtime.processes import Interruptible, die_with_parent
+from pipeline.runtime.processes import Interruptible, die_with_parent, keep_freed_memory
 from pipeline.runtime.resumable import Resumable, open_work
 from pipeline.runtime.schema import to_plain
 
@@ -89,6 +89,7 @@ class Stage:
         process ends when its parent does.
         """
         die_with_parent()
+        keep_freed_memory()
         values = sys.argv[1:]
         if len(values) != len(self.arguments):
             sys.exit(f"usage: python -m stages.{self.name} {' '.join(f'<{name}>' for name in self.arguments)}")

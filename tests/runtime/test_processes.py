@@ -33,6 +33,29 @@ run_all(leave_a_mark, [(sys.argv[1], number) for number in range(2)], "marks")
 """
 
 
+FAULTS = """
+import ctypes, resource, sys
+from pipeline.runtime.processes import keep_freed_memory
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+
+def use(chunks, size=2**20):
+    addresses = [libc.malloc(size) for _ in range(chunks)]
+    for address in addresses:
+        ctypes.memset(address, 1, size)
+    for address in addresses:
+        libc.free(address)
+
+if sys.argv[1:]:
+    keep_freed_memory()
+for _ in range(5):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    use(100)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
 def leave_a_mark(folder: str, number: int) -> None:
     """A long piece of work that leaves a file named after its process."""
     (Path(folder) / f"{os.getpid()}").touch()
@@ -86,3 +109,12 @@ def test_workers_end_with_the_run(tmp_path: Path, number: signal.Signals):
     process.communicate(timeout=180)
     assert process.returncode == -number
     assert eventually(lambda: all(gone(int(path.name)) for path in tmp_path.iterdir()))
+
+
+def test_freed_memory_is_used_again_without_a_page_fault():
+    plain, kept = (
+        int(subprocess.check_output([sys.executable, "-c", FAULTS, *options], cwd=toy.ROOT))
+        for options in ([], ["keep"])
+    )
+    assert plain > 1000
+    assert kept < plain / 100
