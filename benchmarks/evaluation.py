@@ -13,7 +13,7 @@ import torch
 
 from benchmarks import measure
 from benchmarks.synthetic import HALF, SHAPES, config
-from pipeline.models.features import BATCH, encode
+from pipeline.models.examples import BATCH, encode
 from pipeline.models.vit import VisionTransformer
 from pipeline.models.weights import build_clip, split_qkv
 from pipeline.runtime import store

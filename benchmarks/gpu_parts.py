@@ -22,7 +22,7 @@ from benchmarks.synthetic import HALF, SHAPES, config, moved, problem, weights
 from pipeline.calibration.descent import coefficient_gradient
 from pipeline.calibration.problem import Problem
 from pipeline.methods import samerging
-from pipeline.models.features import BATCH, encode
+from pipeline.models.examples import BATCH, encode
 from pipeline.models.vit import VisionTransformer
 from pipeline.runtime import store
 from pipeline.runtime.device import device

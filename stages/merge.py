@@ -17,7 +17,7 @@ STAGE = Stage(
         "pipeline.methods.{method}",
         "pipeline.toolbox.*",
         "pipeline.merges.serving.*",
-        "pipeline.models.sampling",
+        "pipeline.statistics.sampling",
     ),
 )
 

@@ -383,7 +383,7 @@ SOURCES: dict[str, frozenset[str]] = {
     "pipeline/calibration/objectives.py": CALIBRATED | RESCALES | CONTEXT | STUDIES - WITHOUT_DESCENT,
     "pipeline/calibration/sharpness.py": CALIBRATED | CONTEXT | STUDIES - WITHOUT_DESCENT,
     "pipeline/calibration/problem.py": CALIBRATED | CONTEXT | STUDIES,
-    "pipeline/models/sampling.py": UNTRAINED,
+    "pipeline/statistics/sampling.py": UNTRAINED,
     "pipeline/toolbox/spectra.py": DIAGNOSIS | MERGED | BASELINES | comparing(*DATA_FREE),
     "pipeline/merges/serving/masks.py": MERGED | CALIBRATED | CONTEXT | STUDIES - WITHOUT_EXTRAS,
     "pipeline/steps/rescale.py": RESCALES | studies("sensitivity"),

@@ -3,7 +3,7 @@
     generator    Mersenne Twister, seeded with the low 32 of 56 bits of SHA-256 of repr((seed, "draw", task))
     draw         the first k of a shuffle of the pool: position i is swapped with i + random % (n - i)
 
-`pipeline.models.sampling` takes both from PyTorch; here they are written out, for NumPy's generator.
+`pipeline.statistics.sampling` takes both from PyTorch; here they are written out, for NumPy's generator.
 """
 
 import hashlib

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from pipeline.models.encoder import Transformer
-from pipeline.models.sampling import batches, generator
 from pipeline.models.weights import Weights
 from pipeline.runtime.errors import BenchmarkError
+from pipeline.statistics.sampling import batches, generator
 
 
 @dataclass(frozen=True)

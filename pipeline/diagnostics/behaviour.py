@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.models.features import encode
-from pipeline.models.sampling import sample_indices
+from pipeline.models.examples import encode
 from pipeline.models.suite import SuiteFolder
 from pipeline.models.task_vectors import TaskVectors, merge
 from pipeline.models.weights import Encoder, Weights, to_device
 from pipeline.runtime.device import device
+from pipeline.statistics.sampling import sample_indices
 
 
 def sample_examples(suite: SuiteFolder, split: str, task: str, count: int, seed: int) -> tuple[np.ndarray, Tensor]:

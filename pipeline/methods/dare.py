@@ -10,11 +10,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.models.sampling import generator
 from pipeline.models.task_vectors import TaskVectors
 from pipeline.models.weights import Weights
 from pipeline.runtime.schema import Parameters
 from pipeline.runtime.threads import map_tensors
+from pipeline.statistics.sampling import generator
 from pipeline.toolbox.dropping import drop_entries
 
 TITLE = "DARE"

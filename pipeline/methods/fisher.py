@@ -18,8 +18,8 @@ from pydantic import Field
 from pipeline.calibration.information import GRADIENTS, fisher_diagonal, weigh_classes
 from pipeline.calibration.problem import Footprint, Problem
 from pipeline.merges.solution import Solution
-from pipeline.models.sampling import generator
 from pipeline.runtime.schema import Parameters, Schedule
+from pipeline.statistics.sampling import generator
 
 TITLE = "Fisher merging"
 PAPER = "Matena & Raffel, 2022, arXiv 2111.09832"

@@ -17,8 +17,8 @@ from torch import Tensor
 from pipeline.calibration.problem import Footprint, Problem
 from pipeline.calibration.rows import RowTrimming, merge_blocks
 from pipeline.merges.solution import Solution
-from pipeline.models.sampling import generator
 from pipeline.runtime.schema import Schedule
+from pipeline.statistics.sampling import generator
 
 TITLE = "M-TIES (random scores)"
 PAPER = "Wang et al., 2026, arXiv 2602.08564, with permuted scores"

@@ -19,10 +19,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.models.sampling import generator
 from pipeline.models.task_vectors import TaskVectors
 from pipeline.models.weights import Weights, split_qkv
 from pipeline.runtime.threads import map_tensors
+from pipeline.statistics.sampling import generator
 from pipeline.toolbox.conventions import Conventions
 from pipeline.toolbox.spectra import thin_svd
 

@@ -22,9 +22,9 @@ from torch import Tensor
 from pipeline.calibration.information import GRADIENTS, fisher_diagonal, weigh_classes
 from pipeline.calibration.problem import Footprint, Problem
 from pipeline.merges.solution import Solution
-from pipeline.models.sampling import generator
 from pipeline.models.weights import Weights
 from pipeline.runtime.schema import Parameters, Schedule
+from pipeline.statistics.sampling import generator
 
 TITLE = "P&M (merge only)"
 PAPER = "Qiu et al., 2025, arXiv 2505.22389, without its training"

@@ -19,10 +19,10 @@ from pipeline.calibration.problem import Footprint, Problem, require_finite
 from pipeline.merges.solution import Solution
 from pipeline.models.encoder import Hidden, block_name, join_hidden
 from pipeline.models.examples import cut_padding
-from pipeline.models.sampling import generator
 from pipeline.models.task_vectors import add_delta
 from pipeline.models.weights import Weights, has_gradient
 from pipeline.runtime.schema import Parameters, Schedule, autocast
+from pipeline.statistics.sampling import generator
 
 TITLE = "ProDistill"
 PAPER = "Xu et al., 2025, arXiv 2502.12706"

@@ -21,8 +21,8 @@ from pipeline.calibration.problem import Problem, require_finite, stream_batches
 from pipeline.merges.solution import Extras, Solution
 from pipeline.models import task_vectors
 from pipeline.models.examples import cut_padding
-from pipeline.models.sampling import generator
 from pipeline.runtime.schema import Parameters, Schedule, autocast
+from pipeline.statistics.sampling import generator
 
 TITLE = "SyMerge (tunes heads)"
 PAPER = "Jung et al., 2024, arXiv 2412.19098"

@@ -1,16 +1,21 @@
-"""Examples: what an encoder takes. Images are uint8 [N, H, W, 3]; texts are token ids int32 [N, L].
+"""Examples, what an encoder takes, and their features. Images are uint8 [N, H, W, 3]; texts are token ids int32 [N, L].
 
 A text is padded on the right with PADDING, never inside, and has at least one token: masks and lengths follow from ids.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
+
+from pipeline.models.weights import Encoder
 
 Examples = TypeVar("Examples", np.ndarray, Tensor)
 PADDING = -1
+BATCH = 256
+"""Examples per forward pass."""
 
 
 def pad_texts(texts: Sequence[Sequence[int]], length: int) -> np.ndarray:
@@ -26,6 +31,19 @@ def cut_padding(examples: Examples) -> Examples:
     if examples.ndim != 2:
         return examples
     return examples[:, : int((examples >= 0).sum(1).max())]
+
+
+def encode(encoder: Encoder, weights: Mapping[str, Tensor], examples: np.ndarray, target: torch.device) -> Tensor:
+    """Return the features [N, D] of the examples of a split, or of some of them; computed and kept on `target`.
+
+    They are computed batch by batch and without gradients.
+    """
+    with torch.inference_mode():
+        parts = [
+            encoder(weights, torch.from_numpy(np.array(cut_padding(examples[start : start + BATCH]))).to(target))
+            for start in range(0, len(examples), BATCH)
+        ]
+    return torch.cat(parts)
 
 
 def find_image_fault(images: np.ndarray) -> str | None:

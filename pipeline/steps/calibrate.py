@@ -15,13 +15,13 @@ from pipeline.calibration import memory
 from pipeline.calibration.problem import Footprint, Problem
 from pipeline.merges.solution import Solution
 from pipeline.merges.storage import Merges, read_solution, write_solution
-from pipeline.models.sampling import sample_indices
 from pipeline.models.suite import SuiteFolder
 from pipeline.models.weights import to_device
 from pipeline.runtime import store
 from pipeline.runtime.device import device
 from pipeline.runtime.resumable import Form, Resumable
 from pipeline.runtime.schema import PRECISIONS, Parameters, Precision, Schedule
+from pipeline.statistics.sampling import sample_indices
 
 SOLUTION = Form(".safetensors", write_solution, read_solution)
 

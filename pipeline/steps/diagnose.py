@@ -24,11 +24,11 @@ from torch import Tensor
 from pipeline.diagnostics import PREDICTED_MERGES, SIZE_MEASURE, Settings, behaviour, directions, prediction, subspaces
 from pipeline.diagnostics.ensembles import layer_name
 from pipeline.diagnostics.subsets import SubsetMerges, TaskSubset, average_pairs, draw_task_subsets, merge_subset
-from pipeline.models.sampling import generator
 from pipeline.models.suite import SuiteFolder
 from pipeline.runtime import store
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.runtime.parallel import run_all
+from pipeline.statistics.sampling import generator
 
 QUANTILES = (0.1, 0.5, 0.9, 0.99)
 """Quantiles of M-Loss over the units of a layer that measures.csv lists."""

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from pipeline.merges import storage
 from pipeline.merges.answers import Answers, join_seeds
 from pipeline.merges.serving import Served
-from pipeline.models.features import encode
+from pipeline.models.examples import encode
 from pipeline.models.suite import SuiteFolder
 from pipeline.models.weights import Weights, to_device
 from pipeline.runtime.device import device

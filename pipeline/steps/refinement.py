@@ -16,10 +16,10 @@ from torch import Tensor
 from pipeline.merges import storage
 from pipeline.merges.solution import Solution
 from pipeline.merges.storage import Merges
-from pipeline.models.sampling import sample_indices
 from pipeline.models.suite import SuiteFolder
 from pipeline.runtime import store
 from pipeline.runtime.errors import BenchmarkError
+from pipeline.statistics.sampling import sample_indices
 
 
 class NotRefinable(BenchmarkError):

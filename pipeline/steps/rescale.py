@@ -20,7 +20,7 @@ from pipeline.calibration.objectives import distillation
 from pipeline.merges import storage
 from pipeline.merges.solution import Solution
 from pipeline.merges.storage import Merges
-from pipeline.models.features import encode
+from pipeline.models.examples import encode
 from pipeline.models.suite import SuiteFolder
 from pipeline.models.weights import to_device
 from pipeline.runtime import store

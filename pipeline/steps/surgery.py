@@ -24,13 +24,13 @@ from pipeline.merges import storage
 from pipeline.merges.serving.adapters import correct
 from pipeline.merges.solution import Extras
 from pipeline.merges.storage import Merges
-from pipeline.models.features import encode
-from pipeline.models.sampling import batches, generator
+from pipeline.models.examples import encode
 from pipeline.models.suite import SuiteFolder
 from pipeline.models.weights import to_device
 from pipeline.runtime.device import device
 from pipeline.runtime.parallel import run_all
 from pipeline.runtime.schema import Parameters
+from pipeline.statistics.sampling import batches, generator
 from pipeline.steps.refinement import assemble_merges, draw_task_indices, load_solution, plan_runs
 
 

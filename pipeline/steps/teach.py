@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pipeline.models.features import encode
+from pipeline.models.examples import encode
 from pipeline.models.suite import SuiteFolder
 from pipeline.models.weights import to_device
 from pipeline.runtime.device import device

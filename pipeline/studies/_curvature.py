@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pipeline.calibration.sharpness import LossAndGradient, perturbation
-from pipeline.models.sampling import generator
+from pipeline.statistics.sampling import generator
 
 Product = Callable[[Tensor], Tensor]
 """v -> H v."""

@@ -18,14 +18,13 @@ from pipeline.calibration.objectives import Objective, distillation
 from pipeline.calibration.problem import Problem
 from pipeline.calibration.sharpness import LossAndGradient
 from pipeline.merges import storage
-from pipeline.models.examples import cut_padding
-from pipeline.models.features import encode
-from pipeline.models.sampling import sample_indices
+from pipeline.models.examples import cut_padding, encode
 from pipeline.models.suite import SuiteFolder
 from pipeline.models.task_vectors import merge
 from pipeline.models.weights import Weights, has_gradient, to_device
 from pipeline.runtime.device import device
 from pipeline.runtime.errors import BenchmarkError
+from pipeline.statistics.sampling import sample_indices
 from pipeline.steps.refinement import load_solution
 from pipeline.studies._curvature import ascend, hessian_product, sample_directions, sample_signs, top_eigenvector
 

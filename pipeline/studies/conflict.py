@@ -29,8 +29,7 @@ from pipeline.calibration.objectives import distillation, entropy
 from pipeline.embedded import training
 from pipeline.merges import storage
 from pipeline.merges.answers import Answers
-from pipeline.models.features import encode
-from pipeline.models.sampling import sample_indices
+from pipeline.models.examples import encode
 from pipeline.models.suite import SPLITS, SuiteFolder, Task
 from pipeline.models.weights import FROZEN, Weights, fuse_qkv, split_qkv, to_device
 from pipeline.runtime import store
@@ -38,6 +37,7 @@ from pipeline.runtime.device import device
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.runtime.resumable import Form, Resumable
 from pipeline.runtime.schema import Parameters
+from pipeline.statistics.sampling import sample_indices
 from pipeline.steps.calibrate import Setting, calibrate, draw_indices, require_memory
 from pipeline.steps.evaluate import open_split, predict_classes
 from pipeline.steps.merge import merge_data_free

@@ -30,12 +30,12 @@ from pipeline.merges import storage
 from pipeline.merges.solution import Solution
 from pipeline.methods import samerging
 from pipeline.models.examples import cut_padding
-from pipeline.models.sampling import generator
 from pipeline.models.suite import SuiteFolder
 from pipeline.models.task_vectors import merge
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.runtime.resumable import Resumable
 from pipeline.runtime.schema import Parameters, Schedule, autocast
+from pipeline.statistics.sampling import generator
 from pipeline.steps.calibrate import Setting, draw_indices, load_problem, require_memory
 from pipeline.steps.evaluate import open_split, predict_classes
 from pipeline.studies._trials import TRIAL_COLUMNS, mark_answers

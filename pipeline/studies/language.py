@@ -27,13 +27,13 @@ from torch.nn.functional import cross_entropy
 from pipeline.merges import storage
 from pipeline.models.encoder import Hidden, Transformer
 from pipeline.models.examples import pad_texts
-from pipeline.models.sampling import sample_indices
 from pipeline.models.suite import SuiteFolder
 from pipeline.models.weights import Weights, to_device
 from pipeline.runtime.device import device
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.runtime.resumable import Resumable
 from pipeline.runtime.schema import Parameters
+from pipeline.statistics.sampling import sample_indices
 
 GENERAL = "general"
 """Where a domain is named: the general text."""

@@ -12,10 +12,10 @@ import numpy as np
 from pydantic import Field
 
 from pipeline.merges import storage
-from pipeline.models.sampling import generator, sample_indices
 from pipeline.models.suite import SuiteFolder
 from pipeline.runtime.resumable import Resumable
 from pipeline.runtime.schema import Parameters
+from pipeline.statistics.sampling import generator, sample_indices
 from pipeline.steps.evaluate import SCORE_COLUMNS, predict_classes
 from pipeline.studies._corruptions import CorruptionName, Severity, corrupt
 

@@ -17,10 +17,10 @@ from pydantic import Field
 from pipeline import methods
 from pipeline.merges import storage
 from pipeline.merges.solution import Solution
-from pipeline.models.sampling import generator
 from pipeline.models.suite import SuiteFolder
 from pipeline.runtime.resumable import Resumable
 from pipeline.runtime.schema import Parameters
+from pipeline.statistics.sampling import generator
 from pipeline.steps.calibrate import Setting, calibrate, draw_indices, require_memory
 from pipeline.steps.evaluate import SCORE_COLUMNS, open_split, predict_classes
 from pipeline.steps.merge import merge_data_free

@@ -33,15 +33,14 @@ from pipeline.diagnostics.prediction import CORRELATION_COLUMNS, correlate_measu
 from pipeline.diagnostics.subsets import draw_task_subsets, merge_subset
 from pipeline.merges import storage
 from pipeline.merges.solution import Solution
-from pipeline.models.examples import cut_padding
-from pipeline.models.features import encode
-from pipeline.models.sampling import generator, sample_indices
+from pipeline.models.examples import cut_padding, encode
 from pipeline.models.task_vectors import merge
 from pipeline.models.weights import Encoder, Weights, has_gradient, to_device
 from pipeline.runtime import store
 from pipeline.runtime.device import device
 from pipeline.runtime.resumable import Resumable
 from pipeline.runtime.schema import Parameters
+from pipeline.statistics.sampling import generator, sample_indices
 from pipeline.steps.calibrate import Setting, calibrate, draw_indices, require_memory
 from pipeline.steps.merge import merge_data_free
 from pipeline.steps.teach import compute_teacher_logits

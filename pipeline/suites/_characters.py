@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.models.sampling import generator
 from pipeline.models.suite import SPLITS
 from pipeline.runtime.errors import BenchmarkError
+from pipeline.statistics.sampling import generator
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

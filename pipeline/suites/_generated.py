@@ -7,7 +7,7 @@ from operator import add, sub
 
 import numpy as np
 
-from pipeline.models.sampling import generator
+from pipeline.statistics.sampling import generator
 from pipeline.suites._characters import Texts, split_texts
 
 LINES = {"train": 60_000, "validation": 10_000, "test": 20_000}

@@ -9,11 +9,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from pipeline.models.encoder import Transformer
-from pipeline.models.examples import cut_padding
-from pipeline.models.features import encode
-from pipeline.models.sampling import batches
+from pipeline.models.examples import cut_padding, encode
 from pipeline.models.weights import Weights, has_gradient, to_device
 from pipeline.runtime.schema import Schedule
+from pipeline.statistics.sampling import batches
 
 WARM = 0.1
 """Share of the steps in which the learning rate rises, before it falls along a cosine."""

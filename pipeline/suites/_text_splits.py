@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from pipeline.models.examples import PADDING, pad_texts
-from pipeline.models.sampling import generator
 from pipeline.runtime.errors import BenchmarkError
+from pipeline.statistics.sampling import generator
 from pipeline.suites._corpora import Document
 from pipeline.suites._text_tables import TextTask
 

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationError, model_validator
 from torch import Tensor
 
-from pipeline.models.features import encode
+from pipeline.models.examples import encode
 from pipeline.models.suite import Suite, SuiteFolder, Task
 from pipeline.models.weights import FROZEN, to_device
 from pipeline.runtime import store

@@ -21,7 +21,6 @@ from safetensors.torch import load as load_tensors
 from tokenizers import Tokenizer
 
 from pipeline.models.examples import PADDING
-from pipeline.models.sampling import generator
 from pipeline.models.suite import SPLITS, Suite, SuiteFolder, Task
 from pipeline.models.weights import Weights
 from pipeline.runtime import store
@@ -29,6 +28,7 @@ from pipeline.runtime.device import device
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.runtime.resumable import Form, Resumable
 from pipeline.runtime.schema import Parameters, Schedule
+from pipeline.statistics.sampling import generator
 from pipeline.suites._corpora import read_documents
 from pipeline.suites._text_experts import build_head, fine_tune
 from pipeline.suites._text_splits import Pool, Split, check_labels, draw_splits, read_pool, tokenize

@@ -23,9 +23,9 @@ from pipeline.audit.finding import Finding, agrees
 from pipeline.audit.repository import RepositoryError, gather, hash_directory, stamp_bytes
 from pipeline.audit.stages import read_pipelines
 from pipeline.audit.suite import AuditedSuite
-from pipeline.models.sampling import sample_indices
 from pipeline.runtime import store
 from pipeline.statistics.accuracy import tabulate_runs
+from pipeline.statistics.sampling import sample_indices
 from tests.support import small_run
 
 SUITE = "nano-3"

@@ -16,10 +16,10 @@ from pipeline.calibration.objectives import Objective, distillation, entropy
 from pipeline.calibration.problem import Diverged, Problem
 from pipeline.calibration.sharpness import LossAndGradient, Sharpness, perturbation, sharp_gradient
 from pipeline.models.examples import cut_padding
-from pipeline.models.sampling import batches, generator, sample_indices
 from pipeline.models.task_vectors import merge
 from pipeline.models.weights import has_gradient
 from pipeline.runtime.schema import Schedule
+from pipeline.statistics.sampling import batches, generator, sample_indices
 from tests.support import toy, toy_texts
 
 SCHEDULE = Schedule(lr=0.05, steps=6, batch_size=4)

@@ -32,7 +32,6 @@ from pipeline.diagnostics.behaviour import (
     sample_examples,
 )
 from pipeline.diagnostics.subsets import average_pairs, draw_task_subsets, merge_subset
-from pipeline.models.sampling import generator
 from pipeline.models.suite import SuiteFolder
 from pipeline.models.task_vectors import TaskVectors
 from pipeline.report import figures
@@ -40,6 +39,7 @@ from pipeline.report.collect import NAMES
 from pipeline.report.views import diagnosis as diagnosis_view
 from pipeline.runtime import store
 from pipeline.runtime.errors import BenchmarkError
+from pipeline.statistics.sampling import generator
 from pipeline.steps import diagnose
 from pipeline.toolbox import mloss
 from tests.support import toy, toy_texts

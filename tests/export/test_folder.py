@@ -20,7 +20,7 @@ from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 from pipeline.export import formats
 from pipeline.export.folder import export
 from pipeline.merges import storage
-from pipeline.models.features import encode
+from pipeline.models.examples import encode
 from pipeline.models.suite import SuiteFolder
 from stages import export as command
 from tests.support import toy

@@ -14,7 +14,7 @@ from pipeline.merges import answers, storage
 from pipeline.merges.answers import Answers, AnswersError
 from pipeline.merges.solution import Solution
 from pipeline.merges.storage import Merges
-from pipeline.models.features import encode
+from pipeline.models.examples import encode
 from pipeline.models.suite import SuiteFolder
 from pipeline.runtime import store
 from pipeline.steps.evaluate import SCORE_COLUMNS, count_correct, predict_seeds

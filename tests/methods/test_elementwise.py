@@ -18,10 +18,10 @@ from pipeline.merges import storage
 from pipeline.merges.serving import masks
 from pipeline.merges.solution import Solution
 from pipeline.methods import arcee_fusion, consensus, dare, dare_ties, emr, nan, nan_weights, pcb, rkl_fusion, ties
-from pipeline.models.sampling import generator
 from pipeline.models.suite import SuiteFolder
 from pipeline.models.task_vectors import TaskVectors
 from pipeline.models.weights import Weights
+from pipeline.statistics.sampling import generator
 from pipeline.steps import evaluate
 from pipeline.steps import merge as merge_step
 from pipeline.toolbox.dropping import drop_entries

@@ -16,11 +16,11 @@ from pipeline.calibration import rows as row_trimming
 from pipeline.calibration.problem import Problem
 from pipeline.methods import fisher, m_ties_random, pm_merge
 from pipeline.models.encoder import Hidden, block_name
-from pipeline.models.sampling import generator
 from pipeline.models.task_vectors import add_delta
 from pipeline.models.weights import Weights
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.runtime.schema import Schedule
+from pipeline.statistics.sampling import generator
 from pipeline.toolbox import essential, mloss, regression
 from pipeline.toolbox.activations import apply_block, embed_examples, expert_weights, gram_matrices
 from pipeline.toolbox.regression import condition_gram, solve_cholesky

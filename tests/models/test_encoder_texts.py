@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pipeline.models import features
+from pipeline.models import examples
 from pipeline.models.encoder import Hidden, Transformer, block_name, join_hidden, product
-from pipeline.models.examples import cut_padding
-from pipeline.models.features import encode
+from pipeline.models.examples import cut_padding, encode
 from pipeline.models.weights import Weights, has_gradient
 from pipeline.suites._text_weights import from_bert, from_gpt2
 from tests.support import toy, toy_texts
@@ -86,7 +85,7 @@ def test_many_texts_are_encoded_batch_by_batch_each_cut_to_its_longest(kind: str
         lengths.append(batch.shape[1])
         return encoder(tensors, batch)
 
-    monkeypatch.setattr(features, "BATCH", 4)
+    monkeypatch.setattr(examples, "BATCH", 4)
     found = encode(counted, weights, texts.numpy(), CPU)
     assert lengths == [int((part >= 0).sum(1).max()) for part in texts.split(4)]
     assert min(lengths) < toy_texts.LENGTH

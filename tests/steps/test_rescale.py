@@ -12,13 +12,13 @@ from scipy.special import log_softmax
 from pipeline.merges import storage
 from pipeline.merges.solution import Extras, Solution
 from pipeline.merges.storage import Merges
-from pipeline.models.sampling import sample_indices
 from pipeline.models.suite import SuiteFolder
 from pipeline.models.weights import Weights
 from pipeline.runtime import store
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.runtime.resumable import Resumable
 from pipeline.runtime.stage import Job
+from pipeline.statistics.sampling import sample_indices
 from pipeline.steps.refinement import NotRefinable
 from pipeline.steps.rescale import Rescale, measure_losses, rescale
 from stages import rescale as stage

@@ -12,9 +12,9 @@ from pipeline.merges import storage
 from pipeline.merges.serving.adapters import correct
 from pipeline.merges.solution import Solution
 from pipeline.merges.storage import Merges
-from pipeline.models.features import encode
-from pipeline.models.sampling import generator, sample_indices
+from pipeline.models.examples import encode
 from pipeline.models.suite import SuiteFolder
+from pipeline.statistics.sampling import generator, sample_indices
 from pipeline.steps.refinement import NotRefinable
 from pipeline.steps.surgery import Surgery, apply_surgery, fit_adapter, initialise_adapter
 from tests.support import toy

@@ -13,7 +13,6 @@ from pydantic import ValidationError
 from pipeline import methods
 from pipeline.embedded import training
 from pipeline.methods import samerging
-from pipeline.models.sampling import sample_indices
 from pipeline.models.suite import SuiteFolder
 from pipeline.report.figures import render_figure
 from pipeline.report.studies import Context
@@ -21,6 +20,7 @@ from pipeline.report.studies.conflict import view
 from pipeline.runtime.resumable import Resumable
 from pipeline.runtime.schema import Schedule
 from pipeline.runtime.stage import Job
+from pipeline.statistics.sampling import sample_indices
 from pipeline.studies import conflict as study
 from pipeline.studies.conflict import COLUMNS, Params, TooFewSources, pair_tasks, permute_classes
 from pipeline.suites import lora, mini

@@ -14,7 +14,6 @@ from pipeline.calibration.objectives import distillation
 from pipeline.merges import storage
 from pipeline.merges.solution import Solution
 from pipeline.merges.storage import Merges
-from pipeline.models.sampling import sample_indices
 from pipeline.models.suite import SuiteFolder
 from pipeline.models.task_vectors import merge
 from pipeline.report.figures import render_figure
@@ -24,6 +23,7 @@ from pipeline.runtime import store
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.runtime.resumable import Resumable
 from pipeline.runtime.stage import Job
+from pipeline.statistics.sampling import sample_indices
 from pipeline.studies._landscape import (
     Degenerate,
     End,

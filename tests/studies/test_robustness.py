@@ -11,13 +11,13 @@ from pydantic import ValidationError
 
 from pipeline import methods
 from pipeline.merges import storage
-from pipeline.models.sampling import generator, sample_indices
 from pipeline.models.suite import SuiteFolder
 from pipeline.report.figures import render_figure
 from pipeline.report.studies import Context
 from pipeline.report.studies.robustness import TITLES, view
 from pipeline.runtime.resumable import Resumable
 from pipeline.runtime.stage import Job
+from pipeline.statistics.sampling import generator, sample_indices
 from pipeline.steps import evaluate
 from pipeline.steps import merge as merge_step
 from pipeline.studies._corruptions import CORRUPTIONS, corrupt

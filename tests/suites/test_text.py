@@ -12,8 +12,7 @@ import torch
 from transformers import BertModel
 
 from pipeline import suites
-from pipeline.models.features import encode
-from pipeline.models.sampling import generator
+from pipeline.models.examples import encode
 from pipeline.models.suite import SPLITS, SuiteFolder
 from pipeline.models.weights import Weights
 from pipeline.params import load
@@ -21,6 +20,7 @@ from pipeline.runtime import store
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.runtime.resumable import Resumable
 from pipeline.runtime.stage import Job
+from pipeline.statistics.sampling import generator
 from pipeline.suites import text
 from stages import prepare as stage
 from tests.support import toy_wheels
