@@ -13,6 +13,7 @@ Where the graph does not fit into memory, `--without-graph` leaves it and the ag
 import argparse
 from collections.abc import Callable
 from dataclasses import replace
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ from pipeline.calibration.sharpness import sharp_gradient
 from pipeline.models.task_vectors import merge
 from pipeline.models.weights import FROZEN
 from pipeline.runtime.device import device
-from pipeline.runtime.schema import PRECISIONS
+from pipeline.runtime.schema import Precision
 
 OBJECTIVE = distillation(2.0)
 TOLERANCE = 1e-5
@@ -90,7 +91,7 @@ def main() -> None:
     parser.add_argument("--backbone", choices=SHAPES, default="vit-b-32")
     parser.add_argument("--tasks", type=int, default=8)
     parser.add_argument("--batch", type=int, default=16, help="images per task")
-    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
+    parser.add_argument("--precision", choices=get_args(Precision), default="float32")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2, help="on the CPU")
     parser.add_argument("--without-graph", action="store_true", help="where the usual way does not fit into memory")
@@ -98,7 +99,7 @@ def main() -> None:
     target = device()
     if target.type == "cpu":
         torch.set_num_threads(arguments.threads)
-    made = problem(arguments.backbone, arguments.tasks, arguments.batch, target, PRECISIONS[arguments.precision])
+    made = problem(arguments.backbone, arguments.tasks, arguments.batch, target, getattr(torch, arguments.precision))
     timed, apart = contestants(made), None
     if arguments.without_graph:
         del timed["graph"]

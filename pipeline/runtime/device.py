@@ -1,19 +1,23 @@
-"""The device that stages compute on."""
+"""The device that stages compute on. Stages that need no torch import this file too: it imports torch when asked."""
 
 import os
-
-import torch
+from typing import TYPE_CHECKING
 
 from pipeline.runtime.errors import BenchmarkError
 
+if TYPE_CHECKING:
+    import torch
 
-def device() -> torch.device:
+
+def device() -> "torch.device":
     """Return the device to compute on: SAMERGING_DEVICE if set, else CUDA if available, else the CPU.
 
     On the CPU, torch gets one thread: results then do not depend on the number of cores, and stages use the cores with
     one process each (`pipeline.runtime.parallel`). Raises BenchmarkError if SAMERGING_DEVICE is no device of this
     machine.
     """
+    import torch
+
     name = os.environ.get("SAMERGING_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         target = torch.device(name)
@@ -24,3 +28,10 @@ def device() -> torch.device:
     if target.type == "cpu":
         torch.set_num_threads(1)
     return target
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Return whether an error says that the memory of the device is full."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError)

@@ -1,16 +1,20 @@
 """The base class of all parameters, and the parameters that several modules share."""
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+if TYPE_CHECKING:
+    import torch
+
 Precision = Literal["float32", "bfloat16"]
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""Names of torch's types."""
 
 
-def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
+def autocast(device: "torch.device", precision: "torch.dtype") -> "torch.autocast":
     """Return a context in which matrix products are in bfloat16 if that is the `precision`; else it changes nothing."""
+    import torch
+
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16)
 
 

@@ -18,10 +18,8 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pipeline.runtime import store
-from pipeline.runtime.device import device
+from pipeline.runtime.device import device, is_out_of_memory
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.runtime.imports import import_closure, list_modules
 from pipeline.runtime.machine import read_driver_version, read_processor_name
@@ -98,7 +96,9 @@ class Stage:
                 self.run(function, dict(zip(self.arguments, values, strict=True)))
         except BenchmarkError as error:
             sys.exit(f"{self.name}: {error}")
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             sys.exit(
                 f"{self.name}: the GPU's memory is full; see what else uses it, ask for less (a smaller batch_size, "
                 f"fewer samples_per_task, a suite with fewer tasks), or set SAMERGING_DEVICE=cpu. From torch: {error}"
@@ -173,6 +173,8 @@ def _signatures(paths: Iterable[Path]) -> dict[Path, tuple[int, int, int]]:
 
 def _record(name: str, names: Mapping[str, str], params: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     """Return where and how a stage ran: measurements, not results."""
+    import torch
+
     used = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     target = device()
     return {

@@ -17,17 +17,18 @@ import zlib
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 import numpy as np
-import torch
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from pipeline.runtime.errors import BenchmarkError
+
+if TYPE_CHECKING:
+    import torch
 
 REMAKE = "`dvc repro` makes it again"
 DAMAGED = (
@@ -171,15 +172,17 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
     write_text(path, buffer.getvalue())
 
 
-def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, "torch.Tensor"]) -> None:
     """Write named tensors as safetensors; StoreError, with the tensor's name, if a value is not finite."""
+    from safetensors.torch import save
+
     for name, tensor in tensors.items():
         if not _finite(tensor):
             raise StoreError(f"{path}: tensor {name!r} holds non-finite values; nothing was written")
     write_bytes(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
 
 
-class TensorFile(Mapping[str, torch.Tensor]):
+class TensorFile(Mapping[str, "torch.Tensor"]):
     """The tensors of a safetensors file, by name; each access reads a copy, `shapes` reads only the header.
 
     The file is mapped into memory only while a tensor is read, so that large files do not stay there. Reading a tensor
@@ -192,7 +195,7 @@ class TensorFile(Mapping[str, torch.Tensor]):
         with self._open() as file:
             self._names = tuple(file.keys())
 
-    def __getitem__(self, name: str) -> torch.Tensor:
+    def __getitem__(self, name: str) -> "torch.Tensor":
         if name not in self._names:
             raise KeyError(name)
         with self._open() as file:
@@ -219,8 +222,10 @@ class TensorFile(Mapping[str, torch.Tensor]):
             raise StoreError(f"{self._path}: cannot be read as safetensors ({error}); {REMAKE}") from error
 
 
-def _finite(tensor: torch.Tensor) -> bool:
+def _finite(tensor: "torch.Tensor") -> bool:
     """Return whether no value is infinite or NaN; a finite sum shows that much faster than a look at every value."""
+    import torch
+
     if not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum())):
         return True
     return bool(torch.isfinite(tensor).all())

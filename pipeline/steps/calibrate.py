@@ -20,7 +20,7 @@ from pipeline.models.weights import to_device
 from pipeline.runtime import store
 from pipeline.runtime.device import device
 from pipeline.runtime.resumable import Form, Resumable
-from pipeline.runtime.schema import PRECISIONS, Parameters, Precision, Schedule
+from pipeline.runtime.schema import Parameters, Precision, Schedule
 from pipeline.statistics.sampling import sample_indices
 
 SOLUTION = Form(".safetensors", write_solution, read_solution)
@@ -66,7 +66,7 @@ def load_problem(setting: Setting, indices: dict[str, Tensor]) -> Problem:
         examples=tuple(torch.from_numpy(examples[task]).to(target) for task in tasks),
         teachers=tuple(torch.from_numpy(teachers[task][indices[task].numpy()]).to(target) for task in tasks),
         tasks=tasks,
-        precision=PRECISIONS[setting.precision],
+        precision=getattr(torch, setting.precision),
         examples_per_pass=memory.examples_per_pass(suite.suite.encoder(), suite.blank(), target),
     )
 

@@ -369,6 +369,15 @@ def test_closure_follows_every_form_of_import(tmp_path: Path):
     assert closure == {"a/one.py", "a/two.py", "a/three.py", "a/deep/__init__.py", "a/deep/four.py"}
 
 
+@pytest.mark.parametrize("name", ["check", "render", "studies.collect", "studies.context", "studies.render"])
+def test_a_stage_that_computes_nothing_starts_without_torch(at_root: Path, name: str):
+    code = f"import sys, stages.{name}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=at_root)
+    modules = done.stdout.split()
+    assert "pipeline.runtime.stage" in modules
+    assert "torch" not in modules
+
+
 def test_stages_start_without_slow_imports(at_root: Path):
     names = sorted(path.stem for path in (at_root / "stages").glob("[!_]*.py"))
     code = f"import sys, {', '.join(f'stages.{name}' for name in names)}; print(*sys.modules)"
