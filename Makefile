@@ -30,6 +30,8 @@ LANGUAGE := -S 'suites=[mini-lm]' -S 'studies=[language]' \
   -S 'methods.merge=[zeroshot,individual,average,task_arithmetic,ties,tsv_m]' \
   -S 'methods.calibrate=[adamerging,expert_merging,distillation]' -S 'methods.svc=[]' -S 'methods.rescale=[]' -S 'methods.surgery=[]'
 TEXT := -S 'suites=[text-5]' -S 'methods.svc=[]' -S 'methods.rescale=[]' -S 'methods.surgery=[]'
+# The branches of `make repro`, so ordered that two at a time end together.
+BRANCHES := data-free calibrated samerging refined diagnosed corrected
 # What is kept of a run outside the workspace, apart from its parameters and its lock: evidence, and what is rendered from it.
 REPORT := evidence/suites tables figures plots index.html metrics.json
 # $(call keep,NAME): the experiment NAME -> reports/NAME.
@@ -52,29 +54,32 @@ endef
 IDENTITY := $(shell git var GIT_COMMITTER_IDENT >/dev/null 2>&1 || \
   echo GIT_AUTHOR_NAME=make GIT_AUTHOR_EMAIL=make@localhost GIT_COMMITTER_NAME=make GIT_COMMITTER_EMAIL=make@localhost)
 
-.PHONY: repro data-free calibrated refined diagnosed try compare methods text lora language studies check test lint audit bundle export faults verify lock env clone
+.PHONY: repro prepared taught $(BRANCHES) try compare methods text lora language studies check test lint audit bundle export faults verify lock env clone
 
-# Two runs of DVC side by side take half of the time: a stage keeps two cores busy for a part of its time only. They
-# name stages that need nothing of each other, of those alone (-s): DVC locks a stage that it looks at even if it is up
-# to date. The first and the last run look at everything.
+# Two runs of DVC side by side take two thirds of the time, each with half of the cores: the start of a stage and DVC's
+# own work keep one core busy. A branch runs its stages alone (-s), because DVC locks every stage that it looks at. The
+# last run looks at everything, and runs what is left.
 repro: clone $(READY)
-	dvc --wait-for-lock repro teach
-	@$(MAKE) --no-print-directory -j 2 data-free calibrated
-	@$(MAKE) --no-print-directory -j 2 refined diagnosed
+	@SAMERGING_WORKERS=$${SAMERGING_WORKERS:-$$((($$(nproc) + 1) / 2))} $(MAKE) --no-print-directory -j 2 $(BRANCHES)
 	dvc --wait-for-lock repro
 	python -m stages.show
 
-data-free:
+prepared:
+	dvc --wait-for-lock repro prepare
+taught: prepared
+	dvc --wait-for-lock repro -s teach
+data-free: prepared
 	dvc --wait-for-lock repro -s merge evaluate
-
-calibrated:
-	dvc --wait-for-lock repro -s samerging calibrate evaluate-samerging evaluate-calibrated
-
-refined:
+calibrated: taught
+	dvc --wait-for-lock repro -s calibrate evaluate-calibrated
+samerging: taught
+	dvc --wait-for-lock repro -s samerging evaluate-samerging
+refined: data-free calibrated
 	dvc --wait-for-lock repro -s svc rescale evaluate-svc evaluate-rescaled
-
-diagnosed:
-	dvc --wait-for-lock repro -s diagnose surgery evaluate-surgery
+diagnosed: prepared
+	dvc --wait-for-lock repro -s diagnose
+corrected: data-free calibrated samerging
+	dvc --wait-for-lock repro -s surgery evaluate-surgery
 
 try: clone $(READY)
 	dvc exp remove --quiet try 2>/dev/null || true
