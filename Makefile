@@ -30,7 +30,7 @@ LANGUAGE := -S 'suites=[mini-lm]' -S 'studies=[language]' \
   -S 'methods.merge=[zeroshot,individual,average,task_arithmetic,ties,tsv_m]' \
   -S 'methods.calibrate=[adamerging,expert_merging,distillation]' -S 'methods.svc=[]' -S 'methods.rescale=[]' -S 'methods.surgery=[]'
 TEXT := -S 'suites=[text-5]' -S 'methods.svc=[]' -S 'methods.rescale=[]' -S 'methods.surgery=[]'
-# The branches of `make repro`, so ordered that two at a time end together.
+# The branches of `make repro`, so ordered that two at a time end together; `diagnosed` can wait longest.
 BRANCHES := data-free calibrated samerging refined diagnosed corrected
 # What is kept of a run outside the workspace, apart from its parameters and its lock: evidence, and what is rendered from it.
 REPORT := evidence/suites tables figures plots index.html metrics.json
@@ -76,7 +76,7 @@ samerging: taught
 	dvc --wait-for-lock repro -s samerging evaluate-samerging
 refined: data-free calibrated
 	dvc --wait-for-lock repro -s svc rescale evaluate-svc evaluate-rescaled
-diagnosed: prepared
+diagnosed: prepared | calibrated
 	dvc --wait-for-lock repro -s diagnose
 corrected: data-free calibrated samerging
 	dvc --wait-for-lock repro -s surgery evaluate-surgery

@@ -1,7 +1,6 @@
 """The Makefile: what it checks before it installs anything, and the name under which DVC commits experiments."""
 
 import os
-import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,8 +13,18 @@ DVC = """#!/bin/sh
 env | grep ^GIT_ | sort >> called
 git update-ref refs/exps/ab/cd/try HEAD
 """
-SIDE_BY_SIDE = ("data-free", "calibrated", "refined", "diagnosed")
-"""The parts of `make repro`, in pairs."""
+REPRO = "dvc --wait-for-lock repro"
+BEFORE = {
+    "prepare": (),
+    "-s teach": ("prepare",),
+    "-s merge evaluate": ("prepare",),
+    "-s calibrate evaluate-calibrated": ("-s teach",),
+    "-s samerging evaluate-samerging": ("-s teach",),
+    "-s svc rescale evaluate-svc evaluate-rescaled": ("-s merge evaluate", "-s calibrate evaluate-calibrated"),
+    "-s diagnose": ("prepare",),
+    "-s surgery evaluate-surgery": ("-s merge evaluate", "-s samerging evaluate-samerging"),
+}
+"""The runs of DVC in `make repro`, and those that each has to wait for."""
 NAMED = {f"GIT_{role}_{what}": "me" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 
 
@@ -69,23 +78,22 @@ def install(root: Path, **programs: str) -> None:
     (root / ".venv/.installed").touch()
 
 
-@pytest.mark.parametrize("failing", ["", "data-free", "calibrated", "diagnosed"])
-def test_a_repro_runs_stages_side_by_side_and_what_is_left_at_the_end(root: Path, failing: str):
-    makefile = (root / "Makefile").read_text()
-    runs = [re.search(rf"^{name}:\n\t(dvc .*)$", makefile, re.MULTILINE)[1] for name in SIDE_BY_SIDE]
-    refuse = f'test "dvc $*" != "{runs[SIDE_BY_SIDE.index(failing)]}"\n' if failing else ""
+@pytest.mark.parametrize("failing", ["", *BEFORE])
+def test_a_repro_runs_branches_in_order_and_what_is_left_at_the_end(root: Path, failing: str):
+    refuse = f'test "$*" != "--wait-for-lock repro {failing}"\n' if failing else ""
     install(root, dvc=f'#!/bin/sh\necho "dvc $*" >> called\n{refuse}', python="#!/bin/sh\necho $* >> called\n")
     subprocess.run(["git", "init", "-q"], cwd=root, check=True)
     done = make(root, "repro")
-    called = (root / "called").read_text().splitlines()
-    assert called[0] == "dvc --wait-for-lock repro teach"
-    if failing in SIDE_BY_SIDE[:2]:
+    *runs, last, shown = ["", "", *(root / "called").read_text().splitlines()]
+    if failing:
         assert done.returncode != 0
-        assert {*called[1:]} <= {*runs[:2]}
+        assert REPRO not in (*runs, last, shown)
         return
-    assert [{*called[1:3]}, {*called[3:5]}] == [{*runs[:2]}, {*runs[2:]}]
-    assert called[5:] == ([] if failing else ["dvc --wait-for-lock repro", "-m stages.show"])
-    assert (done.returncode == 0) == (not failing)
+    assert done.returncode == 0
+    assert (last, shown) == (REPRO, "-m stages.show")
+    places = {run.removeprefix(f"{REPRO} "): place for place, run in enumerate(runs) if run}
+    assert places.keys() == BEFORE.keys()
+    assert all(places[earlier] < places[run] for run, needed in BEFORE.items() for earlier in needed)
 
 
 @pytest.mark.parametrize("environment", [{}, NAMED], ids=["without a name", "with a name"])
