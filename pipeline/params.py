@@ -90,7 +90,7 @@ class Params(SAMergingParams):
 
 
 def load(keys: Iterable[str], path: Path = PATH) -> dict[str, Any]:
-    """Return the values of the dotted `keys`, checked; of the rest of the file, `check` is what checks it.
+    """Return the checked values of the dotted `keys`; entries of SECTIONS that are not asked for stay unchecked.
 
     "merge.ties" gives that method's `Params`, "recipe.<suite>" its family's `Recipe`, "schedule.<suite>" a `Schedule`.
     Raises ParamsError with a line per problem.
@@ -108,7 +108,7 @@ def load(keys: Iterable[str], path: Path = PATH) -> dict[str, Any]:
     return values
 
 
-def read(path: Path = PATH) -> Any:
+def read(path: Path) -> Any:
     """Return the unchecked content of the file; ParamsError if it is missing or not valid YAML."""
     if not path.exists():
         raise ParamsError(f"{path.resolve()}: no such file; run from the root of the repository")

@@ -9,8 +9,10 @@ from multiprocessing.process import BaseProcess
 from types import FrameType, TracebackType
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-MALLOC_OPTIONS = {-8: 1, -3: 2**25, -1: 2**29}
-"""M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of glibc's malloc.h, in bytes."""
+MAPPED = 2**25
+"""Bytes from which malloc maps memory and gives it back at once."""
+MALLOC_OPTIONS = {-8: 1, -3: MAPPED, -1: 2**29}
+"""M_ARENA_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of glibc's malloc.h: one heap for all threads keeps 512 MiB."""
 
 
 def die_with_parent() -> None:
@@ -22,9 +24,9 @@ def die_with_parent() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc's malloc keep what is freed for the next tensor: mapping it again costs a page fault per 4 KiB.
+    """Have glibc's malloc keep the memory of freed tensors below MAPPED for the next one.
 
-    Larger tensors than the first of MALLOC_OPTIONS are mapped as before, so that their memory goes back at once.
+    By default it gives most of it back, and every page of the next tensor costs a page fault.
     """
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):  # other C libraries have none
         for option, size in MALLOC_OPTIONS.items():

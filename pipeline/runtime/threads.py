@@ -14,12 +14,11 @@ from pipeline.runtime.parallel import count_workers
 
 MAX_THREADS = 4
 """Threads at most: each holds a tensor of all tasks, and a merge must fit the memory of a few models."""
-Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 
-def map_tensors(function: Callable[[Key], Value], names: Iterable[Key]) -> dict[Key, Value]:
-    """Return {name: function(name)} in the order of the names of tensors, or of tasks, computed in parallel.
+def map_tensors(function: Callable[[str], Value], names: Iterable[str]) -> dict[str, Value]:
+    """Return {name: function(name)} in the order of the names, computed in parallel.
 
     On the CPU there is a thread per core, up to MAX_THREADS, or a single one in a worker process; on a GPU the calls
     run in turn. The bytes are the same each way: calls are independent, and torch computes each with one thread. After
@@ -29,7 +28,7 @@ def map_tensors(function: Callable[[Key], Value], names: Iterable[Key]) -> dict[
     names = list(names)
     if device().type != "cpu":
         return {name: function(name) for name in names}
-    results: dict[Key, Value] = {}
+    results: dict[str, Value] = {}
     errors: list[BaseException] = []
     todo, ended = iter(names), Semaphore(0)
 

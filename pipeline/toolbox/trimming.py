@@ -42,9 +42,7 @@ def lowest_of_top(values: Tensor, share: float) -> Tensor:
 
 def trim_threshold(vector: Mapping[str, Tensor], keep: float) -> Tensor:
     """Return the smallest magnitude among the `keep` share of largest ones of one task's whole vector; a scalar."""
-    magnitudes = flatten(vector).abs_()
-    del vector  # where the caller keeps none, a thread holds two copies at most
-    return lowest_of_top(magnitudes, keep)
+    return lowest_of_top(flatten(vector).abs_(), keep)
 
 
 def align_tasks(values: Tensor, stacked: Tensor) -> Tensor:
@@ -60,8 +58,8 @@ def trim(stacked: Tensor, thresholds: Tensor) -> Tensor:
 
 def merge_trimmed(vectors: TaskVectors, keep: float, scale: float, aggregate: Aggregate) -> Weights:
     """Trim every task's whole vector to its `keep` share, and return `scale` times the merge of what agrees."""
-    thresholds = map_tensors(lambda task: trim_threshold(vectors.task(task), keep), range(vectors.tasks))
-    merged = merge_agreeing(vectors.__getitem__, vectors, torch.stack([*thresholds.values()]), aggregate)
+    thresholds = torch.stack([trim_threshold(vectors.task(task), keep) for task in range(vectors.tasks)])
+    merged = merge_agreeing(vectors.__getitem__, vectors, thresholds, aggregate)
     return {name: scale * tensor for name, tensor in merged.items()}
 
 
