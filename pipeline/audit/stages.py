@@ -14,6 +14,8 @@ from pipeline.audit.repository import Repository, RepositoryError
 
 Locked = Mapping[str, Any]
 """A stage of dvc.lock."""
+CHECKED = frozenset({"data/checked.json"})
+"""What the check of params.yaml writes."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,8 @@ class Declared:
 def read_pipelines(repository: Repository) -> tuple[dict[str, Declared], dict[str, Locked], list[str]]:
     """Return all stages as declared and as locked, and the dvc.yaml files below stages/ that never ran.
 
-    The name of a stage of such a file begins with its folder. Left out are stages without outputs and studies that
-    params.yaml does not name: no number is theirs.
+    The name of a stage of such a file begins with its folder. Left out are the check of params.yaml and studies that it
+    does not name: no number is theirs.
     """
     declared, locked, idle = {}, {}, []
     for path in ("dvc.yaml", *repository.names("stages", "/dvc.yaml")):
@@ -43,7 +45,7 @@ def read_pipelines(repository: Repository) -> tuple[dict[str, Declared], dict[st
         prefix, lock = f"{folder}:" * bool(folder), repository.yaml(posixpath.join(folder, "dvc.lock"))["stages"]
         for name, stage in expand_stages(repository.yaml(path), repository.params, folder).items():
             study = any(out.startswith("data/studies/") for out in stage.outs)
-            if not stage.outs or (study and name.partition("@")[0] not in repository.studies):
+            if stage.outs <= CHECKED or (study and name.partition("@")[0] not in repository.studies):
                 continue
             declared[prefix + name] = stage
             if name in lock:
