@@ -66,7 +66,7 @@ class StageEntry:
     command: str = ""
     """Script and arguments; by default the stage's own script, with an item of the matrix for each argument."""
     cached: bool = True
-    """Whether DVC caches the outputs; if not, they travel in git."""
+    """Whether DVC caches the outputs; if not, they travel in git, and DVC leaves them in place until the stage ends."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def describe_stage(pipeline: Pipeline, name: str) -> dict[str, Any]:
     items = re.findall(r"item\.(\w+)", " ".join(arguments))
     inputs, outputs = ([path.format(**names) for path in paths] for paths in (declared.inputs, declared.outputs))
     outputs += [declared.record(names)] if declared.recorded else []
-    flagged = {path: path if entry.cached else {path: {"cache": False}} for path in outputs}
+    flagged = {path: path if entry.cached else {path: {"cache": False, "persist": True}} for path in outputs}
     content = {
         "desc": entry.desc,
         "matrix": {item: f"${{{LISTS.get(item, f'methods.{entry.methods}')}}}" for item in items},

@@ -648,7 +648,7 @@ def test_a_new_suite_leaves_the_others_alone(pipeline: Pipeline, tmp_path: Path)
 
 def read_requested(root: Path) -> set[str]:
     """The stages of stages/studies/dvc.yaml that `make studies` runs."""
-    match = re.search(r"repro check (stages/studies/.*)", (toy.ROOT / "Makefile").read_text())
+    match = re.search(r"repro (stages/studies/.*)", (toy.ROOT / "Makefile").read_text())
     assert match is not None
     with Repo(str(root)) as repo:
         needed = {stage_name(stage) for stage in repo.stage.collect(str(root / match[1]), with_deps=True)}
