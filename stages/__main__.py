@@ -66,7 +66,9 @@ class StageEntry:
     command: str = ""
     """Script and arguments; by default the stage's own script, with an item of the matrix for each argument."""
     cached: bool = True
-    """Whether DVC caches the outputs; if not, they travel in git, and DVC leaves them in place until the stage ends."""
+    """Whether DVC caches the outputs; if not, they travel in git."""
+    persistent: bool = False
+    """Whether outputs that travel in git stay in place if the stage fails; DVC deletes others before it runs."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Pipeline:
 MAIN = Pipeline(
     path="dvc.yaml",
     stages={
-        "check": StageEntry("Check params.yaml as a whole, before any other stage runs", cached=False),
+        "check": StageEntry("Check params.yaml as a whole, before any other stage runs", cached=False, persistent=True),
         "train": StageEntry(
             "Train the models of an embedded suite; they travel in git, so this runs once", cached=False
         ),
@@ -193,7 +195,8 @@ def describe_stage(pipeline: Pipeline, name: str) -> dict[str, Any]:
     items = re.findall(r"item\.(\w+)", " ".join(arguments))
     inputs, outputs = ([path.format(**names) for path in paths] for paths in (declared.inputs, declared.outputs))
     outputs += [declared.record(names)] if declared.recorded else []
-    flagged = {path: path if entry.cached else {path: {"cache": False, "persist": True}} for path in outputs}
+    flags = {"cache": False} | ({"persist": True} if entry.persistent else {})
+    flagged = {path: path if entry.cached else {path: flags} for path in outputs}
     content = {
         "desc": entry.desc,
         "matrix": {item: f"${{{LISTS.get(item, f'methods.{entry.methods}')}}}" for item in items},
