@@ -30,7 +30,7 @@ LANGUAGE := -S 'suites=[mini-lm]' -S 'studies=[language]' \
   -S 'methods.merge=[zeroshot,individual,average,task_arithmetic,ties,tsv_m]' \
   -S 'methods.calibrate=[adamerging,expert_merging,distillation]' -S 'methods.svc=[]' -S 'methods.rescale=[]' -S 'methods.surgery=[]'
 TEXT := -S 'suites=[text-5]' -S 'methods.svc=[]' -S 'methods.rescale=[]' -S 'methods.surgery=[]'
-# The branches of `make repro`, so ordered that two at a time end together; `diagnosed` can wait longest.
+# The branches of `make repro`, so ordered that two at a time end together. Nothing waits for `diagnosed`, so it follows `calibrated`.
 BRANCHES := data-free calibrated samerging refined diagnosed corrected
 # What is kept of a run outside the workspace, apart from its parameters and its lock: evidence, and what is rendered from it.
 REPORT := evidence/suites tables figures plots index.html metrics.json
@@ -56,8 +56,8 @@ IDENTITY := $(shell git var GIT_COMMITTER_IDENT >/dev/null 2>&1 || \
 
 .PHONY: repro prepared taught $(BRANCHES) try compare methods text lora language studies check test lint audit bundle export faults verify lock env clone
 
-# Two runs of DVC side by side take two thirds of the time, each with half of the cores: the start of a stage and DVC's
-# own work keep one core busy. A branch runs its stages alone (-s), because DVC locks every stage that it looks at. The
+# Two runs of DVC side by side, each with half of the cores, save much time: the start of a stage and DVC's own work keep
+# one core busy. A branch runs its stages alone (-s), because DVC locks every stage that it looks at. The
 # last run looks at everything, and runs what is left.
 repro: clone $(READY)
 	@SAMERGING_WORKERS=$${SAMERGING_WORKERS:-$$((($$(nproc) + 1) / 2))} $(MAKE) --no-print-directory -j 2 $(BRANCHES)
