@@ -54,21 +54,20 @@ endef
 IDENTITY := $(shell git var GIT_COMMITTER_IDENT >/dev/null 2>&1 || \
   echo GIT_AUTHOR_NAME=make GIT_AUTHOR_EMAIL=make@localhost GIT_COMMITTER_NAME=make GIT_COMMITTER_EMAIL=make@localhost)
 
-.PHONY: repro prepared taught $(BRANCHES) try compare methods text lora language studies check test lint audit bundle export faults verify lock env clone
+.PHONY: repro taught $(BRANCHES) try compare methods text lora language studies check test lint audit bundle export faults verify lock env clone
 
 # Two runs of DVC side by side, each with half of the cores, save much time: the start of a stage and DVC's own work keep
 # one core busy. A branch runs its stages alone (-s), because DVC locks every stage that it looks at. The
 # last run looks at everything, and runs what is left.
 repro: clone $(READY)
+	dvc --wait-for-lock repro prepare
 	@SAMERGING_WORKERS=$${SAMERGING_WORKERS:-$$((($$(nproc) + 1) / 2))} $(MAKE) --no-print-directory -j 2 $(BRANCHES)
 	dvc --wait-for-lock repro
 	python -m stages.show
 
-prepared:
-	dvc --wait-for-lock repro prepare
-taught: prepared
+taught:
 	dvc --wait-for-lock repro -s teach
-data-free: prepared
+data-free:
 	dvc --wait-for-lock repro -s merge evaluate
 calibrated: taught
 	dvc --wait-for-lock repro -s calibrate evaluate-calibrated
@@ -76,7 +75,7 @@ samerging: taught
 	dvc --wait-for-lock repro -s samerging evaluate-samerging
 refined: data-free calibrated
 	dvc --wait-for-lock repro -s svc rescale evaluate-svc evaluate-rescaled
-diagnosed: prepared | calibrated
+diagnosed: | calibrated
 	dvc --wait-for-lock repro -s diagnose
 corrected: data-free calibrated samerging
 	dvc --wait-for-lock repro -s surgery evaluate-surgery
