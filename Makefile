@@ -146,7 +146,7 @@ export: $(READY)
 
 env: $(READY)
 
-# First, because it costs nothing: an environment is 5 GB.
+# First, because it costs nothing: an environment is 7 GB.
 clone:
 	@top="$$(git rev-parse --show-prefix)" && [ -z "$$top" ] || \
 	  { echo "$(CURDIR) is no clone: DVC needs Git's history, which an archive lacks; git clone the repository"; exit 1; }

@@ -184,16 +184,25 @@ def performance(results: Path = RESULTS) -> str:
     """What benchmarks/results holds, as tables."""
     found = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(results.glob("*.json"))}
     parts = [
-        ("One calibration step, in turn with its floor (a plain forward and backward over the same images)", _steps),
-        ("Scoring a merged model, against open_clip's own forward on images in memory", _evaluations),
-        ("Data-free merges: median seconds, over those of a thread reading the experts once, peak memory", _data_free),
-        ("Data-free merges as commands, against mergekit's, ours / mergekit's", _against_public),
-        ("How a SAMerging step grows with tasks T and images k", _growth),
-        ("The whole run on the embedded suite, stages one after the other", _whole_run),
-        ("Every stage at full size, random weights in the public file formats", _full_size),
-        ("On a GPU, next to targets", _on_gpu),
+        (
+            "calibration_step",
+            "One calibration step, in turn with its floor (a plain forward and backward over the same images)",
+            _steps,
+        ),
+        ("evaluation", "Scoring a merged model, against open_clip's own forward on images in memory", _evaluations),
+        (
+            "data_free",
+            "Data-free merges: median seconds, over those of a thread reading the experts once, peak memory",
+            _data_free,
+        ),
+        ("against_public", "Data-free merges as commands, against mergekit's, ours / mergekit's", _against_public),
+        ("growth", "How a SAMerging step grows with tasks T and images k", _growth),
+        ("whole_run", "The whole run on the embedded suite, stages one after the other", _whole_run),
+        ("full_size", "Every stage at full size, random weights in the public file formats", _full_size),
+        ("on_gpu", "On a GPU, next to targets", _on_gpu),
     ]
-    return "\n\n".join(f"{title}:\n\n{table}" for title, make in parts if (table := _table(list(make(found)))))
+    tables = ((module, title, _table(list(make(found)))) for module, title, make in parts)
+    return "\n\n".join(f"{title} (`benchmarks.{module}`):\n\n{table}" for module, title, table in tables if table)
 
 
 def _table(rows: list[tuple[str, ...]]) -> str:

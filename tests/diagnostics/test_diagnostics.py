@@ -574,27 +574,27 @@ def prediction_rows(first: str = "sar", **changes: float) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def test_the_paragraph_follows_the_intervals():
-    paragraph = diagnosis_view.paragraph(prediction_rows(), NAMES)
-    assert "Over the 8 tasks" in paragraph
-    assert "2 of their 95 % intervals exclude zero" in paragraph  # tasks: the bootstrap
-    assert "0 of their 95 % intervals exclude zero" in paragraph  # subsets: the interval over tasks
-    assert "M-Loss has with the loss of simple average ρ = +0.50 [+0.10, +0.80], which excludes zero." in paragraph
-    assert "M-Loss has with the loss of simple average ρ = +0.50 [-0.10, +0.90], which includes zero." in paragraph
-    assert "strongest is that of subspace alignment ratio" in paragraph
-    assert paragraph.endswith("the number of tasks alone has with the mean loss of simple average ρ = +0.50.")
+def test_the_sentences_follow_the_intervals():
+    tasks, subsets, sizes = diagnosis_view.sentences(prediction_rows(), NAMES)[:3]
+    assert "Over the 8 tasks" in tasks
+    assert "2 of their 95 % intervals exclude zero" in tasks  # tasks: the bootstrap
+    assert "0 of their 95 % intervals exclude zero" in subsets  # subsets: the interval over tasks
+    assert "M-Loss has ρ = +0.50 [+0.10, +0.80] with the loss of simple average (excludes zero)." in tasks
+    assert "M-Loss has ρ = +0.50 [-0.10, +0.90] with the loss of simple average (includes zero)." in subsets
+    assert "strongest is that of subspace alignment ratio" in tasks
+    assert sizes.endswith("the number of tasks alone predicts the mean loss: ρ = +0.50 with that of simple average.")
 
 
 @pytest.mark.parametrize("measure", [*MEASURES])
 def test_exactly_the_unverified_measures_are_marked(measure: str):
-    paragraph = diagnosis_view.paragraph(prediction_rows(measure), NAMES)
-    marked = f"is that of {MEASURES[measure]} (our reading) with" in paragraph
+    paragraph = " ".join(diagnosis_view.sentences(prediction_rows(measure), NAMES))
+    marked = f"is that of {MEASURES[measure]} (our reading): " in paragraph
     explained = paragraph.endswith(f": {MEASURES[measure]} ({UNVERIFIED.get(measure)}).")
     assert marked == explained == ("our reading" in paragraph.lower()) == (measure in {"sti", "disentanglement"})
 
 
-def test_the_paragraph_is_empty_for_undefined_correlations():
-    assert diagnosis_view.paragraph(prediction_rows(rho=math.nan), NAMES) == ""
+def test_there_are_no_sentences_for_undefined_correlations():
+    assert diagnosis_view.sentences(prediction_rows(rho=math.nan), NAMES) == ()
 
 
 def test_the_heat_maps_show_the_measured_values(diagnosis: Path):

@@ -1,6 +1,6 @@
 """Measures taken before merging, and whether they predict what merging costs."""
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -57,7 +57,7 @@ def view(evidence: Evidence, look: Look) -> View:
     }
     return View(
         question="Does anything measured before merging predict what it costs?",
-        sentences=(paragraph(evidence.predictions, evidence.names),),
+        sentences=sentences(evidence.predictions, evidence.names),
         tables={"prediction": Sheet(correlations, "Rank correlations of measures and losses", csv)},
         figures={
             name: Drawing(draw(measures, tasks, width), caption, title, rows)
@@ -66,50 +66,50 @@ def view(evidence: Evidence, look: Look) -> View:
     )
 
 
-def paragraph(predictions: pd.DataFrame, names: Glossary) -> str:
+def sentences(predictions: pd.DataFrame, names: Glossary) -> tuple[str, ...]:
     """Say what predicts what, and which intervals exclude zero; predictions: the rows of a suite's prediction.csv."""
-    sentences = [text for scope in SCOPES for text in _scope(predictions[predictions.scope == scope], scope, names)]
+    texts = [text for scope in SCOPES if (text := _scope(predictions[predictions.scope == scope], scope, names))]
     sizes = predictions[(predictions.measure == SIZE) & predictions.rho.notna()]
     if len(sizes):
         pairs = zip(sizes.method, sizes.rho, strict=True)
-        correlations = ", of ".join(f"{names['merges'][method]} {_rho(rho)}" for method, rho in pairs)
-        sentences.append(f"Where sizes are mixed, the number of tasks alone has with the mean loss of {correlations}.")
+        correlations = " and ".join(f"{_rho(rho)} with that of {names['merges'][method]}" for method, rho in pairs)
+        texts.append(f"Where sizes are mixed, the number of tasks alone predicts the mean loss: {correlations}.")
     doubted = [key for key in predictions.measure.unique() if key in names["unverified"]]
     doubts = [f"{names['measures'][key]} ({names['unverified'][key]})" for key in doubted]
-    if sentences and doubts:
-        sentences.append(f"Our reading: {', '.join(doubts)}.")
-    return " ".join(sentences)
+    if texts and doubts:
+        texts.append(f"Our reading: {', '.join(doubts)}.")
+    return tuple(texts)
 
 
-def _scope(rows: pd.DataFrame, scope: str, names: Glossary) -> Iterator[str]:
+def _scope(rows: pd.DataFrame, scope: str, names: Glossary) -> str:
     opening, (low, high), chance = SCOPES[scope]
     defined = rows.assign(lower=rows[low], upper=rows[high]).dropna(subset=["rho", "lower", "upper"])
     if defined.empty:
-        return
+        return ""
     clear = defined[(defined.lower > 0) | (defined.upper < 0)]
-    yield (
+    texts = [
         f"{opening.format(n=int(defined.n.iloc[0]))} {len(defined)} rank correlations between a measure taken before "
         f"merging and the loss of accuracy were computed: {len(clear)} of their 95 % intervals exclude zero, where "
         f"chance alone would give about {chance * len(defined):.0f}."
-    )
+    ]
     lines = defined.to_dict("records")
     strongest = lines[int(defined.rho.abs().to_numpy().argmax())]
     if (measure := strongest["measure"]) not in FOCUS:
         doubt = " (our reading)" * (measure in names["unverified"])
-        yield f"The strongest is that of {names['measures'][measure]}{doubt} with {_correlation(strongest, names)}."
+        texts.append(f"The strongest is that of {names['measures'][measure]}{doubt}: {_correlation(strongest, names)}.")
     for measure in FOCUS:
-        if spoken := [_correlation(line, names) for line in lines if line["measure"] == measure]:
+        if correlations := [_correlation(line, names) for line in lines if line["measure"] == measure]:
             title = names["measures"][measure]
-            yield f"{title[0].upper()}{title[1:]} has with {'; with '.join(spoken)}."
+            texts.append(f"{title[0].upper()}{title[1:]} has {' and '.join(correlations)}.")
+    return " ".join(texts)
 
 
 def _correlation(line: Mapping[Hashable, Any], names: Glossary) -> str:
-    """Return the method, the correlation, its interval and the verdict."""
+    """Return the correlation, its interval, the method and the verdict."""
     low, high = line["lower"], line["upper"]
     verdict = "excludes zero" if low > 0 or high < 0 else "includes zero"
-    return (
-        f"the loss of {names['merges'][line['method']]} {_rho(line['rho'])} [{low:+.2f}, {high:+.2f}], which {verdict}"
-    )
+    merge = names["merges"][line["method"]]
+    return f"{_rho(line['rho'])} [{low:+.2f}, {high:+.2f}] with the loss of {merge} ({verdict})"
 
 
 def _rho(value: float) -> str:
