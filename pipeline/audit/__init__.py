@@ -24,7 +24,7 @@ everything else is compared as well. Every line says what was not checked.
     imports.py      the files that a stage imports, for `lock`
     rows.py         scores and rows as numbers, for `arithmetic` and `contrasts`
     statements.py   numbers per task in tables and sentences of studies, for `contrasts`
-    resampling.py   draws of examples, seeds and tasks, for `arithmetic` and `contrasts`
+    intervals.py    over examples, seeds and tasks, for `arithmetic` and `contrasts`
     archive.py      a bundle -> a folder like a repository
     kept.py         runs beside the default one -> folders like repositories, which go through the same checks
 """

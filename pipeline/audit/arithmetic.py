@@ -5,7 +5,7 @@ For accuracies a [S, T] of S seeds and T tasks, floor and ceiling f, c [T], in p
     Average     mean over tasks            Normalised   mean over tasks of a / c
     Worst task  least of the tasks         Gap closed   (mean a - mean f) / (mean c - mean f)
 
-Intervals and p are compared to the digit; for the draws see `pipeline.audit.resampling`.
+Intervals and p are compared to the digit, see `pipeline.audit.intervals`.
 """
 
 import re
@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 
 from pipeline.audit.finding import Finding
+from pipeline.audit.intervals import Key, Runs, Sum, weigh_runs
 from pipeline.audit.repository import Repository
-from pipeline.audit.resampling import DECIMALS, DRAWS, AccuracyDraws, Key, Runs, central_interval, resample_runs
 from pipeline.audit.rows import find_impossible
 from pipeline.audit.suite import AuditedSuite
 
@@ -232,8 +232,6 @@ def check_comparisons(suite: AuditedSuite, accuracies: Accuracies, table: str) -
             finding.expect(False, f"{path}: no scores of {unscored[0]}")
         else:
             _check_counts(finding, accuracies, row, f"{path}: {' minus '.join(_pair(row))}")
-    if table == "comparisons":
-        finding.skip("intervals of IQM")
     if suite.answers is None:
         return finding.skip("answers to single examples: intervals, p")
     runs = {
@@ -246,9 +244,9 @@ def check_comparisons(suite: AuditedSuite, accuracies: Accuracies, table: str) -
         )
         for method in dict.fromkeys(name for row in rows for name in _pair(row) if name in accuracies.per_cent)
     }
-    axes = [accuracies.seeds[method] for method in accuracies.per_cent]
-    drawn = resample_runs(runs, DRAWS, axes)
-    _check_draws(finding, accuracies.tasks, drawn, [row for row in rows if row["difference"]], path)
+    compared = [row for row in rows if row["difference"] and {*_pair(row)} <= runs.keys()]
+    sums = [weigh_runs(runs, dict(zip(_pair(row), (1, -1), strict=True))) for row in compared]
+    _check_intervals(finding, accuracies.tasks, sums, compared, path)
     return finding
 
 
@@ -289,30 +287,18 @@ def _verdict(row: Mapping[str, str]) -> str:
     return f"{word} on these tasks{' and on tasks like these' * beyond}"
 
 
-def _check_draws(
-    finding: Finding,
-    tasks: Sequence[str],
-    drawn: Mapping[str, AccuracyDraws],
-    rows: Sequence[Mapping[str, str]],
-    path: str,
+def _check_intervals(
+    finding: Finding, tasks: Sequence[str], sums: Sequence[Sum], rows: Sequence[Mapping[str, str]], path: str
 ) -> None:
     """Check intervals and p."""
-    raw = {}
-    for row in rows:
-        method, other = (drawn[name] for name in _pair(row))
-        by_task = method.examples - other.examples
-        average = by_task.mean(1).round(DECIMALS)
-        rarer = min((average <= 0).sum(), (average >= 0).sum())
-        raw[_pair(row)] = min(1.0, 2 * (1 + int(rarer)) / (1 + DRAWS))
-        draws = {"difference": average, "like": method.tasks - other.tasks}
-        draws |= dict(zip(tasks, by_task.T, strict=True))
-        for name, values in draws.items():
-            for end, value in zip(("low", "high"), central_interval(values), strict=True):
-                where = f"{path}: {' minus '.join(_pair(row))}, {name} {end}"
-                finding.expect_number(where, row[f"{name} {end}"], float(value))
-    adjusted = adjust_holm(raw)
-    for row in rows:
-        finding.expect_number(f"{path}: {' minus '.join(_pair(row))}, p", row["p"], adjusted[_pair(row)])
+    adjusted = adjust_holm({_pair(row): total.average.p for row, total in zip(rows, sums, strict=True)})
+    for row, total in zip(rows, sums, strict=True):
+        where = f"{path}: {' minus '.join(_pair(row))}"
+        bounds = {"difference": total.average, "like": total.like, **dict(zip(tasks, total.each, strict=True))}
+        for name, (low, high, _) in bounds.items():
+            finding.expect_number(f"{where}, {name} low", row[f"{name} low"], low)
+            finding.expect_number(f"{where}, {name} high", row[f"{name} high"], high)
+        finding.expect_number(f"{where}, p", row["p"], adjusted[_pair(row)])
 
 
 def adjust_holm(p: Mapping[Key, float]) -> dict[Key, float]:

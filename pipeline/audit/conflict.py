@@ -4,8 +4,8 @@ The two tasks of a conflicting pair have the same images, the source first. The 
 each image that both label alike; the labels themselves follow from the seed. A merge answers both alike: it is right
 for both or neither where the labels are the same, and for one at most where they differ.
 
-A comparison is a weighted sum of accuracies on the images of the sources, drawn with the examples and then with the
-sources, see `pipeline.audit.resampling`. Settings are (method, degree), the mean over both tasks of a pair or over all
+A comparison is a weighted sum of accuracies on the images of the sources, with intervals over examples and over
+sources, see `pipeline.audit.intervals`. Settings are (method, degree), the mean over both tasks of a pair or over all
 pairs without conflict, and (method, degree, place) of one of them.
 """
 
@@ -21,8 +21,8 @@ from pipeline.audit.arithmetic import CEILING, MAIN
 from pipeline.audit.contrasts import PRINTED, Setting, compute_contrast
 from pipeline.audit.draws import shuffle_pool
 from pipeline.audit.finding import Finding, Text
+from pipeline.audit.intervals import Runs
 from pipeline.audit.repository import EVIDENCE
-from pipeline.audit.resampling import CONTRAST_DRAWS, Runs, resample_runs
 from pipeline.audit.rows import find_impossible, read_rows
 from pipeline.audit.statements import CHANCE, CLEAR, TWIN, Stated, describe, expect_statements
 from pipeline.audit.suite import AuditedSuite
@@ -144,7 +144,6 @@ def _check_statements(finding: Finding, suite: AuditedSuite, rows: pd.DataFrame)
         (*pair, str(place)): side for pair, part in groups.items() for place, side in enumerate(_read_sides(part))
     }
     sides: dict[Setting, list[Setting]] = {pair: [key for key in runs if key[:2] == pair] for pair in groups}
-    drawn = resample_runs(runs, CONTRAST_DRAWS)
     values: dict[str, dict[str, float]] = {}
     weights = dict(_list_comparisons([*groups]))
     for name, sums in weights.items():
@@ -152,7 +151,7 @@ def _check_statements(finding: Finding, suite: AuditedSuite, rows: pd.DataFrame)
         for setting, weight in sums.items():
             for side in sides.get(setting, [setting]):
                 spread[side] = weight / len(sides.get(setting, [setting]))
-        values[name] = compute_contrast(runs, drawn, spread)
+        values[name] = compute_contrast(runs, spread)
     _check_comparisons(finding, suite, weights, values)
     averages: dict[Setting, float] = {
         pair: float(np.mean([runs[side].accuracies.mean() for side in settings])) for pair, settings in sides.items()
@@ -285,7 +284,7 @@ def _state(
                 *spread, verdict = describe((grid.loc[q] - grid.loc[NONE]).to_numpy()[None])
                 parts.append([f"q = {q}", spread, VERDICTS[verdict == CLEAR]])
             sentences.append([title, titles[name], nats.loc[(name, NONE), measure], parts, sources])
-    sentences.append([CONTRAST_DRAWS, size[1], sources, sources])
+    sentences.append([size[1], sources, sources])
     return [accuracies, pairs, changes, rivals, balance, warnings, sentences]
 
 

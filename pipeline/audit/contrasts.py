@@ -2,8 +2,8 @@
 
 Rows are whole and possible, and their counts are those of the answers to single examples. A study that keeps answers
 writes what it compares, reports/studies/<suite>/tables/<study>-contrasts.csv: a weight for every setting, the mean of
-the weighted accuracies, and its intervals. These are computed again from the rows, to the digit; for the draws see
-`pipeline.audit.resampling`. Numbers per task that are no answers are those of `pipeline.audit.statements`.
+the weighted accuracies, and its intervals. These are computed again from the rows, to the digit, see
+`pipeline.audit.intervals`. Numbers per task that are no answers are those of `pipeline.audit.statements`.
 """
 
 import json
@@ -16,15 +16,13 @@ import pandas as pd
 
 from pipeline.audit import statements
 from pipeline.audit.finding import Finding
+from pipeline.audit.intervals import Runs, weigh_runs
 from pipeline.audit.repository import EVIDENCE
-from pipeline.audit.resampling import CONTRAST_DRAWS, AccuracyDraws, Runs, central_interval, resample_runs
 from pipeline.audit.rows import find_impossible, read_rows
 from pipeline.audit.suite import AuditedSuite
 
 PRINTED = 10
 """Significant digits of a comparison."""
-APART = ("conventions", "sensitivity")
-"""Studies that draw the compared settings alone; the others draw all settings together, each set of seeds an axis."""
 SEPARATE = ("conflict",)
 """Studies with a check of their own."""
 PARTS = ("robustness", "landscape", "theory", "language")
@@ -98,19 +96,13 @@ def _check_contrasts(finding: Finding, suite: AuditedSuite, study: str, rows: pd
     for _, which, weights in comparisons:
         for setting in (setting for setting in weights if setting in parts[which]):
             runs[which].setdefault(setting, read_runs(parts[which][setting], suite.tasks))
-    drawn: dict[str, dict[Setting, AccuracyDraws]] = {}
     for row, which, weights in comparisons:
         if missing := [", ".join(setting) for setting in weights if setting not in runs[which]]:
             complaint = f"{row['name']} compares runs that are not there (no rows of {'; '.join(missing)})"
             finding.expect(False, f"{path}: {complaint}")
             continue
-        if study in APART:
-            drawn[which] = resample_runs({setting: runs[which][setting] for setting in weights}, CONTRAST_DRAWS)
-        elif which not in drawn:
-            axes = [_seeds(part) for part in parts[which].values()]
-            drawn[which] = resample_runs(runs[which], CONTRAST_DRAWS, axes)
-        name, expected = row["name"], compute_contrast(runs[which], drawn[which], weights)
-        if replicated:  # orders of methods count no tasks won, and draw no tasks on one replicate
+        name, expected = row["name"], compute_contrast(runs[which], weights)
+        if replicated:  # orders of methods count no tasks won, and are not over tasks on one replicate
             name = f"{name} ({row['replicates']} replicates)"
             for column in ("won", "lost", *["like low", "like high"] * (which == "first")):
                 del expected[column]
@@ -118,19 +110,18 @@ def _check_contrasts(finding: Finding, suite: AuditedSuite, study: str, rows: pd
             finding.expect_number(f"{path}: {name}, {column}", row.get(column, ""), value, PRINTED)
 
 
-def compute_contrast(
-    runs: Mapping[Setting, Runs], drawn: Mapping[Setting, AccuracyDraws], weights: Mapping[Setting, float]
-) -> dict[str, float]:
+def compute_contrast(runs: Mapping[Setting, Runs], weights: Mapping[Setting, float]) -> dict[str, float]:
     """Return mean, low, high, like low, like high, won and lost of the weighted sum of settings, in points."""
-    mean = sum(weight * runs[setting].accuracies.mean() for setting, weight in weights.items())
-    examples = np.sum([weight * drawn[setting].examples for setting, weight in weights.items()], axis=0)
-    like = np.sum([weight * drawn[setting].tasks for setting, weight in weights.items()], axis=0)
-    lows, highs = central_interval(examples)
-    numbers = {"mean": float(mean), "won": float((lows > 0).sum()), "lost": float((highs < 0).sum())}
-    for name, values in {"": examples.mean(1), "like ": like}.items():
-        low, high = central_interval(values)
-        numbers |= {f"{name}low": float(low), f"{name}high": float(high)}
-    return numbers
+    total = weigh_runs(runs, weights)
+    return {
+        "mean": float(total.tasks.mean()),
+        "won": float(sum(bounds.low > 0 for bounds in total.each)),
+        "lost": float(sum(bounds.high < 0 for bounds in total.each)),
+        "low": total.average.low,
+        "high": total.average.high,
+        "like low": total.like.low,
+        "like high": total.like.high,
+    }
 
 
 def group_settings(rows: pd.DataFrame, columns: Sequence[str]) -> dict[Setting, pd.DataFrame]:

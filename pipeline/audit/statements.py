@@ -2,9 +2,9 @@
 
 The studies of the number of tasks, of robustness, of the landscape and of theory, and the rise of the loss in flatness,
 have a number per task and seed, and no answers to single examples: a grid [S, T] for every method or setting. Their
-intervals draw seeds and tasks, see `pipeline.audit.resampling`; the study of language has a number per text and seed,
-and draws seeds and texts. A text holds if its numbers are those that the rows give, in this order and no others, and if
-names and verdicts stand in it in order; it may be worded freely.
+intervals are over seeds and tasks, see `pipeline.audit.intervals`; the study of language has a number per text and
+seed, and intervals over both. A text holds if its numbers are those that the rows give, in this order and no others,
+and if names and verdicts stand in it in order; it may be worded freely.
 """
 
 import csv
@@ -18,8 +18,8 @@ import pandas as pd
 
 from pipeline.audit.arithmetic import CEILING, FLOOR, MAIN
 from pipeline.audit.finding import Finding, Text
+from pipeline.audit.intervals import bound_grid, bound_grids
 from pipeline.audit.repository import EVIDENCE
-from pipeline.audit.resampling import CONTRAST_DRAWS, central_interval, resample_grid, resample_grids
 from pipeline.audit.suite import AuditedSuite
 
 TWIN, PLAIN, SAM = "distillation", "plain", "sam"
@@ -72,14 +72,14 @@ def tabulate(rows: pd.DataFrame, by: str, column: str, value: str) -> Grids:
     return {str(name): part.to_numpy() for name, part in wide.groupby(level=by)}
 
 
-def describe(grid: np.ndarray, digits: int | None = None) -> list[Any]:
-    """Return mean, ends of the interval and verdict of a grid; mean and SINGLE of a single number.
+def describe(grid: np.ndarray, digits: int | None = None, bounded: bool = True) -> list[Any]:
+    """Return mean, ends of the interval and verdict of a grid; mean and SINGLE of a single number, or not `bounded`.
 
     digits: how many significant ones are printed; without, as many decimals as there are.
     """
-    if grid.size == 1:
+    if grid.size == 1 or not bounded:
         return [grid.mean(), SINGLE]
-    low, high = central_interval(resample_grid(grid))
+    low, high, _ = bound_grid(grid)
     return [*((float(number), digits) for number in (grid.mean(), low, high)), _judge(low, high)]
 
 
@@ -91,10 +91,10 @@ def _subtract(grids: Grids, others: Grids) -> Grids:
     return {name: grid - others[name] for name, grid in grids.items()}
 
 
-def _compare(grids: Grids, method: str, other: str) -> Text:
+def _compare(grids: Grids, method: str, other: str, bounded: bool = True) -> Text:
     """Describe a difference; every seed of one method meets the only run of another without randomness."""
     grid = grids[method] - grids[other]
-    return [describe(grid), *grid.shape]
+    return [describe(grid, bounded=bounded), *grid.shape]
 
 
 def _spread(values: np.ndarray, *digits: int) -> Text:
@@ -109,10 +109,12 @@ def _state_tasks(tables: Tables, titles: Mapping[str, str], suite: AuditedSuite)
     merges = rows[~rows["method"].isin((FLOOR, CEILING))]
     names = [*dict.fromkeys(merges["method"])]
     gain, share = merges["accuracy"] - merges["task"].map(floor), merges["accuracy"] / merges["task"].map(ceiling)
-    merges, columns = merges.assign(gain=gain, share=100 * share), {1: ("subset", "share"), 0: ("task", "gain")}
+    merges, columns = merges.assign(gain=gain, share=100 * share), {1: "share", 0: "gain"}
     tables_of: dict[int, dict[Any, Grids]] = {0: {}, 1: {}}
+    apart: dict[tuple[int, Any], bool] = {}  # no two subsets are scored on the same task
     for (merged, size), part in merges.groupby(["merged", "size"]):
-        tables_of[merged][size] = tabulate(part, "method", *columns[merged])
+        tables_of[merged][size] = tabulate(part, "method", "subset", columns[merged])
+        apart[merged, size] = not part[["subset", "task"]].drop_duplicates()["task"].duplicated().any()
     outside, inside = tables_of.values()
     free = [name for name in names if (merges["seed"][merges["method"] == name] < 0).all()]
     small, large = inside[min(inside)], inside[max(inside)]
@@ -120,16 +122,18 @@ def _state_tasks(tables: Tables, titles: Mapping[str, str], suite: AuditedSuite)
     sentences = [[min(inside), small[MAIN].shape[1], max(inside), large[MAIN].shape[1], len(large[MAIN]), falls]]
     for size, grids in inside.items():
         best = max(free, key=lambda name, grids=grids: grids[name].mean())
-        pairs = [[titles[other], _compare(grids, MAIN, other)] for other in (TWIN, best)]
+        pairs = [[titles[other], _compare(grids, MAIN, other, apart[1, size])] for other in (TWIN, best)]
         sentences.append([size, titles[MAIN], pairs])
     gains = outside[max(outside)] if outside else {}
+    bounded = bool(gains) and apart[0, max(outside)]
     lines: list[Text] = [["Method", *inside, *["Left out"] * bool(gains)]]
     for name in names:
         means = [grids[name].mean() for grids in inside.values()]
-        lines.append([titles[name], means, describe(gains[name])[:3] if gains else []])
+        lines.append([titles[name], means, describe(gains[name], bounded=bounded)[:3] if gains else []])
     if gains:
-        sentences.append([max(outside), [[titles[name], describe(gains[name]), *gains[name].shape] for name in names]])
-        sentences.append([titles[MAIN], titles[TWIN], _compare(gains, MAIN, TWIN)])
+        each = [[titles[name], describe(gains[name], bounded=bounded), *gains[name].shape] for name in names]
+        sentences.append([max(outside), each])
+        sentences.append([titles[MAIN], titles[TWIN], _compare(gains, MAIN, TWIN, bounded)])
     return lines, sentences
 
 
@@ -238,7 +242,7 @@ def _state_flatness(tables: Tables, titles: Mapping[str, str], suite: AuditedSui
         [better, _judge(*better[1:]), rises[PLAIN].mean(), flatter[SAM], seeds],
         [passes[SAM], cheaper],
         [len(clear), len(others), clear, CHANCE * len(others)],
-        [CONTRAST_DRAWS, examples, size, size],
+        [examples, size, size],
         [],
     ]
     return lines, sentences
@@ -326,7 +330,7 @@ def _state_language(tables: Tables, titles: Mapping[str, str], suite: AuditedSui
 
     def differ(method: str, other: str, measure: str, among: Sequence[str], better: int) -> Text:
         parts = [grids[measure][domain][method] - grids[measure][domain][other] for domain in among]
-        mean, (low, high) = np.mean([part.mean() for part in parts]), central_interval(resample_grids(parts))
+        mean, (low, high, _) = np.mean([part.mean() for part in parts]), bound_grids(parts)
         verdict = "better" if better * mean > 0 else "worse"
         return [float(mean), float(low), float(high), verdict if _judge(low, high) == CLEAR else "no difference shown"]
 

@@ -28,7 +28,7 @@ import pandas as pd
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.statistics import accuracy
 from pipeline.statistics.accuracy import CEILING, FLOOR, MAIN
-from pipeline.statistics.bootstrap import Resampled, resample_accuracies
+from pipeline.statistics.intervals import Marks, mark_methods
 
 ORIGIN = ("source", "embedded", "fetched", "overlap", "anchors", "published")
 """The keys of data/origins/<suite>.json."""
@@ -207,11 +207,11 @@ class Evidence:
         return accuracy.tabulate_runs(named, self.tasks, self.runs)
 
     @cached_property
-    def resampled(self) -> Resampled:
-        """The accuracies of all methods of `scored` in the bootstrap draws that intervals are made of."""
+    def marks(self) -> Marks[str]:
+        """Which test examples all methods of `scored` answer rightly."""
         scored = self.scored.assign(seed=self.scored.seed.fillna(-1).astype("int64"))
         seeds = scored.groupby("method").seed.unique().map(tuple).to_dict()
-        return resample_accuracies(self.correct, seeds)
+        return mark_methods(self.correct, seeds)
 
     @cached_property
     def samples(self) -> dict[str, int]:

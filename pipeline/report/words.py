@@ -6,12 +6,14 @@ from collections.abc import Sequence
 import pandas as pd
 
 from pipeline.statistics import accuracy
-from pipeline.statistics.contrasts import CONTRAST_RESAMPLES, Contrast, PairedDifference, paired_difference
+from pipeline.statistics.contrasts import Contrast, PairedDifference, paired_difference
 
 LIKE, WON = "Tasks like these", "Won : lost"
-INTERVALS = "Intervals: test examples and seeds are drawn; tasks like these: tasks and seeds."
+INTERVALS = "Intervals: over test examples and seeds; tasks like these: over tasks and seeds."
 WINS = "Won : lost: tasks whose own interval, over examples and seeds, lies above or below zero."
 """The explanation of the columns LIKE and WON in a table's caption."""
+METHOD = "Intervals are of 95 %, of Student's t for paired differences, not adjusted for their number:"
+"""How the sentence begins that explains intervals; it goes on with what they are over."""
 
 ZERO = "0"
 """A method whose every value is zero: the difference from it is a mean with its interval."""
@@ -64,12 +66,10 @@ def count(number: int, thing: str) -> str:
 def basis(contrast: Contrast) -> str:
     """Explain the intervals of a view in one sentence."""
     seeds, tasks = count(contrast.these.seeds, "seed"), count(contrast.these.tasks, "task")
-    drawn = f" and {seeds}" if contrast.these.seeds > 1 else f" ({seeds})"
+    more = f" and {seeds}" if contrast.these.seeds > 1 else f" ({seeds})"
     return (
-        f"Intervals are of 95 %, of {CONTRAST_RESAMPLES:,} bootstrap draws of the paired differences, not adjusted "
-        f"for their number: over the {count(contrast.examples, 'test example')} of these {tasks}{drawn} or, where "
-        f"tasks like these are named, over the {tasks}{drawn}; with few seeds they are rough and, if anything, too "
-        "narrow."
+        f"{METHOD} over the {count(contrast.examples, 'test example')} of these {tasks}{more} or, where tasks like "
+        f"these are named, over the {tasks}{more}."
     )
 
 
@@ -103,7 +103,7 @@ def differs(difference: PairedDifference, decimals: int, things: str = "task") -
     amount = f"{difference.mean:+.{decimals}f} points"
     n = f"(n = {count(difference.seeds, 'seed')} x {count(difference.tasks, things)})"
     if not math.isfinite(difference.low):
-        return f"{amount}, one run, which has no interval {n}"
+        return f"{amount}, no interval {n}"
     verb = "excludes" if excludes_zero(difference) else "includes"
     return f"{amount}, 95 % interval {edges(difference, decimals)}, which {verb} zero {n}"
 

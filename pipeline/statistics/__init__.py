@@ -1,7 +1,7 @@
 """From counts of correct answers to accuracies, intervals and comparisons; and the seeded draws of everything random.
 
 accuracy     counts -> accuracies and the derived values of the tables
-bootstrap    intervals over every source of randomness: test examples, seeds, tasks, trainings of the experts
+intervals    over every source of chance: test examples, seeds, tasks, trainings of the experts
 contrasts    differences between the settings of a study
 pac_bayes    bounds of a risk from a sample, PAC-Bayes
 sampling     seeded generators, samples of examples, batches

@@ -1,38 +1,32 @@
 """Contrasts between the settings of a study: paired differences of average accuracies, in points.
 
 A contrast of settings that has the answers to every example comes with the two intervals of
-`pipeline.statistics.bootstrap`: on these tasks (test examples and seeds are drawn) and on tasks like these (tasks and
-seeds are drawn). Where a study keeps only one number per task, such as a count or a loss, there is the second alone.
-Where the experts were trained several times, a contrast of two methods has both intervals with the replicates drawn as
-well, in addition to the interval of one training alone.
+`pipeline.statistics.intervals`: on these tasks (over test examples and seeds) and on tasks like these (over tasks and
+seeds). Where a study keeps only one number per task, such as a count or a loss, there is the second alone. Where the
+experts were trained several times, a contrast of two methods has both intervals over replicates as well, in addition
+to the interval of one training alone.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from pipeline.runtime.errors import abbreviate
-from pipeline.statistics import bootstrap
-from pipeline.statistics.bootstrap import (
-    Draws,
+from pipeline.statistics.intervals import (
+    SHARE_DECIMALS,
     Interval,
-    Resampled,
+    Marks,
     StatisticsError,
     compare_methods,
-    percentile_interval,
-    pigeonhole_bootstrap,
-    resample_accuracies,
+    mark_methods,
+    mean_interval,
 )
 
-CONTRAST_RESAMPLES = 2_000
-"""Number of draws of a contrast; fewer than elsewhere, as every study draws every example again."""
 AGAIN = "run the study again (dvc repro)"
 StudySetting = tuple[Hashable, ...]
 """Identifies the runs of a study that differ only in their seeds: the value of each column that varies."""
-SettingAccuracies = Mapping[StudySetting, np.ndarray]
-"""Accuracies [..., S, T] of every setting."""
 
 
 @dataclass(frozen=True)
@@ -62,17 +56,6 @@ class Contrast:
     """Number of test examples of all tasks."""
     weights: Mapping[StudySetting, float]
     """Weight of each setting's accuracy (the mean over its seeds) in the sum that the contrast is."""
-
-
-@dataclass(frozen=True)
-class ResampledReplicates:
-    """Resampled accuracies of methods on every replicate, with the replicates drawn and without."""
-
-    every: Resampled[str]
-    """Of all replicates, [replicates * S, T]; the replicates are drawn too."""
-    committed: Resampled[str]
-    """Of the first replicate alone, [S, T]."""
-    replicates: int
 
 
 @dataclass(frozen=True)
@@ -106,38 +89,29 @@ class ReplicatedContrast:
 def paired_difference(table: pd.DataFrame, tasks: Sequence[str], method: str, other: str) -> PairedDifference:
     """Estimate `method` minus `other` in the same seeds, with a 95 % interval over seeds and tasks.
 
-    table: accuracies in per cent, a row per (method, seed) and a column per task. Seeds and tasks are drawn
-    independently and crossed: the seeds of one task share its test examples, so that seeds x tasks are not that many
-    independent differences. The interval of one seed and one task is NaN. Raises StatisticsError for unequal seeds.
+    table: accuracies in per cent, a row per (method, seed) and a column per task. The seeds of one task share its test
+    examples, so that seeds x tasks are not that many independent differences. The interval of one seed and one task is
+    NaN. Raises StatisticsError for unequal seeds.
     """
     # pyrefly: ignore[bad-index]  # the stubs of `loc` lack a key of one level with a list of columns
     pairs = (table.loc[method, list(tasks)] - table.loc[other, list(tasks)]).to_numpy()
     if not np.isfinite(pairs).all():
         raise StatisticsError(f"{method} and {other} ran with different seeds; run their stages again (dvc repro)")
-
-    def mean(drawn: Draws) -> np.ndarray:
-        return pairs[drawn["seeds"][:, :, None], drawn["tasks"][:, None, :]].mean(axis=(1, 2))
-
     if pairs.size == 1:
         return PairedDifference(float(pairs.mean()), np.nan, np.nan, 1, 1)
-    sizes = dict(zip(("seeds", "tasks"), pairs.shape, strict=True))
-    result = percentile_interval(pairs.mean(), pigeonhole_bootstrap(mean, sizes, bootstrap.RESAMPLES))
+    result = mean_interval(pairs)
     return PairedDifference(float(result.value), float(result.low), float(result.high), *pairs.shape)
 
 
-def resample_settings(
-    rows: pd.DataFrame,
-    columns: Sequence[str],
-    tasks: Sequence[str],
-    resamples: int = CONTRAST_RESAMPLES,
-    seeded: Sequence[str] = (),
-) -> Resampled[StudySetting]:
-    """Draw the accuracies of every setting in the same draws, which all contrasts of a study share.
+def mark_settings(
+    rows: pd.DataFrame, columns: Sequence[str], tasks: Sequence[str], seeded: Sequence[str] = ()
+) -> Marks[StudySetting]:
+    """Read which examples every setting answers rightly.
 
     rows: scores with the column `right`, see `pipeline.studies._trials.MARK_COLUMNS`. columns: those that distinguish
-    the settings. seeded: of these, the columns whose values have seeds of their own, such as the method; seeds that are
-    not shared are drawn independently. Raises StatisticsError unless all settings with equal values of `seeded` ran
-    with the same seeds and the answers agree with the counts.
+    the settings. seeded: of these, the columns whose values have seeds of their own, such as the method. Raises
+    StatisticsError unless all settings with equal values of `seeded` ran with the same seeds and the answers agree with
+    the counts.
     """
     if "right" not in rows:
         raise StatisticsError(f"scores without the column `right`, the answer to every example; {AGAIN}")
@@ -151,54 +125,32 @@ def resample_settings(
         correct[setting] = {
             task: _right(part[part.task == task], seeds[setting], f"{_text(setting)}, {task}") for task in tasks
         }
-    return resample_accuracies(correct, seeds, resamples)
+    return mark_methods(correct, seeds)
 
 
 def contrast_settings(
-    resampled: Resampled[StudySetting], settings: Sequence[StudySetting], others: Sequence[StudySetting]
+    marks: Marks[StudySetting], settings: Sequence[StudySetting], others: Sequence[StudySetting]
 ) -> Contrast:
     """Estimate the mean over `settings` minus the mean over `others`, in the same seeds and on the same examples."""
-    seeds = len(next(iter(resampled.observed.values())))
     weights = {setting: 1 / len(settings) for setting in settings}
     for setting in others:
         weights[setting] = weights.get(setting, 0) - 1 / len(others)
-    return _contrast(resampled, lambda runs: (_mean(runs, settings), _mean(runs, others)), seeds, weights)
+    return combine_settings(marks, weights)
 
 
-def combine_settings(resampled: Resampled[StudySetting], weights: Mapping[StudySetting, int]) -> Contrast:
+def combine_settings(marks: Marks[StudySetting], weights: Mapping[StudySetting, float]) -> Contrast:
     """Estimate the weighted sum of the settings' accuracies, each the mean over its own seeds.
 
     The result's `seeds` is the largest number of seeds that a setting has.
     """
-
-    def total(runs: SettingAccuracies) -> np.ndarray:
-        return np.sum([weight * runs[key].mean(axis=-2, keepdims=True) for key, weight in weights.items()], axis=0)
-
-    seeds = max(len(resampled.observed[setting]) for setting in weights)
-    return _contrast(resampled, lambda runs: (total(runs), np.zeros_like(total(runs))), seeds, weights)
+    comparison = compare_methods(marks, weights)
+    seeds, tasks = max(comparison.seeds), comparison.tasks.value.size
+    these, like = (_points(estimate, seeds, tasks) for estimate in (comparison.average, comparison.like))
+    return Contrast(these, like, comparison.won, comparison.lost, comparison.examples, weights)
 
 
-def _contrast(
-    resampled: Resampled[StudySetting],
-    sides: Callable[[SettingAccuracies], tuple[np.ndarray, np.ndarray]],
-    seeds: int,
-    weights: Mapping[StudySetting, float],
-) -> Contrast:
-    """Subtract the second of two `sides`, arrays [..., S, T], from the first."""
-    observed, examples, tasks = (
-        dict(zip(("one", "other"), sides(runs), strict=True))
-        for runs in (resampled.observed, resampled.examples, resampled.tasks)
-    )
-    comparison = compare_methods(Resampled(observed, examples, tasks, resampled.count), "one", "other")
-    size = comparison.tasks.value.size
-    these, like = (_points(estimate, seeds, size) for estimate in (comparison.average, comparison.like))
-    return Contrast(these, like, comparison.won, comparison.lost, resampled.count, weights)
-
-
-def resample_replicates(
-    rows: pd.DataFrame, tasks: Sequence[str], resamples: int = CONTRAST_RESAMPLES
-) -> ResampledReplicates:
-    """Draw the accuracies of all methods on every replicate, for `contrast_replicates`.
+def mark_replicates(rows: pd.DataFrame, tasks: Sequence[str]) -> Marks[str]:
+    """Read which examples every method answers rightly on every replicate, for `contrast_replicates`.
 
     rows: scores with the columns `replicate` and `right`. Raises StatisticsError unless every method ran on every
     replicate with the same seeds and the answers agree with the counts.
@@ -222,38 +174,25 @@ def resample_replicates(
             )
             for task in tasks
         }
-    first = {
-        method: {task: right[: len(seeds[method])] for task, right in by_task.items()}
-        for method, by_task in correct.items()
-    }
-    return ResampledReplicates(
-        resample_accuracies(correct, seeds, resamples, len(numbers)),
-        resample_accuracies(first, seeds, resamples),
-        len(numbers),
-    )
+    return mark_methods(correct, seeds, len(numbers))
 
 
-def contrast_replicates(drawn: ResampledReplicates, method: str, other: str) -> ReplicatedContrast:
+def contrast_replicates(marks: Marks[str], method: str, other: str) -> ReplicatedContrast:
     """Estimate `method` minus `other`, paired by replicate, seed and test example."""
-    every, committed = (compare_methods(part, method, other) for part in (drawn.every, drawn.committed))
-    seeds, tasks = max(committed.seeds), drawn.committed.observed[method].shape[1]
-    means = [
-        drawn.every.observed[name].reshape(drawn.replicates, -1, tasks).mean(axis=(1, 2)) for name in (method, other)
-    ]
-    each = (100 * (means[0] - means[1])).round(bootstrap.SHARE_DECIMALS - 2)
+    pair = {method: 1, other: -1}
+    first = replace(marks, tasks={name: [part[:1] for part in marks.tasks[name]] for name in pair})
+    every, committed = (compare_methods(part, pair) for part in (marks, first))
+    seeds, tasks = max(committed.seeds), committed.tasks.value.size
+    means = [marks.accuracies(name).mean(axis=(1, 2)) for name in pair]
+    each = (100 * (means[0] - means[1])).round(SHARE_DECIMALS - 2)
     return ReplicatedContrast(
         committed=_points(committed.average, seeds, tasks),
         these=_points(every.average, seeds, tasks),
         like=_points(every.like, seeds, tasks),
         each=tuple(each.tolist()),
         examples=every.examples,
-        weights={(method,): 1, (other,): -1},
+        weights={(name,): weight for name, weight in pair.items()},
     )
-
-
-def _mean(runs: SettingAccuracies, settings: Sequence[StudySetting]) -> np.ndarray:
-    """Average the accuracies of settings, [..., S, T]: contrasts are linear, so means can be taken first."""
-    return np.mean([runs[setting] for setting in settings], axis=0)
 
 
 def _points(estimate: Interval, seeds: int, tasks: int) -> PairedDifference:

@@ -109,7 +109,7 @@ FRAUDS: Mapping[str, tuple[str, str | Callable[[str], str], str | Callable[[re.M
     "a number of intervals": (SENTENCES, r"(degrees of conflict, \d?)(\d)", increment_digit, "line 11, number 1 is"),
     "a method that serves": (SENTENCES, r"(Which.*?)TIES", r"\1TSV-M", "line 13: no “TIES”"),
     "a warning": (SENTENCES, r"(Entropy of Dist.*?images: \d\.)(\d)", increment_digit, "line 16, number 1 is"),
-    "the number of sources": (SENTENCES, r"over the 3 sources", "over the 4 sources", "line 18, number 4 is"),
+    "the number of sources": (SENTENCES, r"over the 3 sources", "over the 4 sources", "line 18, number 3 is"),
     "a sentence left out": (SENTENCES, r"- TIES, conf.*\n", "", "Conflict: 17 lines, not 18"),
 }  # fmt: skip
 

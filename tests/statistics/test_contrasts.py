@@ -5,19 +5,18 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import norm
+from scipy import stats
 
 from pipeline.merges.answers import Answers
-from pipeline.statistics import bootstrap
-from pipeline.statistics.bootstrap import StatisticsError
 from pipeline.statistics.contrasts import (
     Contrast,
     PairedDifference,
     combine_settings,
     contrast_settings,
+    mark_settings,
     paired_difference,
-    resample_settings,
 )
+from pipeline.statistics.intervals import StatisticsError, compare_methods, mark_methods
 from pipeline.studies._trials import MARK_COLUMNS, mark_answers
 
 TASKS = ("a", "b", "c", "d")
@@ -51,10 +50,9 @@ def test_swapping_the_methods_mirrors_the_interval():
 def test_the_interval_has_the_width_of_a_mean_over_tasks():
     offsets = np.broadcast_to(np.array([-3.0, -1.0, 1.0, 3.0]), (2, 4))
     difference = paired_difference(table(2, one=offsets, other=np.array(0.0)), TASKS, "one", "other")
-    expected = 1.96 * np.std(offsets[0]) / np.sqrt(4)
+    expected = stats.t.ppf(0.975, 3) * np.std(offsets[0], ddof=1) / np.sqrt(4)
     assert difference.mean == pytest.approx(0, abs=1e-12)
-    assert difference.high == pytest.approx(expected, rel=0.15)
-    assert difference.low == pytest.approx(-expected, rel=0.15)
+    assert (difference.low, difference.high) == pytest.approx((-expected, expected))
 
 
 def test_unpaired_runs_are_refused():
@@ -92,11 +90,11 @@ def scores(rights: Rights, name: str = "setting") -> pd.DataFrame:
     return pd.DataFrame(records, columns=(name, *MARK_COLUMNS))
 
 
-def contrast_letters(rights: Rights, plus: str, minus: str, resamples: int = 2000) -> Contrast:
+def contrast_letters(rights: Rights, plus: str, minus: str) -> Contrast:
     """Contrast the settings of two strings, a letter each."""
     tasks = [*next(iter(rights.values()))]
-    resampled = resample_settings(scores(rights), ("setting",), tasks, resamples)
-    return contrast_settings(resampled, [(letter,) for letter in plus], [(letter,) for letter in minus])
+    marks = mark_settings(scores(rights), ("setting",), tasks)
+    return contrast_settings(marks, [(letter,) for letter in plus], [(letter,) for letter in minus])
 
 
 def interval_edges(difference: PairedDifference) -> tuple[float, float, float]:
@@ -105,10 +103,8 @@ def interval_edges(difference: PairedDifference) -> tuple[float, float, float]:
 
 def test_a_contrast_of_two_settings_is_the_difference_of_two_methods():
     rights = random_rights({"x": 0.7, "y": 0.6, "z": 0.5}, seeds=3)
-    contrast = contrast_letters(rights, "x", "y", 500)
-    expected = bootstrap.compare_methods(
-        bootstrap.resample_accuracies(rights, dict.fromkeys(rights, (0, 1, 2)), 500), "x", "y"
-    )
+    contrast = contrast_letters(rights, "x", "y")
+    expected = compare_methods(mark_methods(rights, dict.fromkeys(rights, (0, 1, 2))), {"x": 1, "y": -1})
     for difference, interval in ((contrast.these, expected.average), (contrast.like, expected.like)):
         assert interval_edges(difference) == pytest.approx(
             (100 * interval.value, 100 * interval.low, 100 * interval.high)
@@ -122,9 +118,7 @@ def test_the_interval_for_tasks_like_these_is_that_of_the_counts():
     counts = scores(rights).assign(accuracy=lambda rows: 100 * rows.correct / rows.total)
     wide = counts.pivot(index=["setting", "seed"], columns="task", values="accuracy")
     expected = paired_difference(wide, TASKS[:3], "x", "y")
-    assert interval_edges(contrast_letters(rights, "x", "y", bootstrap.RESAMPLES).like) == pytest.approx(
-        interval_edges(expected)
-    )
+    assert interval_edges(contrast_letters(rights, "x", "y").like) == pytest.approx(interval_edges(expected))
 
 
 def test_with_one_seed_the_width_is_that_of_the_differences_per_example():
@@ -133,25 +127,27 @@ def test_with_one_seed_the_width_is_that_of_the_differences_per_example():
     gains = {task: sum(sign * rights[name][task][0] / 2 for name, sign in zip("xyuv", (1, 1, -1, -1), strict=True))
              for task in TASKS[:2]}  # fmt: skip
     assert all({*gain} == {-1, -0.5, 0, 0.5, 1} for gain in gains.values())
-    error = 100 * np.sqrt(sum(gain.var() / gain.size for gain in gains.values())) / 2
+    parts = [(gain.var(ddof=1) / gain.size / 4, gain.size - 1) for gain in gains.values()]
+    variance = sum(part for part, _ in parts)
+    freedom = variance**2 / sum(part**2 / size for part, size in parts)
     difference = contrast_letters(rights, "xy", "uv").these
     assert difference.mean == pytest.approx(100 * np.mean([gain.mean() for gain in gains.values()]))
-    assert difference.high - difference.low == pytest.approx(2 * norm.ppf(0.975) * error, rel=0.06)
+    width = 2 * stats.t.ppf(0.975, freedom) * 100 * np.sqrt(variance)
+    assert difference.high - difference.low == pytest.approx(width)
 
 
 def test_the_interval_of_a_mean_over_settings_by_hand():
     rights = random_rights({"x": 0.8, "y": 0.5, "z": 0.6}, seeds=3)
-    rng = np.random.default_rng(0)  # the order in which scipy draws: seeds, then each task's examples
-    seeds, *examples = (rng.integers(0, size, (40, size)) for size in (3, 60, 45))
-    values = []
-    for draw, drawn_seeds in enumerate(seeds):
-        by_task = []
-        for task, drawn_examples in zip(TASKS, examples, strict=False):
-            x, y, z = (rights[name][task][drawn_seeds][:, drawn_examples[draw]].mean() for name in "xyz")
-            by_task.append((x + y) / 2 - z)
-        values.append(100 * np.mean(by_task))
-    difference = contrast_letters(rights, "xy", "z", 40).these
-    assert (difference.low, difference.high) == pytest.approx((np.quantile(values, 0.025), np.quantile(values, 0.975)))
+    by_task = [(rights["x"][task] * 0.5 + rights["y"][task] * 0.5 - rights["z"][task]) for task in TASKS[:2]]
+    seeds = np.mean([effects.mean(1) for effects in by_task], axis=0)
+    parts = [(seeds.var(ddof=1) / 3, 2)]
+    parts += [(effects.mean(0).var(ddof=1) / effects.shape[1] / 4, effects.shape[1] - 1) for effects in by_task]
+    variance = sum(part for part, _ in parts)
+    freedom = variance**2 / sum(part**2 / size for part, size in parts)
+    half = stats.t.ppf(0.975, freedom) * np.sqrt(variance)
+    difference = contrast_letters(rights, "xy", "z").these
+    expected = 100 * np.array([seeds.mean(), seeds.mean() - half, seeds.mean() + half])
+    assert interval_edges(difference) == pytest.approx(expected.tolist())
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
@@ -167,7 +163,9 @@ def test_a_single_seed_is_fixed_and_several_widen_the_interval():
     gains = {task: np.repeat(np.eye(3, 1, dtype=bool), 20, axis=1) for task in TASKS}
     nothing = {task: np.zeros_like(gain) for task, gain in gains.items()}
     contrast = contrast_letters({"x": gains, "y": nothing}, "x", "y")
-    assert interval_edges(contrast.these) == interval_edges(contrast.like) == pytest.approx((100 / 3, 0, 100))
+    expected = stats.ttest_1samp([100.0, 0.0, 0.0], 0).confidence_interval(0.95)
+    assert interval_edges(contrast.these) == pytest.approx((100 / 3, *expected))
+    assert interval_edges(contrast.like) == pytest.approx((100 / 3, *expected))
     single = contrast_letters(
         {name: {t: r[:1] for t, r in tasks.items()} for name, tasks in (("x", gains), ("y", nothing))}, "x", "y"
     )
@@ -187,14 +185,13 @@ def test_settings_may_span_columns_and_rows_come_in_any_order():
     rights = random_rights({f"{letter}{k}": share for (letter, k), share in shares}, seeds=2)
     rows = scores(rights)
     split = rows.assign(setting=rows.setting.str[0], k=rows.setting.str[1].astype(int))
-    resampled, reordered = (
-        resample_settings(frame, ("setting", "k"), ("a", "b"))
-        for frame in (split, split.sample(frac=1, random_state=1))
+    marks, reordered = (
+        mark_settings(frame, ("setting", "k"), ("a", "b")) for frame in (split, split.sample(frac=1, random_state=1))
     )
     for pair in ([("p", 2)], [("q", 1)]), ([("p", 1), ("q", 1)], [("p", 2), ("q", 2)]):
-        assert contrast_settings(resampled, *pair) == contrast_settings(reordered, *pair)
+        assert contrast_settings(marks, *pair) == contrast_settings(reordered, *pair)
     expected = 100 * np.mean([rights["p2"][task].mean() - rights["q1"][task].mean() for task in ("a", "b")])
-    assert contrast_settings(resampled, [("p", 2)], [("q", 1)]).these.mean == pytest.approx(expected)
+    assert contrast_settings(marks, [("p", 2)], [("q", 1)]).these.mean == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -218,19 +215,19 @@ def test_answers_that_contradict_the_counts_are_refused(changed: dict[str, objec
         rows[column] = rows[column].astype(object)
         rows.loc[place, column] = value
     with pytest.raises(StatisticsError, match=message):
-        resample_settings(rows.infer_objects(), ("setting",), ("a", "b"))
+        mark_settings(rows.infer_objects(), ("setting",), ("a", "b"))
 
 
 def test_scores_without_answers_are_refused():
     rows = scores(random_rights({"x": 0.7}, seeds=1)).drop(columns="right")
     with pytest.raises(StatisticsError, match=r"without the column `right`.*run the study again"):
-        resample_settings(rows, ("setting",), ("a", "b"))
+        mark_settings(rows, ("setting",), ("a", "b"))
 
 
 def test_a_run_without_a_task_is_refused():
     rows = scores(random_rights({"x": 0.7, "y": 0.6}, seeds=1))
     with pytest.raises(StatisticsError, match="y, b: seeds none, examples none; expected seeds 0"):
-        resample_settings(rows[(rows.setting != "y") | (rows.task != "b")], ("setting",), ("a", "b"))
+        mark_settings(rows[(rows.setting != "y") | (rows.task != "b")], ("setting",), ("a", "b"))
 
 
 def test_methods_with_different_seeds_are_compared_as_by_compare_methods():
@@ -240,12 +237,13 @@ def test_methods_with_different_seeds_are_compared_as_by_compare_methods():
         **random_rights({"z": 0.5}, seeds=1),
     }
     with pytest.raises(StatisticsError, match="expected seeds 0 1 2"):
-        resample_settings(scores(rights), ("setting",), TASKS[:2])
-    resampled = resample_settings(scores(rights), ("setting",), TASKS[:2], 500, seeded=("setting",))
+        mark_settings(scores(rights), ("setting",), TASKS[:2])
+    marks = mark_settings(scores(rights), ("setting",), TASKS[:2], seeded=("setting",))
     owners = {"x": (0, 1, 2), "y": (0, 1), "z": (0,)}
-    expected = bootstrap.resample_accuracies(rights, owners, 500)
-    for weights, plus, minus in (({("x",): 1, ("y",): -1}, "x", "y"), ({("y",): 1, ("z",): -1}, "y", "z")):
-        contrast, comparison = combine_settings(resampled, weights), bootstrap.compare_methods(expected, plus, minus)
+    expected = mark_methods(rights, owners)
+    for plus, minus in ("xy", "yz"):
+        contrast = combine_settings(marks, {(plus,): 1, (minus,): -1})
+        comparison = compare_methods(expected, {plus: 1, minus: -1})
         for difference, interval in ((contrast.these, comparison.average), (contrast.like, comparison.like)):
             assert interval_edges(difference) == pytest.approx(
                 (100 * interval.value, 100 * interval.low, 100 * interval.high)
@@ -256,8 +254,8 @@ def test_methods_with_different_seeds_are_compared_as_by_compare_methods():
 
 def test_a_combination_of_settings_is_the_contrast_of_their_means():
     rights = random_rights({"x": 0.8, "y": 0.7, "u": 0.6, "v": 0.7}, seeds=2)
-    resampled = resample_settings(scores(rights), ("setting",), TASKS[:2], 500)
-    combination = combine_settings(resampled, {("x",): 1, ("y",): 1, ("u",): -1, ("v",): -1})
-    contrast = contrast_settings(resampled, [("x",), ("y",)], [("u",), ("v",)])
+    marks = mark_settings(scores(rights), ("setting",), TASKS[:2])
+    combination = combine_settings(marks, {("x",): 1, ("y",): 1, ("u",): -1, ("v",): -1})
+    contrast = contrast_settings(marks, [("x",), ("y",)], [("u",), ("v",)])
     assert interval_edges(combination.these) == pytest.approx([2 * edge for edge in interval_edges(contrast.these)])
     assert interval_edges(combination.like) == pytest.approx([2 * edge for edge in interval_edges(contrast.like)])

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from pydantic import ValidationError
+from scipy import stats
 
 from pipeline import methods
 from pipeline.embedded import training
@@ -19,9 +20,8 @@ from pipeline.runtime.errors import BenchmarkError
 from pipeline.runtime.resumable import Resumable
 from pipeline.runtime.schema import Schedule
 from pipeline.runtime.stage import Job
-from pipeline.statistics import bootstrap, contrasts
-from pipeline.statistics.bootstrap import StatisticsError, variance_components
-from pipeline.statistics.contrasts import contrast_replicates, resample_replicates
+from pipeline.statistics.contrasts import contrast_replicates, contrast_settings, mark_replicates, mark_settings
+from pipeline.statistics.intervals import StatisticsError, compare_methods, mark_methods, variance_components
 from pipeline.steps.calibrate import Setting
 from pipeline.steps.teach import compute_teacher_logits
 from pipeline.studies import replicates as study
@@ -194,7 +194,7 @@ def context(tasks: tuple[str, ...] = TASKS) -> Context:
 
 
 def test_equal_methods_have_a_difference_of_zero():
-    contrast = contrast_replicates(resample_replicates(made_up(spread=0.05), TASKS), "samerging", "distillation")
+    contrast = contrast_replicates(mark_replicates(made_up(spread=0.05), TASKS), "samerging", "distillation")
     for difference in (contrast.committed, contrast.these, contrast.like):
         assert (difference.mean, difference.low, difference.high) == (0, 0, 0)
     assert contrast.each == (0,) * 5
@@ -202,24 +202,23 @@ def test_equal_methods_have_a_difference_of_zero():
 
 
 def test_replicates_without_spread_add_no_width():
-    resampled = resample_replicates(made_up(), TASKS)
+    marks = mark_replicates(made_up(), TASKS)
     for pair in (("samerging", "tsv_m"), ("adamerging", "individual")):
-        contrast = contrast_replicates(resampled, *pair)
+        contrast = contrast_replicates(marks, *pair)
         assert contrast.these.mean == pytest.approx(contrast.committed.mean)
         widths = [difference.high - difference.low for difference in (contrast.these, contrast.committed)]
         assert widths[0] == pytest.approx(widths[1], rel=0.08)
         assert contrast.each == pytest.approx((contrast.these.mean,) * 5)
         assert contrast.same == 5
-    assert contrast_replicates(resampled, "samerging", "tsv_m").holds
+    assert contrast_replicates(marks, "samerging", "tsv_m").holds
 
 
 def test_the_committed_interval_is_that_of_a_study_without_replicates():
     rows = made_up()
     committed = rows[(rows.replicate == 0) & rows.method.isin(("samerging", "distillation"))]
-    expected = contrasts.contrast_settings(
-        contrasts.resample_settings(committed, ("method",), TASKS), [("samerging",)], [("distillation",)]
-    )
-    contrast = contrast_replicates(resample_replicates(rows, TASKS), "samerging", "distillation")
+    marks = mark_settings(committed, ("method",), TASKS)
+    expected = contrast_settings(marks, [("samerging",)], [("distillation",)])
+    contrast = contrast_replicates(mark_replicates(rows, TASKS), "samerging", "distillation")
     assert (contrast.committed, contrast.examples) == (expected.these, sum(SIZES))
 
 
@@ -228,26 +227,27 @@ def test_replicates_widen_the_interval_as_a_mean_of_their_number():
     gains = np.array([0, 0, 1, 1, 1, 1, 1, 1], bool)
     right = np.repeat(gains[:, None], 30, axis=1)
     rights = {"new": dict.fromkeys(TASKS, right), "old": dict.fromkeys(TASKS, np.zeros_like(right))}
-    resampled = bootstrap.resample_accuracies(rights, dict.fromkeys(rights, (None,)), 4000, len(gains))
-    comparison = bootstrap.compare_methods(resampled, "new", "old")
-    # A draw's mean is Binomial(8, 3/4) / 8, whose quantiles are 3 / 8 and 8 / 8.
+    marks = mark_methods(rights, dict.fromkeys(rights, (None,)), len(gains))
+    comparison = compare_methods(marks, {"new": 1, "old": -1})
+    expected = stats.ttest_1samp(gains.astype(float), 0).confidence_interval(0.95)
     for interval in (comparison.average, comparison.like):
-        assert (interval.value, interval.low, interval.high) == (6 / 8, 3 / 8, 1)
+        assert (interval.value, interval.low, interval.high) == pytest.approx((6 / 8, *expected))
 
 
 def test_methods_are_paired_by_replicate_and_seed():
-    """Equal effects of replicates and seeds cancel in every draw."""
+    """Equal effects of replicates and seeds cancel."""
     shares = np.linspace(0.2, 0.9, 6)
     right = np.arange(40) < 40 * shares[:, None]
     rights = {"one": dict.fromkeys(TASKS, right), "two": dict.fromkeys(TASKS, right[:, ::-1])}
-    resampled = bootstrap.resample_accuracies(rights, dict.fromkeys(rights, (0, 1)), 500, 3)
-    assert (resampled.tasks["one"].mean((1, 2)) == resampled.tasks["two"].mean((1, 2))).all()
-    assert resampled.tasks["one"].mean((1, 2)).std() > 0.05
+    marks = mark_methods(rights, dict.fromkeys(rights, (0, 1)), 3)
+    like, alone = (compare_methods(marks, weights).like for weights in ({"one": 1, "two": -1}, {"one": 1}))
+    assert (like.value, like.low, like.high) == (0, 0, 0)
+    assert alone.high - alone.low > 0.2
 
 
 def test_an_order_that_depends_on_the_training_does_not_hold():
     rows = made_up(adamerging=0.75, tsv_m=0.7)
-    assert contrast_replicates(resample_replicates(rows, TASKS), "adamerging", "tsv_m").holds
+    assert contrast_replicates(mark_replicates(rows, TASKS), "adamerging", "tsv_m").holds
     swapped = rows.replicate.isin((3, 4)) & rows.method.isin(("adamerging", "tsv_m"))
     low, high = (rows[~swapped & (rows.method == name) & (rows.replicate == 0)] for name in ("tsv_m", "adamerging"))
     for replicate in (3, 4):
@@ -256,7 +256,7 @@ def test_an_order_that_depends_on_the_training_does_not_hold():
                 place = (rows.replicate == replicate) & (rows.method == name) & (rows.task == task)
                 source = part[part.task == task].iloc[0]
                 rows.loc[place, ["correct", "right"]] = [source.correct, source.right]
-    contrast = contrast_replicates(resample_replicates(rows, TASKS), "adamerging", "tsv_m")
+    contrast = contrast_replicates(mark_replicates(rows, TASKS), "adamerging", "tsv_m")
     assert contrast.same == 3
     assert not contrast.holds
 
@@ -266,7 +266,7 @@ def test_methods_with_a_missing_run_are_refused(column: str):
     rows = made_up()
     missing = (rows.method == "samerging") & (rows[column] == 1) & (rows.replicate == 1)
     with pytest.raises(StatisticsError, match="samerging, a, replicate 1: seeds"):
-        resample_replicates(rows[~missing], TASKS)
+        mark_replicates(rows[~missing], TASKS)
 
 
 def test_variance_components_are_recovered():
@@ -306,7 +306,7 @@ def test_the_view_separates_facts_about_methods_from_facts_about_experts():
     assert "(n = 5 replicates and 2 seeds of the calibrated methods, 144 test examples)" in sentences[0]
     assert sentences[1].startswith("Facts about these experts at most are 1 of 4 orders")
     assert "SAMerging minus Distillation +0.00 points [+0.00, +0.00], 5 of 5" in sentences[1]
-    assert "With 5 replicates they are rough" in sentences[-1]
+    assert "over 2 tasks, 2 seeds and 5 replicates" in sentences[-1]
 
 
 def test_the_view_compares_the_spread_over_replicates_with_that_over_seeds():

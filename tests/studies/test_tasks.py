@@ -187,8 +187,24 @@ def test_the_view_states_the_cost_of_more_tasks_and_the_gain_of_the_others():
     )
     assert "merges of 2 tasks against zero-shot: AVERAGE +0.00 points" in text
     assert (
-        "SAMERGING +10.00 points, 95 % interval [+10.00, +10.00], which excludes zero (n = 2 seeds x 4 tasks)" in text
+        "SAMERGING +10.00 points, 95 % interval [+10.00, +10.00], which excludes zero (n = 2 seeds x 2 merges)" in text
     )
+
+
+def test_subsets_that_share_tasks_have_no_interval():
+    """Two subsets of which one task is in both: their difference is stated without one, there and outside."""
+    frame = scores()
+    shifted = {"a+b": "a+b", "c+d": "b+c", "a+b+c+d": "a+b+c+d"}
+    frame = frame.assign(
+        subset=frame.subset.map(shifted),
+        merged=[int(task in shifted[subset]) for task, subset in zip(frame.task, frame.subset, strict=True)],
+    )
+    study_view = view(frame, context())
+    text = " ".join(study_view.sentences)
+    assert "With 2 tasks SAMERGING minus DISTILLATION +4.00 points, no interval (n = 2 seeds x 2 subsets)" in text
+    assert "AVERAGE +0.00 points, no interval (n = 2 seeds x 2 merges)" not in text
+    assert "minus DISTILLATION: +4.00 points, no interval" in text
+    assert study_view.figures["tasks"].figure.axes
 
 
 def test_accuracy_is_normalised_by_each_tasks_expert():

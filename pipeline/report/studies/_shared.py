@@ -10,13 +10,7 @@ from matplotlib.figure import Figure
 
 from pipeline.report.figures import Style
 from pipeline.report.words import LIKE, count, edges, excludes_zero
-from pipeline.statistics.contrasts import CONTRAST_RESAMPLES, Contrast, PairedDifference
-
-DRAWS = (
-    f"Intervals are of 95 %, of {CONTRAST_RESAMPLES:,} bootstrap draws of the paired differences, not adjusted for "
-    f"their number: over the"
-)
-"""How the sentence begins that explains intervals; it goes on with what is drawn."""
+from pipeline.statistics.contrasts import Contrast, PairedDifference
 
 
 class LineStyle(TypedDict, total=False):

@@ -12,8 +12,8 @@ from pipeline.report.studies import Context
 from pipeline.report.studies._shared import add_legend, count_seeds
 from pipeline.report.view import Drawing, Frame, View
 from pipeline.report.words import INTERVALS, WINS, accuracies, basis, count, further, interval, spread, stated
-from pipeline.statistics.bootstrap import Resampled
-from pipeline.statistics.contrasts import Contrast, StudySetting, contrast_settings, resample_settings
+from pipeline.statistics.contrasts import Contrast, StudySetting, contrast_settings, mark_settings
+from pipeline.statistics.intervals import Marks
 
 FACTORS = ("objective", "sharpness", "granularity")
 NAMES = {
@@ -50,9 +50,9 @@ def view(rows: pd.DataFrame, context: Context) -> View:
     """`rows`: the study's scores; their settings are `objective/sharpness/granularity`."""
     parts = rows.setting.str.split("/", expand=True).set_axis(list(FACTORS), axis=1)
     runs, digits, params = (rows.join(parts), FACTORS, context.tasks), context.digits, context.params
-    table, drawn = accuracies(*runs), resample_settings(*runs)
-    means, effects = table.mean(axis=1), _contrast_levels(drawn)
-    released = contrast_settings(drawn, [FULL], [RELEASED])
+    table, marks = accuracies(*runs), mark_settings(*runs)
+    means, effects = table.mean(axis=1), _contrast_levels(marks)
+    released = contrast_settings(marks, [FULL], [RELEASED])
     scope = (
         f"{count(rows.seed.nunique(), 'seed')}; {rows.k.max():,} unlabelled examples per task of the "
         f"{context.calibration_split} split at most, scored on the {context.evaluation_split} split; the same rho "
@@ -74,10 +74,11 @@ def view(rows: pd.DataFrame, context: Context) -> View:
                 for level, other, where, effect in effects
                 if where == "all"
             ),
-            f"{_capitalise(' + '.join(NAMES[level] for level in RELEASED))} is what the released configuration "
-            f"effectively computes: its SAM never merges again between the two passes, so that its coefficients equal, "
-            f"bit for bit, those without sharpness. It has {spread(means.loc[RELEASED], context.decimals)} %; working "
-            f"SAM changes that by {stated(released.these, digits)} ({count_seeds(released.these)}).",
+            f"{_capitalise(' + '.join(NAMES[level] for level in RELEASED))} is what the released code "
+            f"computes (here from another start): its SAM never merges again between the two passes, so that its "
+            f"coefficients equal, bit for bit, those without sharpness. It has "
+            f"{spread(means.loc[RELEASED], context.decimals)} %; working SAM changes that by "
+            f"{stated(released.these, digits)} ({count_seeds(released.these)}).",
             basis(released),
         ),
         figures={
@@ -113,19 +114,19 @@ def view(rows: pd.DataFrame, context: Context) -> View:
     )
 
 
-def _contrast_levels(drawn: Resampled) -> list[Effect]:
+def _contrast_levels(marks: Marks[StudySetting]) -> list[Effect]:
     """Contrast the levels of EFFECTS over all combinations of the other factors, then in each of them."""
 
     def find(levels: dict[str, str]) -> list[StudySetting]:
-        return [name for name in drawn.observed if levels.items() <= dict(zip(FACTORS, name, strict=True)).items()]
+        return [name for name in marks.tasks if levels.items() <= dict(zip(FACTORS, name, strict=True)).items()]
 
     effects = []
     for factor, level, other in EFFECTS:
         settings = find({factor: level})
-        effects.append(Effect(level, other, "all", contrast_settings(drawn, settings, find({factor: other}))))
+        effects.append(Effect(level, other, "all", contrast_settings(marks, settings, find({factor: other}))))
         for setting in sorted(settings):
             fixed = {name: str(value) for name, value in zip(FACTORS, setting, strict=True) if name != factor}
-            compared = contrast_settings(drawn, [setting], find(fixed | {factor: other}))
+            compared = contrast_settings(marks, [setting], find(fixed | {factor: other}))
             effects.append(Effect(level, other, ", ".join(map(NAMES.__getitem__, fixed.values())), compared))
     return effects
 

@@ -9,21 +9,20 @@ from matplotlib.figure import Figure
 
 from pipeline.report.figures import STYLE
 from pipeline.report.studies import Context
-from pipeline.report.studies._shared import DRAWS, add_legend, describe_chance, line_style, two_panels
+from pipeline.report.studies._shared import add_legend, describe_chance, line_style, two_panels
 from pipeline.report.view import Drawing, Frame, View
-from pipeline.report.words import count, edges, excludes_zero, interval
+from pipeline.report.words import METHOD, count, edges, excludes_zero, interval
 from pipeline.statistics.accuracy import CEILING, ENTROPY, MAIN, TWIN
-from pipeline.statistics.bootstrap import Resampled
 from pipeline.statistics.contrasts import (
     Contrast,
     PairedDifference,
-    SettingAccuracies,
     StudySetting,
     combine_settings,
     contrast_settings,
+    mark_settings,
     paired_difference,
-    resample_settings,
 )
+from pipeline.statistics.intervals import Marks
 
 BOUND, NONE = "bound", "none"
 """The pseudo-method that attains the bound; the degree of a pair without conflict."""
@@ -44,7 +43,7 @@ def view(rows: pd.DataFrame, context: Context) -> View:
     named = name_settings(rows)
     sources, degrees = [*dict.fromkeys(named.task)], [*dict.fromkeys(named.degree[named.degree != NONE])]
     methods = [name for name in dict.fromkeys(named.method) if name not in (BOUND, CEILING)]
-    sides = resample_settings(named, ("method", "degree", "side"), sources, seeded=("method",))
+    sides = mark_settings(named, ("method", "degree", "side"), sources, seeded=("method",))
     pairs = average_sides(sides)
     grid, rivals = [(name, q) for name in methods for q in degrees], [name for name in methods if name != TWIN]
     below = {(name, q): contrast_settings(pairs, [(BOUND, q)], [(name, q)]) for name, q in grid}
@@ -56,9 +55,10 @@ def view(rows: pd.DataFrame, context: Context) -> View:
         for name in rivals
         for q in degrees
     }
-    accuracies = {setting: 100 * float(values.mean()) for setting, values in pairs.observed.items()}
+    accuracies = {setting: 100 * float(pairs.accuracies(setting).mean()) for setting in pairs.tasks}
     gaps = {
-        (name, q): 100 * np.abs(sides.observed[name, q, 0] - sides.observed[name, q, 1]).mean(0) for name, q in grid
+        (name, q): 100 * np.abs(sides.accuracies((name, q, 0)) - sides.accuracies((name, q, 1))).mean((0, 1))
+        for name, q in grid
     }
     conflicting = {q: 2 * (100 - accuracies[BOUND, q]) for q in degrees}
     n = f"n = {count(len(sources), 'source')}, {count(pairs.count, 'test example')}"
@@ -74,8 +74,8 @@ def view(rows: pd.DataFrame, context: Context) -> View:
             _describe_sharpness(sharp, context, n),
             _describe_served(served, gaps, methods, degrees[-1], context, n),
             *_describe_warnings(named, context),
-            f"{DRAWS} {count(pairs.count, 'test example')} of these {count(len(sources), 'source')} or, where so "
-            f"named, over the {count(len(sources), 'source')}, which is rough. Shown: every interval of a number "
+            f"{METHOD} over the {count(pairs.count, 'test example')} of these {count(len(sources), 'source')} or, "
+            f"where so named, over the {count(len(sources), 'source')}. Shown: every interval of a number "
             f"excludes zero. One seed of trainings and calibrations; the conflicts are constructed, on one embedded "
             f"suite.",
         ),
@@ -148,16 +148,18 @@ def name_settings(rows: pd.DataFrame) -> pd.DataFrame:
     return named[conflict | (rows.task == rows.source)].assign(task=lambda kept: kept.source)
 
 
-def average_sides(sides: Resampled[StudySetting]) -> Resampled[StudySetting]:
-    """Average the accuracies of (method, degree, side) over sides: the settings are (method, degree)."""
-
-    def average(runs: SettingAccuracies) -> dict[StudySetting, np.ndarray]:
-        parts: dict[StudySetting, list[np.ndarray]] = {}
-        for (*pair, _), values in runs.items():
-            parts.setdefault(tuple(pair), []).append(values)
-        return {pair: np.mean(values, axis=0) for pair, values in parts.items()}
-
-    return Resampled(average(sides.observed), average(sides.examples), average(sides.tasks), sides.count)
+def average_sides(sides: Marks[StudySetting]) -> Marks[StudySetting]:
+    """Average the answers of (method, degree, side) over sides: the settings are (method, degree)."""
+    parts: dict[StudySetting, list[StudySetting]] = {}
+    for setting in sides.tasks:
+        parts.setdefault(setting[:2], []).append(setting)
+    return Marks(
+        {
+            pair: [np.mean(tasks, axis=0) for tasks in zip(*map(sides.tasks.__getitem__, settings), strict=True)]
+            for pair, settings in parts.items()
+        },
+        {pair: sides.seeds[settings[0]] for pair, settings in parts.items()},
+    )
 
 
 def _both(contrast: Contrast, digits: int) -> str:
@@ -287,7 +289,7 @@ def _tabulate_accuracies(
 
 
 def _tabulate_pairs(
-    pairs: Resampled[StudySetting],
+    pairs: Marks[StudySetting],
     named: pd.DataFrame,
     sources: Sequence[str],
     degrees: Sequence[str],
@@ -298,7 +300,7 @@ def _tabulate_pairs(
     for place, source in enumerate(sources):
         for q in degrees:
             values = {
-                name: 100 * float(pairs.observed[name, q][:, place].mean()) for name in (BOUND, CEILING, *methods)
+                name: 100 * float(pairs.accuracies((name, q))[..., place].mean()) for name in (BOUND, CEILING, *methods)
             }
             accuracies = {
                 "Bound" if name == BOUND else context.titles[name]: f"{value:.{context.decimals}f}"

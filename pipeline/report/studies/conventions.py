@@ -13,6 +13,7 @@ from pipeline.report.studies import Context, _shared
 from pipeline.report.view import Drawing, Frame, View
 from pipeline.report.words import (
     INTERVALS,
+    METHOD,
     accuracies,
     count,
     excludes_zero,
@@ -23,8 +24,8 @@ from pipeline.report.words import (
     stated,
 )
 from pipeline.statistics.accuracy import MAIN
-from pipeline.statistics.bootstrap import SHARE_DECIMALS
-from pipeline.statistics.contrasts import Contrast, StudySetting, combine_settings, resample_settings
+from pipeline.statistics.contrasts import Contrast, StudySetting, combine_settings, mark_settings
+from pipeline.statistics.intervals import SHARE_DECIMALS
 
 DEFAULT = "default"
 SETTINGS = ("method", "setting")
@@ -71,9 +72,9 @@ def view(rows: pd.DataFrame, context: Context) -> View:
     ranks = _rank(table, methods, conventions)
     examples = count(int(rows.groupby("task").total.first().sum()), "test example")
     seeds = {name: rows[(rows.method == name) & (rows.seed >= 0)].seed.nunique() for name in methods}
-    drawn = ", ".join(f"{titles[name]} {number}" for name, number in seeds.items() if number) or "no method has any"
+    runs = ", ".join(f"{titles[name]} {number}" for name, number in seeds.items() if number) or "no method has any"
     tasks = count(len(context.tasks), "task")
-    scope = f"{examples} of {tasks} of the {context.evaluation_split} split; seeds: {drawn}"
+    scope = f"{examples} of {tasks} of the {context.evaluation_split} split; seeds: {runs}"
     examples_and_seeds = INTERVALS.partition(";")[0]
 
     def describe_method(name: str) -> str:
@@ -100,7 +101,7 @@ def view(rows: pd.DataFrame, context: Context) -> View:
             + f" (n = {examples}).",
             _describe_ranks(ranks, titles),
             *_describe_turns(pairs, len(methods), examples, context),
-            f"{_shared.DRAWS} {examples} of these {tasks} and over seeds ({drawn}; other methods have no randomness). "
+            f"{METHOD} over the {examples} of these {tasks} and over seeds ({runs}; other methods have no randomness). "
             f"The two conventions that are named for a pair are those in which it is furthest apart, chosen by the "
             f"same answers: these intervals are, if anything, too narrow.",
         ),
@@ -155,22 +156,22 @@ def _contrast_default(
     rows: pd.DataFrame, method: str, default: str, conventions: Sequence[str], tasks: Sequence[str]
 ) -> dict[str, Contrast]:
     """Contrast every other convention of a method with its default."""
-    drawn = resample_settings(rows[rows.method == method], SETTINGS, tasks)
+    marks = mark_settings(rows[rows.method == method], SETTINGS, tasks)
     return {
-        convention: combine_settings(drawn, {(method, convention): 1, (method, default): -1})
+        convention: combine_settings(marks, {(method, convention): 1, (method, default): -1})
         for convention in conventions
         if convention != default
     }
 
 
 def _compare(rows: pd.DataFrame, method: str, other: str, conventions: Sequence[str], tasks: Sequence[str]) -> Pair:
-    drawn = resample_settings(rows[rows.method.isin((method, other))], SETTINGS, tasks, seeded=("method",))
+    marks = mark_settings(rows[rows.method.isin((method, other))], SETTINGS, tasks, seeded=("method",))
     weights: dict[str, dict[StudySetting, int]] = {name: {(method, name): 1, (other, name): -1} for name in conventions}
-    leads = {name: combine_settings(drawn, each) for name, each in weights.items()}
+    leads = {name: combine_settings(marks, each) for name, each in weights.items()}
     means = {name: round(lead.these.mean, SHARE_DECIMALS - 3) for name, lead in leads.items()}
     most, least = max(means, key=means.__getitem__), min(reversed(means), key=means.__getitem__)
     opposite = {setting: -weight for setting, weight in weights[most].items()}
-    return Pair(method, other, leads, most, least, combine_settings(drawn, weights[least] | opposite))
+    return Pair(method, other, leads, most, least, combine_settings(marks, weights[least] | opposite))
 
 
 def _rank(table: pd.Series, methods: Sequence[str], conventions: Sequence[str]) -> dict[str, dict[str, int]]:

@@ -13,7 +13,7 @@ from pipeline.report.studies._shared import count_seeds
 from pipeline.report.view import Drawing, Frame, View
 from pipeline.report.words import INTERVALS, accuracies, basis, count, excludes_zero, interval, spread, stated
 from pipeline.statistics.accuracy import CEILING, FLOOR, MAIN, TWIN
-from pipeline.statistics.contrasts import Contrast, contrast_settings, resample_settings
+from pipeline.statistics.contrasts import Contrast, contrast_settings, mark_settings
 
 Losses = Mapping[str, Mapping[int, Contrast]]
 """{method: {k: accuracy with k examples minus that with most}}."""
@@ -24,13 +24,13 @@ SHIFT = 1.12
 def view(rows: pd.DataFrame, context: Context) -> View:
     """`rows`: the study's scores."""
     runs, titles, digits = (rows, ("method", "k"), context.tasks), context.titles, context.digits
-    average, drawn = accuracies(*runs).mean(axis=1), resample_settings(*runs)
+    average, marks = accuracies(*runs).mean(axis=1), mark_settings(*runs)
     methods, budgets = [*dict.fromkeys(rows.method)], sorted(int(k) for k in rows.k.unique())
     losses = {
-        name: {k: contrast_settings(drawn, [(name, k)], [(name, budgets[-1])]) for k in budgets[:-1]}
+        name: {k: contrast_settings(marks, [(name, k)], [(name, budgets[-1])]) for k in budgets[:-1]}
         for name in methods
     }
-    gains = {k: contrast_settings(drawn, [(MAIN, k)], [(TWIN, k)]) for k in budgets}
+    gains = {k: contrast_settings(marks, [(MAIN, k)], [(TWIN, k)]) for k in budgets}
     splits = (
         f"{count(rows.seed.nunique(), 'seed')}; calibrated on examples of the {context.calibration_split} split, "
         f"scored on the {context.evaluation_split} split; the same number of optimiser steps for each."

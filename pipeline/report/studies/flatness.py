@@ -11,7 +11,7 @@ from pipeline.report.studies import Context
 from pipeline.report.studies._shared import add_legend, like_column, two_panels
 from pipeline.report.view import Drawing, Frame, View
 from pipeline.report.words import INTERVALS, accuracies, basis, count, excludes_zero, interval, spread, stated
-from pipeline.statistics.contrasts import contrast_settings, paired_difference, resample_settings
+from pipeline.statistics.contrasts import contrast_settings, mark_settings, paired_difference
 
 PLAIN, SAM = "plain", "sam"
 NAMES = {
@@ -29,14 +29,14 @@ SMALL = 5
 def view(rows: pd.DataFrame, context: Context) -> View:
     """`rows`: scores, cost, held-out loss and its rise of every variant, seed and task."""
     tasks, digits = list(context.tasks), context.digits
-    average, drawn = accuracies(rows, ("setting",), tasks).mean(axis=1), resample_settings(rows, ("setting",), tasks)
+    average, marks = accuracies(rows, ("setting",), tasks).mean(axis=1), mark_settings(rows, ("setting",), tasks)
     rises = rows.pivot(index=["setting", "seed"], columns="task", values="rise")[tasks]
     cost = rows.groupby("setting", sort=False)[["passed", "merges"]].mean()
     relative = cost / cost.loc[PLAIN]
     passes, variants = relative.passed, [str(name) for name in cost.index]
-    better = {name: contrast_settings(drawn, [(name,)], [(PLAIN,)]) for name in variants}
+    better = {name: contrast_settings(marks, [(name,)], [(PLAIN,)]) for name in variants}
     flatter = {name: paired_difference(rises, tasks, name, PLAIN) for name in variants}
-    against = {name: contrast_settings(drawn, [(name,)], [(SAM,)]) for name in variants if name not in (PLAIN, SAM)}
+    against = {name: contrast_settings(marks, [(name,)], [(SAM,)]) for name in variants if name not in (PLAIN, SAM)}
     cheaper = [
         f"{_title(name)} (passes × {passes[name]:.2f}) {interval(change, SMALL)}"
         for name, change in flatter.items()

@@ -8,10 +8,9 @@ import pandas as pd
 from pipeline.report.studies import Context
 from pipeline.report.view import Frame, View
 from pipeline.report.words import count, excludes_zero, interval, listed, spread
-from pipeline.statistics import bootstrap
 from pipeline.statistics.accuracy import CEILING, FLOOR, MAIN, TWIN
-from pipeline.statistics.bootstrap import Draws, percentile_interval, pigeonhole_bootstrap
 from pipeline.statistics.contrasts import PairedDifference
+from pipeline.statistics.intervals import t_interval
 
 GENERAL = "general"
 GENERATED = ("arithmetic", "dates")
@@ -66,19 +65,11 @@ def view(rows: pd.DataFrame, context: Context) -> View:
 
 
 def measure_difference(grids: Grids) -> PairedDifference:
-    """Estimate the mean over domains of differences {domain: [S, n]}; the interval is over seeds and texts.
-
-    Seeds and the texts of every domain are drawn independently and crossed.
-    """
-
-    def mean(drawn: Draws) -> np.ndarray:
-        seeds = drawn["seeds"][:, :, None]
-        return np.mean([grid[seeds, drawn[domain][:, None, :]].mean((1, 2)) for domain, grid in grids.items()], axis=0)
-
-    sizes = {"seeds": len(next(iter(grids.values()))), **{domain: grid.shape[1] for domain, grid in grids.items()}}
-    value = np.mean([grid.mean() for grid in grids.values()])
-    result = percentile_interval(value, pigeonhole_bootstrap(mean, sizes, bootstrap.RESAMPLES))
-    return PairedDifference(float(result.value), float(result.low), float(result.high), sizes["seeds"], len(grids))
+    """Estimate the mean over domains of differences {domain: [S, n]}; the interval is over seeds and texts."""
+    texts = [grid.mean(axis=0) / len(grids) for grid in grids.values()]
+    seeds = np.mean([grid.mean(axis=1) for grid in grids.values()], axis=0)
+    result = t_interval(seeds.mean(), [seeds, *texts])
+    return PairedDifference(float(result.value), float(result.low), float(result.high), len(seeds), len(grids))
 
 
 def subtract(frame: pd.DataFrame, measure: str, domains: Sequence[str], method: str, other: str) -> Grids:
@@ -110,7 +101,7 @@ def _describe(
 
     others = {ENTROPY: titles[ENTROPY], MATCHED: titles[MATCHED], free: f"{titles[free]}, the best without data,"}
     first = differ(TWIN, ENTROPY)
-    sample = f"n = {count(first.seeds, 'seed')}, {count(len(domains), 'domain')}, texts and seeds drawn"
+    sample = f"n = {count(first.seeds, 'seed')}, {count(len(domains), 'domain')}, over texts and seeds"
     parts = [f"minus {name} {judged(differ(TWIN, other), NATS, -1)}" for other, name in others.items()]
     sentences = [f"Loss in nats per token, mean over the domains: {titles[TWIN]} {', '.join(parts)} ({sample})."]
     sam = [f"{judged(differ(MAIN, TWIN), NATS, -1)} nats per token"]

@@ -10,7 +10,7 @@ from pipeline.report.figures import STYLE, Style
 from pipeline.report.studies import Context, _shared
 from pipeline.report.view import Drawing, Frame, View
 from pipeline.report.words import INTERVALS, WINS, accuracies, basis, count, further, interval, spread, stated
-from pipeline.statistics.contrasts import Contrast, contrast_settings, resample_settings
+from pipeline.statistics.contrasts import Contrast, contrast_settings, mark_settings
 
 HELD_OUT, TRANSDUCTIVE = "held-out", "transductive"
 SHIFT = 1.1
@@ -20,10 +20,10 @@ SHIFT = 1.1
 def view(rows: pd.DataFrame, context: Context) -> View:
     """`rows`: the study's scores; their settings are the two protocols."""
     runs, decimals, digits = (rows, ("method", "k", "setting"), context.tasks), context.decimals, context.digits
-    average, drawn = accuracies(*runs).mean(axis=1), resample_settings(*runs)
+    average, marks = accuracies(*runs).mean(axis=1), mark_settings(*runs)
     methods, budgets = [*dict.fromkeys(rows.method)], sorted(int(k) for k in rows.k.unique())
     worth = {
-        name: {k: contrast_settings(drawn, [(name, k, TRANSDUCTIVE)], [(name, k, HELD_OUT)]) for k in budgets}
+        name: {k: contrast_settings(marks, [(name, k, TRANSDUCTIVE)], [(name, k, HELD_OUT)]) for k in budgets}
         for name in methods
     }
     split = context.evaluation_split

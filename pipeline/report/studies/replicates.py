@@ -10,13 +10,13 @@ from matplotlib.figure import Figure
 
 from pipeline.report.figures import STYLE, Style
 from pipeline.report.studies import Context
-from pipeline.report.studies._shared import DRAWS, add_legend
+from pipeline.report.studies._shared import add_legend
 from pipeline.report.tables import format_number
 from pipeline.report.view import Drawing, Frame, View
-from pipeline.report.words import count, edges, interval, percentages
+from pipeline.report.words import METHOD, count, edges, interval, percentages
 from pipeline.statistics.accuracy import CEILING, FLOOR, MAIN, TWIN
-from pipeline.statistics.bootstrap import variance_components
-from pipeline.statistics.contrasts import ReplicatedContrast, contrast_replicates, resample_replicates
+from pipeline.statistics.contrasts import ReplicatedContrast, contrast_replicates, mark_replicates
+from pipeline.statistics.intervals import variance_components
 
 RIVALS = (TWIN, "adamerging", "tsv_m")
 """Methods that SAMerging is always compared with."""
@@ -31,10 +31,10 @@ Averages = Mapping[str, np.ndarray]
 
 def view(rows: pd.DataFrame, context: Context) -> View:
     """`rows`: columns as in `pipeline.studies.replicates`."""
-    averages, drawn = _average(rows), resample_replicates(rows, context.tasks)
+    averages, marks = _average(rows), mark_replicates(rows, context.tasks)
     merged = {name: values for name, values in averages.items() if name not in (FLOOR, CEILING)}
     gaps = {
-        (method, other): (context.minus(method, other), contrast_replicates(drawn, method, other))
+        (method, other): (context.minus(method, other), contrast_replicates(marks, method, other))
         for method, other in list_pairs([*merged])
     }
     orders, first, digits = [*gaps.values()], next(iter(gaps.values()))[1], context.digits
@@ -47,8 +47,8 @@ def view(rows: pd.DataFrame, context: Context) -> View:
         sentences=(
             *_describe_orders(orders, n, digits),
             *_describe_deviations(averages, n, context),
-            f"{DRAWS} {examples} of these {tasks}, {seeds} and {replicates} or, on tasks like these, over {tasks}, "
-            f"{seeds} and {replicates}. With {replicates} they are rough and, if anything, too narrow.",
+            f"{METHOD} over the {examples} of these {tasks}, {seeds} and {replicates} or, on tasks like these, over "
+            f"{tasks}, {seeds} and {replicates}.",
         ),
         figures={
             "replicates": Drawing(
@@ -78,10 +78,10 @@ def view(rows: pd.DataFrame, context: Context) -> View:
                     }
                     for title, gap in orders
                 ),
-                f"Differences of average accuracy in points with 95 % intervals: on the committed experts alone (test "
-                f"examples and seeds are drawn), over all replicates (replicates too), and on tasks like these (tasks, "
-                f"seeds and replicates); same sign: replicates whose difference has the sign of the mean. Over {n}, "
-                f"{context.evaluation_split} split.",
+                f"Differences of average accuracy in points with 95 % intervals: on the committed experts alone "
+                f"(over test examples and seeds), over all replicates (replicates too), and on tasks like these "
+                f"(tasks, seeds and replicates); same sign: replicates whose difference has the sign of the mean. Over "
+                f"{n}, {context.evaluation_split} split.",
             ),
         },
         contrasts={f"{method} minus {other}": gap for (method, other), (_, gap) in gaps.items()},

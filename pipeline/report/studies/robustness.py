@@ -67,7 +67,7 @@ def view(rows: pd.DataFrame, context: Context) -> View:
                 _draw(frame, kinds, context),
                 f"Suite {context.suite}. Average accuracy against the severity of a corruption; 0: the same images, "
                 f"clean. Means over {scope}. Intervals in the text are "
-                f"bootstraps over seeds and tasks, not over images.",
+                f"over seeds and tasks, not over images.",
             )
         },
         tables={

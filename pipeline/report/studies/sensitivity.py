@@ -14,7 +14,7 @@ from pipeline.report.studies._shared import count_seeds, line_style, plot_range
 from pipeline.report.view import Drawing, Frame, View
 from pipeline.report.words import basis, count, edges, percentages, stated
 from pipeline.statistics.accuracy import AVERAGE, MAIN
-from pipeline.statistics.contrasts import Contrast, contrast_settings, resample_settings
+from pipeline.statistics.contrasts import Contrast, contrast_settings, mark_settings
 
 TITLES = {
     "rho": "radius ρ of SAM",
@@ -110,8 +110,8 @@ def _contrast_radii(rows: pd.DataFrame, context: Context) -> dict[float, Contras
     radii = [radius for radius in dict.fromkeys((published, largest)) if radius > 0 and (part.value == 0).any()]
     if not radii:
         return {}
-    drawn = resample_settings(part, ("method", "knob", "value"), context.tasks)
-    return {radius: contrast_settings(drawn, [(MAIN, "rho", radius)], [(MAIN, "rho", 0.0)]) for radius in radii}
+    marks = mark_settings(part, ("method", "knob", "value"), context.tasks)
+    return {radius: contrast_settings(marks, [(MAIN, "rho", radius)], [(MAIN, "rho", 0.0)]) for radius in radii}
 
 
 def _describe_ranges(measured: pd.DataFrame, context: Context) -> Iterator[str]:

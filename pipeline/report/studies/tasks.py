@@ -1,6 +1,8 @@
 """Number of tasks in the report: what more tasks in one merge cost, and what a merge does to tasks outside it."""
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import matplotlib as mpl
 import pandas as pd
@@ -31,8 +33,8 @@ def view(rows: pd.DataFrame, context: Context) -> View:
     merges = merges.assign(
         normalised=100 * merges.accuracy / merges.task.map(ceiling), gain=merges.accuracy - merges.task.map(floor)
     )
-    inside = _tabulate(merges[merges.merged == 1], "subset", "normalised")
-    outside = _tabulate(merges[merges.merged == 0], "task", "gain")
+    inside = _tabulate(merges[merges.merged == 1], "normalised")
+    outside = _tabulate(merges[merges.merged == 0], "gain")
     means, gains, names = _average(inside), _average(outside), [*dict.fromkeys(merges.method)]
     seeds = count(merges[merges.seed >= 0].seed.nunique(), "seed")
     sizes = ", ".join(f"{size}: {table.shape[1]}" for size, table in inside.items())
@@ -54,16 +56,17 @@ def view(rows: pd.DataFrame, context: Context) -> View:
                 _draw(means, gains, context.styles(names), context.width),
                 f"Suite {context.suite}. Left: normalised accuracy on the merged tasks against their number (subsets "
                 f"of each size: {sizes}). Right: accuracy minus that of zero-shot on the tasks left out of the merge. "
-                f"Scored on the {context.evaluation_split} split; means over subsets (left) or tasks (right) and "
-                f"{seeds} of the calibrated methods, with 95 % bootstrap intervals over both, not over examples.",
+                f"Scored on the {context.evaluation_split} split; means over subsets and {seeds} of the "
+                f"calibrated methods, with 95 % intervals over both, not over examples; none where subsets are scored "
+                f"on the same tasks.",
             )
         },
         tables={
             "tasks": Frame(
                 pd.DataFrame(cells),
                 f"Normalised accuracy in % on the merged tasks by their number, and points over zero-shot on the tasks "
-                f"left out of merges of {max(outside)} with 95 % intervals; {context.evaluation_split} split, {seeds} "
-                f"of the calibrated methods; subsets of each size: {sizes}."
+                f"left out of merges of {max(outside)} with 95 % intervals over merges; {context.evaluation_split} "
+                f"split, {seeds} of the calibrated methods; subsets of each size: {sizes}."
                 if outside
                 else f"Normalised accuracy in % on the merged tasks by their number; {seeds}; subsets: {sizes}.",
             )
@@ -71,14 +74,23 @@ def view(rows: pd.DataFrame, context: Context) -> View:
     )
 
 
-def _tabulate(merges: pd.DataFrame, column: str, value: str) -> Tables:
+def _tabulate(merges: pd.DataFrame, value: str) -> Tables:
+    """Return {size: a column per subset}, named after the tasks that it is scored on here."""
+    scored = merges.groupby("subset").task.agg(lambda tasks: "+".join(dict.fromkeys(tasks)))
+    named = merges.assign(scored=merges.subset.map(scored))
     sizes = sorted(merges["size"].unique().tolist())
-    return {size: side_by_side(merges[merges["size"] == size], column, value) for size in sizes}
+    return {size: side_by_side(named[named["size"] == size], "scored", value) for size in sizes}
+
+
+def _compare(table: pd.DataFrame, method: str, other: str) -> PairedDifference:
+    """Compare two methods; without an interval where subsets are scored on the same tasks: they are not independent."""
+    difference, tasks = compare(table, method, other), "+".join(table.columns).split("+")
+    return difference if len(tasks) == len({*tasks}) else replace(difference, low=math.nan, high=math.nan)
 
 
 def _average(tables: Tables) -> Means:
     return {
-        size: {str(name): compare(table, name, ZERO) for name in table.index.unique("method").drop(ZERO)}
+        size: {str(name): _compare(table, str(name), ZERO) for name in table.index.unique("method").drop(ZERO)}
         for size, table in tables.items()
     }
 
@@ -98,7 +110,7 @@ def _describe_inside(tables: Tables, means: Means, context: Context) -> list[str
     for size, table in tables.items():
         best = max(DATA_FREE, key=lambda name, found=means[size]: found[name].mean)
         parts = [
-            f"{titles[other]} {differs(compare(table, MAIN, other), context.digits, 'subset')}"
+            f"{titles[other]} {differs(_compare(table, MAIN, other), context.digits, 'subset')}"
             for other in (TWIN, best)
         ]
         sentences.append(f"With {size} tasks {titles[MAIN]} minus {'; minus '.join(parts)}.")
@@ -109,8 +121,8 @@ def _describe_outside(tables: Tables, gains: Means, names: Sequence[str], contex
     if not tables:
         return []
     size = max(tables)
-    parts = [f"{context.titles[name]} {differs(gains[size][name], context.digits)}" for name in names]
-    twin = differs(compare(tables[size], MAIN, TWIN), context.digits)
+    parts = [f"{context.titles[name]} {differs(gains[size][name], context.digits, 'merge')}" for name in names]
+    twin = differs(_compare(tables[size], MAIN, TWIN), context.digits, "merge")
     return [
         f"On tasks left out, merges of {size} tasks against zero-shot: {'; '.join(parts)}.",
         f"On tasks left out {context.minus(MAIN, TWIN)}: {twin}.",

@@ -10,7 +10,7 @@ from pipeline.report.tables import Cell, Table, format_number, group_rows
 from pipeline.report.view import Look, Sheet, View
 from pipeline.report.words import count, spread
 from pipeline.statistics.accuracy import AVERAGE, CEILING, ENTROPY, FLOOR, GAP, MAIN, TWIN
-from pipeline.statistics.bootstrap import RESAMPLES, Comparison, Interval, compare_with_others, iqm
+from pipeline.statistics.intervals import Comparison, Interval, compare_pairs, interquartile_mean
 
 ORDER = 10
 
@@ -32,13 +32,14 @@ def view(evidence: Evidence, look: Look) -> View:
 
 def compare_main(evidence: Evidence) -> dict[str, Comparison]:
     """Compare SAMerging with every other method."""
-    return compare_with_others(evidence.resampled, MAIN, [name for name in evidence.chosen.names if name != MAIN])
+    pairs = [(MAIN, name) for name in evidence.chosen.names if name != MAIN]
+    return {other: comparison for (_, other), comparison in compare_pairs(evidence.marks, pairs).items()}
 
 
-def interquartile_means(evidence: Evidence) -> dict[str, Interval]:
+def interquartile_means(evidence: Evidence) -> dict[str, float]:
     """Interquartile means of every method; none without the experts."""
     names = evidence.chosen.names
-    return {name: iqm(evidence.resampled, name, CEILING) for name in names if CEILING in names}
+    return {name: interquartile_mean(evidence.marks, name, CEILING) for name in names if CEILING in names}
 
 
 def verdict(comparison: Comparison) -> str:
@@ -93,10 +94,10 @@ def _all(comparisons: Mapping[str, Comparison], titles: Mapping[str, str]) -> li
         f"Of the {len(comparisons)} other rows of the table, {titles[MAIN]} is better than {len(better)} and worse "
         f"than {_named(worse)}; no difference is shown to {_named(equal)}. On these tasks, p below {SURE} after Holm's "
         f"correction for {count(len(comparisons), 'comparison')}.",
-        "Intervals are percentiles of a bootstrap of paired differences. These tasks: other test examples of the same "
-        "tasks and other seeds (draw of calibration examples, order of batches). Tasks like these: other tasks and "
-        "other seeds. None covers other experts: all of it is about these ones; the study of replicates, if there "
-        f"is one, says what others change. With {seeds} intervals are rough and, if anything, too narrow.",
+        "Intervals are Student's t for paired differences. These tasks: over test examples and seeds (draw of "
+        "calibration examples, order of batches). Tasks like these: over tasks and seeds. None covers other experts: "
+        "all of it is about these ones; the study of replicates, if there is one, says what others change. "
+        f"With {seeds} intervals presume that the effects of seeds are roughly normal.",
     ]
 
 
@@ -105,10 +106,10 @@ def _named(names: Sequence[str]) -> str:
 
 
 def comparison_table(
-    evidence: Evidence, comparisons: Mapping[str, Comparison], scores: Mapping[str, Interval], decimals: int
+    evidence: Evidence, comparisons: Mapping[str, Comparison], scores: Mapping[str, float], decimals: int
 ) -> Table:
     """Build SAMerging minus every row of the suite's table; sections as there."""
-    titles, sections, resampled, more = evidence.titles, evidence.sections, evidence.resampled, decimals + 1
+    titles, sections, marks, more = evidence.titles, evidence.sections, evidence.marks, decimals + 1
 
     def cells(method: str) -> tuple[Cell, ...]:
         texts, mean = ("–",) * 7, "–"
@@ -124,25 +125,25 @@ def comparison_table(
                 verdict(comparison),
             )
         if method in scores:
-            mean = f"{in_points(scores[method].value, decimals)} {bounds(scores[method], decimals)}"
+            mean = in_points(scores[method], decimals)
         return tuple(map(Cell, (*texts, mean)))
 
     columns = ("Difference", "These tasks", "Tasks like these", "p (Holm)", "Won : lost", "Runs", "Verdict", "IQM")
-    runs, tasks = resampled.observed[MAIN].shape
+    _, runs, tasks = marks.accuracies(MAIN).shape
     caption = (
         f"Suite {evidence.suite}: {titles[MAIN]} ({count(runs, 'run')}) minus each method, in points "
-        f"of average accuracy over {tasks} tasks and {resampled.count:,} test examples; 95 % "
-        f"bootstrap intervals ({RESAMPLES:,} draws). These tasks: test examples and seeds are drawn; tasks like these: "
-        "tasks and seeds. Won : lost: tasks whose own interval (examples and seeds, not corrected for their number) "
+        f"of average accuracy over {tasks} tasks and {marks.count:,} test examples; 95 % "
+        "intervals of Student's t. These tasks: over test examples and seeds; tasks like these: over tasks and seeds. "
+        "Won : lost: tasks whose own interval (examples and seeds, not corrected for their number) "
         f"lies above or below zero. Runs: of the method. p: two-sided, these tasks, after Holm's correction for "
         f"{count(len(comparisons), 'comparison')}; a difference is claimed below {SURE}. IQM: interquartile mean over "
-        "seeds and tasks of accuracy over the expert's, in %, with its interval."
+        "seeds and tasks of accuracy over the expert's, in %."
     )
     rows = {name: (titles[name], cells(name)) for names in sections.values() for name in names}
     return Table(caption, columns, group_rows(sections, rows), words=("Verdict",))
 
 
-def comparison_csv(evidence: Evidence, comparisons: Mapping[str, Comparison], scores: Mapping[str, Interval]) -> str:
+def comparison_csv(evidence: Evidence, comparisons: Mapping[str, Comparison], scores: Mapping[str, float]) -> str:
     """Return the same with every task, in points with six decimals; empty for SAMerging itself."""
     rows = []
     for group, name in ((group, name) for group, names in evidence.sections.items() for name in names):
@@ -150,7 +151,7 @@ def comparison_csv(evidence: Evidence, comparisons: Mapping[str, Comparison], sc
         if name in comparisons:
             row |= interval_columns(comparisons[name], evidence.tasks)
         if name in scores:
-            row |= _columns("iqm", scores[name])
+            row["iqm"] = 100 * scores[name]
         rows.append(row)
     return format_csv(pd.DataFrame(rows), "%.6f")
 

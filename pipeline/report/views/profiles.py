@@ -11,7 +11,7 @@ from pipeline.report.evidence import Evidence
 from pipeline.report.figures import STYLE, Style, single_axes, styles
 from pipeline.report.view import Drawing, Look, View
 from pipeline.statistics.accuracy import AVERAGE, CEILING, ENTROPY, MAIN, TWIN
-from pipeline.statistics.bootstrap import Resampled, performance_profile
+from pipeline.statistics.intervals import Marks, performance_profile
 
 ORDER = 60
 
@@ -22,18 +22,18 @@ THRESHOLDS = np.linspace(0, 1.05, 211)
 
 def view(evidence: Evidence, look: Look) -> View:
     """Show the usual merges and the best ones; nothing without the experts."""
-    if CEILING not in evidence.resampled.observed:
+    if CEILING not in evidence.marks.tasks:
         return View()
     groups = evidence.sections
     averages = evidence.runs.groupby("method")[AVERAGE].mean().to_dict()
     names = select_methods(averages, [groups["Data-free"], groups["Calibrated"]])
     caption = (
         f"Performance profiles: share of runs (a seed and one of {len(evidence.tasks)} tasks) with more than a share "
-        f"of the accuracy of the task's expert; higher is better. Bands: 95 % bootstrap intervals, test examples of "
-        "every task and seeds drawn. Of the merges that are one model: the usual ones, and the best with and without "
+        f"of the accuracy of the task's expert; higher is better. Bands: 95 % intervals of Student's t, over "
+        "tasks and seeds. Of the merges that are one model: the usual ones, and the best with and without "
         f"data. {evidence.protocol.sentence()}"
     )
-    shares = profile_rows(evidence.resampled, names)
+    shares = profile_rows(evidence.marks, names)
     figure = draw_profiles(shares, styles({name: evidence.titles[name] for name in names}), look.width)
     return View(figures={"profiles": Drawing(figure, caption, "Performance profiles", shares)})
 
@@ -44,11 +44,11 @@ def select_methods(averages: Mapping[str, float], sections: Sequence[Sequence[st
     return [name for names in sections for name in names if name in {*USUAL, *best}]
 
 
-def profile_rows(resampled: Resampled, methods: Iterable[str]) -> pd.DataFrame:
+def profile_rows(marks: Marks[str], methods: Iterable[str]) -> pd.DataFrame:
     """Return method, threshold, share, low, high: share of (seed, task) runs above each share of the expert's."""
     frames = []
     for name in methods:
-        shares = performance_profile(resampled, name, CEILING, THRESHOLDS)
+        shares = performance_profile(marks, name, CEILING, THRESHOLDS)
         columns = {"threshold": THRESHOLDS, "share": shares.value, "low": shares.low, "high": shares.high}
         frames.append(pd.DataFrame({"method": name, **columns}))
     return pd.concat(frames, ignore_index=True)

@@ -11,7 +11,7 @@ from pipeline.report.tables import Cell, Table
 from pipeline.report.view import Look, Sheet, View
 from pipeline.report.views.comparisons import NOTHING, SURE, bounds, in_points, interval_columns, verdict
 from pipeline.report.words import count, listed
-from pipeline.statistics.bootstrap import RESAMPLES, Comparison, compare_pairs
+from pipeline.statistics.intervals import Comparison, compare_pairs
 
 ORDER = 15
 CALIBRATED_SINGULAR_VALUES = ("average", "task_arithmetic", "ties", "dare", "iso_c", "iso_cts", "tsv_m")
@@ -112,7 +112,7 @@ def view(evidence: Evidence, look: Look) -> View:
     asked = {question: pairs for question, pairs in asked.items() if pairs}
     if not asked:
         return View()
-    comparisons = compare_pairs(evidence.resampled, [pair for pairs in asked.values() for pair in pairs])
+    comparisons = compare_pairs(evidence.marks, [pair for pairs in asked.values() for pair in pairs])
     decimals, rows = look.decimals + 1, question_csv(evidence.tasks, asked, comparisons)
     table = question_table(evidence, asked, comparisons, titles, decimals)
     return View(
@@ -186,8 +186,8 @@ def question_table(
     columns = ("Difference", "These tasks", "Tasks like these", "p (Holm)", "Won : lost", "Verdict")
     caption = (
         f"Suite {evidence.suite}: differences of average accuracy in points, over {len(evidence.tasks)} tasks and "
-        f"{evidence.resampled.count:,} test examples; 95 % bootstrap intervals ({RESAMPLES:,} draws). These tasks: "
-        "test examples and seeds are drawn; tasks like these: tasks and seeds. Won : lost: tasks whose own interval "
+        f"{evidence.marks.count:,} test examples; 95 % intervals of Student's t. These tasks: over test examples and "
+        "seeds; tasks like these: over tasks and seeds. Won : lost: tasks whose own interval "
         f"lies above or below zero. p: two-sided, these tasks, after Holm's correction for "
         f"{count(len(comparisons), 'comparison')}; a difference is claimed below {SURE}."
     )

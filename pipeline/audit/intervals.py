@@ -1,0 +1,106 @@
+"""Intervals over seeds and examples, or seeds and tasks, by code that shares nothing with the report's.
+
+A difference is a mean over crossed axes: the examples of every task or the tasks, every set of seeds, the trainings of
+the experts. Each axis of n > 1 members adds the variance of their means, over n. The interval is Student's t, whose
+degrees of freedom follow from the shares that the axes have of the sum (Satterthwaite).
+"""
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from scipy.special import stdtr, stdtrit
+
+TAIL = 0.025
+DECIMALS = 10
+"""Of a point; beyond them a difference is rounding of floating-point numbers."""
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The answers of a method or setting in R replicates and S seeds."""
+
+    seeds: tuple[int, ...]
+    """Ascending."""
+    right: Sequence[np.ndarray]
+    """Per task [R, S, n], 1 for examples that were answered rightly."""
+
+    @cached_property
+    def accuracies(self) -> np.ndarray:
+        """[R, S, T], in per cent."""
+        return np.stack([100 * task.mean(-1) for task in self.right], -1)
+
+
+class Bounds(NamedTuple):
+    """The ends of an interval, and the two-sided p of zero."""
+
+    low: float
+    high: float
+    p: float
+
+
+class Sum(NamedTuple):
+    """A weighted sum of accuracies, in points."""
+
+    tasks: np.ndarray
+    """[T]."""
+    average: Bounds
+    """Of the mean over tasks, over examples and seeds."""
+    like: Bounds
+    """The same over tasks and seeds."""
+    each: tuple[Bounds, ...]
+    """Of every task, over examples and seeds."""
+
+
+def weigh_runs(runs: Mapping[Key, Runs], weights: Mapping[Key, float]) -> Sum:
+    """Return the sum of the accuracies of methods or settings, times their weights, with its intervals."""
+    chosen = [(runs[key], weight) for key, weight in weights.items()]
+    number = len(chosen[0][0].right)
+    shared = [_add(weight * part.accuracies.mean(1) for part, weight in chosen)]
+    for seeds in {part.seeds for part, _ in chosen}:
+        shared.append(_add(weight * part.accuracies.mean(0) for part, weight in chosen if part.seeds == seeds))
+    examples = [_add(100 * weight * part.right[task].mean((0, 1)) for part, weight in chosen) for task in range(number)]
+    tasks = np.array([effects.mean() for effects in examples])
+    means = [axis.mean(1) for axis in shared]
+    return Sum(
+        tasks,
+        bound_mean(tasks.mean(), [*(effects / number for effects in examples), *means]),
+        bound_mean(tasks.mean(), [tasks, *means]),
+        tuple(
+            bound_mean(mean, [effects, *(axis[:, task] for axis in shared)])
+            for task, (mean, effects) in enumerate(zip(tasks, examples, strict=True))
+        ),
+    )
+
+
+def bound_grid(grid: np.ndarray) -> Bounds:
+    """Bound the mean of a grid [S, T] of numbers, over seeds and tasks."""
+    return bound_mean(grid.mean(), [grid.mean(0), grid.mean(1)])
+
+
+def bound_grids(grids: Sequence[np.ndarray]) -> Bounds:
+    """Bound the mean over grids [S, n] of their means, over seeds and the members of every grid."""
+    seeds = _add(grid.mean(1) / len(grids) for grid in grids)
+    return bound_mean(seeds.mean(), [seeds, *(grid.mean(0) / len(grids) for grid in grids)])
+
+
+def bound_mean(mean: float, axes: Iterable[np.ndarray]) -> Bounds:
+    """Bound a mean; axes: the means of the members of each."""
+    several = [axis.round(DECIMALS) for axis in axes if len(axis) > 1]
+    shares = [(((axis - axis.mean()) ** 2).sum() / len(axis) / (len(axis) - 1), len(axis) - 1) for axis in several]
+    variance, mean = sum(share for share, _ in shares), round(float(mean), DECIMALS)
+    if not variance:
+        return Bounds(mean, mean, float(mean == 0))
+    freedom = 1 / sum((share / variance) ** 2 / members for share, members in shares)
+    error = variance**0.5
+    half = error * stdtrit(freedom, 1 - TAIL)
+    p = 2 * stdtr(freedom, -abs(mean) / error)
+    return Bounds(round(mean - half, DECIMALS), round(mean + half, DECIMALS), float(p))
+
+
+def _add(parts: Iterable[np.ndarray]) -> np.ndarray:
+    return np.sum([*parts], axis=0)
