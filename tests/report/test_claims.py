@@ -168,6 +168,16 @@ def test_without_any_of_its_methods_nothing_is_asked(made, monkeypatch):
     assert questions.view(made.evidence, Look(100, 6, 1)) == View()
 
 
+def test_an_interval_without_zero_that_shows_nothing_names_the_correction():
+    pairs = [("a", "b"), ("a", "c")]
+    compared = dict(
+        zip(pairs, (make_comparison(0.2, 0.06, (-0.1, 0.3)), make_comparison(0.05, 0.9, (-1, 1))), strict=True)
+    )
+    text = questions.answer(ask(*pairs), pairs, compared, {name: name.upper() for name in "abc"}, 0)
+    assert "A minus B +20 points [+10, +30], no difference shown after Holm's correction for 2 comparisons;" in text
+    assert text.endswith("A minus C +5 points [−5, +15], no difference shown.")
+
+
 def test_profiles_show_the_usual_methods_and_the_best_of_their_sections():
     means = {"average": 1, "ties": 3, "tsv_m": 2, "distillation": 4, "fisher": 5, "regmean": 2, "samerging": 3}
     free, learned = ["average", "tsv_m", "ties"], ["fisher", "regmean", "distillation", "samerging"]

@@ -1,6 +1,7 @@
 """The theory study: terms against other code, expansions of known functions, exact losses, and the view of its rows."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -298,6 +299,16 @@ def test_a_merge_no_worse_than_its_experts_has_no_ratio():
     table = study_view.tables["chain"].rows.set_index("Method")
     assert (table.loc["TIES", "Times"], table.loc["TIES", "Risk"]) == ("", "-0.050")
     assert render_figure(study_view.figures["theory"].figure, "svg", "x", 100)
+
+
+def test_the_split_of_calibration_is_named_where_it_is_measured():
+    captions = {
+        split: view(made_up(), replace(context(), calibration_split=split)).tables["chain"].caption
+        for split in ("train", "validation")
+    }
+    assert {split: "SPLIT OF CALIBRATION" in text for split, text in captions.items()} == {
+        "train": False, "validation": True,
+    }  # fmt: skip
 
 
 def test_both_references_of_heterogeneity_have_the_same_mean():

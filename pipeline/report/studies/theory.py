@@ -33,7 +33,8 @@ def view(rows: Rows, context: Context) -> View:
     chain, expansions = compute_chain(rows["chain"]), _numbered(rows["expansions"])
     slopes, bounds = _numbered(rows["slopes"]), compute_bounds(rows["bounds"])
     linear = expansions.assign(missed=expansions.residual / expansions.change)
-    held = f"{count(int(chain.groupby('task').total.first().sum()), 'validation example')}"
+    seen = ", THE SPLIT OF CALIBRATION ITSELF," * (context.calibration_split == "validation")
+    held = f"{count(int(chain.groupby('task').total.first().sum()), 'validation example')}{seen}"
     settings = context.params["study.theory"]
     return View(
         title="Theory",

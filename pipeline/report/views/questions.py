@@ -134,6 +134,8 @@ def answer(
         for pair in pairs:
             average, (method, other) = comparisons[pair].average, (titles[name] for name in pair)
             words = verdict(comparisons[pair])
+            if words == NOTHING and (average.low > 0 or average.high < 0):
+                words += f" after Holm's correction for {count(len(comparisons), 'comparison')}"
             parts.append(
                 f"{method} minus {other} {in_points(average.value, decimals, '+')} points "
                 f"{bounds(average, decimals, '+')}, {words}"
