@@ -21,6 +21,11 @@ LORA_RESCALED = (
     "esm",
 )  # fmt: skip
 """What `make lora` rescales."""
+TEXT_CALIBRATED = (
+    "regmean", "esm", "adamerging", "distillation", "lot", "m_ties", "m_ties_keep_20", "m_ties_random",
+    "expert_merging", "expert_merging_logits", "adarank", "adarank_kl", "pm_merge",
+)  # fmt: skip
+"""What `make text` calibrates beside SAMerging."""
 LANGUAGE_METHODS = {
     "merge": ["zeroshot", "individual", "average", "task_arithmetic", "ties", "tsv_m"],
     "calibrate": ["adamerging", "expert_merging", "distillation"],
@@ -68,7 +73,13 @@ def check(repository: Repository, run: str, other: Repository) -> Finding:
     merges = {key: every.get(key) for key in ("merge", "calibrate")}
     methods = {
         "methods": every,
-        "text": {**here.get("methods", {}), "svc": [], "rescale": [], "surgery": []},
+        "text": {
+            "merge": every.get("merge"),
+            "calibrate": [*TEXT_CALIBRATED],
+            "svc": every.get("svc"),
+            "rescale": [],
+            "surgery": [],
+        },
         "lora": {**here.get("methods", {}), **merges, "rescale": [*LORA_RESCALED], "surgery": []},
         "language": LANGUAGE_METHODS,
     }

@@ -22,7 +22,14 @@ LANGUAGE = (
     "studies=[language]",
     *(f"methods.{key}=[{','.join(names)}]" for key, names in kept.LANGUAGE_METHODS.items()),
 )
-TEXT = ("suites=[text-5]", "methods.svc=[]", "methods.rescale=[]", "methods.surgery=[]")
+TEXT = (
+    "suites=[text-5]",
+    "methods.merge=${every_method.merge}",
+    f"methods.calibrate=[{','.join(kept.TEXT_CALIBRATED)}]",
+    "methods.svc=${every_method.svc}",
+    "methods.rescale=[]",
+    "methods.surgery=[]",
+)
 
 
 @pytest.mark.parametrize(
