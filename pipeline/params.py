@@ -11,14 +11,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from pipeline import methods, studies, suites
 from pipeline.diagnostics import Settings
 from pipeline.methods.samerging import Params as SAMergingParams
 from pipeline.runtime import store
 from pipeline.runtime.errors import BenchmarkError, abbreviate
-from pipeline.runtime.schema import Parameters, Precision, Schedule
+from pipeline.runtime.schema import DISTINCT, Parameters, Precision, Schedule
 from pipeline.steps.rescale import Rescale
 from pipeline.steps.surgery import Surgery
 from pipeline.steps.svc import Calibration
@@ -38,13 +38,7 @@ class ParamsError(BenchmarkError):
     """An invalid params.yaml; the message has a line per problem: key, value, expectation, nearest valid name."""
 
 
-def _distinct(values: list[Any]) -> list[Any]:
-    if len(set(values)) != len(values):
-        raise ValueError("values must differ")
-    return values
-
-
-Names = Annotated[list[str], AfterValidator(_distinct)]
+Names = Annotated[list[str], DISTINCT]
 
 
 class Methods(Parameters):
@@ -71,7 +65,7 @@ class Params(SAMergingParams):
     suites: Annotated[Names, Field(min_length=1)]
     methods: Methods
     every_method: Methods
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_distinct)]
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), DISTINCT]
     samples_per_task: int = Field(ge=1)
     calibration_split: Literal["train", "validation", "test"]
     evaluation_split: Literal["test", "validation"]

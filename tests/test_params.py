@@ -156,6 +156,32 @@ WRONG = {
     "no factors": (changed("rescale+factors", []), ["rescale.factors = []", "at least 1 item"]),
     "factor of nothing": (changed("rescale+factors", [1.0, 0.0]), ["rescale.factors.1 = 0.0", "greater than 0"]),
     "duplicate factors": (changed("rescale+factors", [1.0, 1.0]), ["rescale.factors", "values must differ"]),
+    **{
+        f"duplicates in {key}": (changed(key, [value, value]), [key.replace("+", "."), "values must differ"])
+        for key, value in {
+            "merge+dare+seeds": 0,
+            "merge+dare_ties+seeds": 0,
+            "merge+opcm+seeds": 0,
+            "calibrate+m_ties_random+seeds": 0,
+            "study+efficiency+samples": 16,
+            "study+protocol+samples": 16,
+            "study+flatness+periods": 2,
+            "study+tasks+sizes": 2,
+            "study+tasks+seeds": 0,
+            "study+sensitivity+rho": 0.07,
+            "study+landscape+weights": 0.1,
+            "study+landscape+tasks": [0, 1],
+            "study+robustness+severities": 1,
+            "study+replicates+seeds": 1,
+            "study+conventions+methods": "iso_c",
+            "study+theory+samples": 16,
+            "study+theory+scales": 0.1,
+        }.items()
+    },
+    "more gates than ranks": (
+        changed("merge+smile+gate_rank", 64),
+        ["merge.smile", "gate_rank 64: expected at most rank, 32"],
+    ),
     "no rank": (changed("surgery+rank", 0), ["surgery.rank = 0", "greater than or equal to 1"]),
     "unknown section of a method": (changed("merge+tie", {}), ["merge.tie", "did you mean 'ties'?", "expected one of"]),
     "method of the other kind": (changed("merge+distillation", {}), ["merge.distillation", "no such entry"]),

@@ -12,6 +12,7 @@ from torch.nn.functional import log_softmax, one_hot
 from pipeline.calibration.problem import Problem
 from pipeline.models.examples import cut_padding
 from pipeline.models.weights import Weights
+from pipeline.runtime.errors import BenchmarkError
 from pipeline.toolbox.activations import expert_weights
 
 GRADIENTS = 4
@@ -34,7 +35,7 @@ def fisher_diagonal(problem: Problem, task: int, labels: Tensor, shares: Tensor)
     """Return mean_i sum_j shares[j, i] (d log p(labels[j, i] | x_i) / d theta)^2 of an expert.
 
     labels: classes [J, N] of the first N examples of the task; shares: their weights [J, N]. The result has the shapes
-    of a task vector.
+    of a task vector. Raises BenchmarkError if it is not finite.
     """
     whole, head = expert_weights(problem.base, problem.vectors, task), problem.heads[task]
     moving = {name: whole[name] for name in problem.vectors}
@@ -52,4 +53,10 @@ def fisher_diagonal(problem: Problem, task: int, labels: Tensor, shares: Tensor)
         for batch, target, weight in zip(*(part.split(GRADIENTS) for part in (examples, targets, share)), strict=True):
             for name, slope in slopes(moving, cut_padding(batch), target).items():
                 fisher[name] += torch.tensordot(weight, slope.square(), dims=1)
+    for name, tensor in fisher.items():
+        if not torch.isfinite(tensor).all():
+            raise BenchmarkError(
+                f"{problem.tasks[task]}: the Fisher information of {name} is not finite; the expert's weights or its "
+                "examples overflow"
+            )
     return fisher

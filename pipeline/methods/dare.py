@@ -6,13 +6,15 @@ the paper drops up to 0.9 to 0.99 of the entries of large language models. merge
 the tensor instead of dividing by 1 - drop, which is close but not equal.
 """
 
+from typing import Annotated
+
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from pipeline.models.task_vectors import TaskVectors
 from pipeline.models.weights import Weights
-from pipeline.runtime.schema import Parameters
+from pipeline.runtime.schema import DISTINCT, Parameters
 from pipeline.runtime.threads import map_tensors
 from pipeline.statistics.sampling import generator
 from pipeline.toolbox.dropping import drop_entries
@@ -26,7 +28,7 @@ class Params(Parameters):
 
     drop: float = Field(0.5, ge=0, lt=1)
     scale: float = Field(0.3, ge=0, le=2)
-    seeds: list[int] = Field([0, 1, 2], min_length=1)
+    seeds: Annotated[list[int], DISTINCT] = Field([0, 1, 2], min_length=1)
 
 
 def merge(vectors: TaskVectors, params: Params, seed: int) -> Weights:

@@ -7,13 +7,15 @@ those of `dare`. Defaults are those with which FusionBench runs it on CLIP; the 
 while that of its TIES is 0.3.
 """
 
+from typing import Annotated
+
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from pipeline.models.task_vectors import TaskVectors
 from pipeline.models.weights import Weights
-from pipeline.runtime.schema import Parameters
+from pipeline.runtime.schema import DISTINCT, Parameters
 from pipeline.runtime.threads import map_tensors
 from pipeline.statistics.sampling import generator
 from pipeline.toolbox.dropping import drop_entries
@@ -30,7 +32,7 @@ class Params(Parameters):
     keep: float = Field(0.2, gt=0, le=1)
     scale: float = Field(0.5, ge=0, le=2)
     aggregate: Aggregate = "sum"
-    seeds: list[int] = Field([0, 1, 2], min_length=1)
+    seeds: Annotated[list[int], DISTINCT] = Field([0, 1, 2], min_length=1)
 
 
 def merge(vectors: TaskVectors, params: Params, seed: int) -> Weights:

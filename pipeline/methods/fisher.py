@@ -46,8 +46,9 @@ def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -
         rng = generator(seed, "fisher", task) if params.classes == "sampled" else None
         fisher = fisher_diagonal(problem, task, *weigh_classes(probabilities, rng))
         norm = torch.stack([tensor.norm() for tensor in fisher.values()]).norm() if params.normalise else 1
+        norm = norm or 1  # no information: every weight is the floor
         for name, tensor in fisher.items():
-            weight = torch.nan_to_num(tensor / norm) + params.floor
+            weight = tensor / norm + params.floor
             weighted[name] += weight * problem.vectors[name][task]
             total[name] += weight
     return Solution(delta={name: weighted[name] / total[name] for name in total})

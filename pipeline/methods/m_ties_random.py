@@ -9,6 +9,7 @@ and, as everywhere, the examples.
 """
 
 from functools import partial
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -17,7 +18,7 @@ from torch import Tensor
 from pipeline.calibration.problem import Footprint, Problem
 from pipeline.calibration.rows import RowTrimming, merge_blocks
 from pipeline.merges.solution import Solution
-from pipeline.runtime.schema import Schedule
+from pipeline.runtime.schema import DISTINCT, Schedule
 from pipeline.statistics.sampling import generator
 
 TITLE = "M-TIES (random scores)"
@@ -28,7 +29,7 @@ FOOTPRINT = Footprint(models=4, block_vectors=2, tensor_vectors=3, tokens=2)
 class Params(RowTrimming):
     """As in m_ties; seeds: one merge for each."""
 
-    seeds: list[int] = Field([0, 1, 2, 3, 4], min_length=1)
+    seeds: Annotated[list[int], DISTINCT] = Field([0, 1, 2, 3, 4], min_length=1)
 
 
 def calibrate(problem: Problem, schedule: Schedule, seed: int, params: Params) -> Solution:

@@ -15,12 +15,15 @@ the class embedding like every other tensor; that code omits it. The diagonal is
 other than zero (`thin_svd`), and `alpha` of 1 removes the whole block.
 """
 
+from typing import Annotated
+
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from pipeline.models.task_vectors import TaskVectors
 from pipeline.models.weights import Weights, split_qkv
+from pipeline.runtime.schema import DISTINCT
 from pipeline.runtime.threads import map_tensors
 from pipeline.statistics.sampling import generator
 from pipeline.toolbox.conventions import Conventions
@@ -34,7 +37,7 @@ class Params(Conventions):
     """alpha: share of the singular values whose block a task does not change; seeds: each draws an order of tasks."""
 
     alpha: float = Field(0.5, ge=0, le=1)
-    seeds: list[int] = Field([0, 1, 2, 3, 4], min_length=1)
+    seeds: Annotated[list[int], DISTINCT] = Field([0, 1, 2, 3, 4], min_length=1)
 
 
 def merge(vectors: TaskVectors, params: Params, seed: int) -> Weights:

@@ -10,7 +10,7 @@ Ranks are those of the documented runs on CLIP; a matrix with fewer singular val
 """
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.merges.serving.routed import GATE_RANK
 from pipeline.merges.solution import Extras, Solution
@@ -29,6 +29,12 @@ class Params(Parameters):
 
     rank: int = Field(32, ge=1)
     gate_rank: int = Field(16, ge=1)
+
+    @model_validator(mode="after")
+    def _check_gates(self) -> "Params":
+        if self.gate_rank > self.rank:
+            raise ValueError(f"gate_rank {self.gate_rank}: expected at most rank, {self.rank}")
+        return self
 
 
 def merge(vectors: TaskVectors, params: Params) -> Solution:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
     import torch
@@ -16,6 +16,16 @@ def autocast(device: "torch.device", precision: "torch.dtype") -> "torch.autocas
     import torch
 
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16)
+
+
+def _check_distinct(values: list[Any]) -> list[Any]:
+    if any(value in values[:place] for place, value in enumerate(values)):
+        raise ValueError("values must differ")
+    return values
+
+
+DISTINCT = AfterValidator(_check_distinct)
+"""Of a list: no value twice."""
 
 
 class Parameters(BaseModel):

@@ -123,9 +123,9 @@ class Stage:
         outputs = tuple(Path(path.format(**names)) for path in self.outputs)
         scratch = Path("data/.partial") / Path(self.record(names)).stem
         places = tuple(scratch / str(index) / path.name for index, path in enumerate(outputs))
-        work = open_work(scratch.name, inputs, sorted(code.items()), sorted(before.items()))
-        job = Job(names, params, inputs, places, work)
         with store.claiming(scratch):
+            work = open_work(scratch.name, inputs, sorted(code.items()), sorted(before.items()))
+            job = Job(names, params, inputs, places, work)
             for path in job.outputs:
                 with store.writing(path):
                     path.parent.mkdir()
@@ -139,8 +139,8 @@ class Stage:
                 raise ChangedWhileRunning(f"changed while the stage ran: {listed}; run it again")
             for written, path in zip(job.outputs, outputs, strict=True):
                 store.move(written, path)
-        if not self.keeps_results:
-            work.clear()
+            if not self.keeps_results:
+                work.clear()
         if self.recorded:
             store.write_json(Path(self.record(names)), _record(self.name, names, params, time.monotonic() - started))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from pipeline.calibration.objectives import distillation
 from pipeline.merges import storage
@@ -27,7 +27,7 @@ from pipeline.runtime import store
 from pipeline.runtime.device import device
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.runtime.parallel import run_all
-from pipeline.runtime.schema import Parameters
+from pipeline.runtime.schema import DISTINCT, Parameters
 from pipeline.steps.refinement import (
     assemble_merges,
     draw_task_indices,
@@ -47,16 +47,9 @@ class Rescale(Parameters):
 
     samples: int = Field(64, ge=1)
     temperature: float = Field(2.0, gt=0)
-    factors: list[Annotated[float, Field(gt=0)]] = Field(
+    factors: Annotated[list[Annotated[float, Field(gt=0)]], DISTINCT] = Field(
         [0.1, 0.2, 0.3, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0, 3.0], min_length=1
     )
-
-    @field_validator("factors")
-    @classmethod
-    def _distinct(cls, factors: list[float]) -> list[float]:
-        if len(set(factors)) != len(factors):
-            raise ValueError("values must differ")
-        return factors
 
 
 def measure_losses(

@@ -17,7 +17,7 @@ from pipeline.merges import storage
 from pipeline.models.suite import SuiteFolder
 from pipeline.runtime.device import device
 from pipeline.runtime.resumable import Resumable
-from pipeline.runtime.schema import Parameters
+from pipeline.runtime.schema import DISTINCT, Parameters
 from pipeline.steps.calibrate import Setting
 from pipeline.steps.evaluate import open_split, predict_classes
 from pipeline.steps.merge import merge_data_free
@@ -33,7 +33,7 @@ Decomposing = Literal["iso_c", "iso_cts", "tsv_m", "wudi", "opcm", "ace", "dc_me
 class Params(Parameters):
     """The grid."""
 
-    methods: Annotated[list[Decomposing], Field(min_length=2)]
+    methods: Annotated[list[Decomposing], Field(min_length=2), DISTINCT]
     """The methods compared; each needs its own parameters in params.yaml."""
 
 

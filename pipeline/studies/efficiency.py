@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pipeline.runtime.schema import Parameters
+from pipeline.runtime.schema import DISTINCT, Parameters
 from pipeline.steps.calibrate import Setting
 from pipeline.studies._trials import Trial
 
@@ -17,7 +17,7 @@ from pipeline.studies._trials import Trial
 class Params(Parameters):
     """The grid."""
 
-    samples: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
+    samples: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1), DISTINCT]
     """Unlabelled examples per task; a task with fewer uses all it has."""
 
 

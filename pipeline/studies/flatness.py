@@ -34,7 +34,7 @@ from pipeline.models.suite import SuiteFolder
 from pipeline.models.task_vectors import merge
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.runtime.resumable import Resumable
-from pipeline.runtime.schema import Parameters, Schedule, autocast
+from pipeline.runtime.schema import DISTINCT, Parameters, Schedule, autocast
 from pipeline.statistics.sampling import generator
 from pipeline.steps.calibrate import Setting, draw_indices, load_problem, require_memory
 from pipeline.steps.evaluate import open_split, predict_classes
@@ -55,7 +55,7 @@ class Params(Parameters):
     held_out: int = Field(ge=1)
     """More examples of the calibration pool per task, for the loss and its rise; never calibrated on. A smaller pool is
     shared between the two in the same proportion."""
-    periods: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)]
+    periods: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1), DISTINCT]
     """Values of n in `every <n>`: SAM at every n-th step only."""
     averaged: float = Field(gt=0, le=1)
     """Share of the iterates, the last ones, whose mean is the solution of `averaged`."""

@@ -20,7 +20,7 @@ from pydantic import Field
 from pipeline.models.suite import SuiteFolder
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.runtime.resumable import Resumable
-from pipeline.runtime.schema import Parameters
+from pipeline.runtime.schema import DISTINCT, Parameters
 from pipeline.steps.refinement import plan_runs
 from pipeline.studies._landscape import (
     End,
@@ -42,7 +42,7 @@ COEFFICIENT_METHODS: tuple[str, ...] = get_args(Method)
 REACH = (-0.5, 1.5)
 """The range of segments, and of the axes of planes of task vectors: beyond both ends, at 0 and 1."""
 SPACES = ("coefficients", "weights")
-Radii = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
+Radii = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1), DISTINCT]
 
 PLANES = ("kind", "plane", "seed", "x", "y", "task", "loss", "correct", "total")
 POINTS = ("plane", "point", "x", "y")
@@ -66,9 +66,9 @@ class Params(Parameters):
 
     images: int = Field(ge=1)
     """Held-out examples per task."""
-    pairs: Annotated[list[Annotated[list[Method], Field(min_length=2, max_length=2)]], Field(min_length=1)]
+    pairs: Annotated[list[Annotated[list[Method], Field(min_length=2, max_length=2)]], Field(min_length=1), DISTINCT]
     """Pairs of methods: a plane with the pre-trained model (first seed), a segment (every seed)."""
-    tasks: Annotated[list[Annotated[list[int], Field(min_length=2, max_length=2)]], Field(min_length=1)]
+    tasks: Annotated[list[Annotated[list[int], Field(min_length=2, max_length=2)]], Field(min_length=1), DISTINCT]
     """Pairs of tasks, by position from 0, whose task vectors span a plane."""
     points: int = Field(ge=2)
     """Points on a side of a plane, and on a segment from -1/2 to 3/2."""

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipeline.runtime.errors import BenchmarkError
-from pipeline.runtime.schema import Parameters, Precision, Schedule
+from pipeline.runtime.schema import DISTINCT, Parameters, Precision, Schedule
 from pipeline.steps.calibrate import Setting
 from pipeline.studies._trials import Trial
 
@@ -24,7 +24,7 @@ class Params(Parameters):
 
     held_out: Literal["train", "validation"]
     """The split that held-out calibration draws its examples from."""
-    samples: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
+    samples: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1), DISTINCT]
     """Unlabelled examples per task; a task with fewer uses all it has."""
 
 

@@ -23,7 +23,7 @@ from pipeline.models.weights import Weights
 from pipeline.runtime import store
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.runtime.resumable import Form, Resumable
-from pipeline.runtime.schema import Parameters
+from pipeline.runtime.schema import DISTINCT, Parameters
 from pipeline.steps.calibrate import Setting, require_memory
 from pipeline.steps.evaluate import open_split, predict_classes
 from pipeline.steps.merge import merge_data_free
@@ -37,7 +37,7 @@ COLUMNS = ("replicate", *MARK_COLUMNS)
 class Params(Parameters):
     """The trainings."""
 
-    seeds: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
+    seeds: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1), DISTINCT]
     """Seeds of the further trainings: of initial weights, captions and batches."""
 
 

@@ -14,7 +14,7 @@ from pydantic import Field
 from pipeline.merges import storage
 from pipeline.models.suite import SuiteFolder
 from pipeline.runtime.resumable import Resumable
-from pipeline.runtime.schema import Parameters
+from pipeline.runtime.schema import DISTINCT, Parameters
 from pipeline.statistics.sampling import generator, sample_indices
 from pipeline.steps.evaluate import SCORE_COLUMNS, predict_classes
 from pipeline.studies._corruptions import CorruptionName, Severity, corrupt
@@ -28,9 +28,9 @@ Case = tuple[str, int]
 class Params(Parameters):
     """The corruptions and the images."""
 
-    corruptions: Annotated[list[CorruptionName], Field(min_length=1)]
+    corruptions: Annotated[list[CorruptionName], Field(min_length=1), DISTINCT]
     """Names of `pipeline.studies._corruptions`."""
-    severities: Annotated[list[Severity], Field(min_length=1)]
+    severities: Annotated[list[Severity], Field(min_length=1), DISTINCT]
     """1 to 5, weak to strong."""
     images: int = Field(ge=1)
     """Labelled images per task; a task with fewer is scored whole."""

@@ -16,7 +16,7 @@ from pydantic import Field
 from pipeline.merges import storage
 from pipeline.models.suite import SuiteFolder
 from pipeline.runtime.resumable import Resumable
-from pipeline.runtime.schema import Parameters
+from pipeline.runtime.schema import DISTINCT, Parameters
 from pipeline.steps.calibrate import Setting
 from pipeline.steps.evaluate import open_split, predict_classes
 from pipeline.steps.refinement import load_solution
@@ -33,17 +33,17 @@ SCALE = "scale"
 """The knob of data-free merges: a factor of the whole merged delta."""
 COLUMNS = ("knob", "value", "published", *MARK_COLUMNS)
 """`value`: of the knob, or its factor for a scale; `published`: 1 for the value of params.yaml."""
-Factors = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
+Factors = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1), DISTINCT]
 
 
 class Params(Parameters):
     """The grids; a knob's value in params.yaml is added to each."""
 
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), DISTINCT]
     """Of every calibration."""
-    rho: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)]
+    rho: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1), DISTINCT]
     temperature: Factors
-    initial_coefficient: Annotated[list[Annotated[float, Field(ge=-2, le=2)]], Field(min_length=1)]
+    initial_coefficient: Annotated[list[Annotated[float, Field(ge=-2, le=2)]], Field(min_length=1), DISTINCT]
     lr: Factors
     """Factors of the schedule's learning rate."""
     steps: Factors

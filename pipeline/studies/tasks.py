@@ -19,7 +19,7 @@ from pipeline.merges import storage
 from pipeline.merges.solution import Solution
 from pipeline.models.suite import SuiteFolder
 from pipeline.runtime.resumable import Resumable
-from pipeline.runtime.schema import Parameters
+from pipeline.runtime.schema import DISTINCT, Parameters
 from pipeline.statistics.sampling import generator
 from pipeline.steps.calibrate import Setting, calibrate, draw_indices, require_memory
 from pipeline.steps.evaluate import SCORE_COLUMNS, open_split, predict_classes
@@ -35,7 +35,7 @@ TaskNames = tuple[str, ...]
 class Params(Parameters):
     """The subsets."""
 
-    sizes: list[Annotated[int, Field(ge=2)]]
+    sizes: Annotated[list[Annotated[int, Field(ge=2)]], DISTINCT]
     """Numbers of tasks to merge; those below T are used, T always is."""
     subsets: int = Field(ge=1)
     """Subsets of every size; no more than there are windows, T."""
@@ -43,7 +43,7 @@ class Params(Parameters):
     """Tasks that a fold leaves out."""
     seed: int = Field(ge=0)
     """Of the order of the tasks on the circle."""
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), DISTINCT]
     """Of the calibrations of every subset."""
 
 

@@ -39,7 +39,7 @@ from pipeline.models.weights import Encoder, Weights, has_gradient, to_device
 from pipeline.runtime import store
 from pipeline.runtime.device import device
 from pipeline.runtime.resumable import Resumable
-from pipeline.runtime.schema import Parameters
+from pipeline.runtime.schema import DISTINCT, Parameters
 from pipeline.statistics.sampling import generator, sample_indices
 from pipeline.steps.calibrate import Setting, calibrate, draw_indices, require_memory
 from pipeline.steps.merge import merge_data_free
@@ -71,13 +71,13 @@ class Params(Parameters):
     """Of calibrations and of every draw."""
     images: int = Field(ge=1)
     """Validation examples per task of expansions and slopes."""
-    shares: Annotated[list[Positive], Field(min_length=1)]
+    shares: Annotated[list[Positive], Field(min_length=1), DISTINCT]
     """Shares of the merged delta at which the logits are expanded."""
-    samples: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
+    samples: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1), DISTINCT]
     """Unlabelled examples per task of the bounds; a task with fewer uses all it has."""
     prior: float = Field(ge=-2, le=2)
     """Every coefficient at the centre of the prior; chosen before any example was seen."""
-    scales: Annotated[list[Positive], Field(min_length=1)]
+    scales: Annotated[list[Positive], Field(min_length=1), DISTINCT]
     """Standard deviations s of prior and posterior; the best bound is chosen, and pays for the choice."""
     draws: int = Field(ge=1)
     """Drawn coefficients per posterior, each merged and run on `batch` examples per task."""

@@ -230,6 +230,20 @@ def test_fisher_merging_is_a_weighted_mean():
         assert (delta[name] <= stacked.amax(0)).all()
 
 
+def test_fisher_without_any_information_is_the_average():
+    problem = toy.problem()
+    uninformed = replace(problem, heads=tuple(0 * head for head in problem.heads))
+    for name, tensor in merged_delta("fisher", uninformed, classes="all").items():
+        close(tensor, problem.vectors[name].mean(0))
+
+
+def test_information_that_overflows_is_refused_with_its_task():
+    problem = toy.problem()
+    huge = replace(problem, heads=(problem.heads[0], 1e200 * problem.heads[1], *problem.heads[2:]))
+    with pytest.raises(BenchmarkError, match=f"{problem.tasks[1]}: the Fisher information of .* is not finite"):
+        merged_delta("fisher", huge, classes="all")
+
+
 def test_fisher_of_one_informed_expert_is_that_expert():
     problem = toy.problem()
     uninformed = replace(problem, heads=(problem.heads[0], *(0 * head for head in problem.heads[1:])))

@@ -312,6 +312,22 @@ def test_a_second_run_of_the_same_stage_is_refused(checkout: Path):
     assert (OUTPUT / "result.txt").read_text() == "new"
 
 
+def test_a_refused_second_run_with_other_inputs_leaves_the_pieces_of_the_first(checkout: Path):
+    base = Path("data/suites/nano-3/base.txt")
+
+    def again(job: Job) -> None:
+        assert job.work.run(abs, [(-1,)], "pieces") == [1]
+        (kept,) = job.work.folder.iterdir()
+        base.write_text("another base")
+        with pytest.raises(BenchmarkError, match="another process does the same work"):
+            MERGE.run(write, NAMES)
+        assert kept.exists()
+        write(job)
+
+    with pytest.raises(ChangedWhileRunning, match="input data/suites"):
+        MERGE.run(again, NAMES)
+
+
 @pytest.mark.usefixtures("unbound")
 def test_errors_of_the_user_end_with_their_message(checkout: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "argv", ["merge", "nano-3", "ties"])
