@@ -30,14 +30,15 @@ def essential_subspace(change: Tensor, gram: Tensor, keep: int) -> tuple[Tensor,
     """Return the `keep` directions [out, k] in which `change` [out, in] moves outputs most, and their energies [k].
 
     Eigenvectors and eigenvalues of E[d d^T], d = change x, not centred, from `gram` = E[x x^T] [in, in]. Orthonormal,
-    in descending order, float64; k <= min(out, in), since the output moves in no other direction. Energies below the
-    rounding of the decomposition are zero. They are squares: a `gram` in float32 would blur the directions that move
-    the output less than 3e-4 times as far as the first.
+    in descending order, float64. k is less than `keep` where the output moves in fewer directions, and 1 where it does
+    not move: energies below the rounding of the decomposition are zero. They are squares: a `gram` in float32 would
+    blur the directions that move the output less than 3e-4 times as far as the first.
     """
     basis, rest = torch.linalg.qr(change.double())
     energies, rotation = torch.linalg.eigh(rest @ gram.double() @ rest.T)
     noise = len(energies) * torch.finfo(energies.dtype).eps * energies.max()
     energies = torch.where(energies > noise, energies, torch.zeros_like(energies))
+    keep = min(keep, max(1, int(energies.count_nonzero())))
     return basis @ rotation.flip(-1)[:, :keep], energies.flip(-1)[:keep]
 
 

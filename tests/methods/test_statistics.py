@@ -713,6 +713,19 @@ def test_essential_directions_of_a_low_rank_change_are_as_many_as_its_rank():
     assert relative_error(merged_essential(tasks), merged_essential(wide)) < 1e-7
 
 
+def test_low_rank_experts_are_merged_in_the_directions_that_they_move():
+    """Of 32 directions per task only 8 have energy: the others enter no mean, and change no scale."""
+    tasks = []
+    for task in range(3):
+        change, rows = steep_task((96, 96), 200, 10 * task)
+        left, values, right = torch.linalg.svd(change.double())
+        tasks.append(((left[:, :8] * values[:8]) @ right[:8], rows.double()))
+    subspaces = [essential.essential_subspace(change, second_moments(rows), 8) for change, rows in tasks]
+    expected = essential.merge_essential([change for change, _ in tasks], subspaces)
+    assert relative_error(merged_essential(tasks), expected) < 1e-9
+    assert merged_essential(tasks).norm() < 20 * torch.stack([change for change, _ in tasks]).mean(0).norm()
+
+
 @pytest.mark.parametrize("tokens", [40, 60])
 def test_esm_depends_on_the_moments_of_the_tokens_and_not_on_their_number(tokens: int):
     """The norm of a task is that of its vector, as in the authors' code when it sees as many tokens as outputs."""
