@@ -118,8 +118,9 @@ studies: clone $(READY)
 check: clone lint
 	python -m pytest -n "$$(nproc)" --dist loadfile -m "not slow and not long"
 
+# One process more than cores: some tests wait for servers and processes.
 test: clone lint
-	python -m pytest -n "$$(nproc)" --dist loadfile --no-loadscope-reorder
+	python -m pytest -n "$$(($$(nproc) + 1))" --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	ruff check
