@@ -120,11 +120,11 @@ def t_interval(value: np.ndarray, axes: Sequence[np.ndarray]) -> Interval:
 
 
 def mean_interval(grid: np.ndarray) -> Interval:
-    """Return the mean of a grid [S, T, ...] over its first two axes, with the interval over both.
+    """Return the mean of a grid [S, T], with the interval over both axes.
 
     Raises StatisticsError if both have one member.
     """
-    return t_interval(grid.mean(axis=(0, 1)), [grid.mean(axis=1), grid.mean(axis=0)])
+    return t_interval(grid.mean(), [grid.mean(axis=1), grid.mean(axis=0)])
 
 
 def mark_methods(
@@ -250,8 +250,7 @@ def interquartile_mean(marks: Marks[MethodKey], method: MethodKey, ceiling: Meth
 
 def performance_profile(
     marks: Marks[MethodKey], method: MethodKey, ceiling: MethodKey, thresholds: np.ndarray
-) -> Interval:
-    """Share of (seed, task) runs whose normalised score exceeds each threshold, as in rliable, over tasks and seeds."""
+) -> np.ndarray:
+    """Share of (seed, task) runs whose normalised score exceeds each threshold, as in rliable; NaN if a score is."""
     scores = normalised_scores(marks, method, ceiling)[..., None]
-    shares = mean_interval(np.where(np.isnan(scores), np.nan, scores > thresholds))
-    return replace(shares, low=shares.low.clip(0, 1), high=shares.high.clip(0, 1))
+    return np.where(np.isnan(scores), np.nan, scores > thresholds).mean(axis=(0, 1))

@@ -29,9 +29,8 @@ def view(evidence: Evidence, look: Look) -> View:
     names = select_methods(averages, [groups["Data-free"], groups["Calibrated"]])
     caption = (
         f"Performance profiles: share of runs (a seed and one of {len(evidence.tasks)} tasks) with more than a share "
-        f"of the accuracy of the task's expert; higher is better. Bands: 95 % intervals of Student's t, over "
-        "tasks and seeds. Of the merges that are one model: the usual ones, and the best with and without "
-        f"data. {evidence.protocol.sentence()}"
+        "of the accuracy of the task's expert; higher is better. Of the merges that are one model: the usual ones, and "
+        f"the best with and without data. {evidence.protocol.sentence()}"
     )
     shares = profile_rows(evidence.marks, names)
     figure = draw_profiles(shares, styles({name: evidence.titles[name] for name in names}), look.width)
@@ -45,13 +44,12 @@ def select_methods(averages: Mapping[str, float], sections: Sequence[Sequence[st
 
 
 def profile_rows(marks: Marks[str], methods: Iterable[str]) -> pd.DataFrame:
-    """Return method, threshold, share, low, high: share of (seed, task) runs above each share of the expert's."""
-    frames = []
-    for name in methods:
-        shares = performance_profile(marks, name, CEILING, THRESHOLDS)
-        columns = {"threshold": THRESHOLDS, "share": shares.value, "low": shares.low, "high": shares.high}
-        frames.append(pd.DataFrame({"method": name, **columns}))
-    return pd.concat(frames, ignore_index=True)
+    """Return method, threshold, share: share of (seed, task) runs above each share of the expert's."""
+    shares = {name: performance_profile(marks, name, CEILING, THRESHOLDS) for name in methods}
+    return pd.concat(
+        [pd.DataFrame({"method": name, "threshold": THRESHOLDS, "share": share}) for name, share in shares.items()],
+        ignore_index=True,
+    )
 
 
 @mpl.rc_context(STYLE)
@@ -61,9 +59,8 @@ def draw_profiles(shares: pd.DataFrame, looks: Mapping[str, Style], width: float
     for name, look in looks.items():
         rows = shares[shares.method == name]
         line = {"color": look.colour, "linestyle": look.line, "label": look.title, "zorder": 3 if name == MAIN else 2}
-        axes.fill_between(rows.threshold, rows.low, rows.high, color=look.colour, alpha=0.12, linewidth=0, step="post")
         axes.plot(rows.threshold, rows.share, drawstyle="steps-post", **line)
-    least = min(1.0, shares[shares.low < 1].threshold.min())
+    least = min(1.0, shares[shares.share < 1].threshold.min())
     axes.set(xlabel="accuracy / accuracy of the task's expert", ylabel="share of runs above")
     axes.set(xlim=(least - 0.02, THRESHOLDS[-1]), ylim=(0, 1.02))
     axes.grid(alpha=0.3, linewidth=0.5)
