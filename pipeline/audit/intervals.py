@@ -5,15 +5,16 @@ the experts. Each axis of n > 1 members adds the variance of their means, over n
 degrees of freedom follow from the shares that the axes have of the sum (Satterthwaite).
 """
 
+import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from scipy.special import stdtr, stdtrit
 
-TAIL = 0.025
+CHANCE, NORMAL = 0.05, 1.959963984540054
+"""Share of cases that an interval does not cover, and the ends of such an interval of a standard normal variable."""
 DECIMALS = 10
 """Of a point; beyond them a difference is rounding of floating-point numbers."""
 
@@ -97,9 +98,48 @@ def bound_mean(mean: float, axes: Iterable[np.ndarray]) -> Bounds:
         return Bounds(mean, mean, float(mean == 0))
     freedom = 1 / sum((share / variance) ** 2 / members for share, members in shares)
     error = variance**0.5
-    half = error * stdtrit(freedom, 1 - TAIL)
-    p = 2 * stdtr(freedom, -abs(mean) / error)
-    return Bounds(round(mean - half, DECIMALS), round(mean + half, DECIMALS), float(p))
+    half = error * find_end(freedom)
+    return Bounds(round(mean - half, DECIMALS), round(mean + half, DECIMALS), measure_tails(mean / error, freedom))
+
+
+def find_end(freedom: float) -> float:
+    """Return the x beyond which, on both sides, Student's t is with probability CHANCE.
+
+    By Newton's method from the left: tails are convex, so that no step goes too far.
+    """
+    scale = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - math.log(freedom * math.pi) / 2
+    x, step = NORMAL, 1.0
+    while step > 1e-12 * x:
+        density = math.exp(scale - (freedom + 1) / 2 * math.log1p(x * x / freedom))
+        step = (measure_tails(x, freedom) - CHANCE) / (2 * density)
+        x += step
+    return x
+
+
+def measure_tails(x: float, freedom: float) -> float:
+    """Return the probability that |t| > |x|, for Student's t."""
+    return _beta(freedom / 2, 0.5, freedom / (freedom + x * x))
+
+
+def _beta(a: float, b: float, x: float) -> float:
+    """Return the regularised incomplete beta function, by its continued fraction (Abramowitz & Stegun 26.5.8)."""
+    if not 0 < x < 1:
+        return float(x >= 1)
+    if x > (a + 1) / (a + b + 2):
+        return 1 - _beta(b, a, 1 - x)
+    value, above, below, step, order = 1.0, 1.0, 0.0, 0.0, 0
+    while abs(step - 1) > 1e-15:  # Lentz's algorithm
+        order += 1
+        half = order // 2
+        if order % 2:
+            term = -(a + half) * (a + b + half) * x / ((a + 2 * half) * (a + 2 * half + 1))
+        else:
+            term = half * (b - half) * x / ((a + 2 * half - 1) * (a + 2 * half))
+        below, above = 1 / (1 + term * below), 1 + term / above
+        step = above * below
+        value *= step
+    front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
+    return math.exp(front) / a / value
 
 
 def _add(parts: Iterable[np.ndarray]) -> np.ndarray:
