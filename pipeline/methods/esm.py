@@ -39,7 +39,7 @@ from pipeline.toolbox.spectra import decorrelate
 
 TITLE = "ESM"
 PAPER = "Essential Subspace Merging, CVPR 2026, arXiv 2602.20208"
-FOOTPRINT = Footprint(models=4, block_vectors=6, tokens=2)
+FOOTPRINT = Footprint(models=4, block_vectors=5, tokens=2)
 
 
 class Params(Conventions):

@@ -11,7 +11,7 @@ from scipy import stats
 
 from pipeline.audit import arithmetic
 from pipeline.audit.finding import Finding
-from pipeline.audit.intervals import Runs, weigh_runs
+from pipeline.audit.intervals import Runs, find_end, measure_tails, weigh_runs
 from pipeline.audit.repository import gather
 from pipeline.audit.suite import AuditedSuite
 from pipeline.runtime import store
@@ -179,3 +179,10 @@ def test_holm_agrees_with_the_step_down_definition():
                     break
                 rejected += 1
             assert sum(value <= level for value in adjusted) == rejected
+
+
+@pytest.mark.parametrize("freedom", [1, 1.7, 2, 3.5, 7, 40, 799, 5000])
+def test_the_audits_own_t_is_scipys(freedom: float):
+    assert find_end(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-9)
+    for x in (0, 0.01, 0.8, 2, -3.3, 40):
+        assert measure_tails(x, freedom) == pytest.approx(2 * stats.t.sf(abs(x), freedom), rel=1e-8)

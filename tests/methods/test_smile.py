@@ -162,7 +162,7 @@ def test_the_served_model_equals_the_oracle(params: Params, kind: str):
 def test_the_experts_are_part_of_the_served_weights():
     """The served encoder holds no tensors itself: zeros in the weights remove the experts."""
     problem = toy.clip_problem()
-    served = served_of(merge(moved_matrices(problem, 3)[0], Params(rank=3)), problem)
+    served = served_of(merge(moved_matrices(problem, 3)[0], Params(rank=3, gate_rank=3)), problem)
     without = {name: torch.zeros_like(t) if name not in problem.base else t for name, t in served.weights.items()}
     expected = problem.encoder(problem.base, problem.examples[0])
     torch.testing.assert_close(served.encoder(without, problem.examples[0]), expected, rtol=0, atol=1e-12)

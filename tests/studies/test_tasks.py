@@ -71,7 +71,7 @@ def test_folds_leave_out_every_task_once(left_out, folds, seed):
     assert sorted(left) == (sorted(tasks) if len(tasks) - left_out >= 2 else [])
 
 
-@given(st.integers(2, 20), st.integers(1, 30), st.integers(1, 5), st.lists(st.integers(2, 20), max_size=5))
+@given(st.integers(2, 20), st.integers(1, 30), st.integers(1, 5), st.lists(st.integers(2, 20), max_size=5, unique=True))
 def test_subsets_are_distinct_and_every_task_is_left_out_by_some(total, number, left_out, sizes):
     tasks = tuple(map(str, range(total)))
     subsets = draw_subsets(tasks, Params(sizes=sizes, subsets=number, left_out=left_out, seed=0, seeds=[0]))
