@@ -267,7 +267,7 @@ def _model(model: type[Parameters], content: Mapping[str, Any], prefix: str, pro
 
 def _line(problem: Mapping[str, Any], model: type[Parameters], prefix: str) -> str:
     """Return one of pydantic's errors as a line of ParamsError."""
-    where = prefix + ".".join(str(part) for part in problem["loc"])
+    where = ".".join((prefix.removesuffix("."), *map(str, problem["loc"]))).lstrip(".")  # no loc: of several values
     if problem["type"] == "extra_forbidden":
         fields = model.model_fields
         for part in problem["loc"][:-1]:

@@ -180,7 +180,7 @@ WRONG = {
     },
     "more gates than ranks": (
         changed("merge+smile+gate_rank", 64),
-        ["merge.smile", "gate_rank 64: expected at most rank, 32"],
+        ["merge.smile = {", "gate_rank 64: expected at most rank, 32"],
     ),
     "no rank": (changed("surgery+rank", 0), ["surgery.rank = 0", "greater than or equal to 1"]),
     "unknown section of a method": (changed("merge+tie", {}), ["merge.tie", "did you mean 'ties'?", "expected one of"]),

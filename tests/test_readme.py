@@ -5,8 +5,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import kendalltau, t
 
 from benchmarks import RESULTS, readme
 from pipeline.audit import documents as audited
@@ -39,19 +41,44 @@ def test_only_the_methods_are_listed_each_with_its_paper():
     assert listed.count("† Our reading: ") == len(doubted) > 0
 
 
+def write_accuracies(folder: Path, suite: str, rows: dict[str, list[int]]) -> Path:
+    """Write the scores of a suite, a count of 100 right answers for every method and task; return their path."""
+    lines = [
+        f"{suite},{name},{task},,0,{hits},100" for name, counts in rows.items() for task, hits in enumerate(counts)
+    ]
+    text = "\n".join(["suite,method,task,seed,samples,correct,total", *lines])
+    (folder / suite).mkdir()
+    (folder / suite / "methods.json").write_text('{"several": []}')
+    (folder / suite / "scores.csv").write_text(f"{text}\n")
+    return folder / suite / "scores.csv"
+
+
 def test_orders_are_compared_by_kendalls_tau(tmp_path: Path):
     """Three merges of which the second suite reverses one pair, tau = (2 - 1) / 3; floor and ceiling do not count."""
     right = {"first": {"a": 10, "b": 20, "c": 30, "zeroshot": 90}, "second": {"a": 20, "b": 10, "c": 40, "zeroshot": 0}}
-    for suite, counts in right.items():
-        rows = [f"{suite},{name},{task},,0,{hits},100" for name, hits in counts.items() for task in ("t", "u")]
-        (tmp_path / suite).mkdir()
-        text = "\n".join(["suite,method,task,seed,samples,correct,total", *rows])
-        (tmp_path / suite / "scores.csv").write_text(f"{text}\n")
-        (tmp_path / suite / "methods.json").write_text('{"several": []}')
-    sentence = readme.compare_orders(*(tmp_path / suite / "scores.csv" for suite in right))
+    paths = [
+        write_accuracies(tmp_path, suite, {name: [hits] * 2 for name, hits in counts.items()})
+        for suite, counts in right.items()
+    ]
+    sentence = readme.compare_orders(*paths)
     assert "The order of 3 merges on first and on second" in sentence
     assert "τ = 0.33, 95 % interval [0.33, 0.33]" in sentence
     assert "least for `b` -10.0" in sentence
+
+
+def test_the_interval_of_an_order_is_a_jackknifes_over_tasks(tmp_path: Path):
+    rng, steps = np.random.default_rng(376), 10 * np.arange(1, 7)[:, None]
+    tables = [steps + rng.integers(-spread, spread, (6, 5)) for spread in (8, 25)]
+    paths = [
+        write_accuracies(tmp_path, suite, dict(zip("abcdef", table.tolist(), strict=True)))
+        for suite, table in zip(("first", "second"), tables, strict=True)
+    ]
+    without = [kendalltau(*(np.delete(table, task, 1).sum(1) for table in tables)).statistic for task in range(5)]
+    tau = kendalltau(*(table.sum(1) for table in tables)).statistic
+    half = t.ppf(0.975, 4) * np.sqrt(4 / 5 * np.sum((without - np.mean(without)) ** 2))
+    assert -1 < tau - half < tau + half < 1
+    expected = f"τ = {tau:.2f}, 95 % interval [{tau - half:.2f}, {tau + half:.2f}] over tasks"
+    assert expected in readme.compare_orders(*paths)
 
 
 def test_every_kind_of_benchmark_has_a_result():

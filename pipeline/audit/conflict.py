@@ -21,10 +21,10 @@ from pipeline.audit.arithmetic import CEILING, MAIN
 from pipeline.audit.contrasts import PRINTED, Setting, compute_contrast
 from pipeline.audit.draws import shuffle_pool
 from pipeline.audit.finding import Finding, Text
-from pipeline.audit.intervals import Runs
+from pipeline.audit.intervals import CHANCE, Runs
 from pipeline.audit.repository import EVIDENCE
 from pipeline.audit.rows import find_impossible, read_rows
-from pipeline.audit.statements import CHANCE, CLEAR, TWIN, Stated, describe, expect_statements
+from pipeline.audit.statements import CLEAR, TWIN, Stated, describe, expect_statements
 from pipeline.audit.suite import AuditedSuite
 
 BOUND, NONE, ENTROPY = "bound", "none", "adamerging"

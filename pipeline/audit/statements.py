@@ -18,14 +18,14 @@ import pandas as pd
 
 from pipeline.audit.arithmetic import CEILING, FLOOR, MAIN
 from pipeline.audit.finding import Finding, Text
-from pipeline.audit.intervals import bound_grid, bound_grids
+from pipeline.audit.intervals import CHANCE, bound_grid, bound_grids
 from pipeline.audit.repository import EVIDENCE
 from pipeline.audit.suite import AuditedSuite
 
 TWIN, PLAIN, SAM = "distillation", "plain", "sam"
 SPACES = {"coefficients": "coefficients λ", "weights": "merged weights θ"}
 CLEAR, UNCLEAR, SINGLE = "excludes zero", "includes zero", "no interval"
-CHANCE = 0.05
+
 GENERAL, GENERATED = "general", ("arithmetic", "dates")
 """Of the study of language: general text, and domains whose lines have a right answer."""
 
