@@ -1,9 +1,9 @@
 """Resumable work: pieces whose results outlive a killed stage, one file each.
 
-The name of a file is a digest of all that its piece depends on: the stage's code and inputs (the folder), the function
-and its arguments (the file). Where and in which order pieces ran does not matter. A stage that starts again computes
-only the missing results; those of other code or inputs are removed. Pieces run on the cores or the GPU of this machine,
-or on a Ray cluster (`pipeline.runtime.cluster`).
+The name of a file is a digest of all that its piece depends on: the stage's code, inputs and packages (the folder), the
+function and its arguments (the file). Where and in which order pieces ran does not matter. A stage that starts again
+computes only the missing results; those of another folder are removed. Pieces run on the cores or the GPU of this
+machine, or on a Ray cluster (`pipeline.runtime.cluster`).
 """
 
 import hashlib
@@ -32,7 +32,7 @@ JSON = Form(".json", store.write_json, store.read_json)
 
 @dataclass(frozen=True)
 class Resumable:
-    """The pieces of work of a stage, for one state of its code and inputs."""
+    """The pieces of work of a stage, for one state of its code, inputs and packages."""
 
     folder: Path
     """Where the results are."""
@@ -72,7 +72,7 @@ class Resumable:
 
 
 def open_work(stage: str, inputs: Sequence[Path], *basis: Any) -> Resumable:
-    """Open the work of a stage and remove its results of any other basis; `basis` identifies its code and inputs."""
+    """Open the work of a stage and remove its results of any other basis: its code, inputs and packages."""
     work = Resumable(FOLDER / stage / _digest(basis), tuple(inputs))
     for other in work.folder.parent.glob("*"):
         if other != work.folder:

@@ -124,7 +124,7 @@ class Stage:
         scratch = Path("data/.partial") / Path(self.record(names)).stem
         places = tuple(scratch / str(index) / path.name for index, path in enumerate(outputs))
         with store.claiming(scratch):
-            work = open_work(scratch.name, inputs, sorted(code.items()), sorted(before.items()))
+            work = open_work(scratch.name, inputs, sorted(code.items()), sorted(before.items()), _environment())
             job = Job(names, params, inputs, places, work)
             for path in job.outputs:
                 with store.writing(path):
@@ -171,6 +171,15 @@ def _signatures(paths: Iterable[Path]) -> dict[Path, tuple[int, int, int]]:
     return {file: (stat.st_ino, stat.st_size, stat.st_mtime_ns) for file, stat in stats.items()}
 
 
+def _environment() -> tuple[Any, ...]:
+    """Return what results depend on besides code, parameters and inputs: the device and the packages."""
+    return os.environ.get("SAMERGING_DEVICE"), read_driver_version(), *_versions().items()
+
+
+def _versions() -> dict[str, str]:
+    return {package: metadata.version(package) for package in PACKAGES}
+
+
 def _record(name: str, names: Mapping[str, str], params: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     """Return where and how a stage ran: measurements, not results."""
     import torch
@@ -191,5 +200,5 @@ def _record(name: str, names: Mapping[str, str], params: Mapping[str, Any], seco
         "cores": len(os.sched_getaffinity(0)),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "packages": {package: metadata.version(package) for package in PACKAGES},
+        "packages": _versions(),
     }

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -326,6 +327,31 @@ def test_a_refused_second_run_with_other_inputs_leaves_the_pieces_of_the_first(c
 
     with pytest.raises(ChangedWhileRunning, match="input data/suites"):
         MERGE.run(again, NAMES)
+
+
+@pytest.mark.parametrize("change", ["torch", "SAMERGING_DEVICE"])
+def test_pieces_of_another_environment_are_computed_again(checkout: Path, monkeypatch: pytest.MonkeyPatch, change: str):
+    folders: list[Path] = []
+
+    def stop(job: Job) -> None:
+        assert job.work.run(abs, [(-1,)], "pieces") == [1]
+        folders.append(job.work.folder)
+        raise BenchmarkError("stop")
+
+    for _ in range(2):
+        with pytest.raises(BenchmarkError, match="stop"):
+            MERGE.run(stop, NAMES)
+    installed = metadata.version
+    if change == "torch":
+        monkeypatch.setattr(metadata, "version", lambda name: "0.0" if name == change else installed(name))
+    else:
+        monkeypatch.setenv(change, "cpu:0")
+    with pytest.raises(BenchmarkError, match="stop"):
+        MERGE.run(stop, NAMES)
+    first, second, third = folders
+    assert first == second != third
+    assert not first.exists()
+    assert third.exists()
 
 
 @pytest.mark.usefixtures("unbound")
