@@ -10,31 +10,36 @@ from matplotlib.figure import Figure
 from pipeline.report.evidence import Evidence
 from pipeline.report.figures import COLOURS, STYLE, single_axes
 from pipeline.report.view import Drawing, Look, View
+from pipeline.statistics.accuracy import AVERAGE
 
 ORDER = 50
 
 
 def view(evidence: Evidence, look: Look) -> View:
     """Show a dot per task and a bar at their mean."""
-    means = evidence.runs.groupby("method")[list(evidence.tasks)].mean()
+    means = evidence.runs.groupby("method").mean()
     caption = (
         f"Accuracy of every method: a dot per task, a bar at their mean, best first; methods with randomness: mean "
         f"over their seeds. {evidence.protocol.sentence()}"
     )
-    figure = draw_accuracies(means, evidence.sections, evidence.titles, look.width)
-    rows = means.rename_axis("method").reset_index().melt("method", var_name="task", value_name="accuracy")
+    per_task, averages = means[list(evidence.tasks)], means[AVERAGE]
+    figure = draw_accuracies(per_task, averages, evidence.sections, evidence.titles, look.width)
+    rows = per_task.rename_axis("method").reset_index().melt("method", var_name="task", value_name="accuracy")
     return View(figures={"accuracy": Drawing(figure, caption, "Accuracy of every method", rows)})
 
 
 @mpl.rc_context(STYLE)
 def draw_accuracies(
-    means: pd.DataFrame, groups: Mapping[str, Sequence[str]], titles: Mapping[str, str], width: float
+    means: pd.DataFrame,
+    averages: pd.Series,
+    groups: Mapping[str, Sequence[str]],
+    titles: Mapping[str, str],
+    width: float,
 ) -> Figure:
     """Draw a row per method, best average first: a dot per task, a bar at their mean; a colour per section.
 
-    means: method -> accuracy in % per task.
+    means: method -> accuracy in % per task; averages: method -> their mean, as the tables have it.
     """
-    averages = means.mean(axis=1)
     order = averages.loc[[name for names in groups.values() for name in names]].sort_values(kind="stable").index[::-1]
     places = {str(name): place for place, name in enumerate(order)}
     figure, axes = single_axes(width, 0.17 * len(places) + 1.0)
