@@ -15,6 +15,7 @@ CONVENTIONS = {
     *("merge", "calibrate"),  # of a method, and of the step of that name
     *("Definition", "Recipe", "sizes", "prepare", "train"),  # of a family of suites
     "serve",  # of a kind of serving
+    "write_files",  # of a kind of encoder, for export
 }
 """Names that a file needs for its contents to be found, or that mean the same everywhere."""
 

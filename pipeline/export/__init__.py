@@ -2,8 +2,9 @@
 
 selection   which merge: suite, method, seed and task, checked before any work
 lineage     the stages behind a merge, from its name
-portable    the plain image tower of a merge, its heads, and tensors that plain classes cannot hold
-formats     names and configurations of transformers and open_clip
+portable    the plain encoder of a merge, its heads, and tensors that plain classes cannot hold
+images      a CLIP image tower in the names and configurations of transformers and open_clip
+texts       BERT and GPT-2 in those of transformers, and the tokeniser
 origins     base and experts, and the base's text tower
 card        the model card: origins, parameters, protocol, accuracies
 upload      to the Hugging Face hub

@@ -5,9 +5,10 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from jinja2 import Template
 from scipy.stats import binomtest
 
 from pipeline.export.origins import Source
@@ -24,16 +25,29 @@ CODE = ("pipeline", "stages", "params.yaml", "dvc.yaml", "dvc.lock")
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Right answers on the images of a task, in per cent with a 95 % interval (Wilson, 1927)."""
+    """Right answers on the examples of a task, in per cent with a 95 % interval (Wilson, 1927)."""
 
     task: str
     samples: int
-    """Unlabelled images of the task that the method saw."""
+    """Unlabelled examples of the task that the method saw."""
     correct: int
     total: int
     percent: float
     low: float
     high: float
+
+
+@dataclass(frozen=True)
+class Guide:
+    """What a card says of a kind of encoder."""
+
+    things: Literal["images", "texts"]
+    """What it encodes; `<things>.md` lists the files, and shows how to use them."""
+    pipeline: str
+    """The task that the hub files the model under."""
+    tags: tuple[str, ...]
+    facts: Mapping[str, Any]
+    """What `<things>.md` needs beside the suite."""
 
 
 @dataclass(frozen=True)
@@ -65,21 +79,25 @@ def _measure(task: str, samples: int, correct: int, total: int) -> Accuracy:
     return Accuracy(task, samples, correct, total, 100 * correct / total, 100 * interval.low, 100 * interval.high)
 
 
-def write_card(selection: Selection, facts: Facts, portable: Portable, sources: Sequence[Source], text: bool) -> str:
-    """Return the text of the card; `text`: whether the text side is the base's."""
+def write_card(selection: Selection, facts: Facts, portable: Portable, sources: Sequence[Source], guide: Guide) -> str:
+    """Return the text of the card."""
     suite, lineage, title = selection.suite.suite, selection.lineage, selection.lineage.title()
     accuracies, params = facts.accuracies, facts.params
     split, embedded = params["evaluation_split"], bool(suite.provenance.get("embedded"))
     unlabelled = suite.provenance.get("unlabelled", {})
     agreeing = [row.task for row in accuracies if split in unlabelled.get(row.task, ())]
-    results = [_result(suite.name, split, row) for row in accuracies if row.task not in agreeing]
+    results = [_result(suite.name, guide.pipeline, split, row) for row in accuracies if row.task not in agreeing]
+    tasks = [task for task in suite.tasks if task.name in selection.tasks]
+    usage = Template(TEMPLATE.with_name(f"{guide.things}.md").read_text("utf-8")).render(
+        suite=suite, task=tasks[0].name, extras=bool(portable.extras), sources=sources, embedded=embedded, **guide.facts
+    )
     public = dict.fromkeys(source.repo for source in sources if source.commit)
     data = ModelCardData(
         model_name=f"{title} on {suite.name}",
         library_name="transformers",
         license="mit" if embedded else None,
-        pipeline_tag="zero-shot-image-classification",
-        tags=["clip", "open_clip", "model-merging", "merge", lineage.method, suite.name],
+        pipeline_tag=guide.pipeline,
+        tags=[*guide.tags, "model-merging", "merge", lineage.method, suite.name],
         base_model=[*public] or None,
         base_model_relation="merge" if public else None,
         metrics=["accuracy"],
@@ -91,14 +109,13 @@ def write_card(selection: Selection, facts: Facts, portable: Portable, sources: 
         title=title,
         paper=lineage.paper(),
         suite=suite,
-        tasks=[task for task in suite.tasks if task.name in selection.tasks],
+        tasks=tasks,
         note=portable.note,
-        extras=bool(portable.extras),
-        text=text,
+        usage=usage,
+        things=guide.things,
         sources=sources,
         source=suite.provenance.get("source", "not recorded"),
-        embedded=embedded,
-        side=suite.model["vision_cfg"]["image_size"],
+        fetched=suite.provenance.get("fetched", ()),
         seed=selection.seed,
         split=split,
         accuracies=accuracies,
@@ -111,9 +128,9 @@ def write_card(selection: Selection, facts: Facts, portable: Portable, sources: 
     return f"{card.content.rstrip()}\n"
 
 
-def _result(suite: str, split: str, row: Accuracy) -> EvalResult:
+def _result(suite: str, pipeline: str, split: str, row: Accuracy) -> EvalResult:
     return EvalResult(
-        task_type="zero-shot-image-classification",
+        task_type=pipeline,
         dataset_type=f"{suite}/{row.task}",
         dataset_name=f"{row.task} of {suite}",
         dataset_split=split,

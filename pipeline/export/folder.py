@@ -3,9 +3,9 @@
 import tempfile
 from pathlib import Path
 
-from pipeline.export import formats, upload
+from pipeline.export import images, texts, upload
 from pipeline.export.card import Facts, read_facts, write_card
-from pipeline.export.origins import list_sources, read_text_tower
+from pipeline.export.origins import list_sources
 from pipeline.export.portable import extract
 from pipeline.export.selection import Selection, select
 from pipeline.runtime import store
@@ -35,19 +35,12 @@ def export(suite: str, method: str, out: Path, seed: int | None = None, task: st
 def write_model(selection: Selection, facts: Facts, folder: Path) -> None:
     """Write the files of the selected model into `folder`; the card lists them."""
     suite, portable = selection.suite.suite, extract(selection)
-    sources = list_sources(suite)
-    model, text = suite.model, read_text_tower(sources)
-    card = write_card(selection, facts, portable, sources, text is not None)
-    if text is None:
-        model, text = formats.placeholder_text(model)
+    sources, form = list_sources(suite), texts if suite.encoder().kind == "texts" else images
+    guide = form.write_files(selection, portable.encoder, sources, folder)
+    card = write_card(selection, facts, portable, sources, guide)
     classes = {task.name: task.classes for task in suite.tasks if task.name in selection.tasks}
-    store.write_tensors(folder / "model.safetensors", formats.transformers_weights(portable.tower))
-    store.write_tensors(folder / "open_clip_model.safetensors", formats.open_clip_weights(portable.tower, text))
     store.write_tensors(folder / "heads.safetensors", portable.heads)
     if portable.extras:
         store.write_tensors(folder / "extras.safetensors", portable.extras)
-    store.write_json(folder / "config.json", formats.transformers_config(suite.model))
-    store.write_json(folder / "preprocessor_config.json", formats.processor_config(suite))
-    store.write_json(folder / "open_clip_config.json", formats.open_clip_config(suite, model))
     store.write_json(folder / "classes.json", classes)
     store.write_text(folder / "README.md", card)

@@ -50,7 +50,7 @@ class Lineage:
         references = list_references(Chosen((self.method,), (), (self.method,), svc=(self.method,)))
         reference = references[self.name.removesuffix(RESCALED)]
         title = reference.title.removesuffix(f" {MARK}")
-        return f"{title} with a scale chosen on unlabelled images" if "rescale" in self.stages else title
+        return f"{title} with a scale chosen on unlabelled examples" if "rescale" in self.stages else title
 
     def paper(self) -> str:
         """Return the reference of the method."""

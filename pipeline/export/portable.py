@@ -1,14 +1,14 @@
-"""The part of a merge that plain CLIP classes can hold, an image tower and heads, and the tensors that they cannot.
+"""The part of a merge that plain classes can hold, an encoder and heads, and the tensors that they cannot.
 
 A kind of serving decides:
 
     none        the merged model, or of a model per task that of the chosen task
     heads       the merged model, with the heads that were trained with it
-    masks       the tower of the chosen task, with its mask applied
-    factors     the tower of the chosen task, rebuilt
+    masks       the encoder of the chosen task, with its mask applied
+    factors     the encoder of the chosen task, rebuilt
     adapters    the merged model; the corrections of its features go into a file of their own
-    routed      `selection` refuses it: the experts stand between the matrices of the tower
-    ensemble    `selection` refuses it: a folder holds one tower
+    routed      `selection` refuses it: the experts stand between the matrices of the encoder
+    ensemble    `selection` refuses it: a folder holds one encoder
 """
 
 from collections.abc import Mapping
@@ -22,15 +22,15 @@ from pipeline.merges.solution import Extras, Solution
 from pipeline.models.weights import Weights
 from pipeline.runtime import store
 
-ONE = "One image tower serves all tasks: pick a task by its head."
+ONE = "One encoder serves all tasks: pick a task by its head."
 PER_TASK = "The method keeps a model per task. This is the one for {task}."
 NOTES = {
-    "heads": f"{ONE} The heads were trained together with it and replace the zero-shot heads.",
-    "masks": f"{PER_TASK} Its mask is applied, so that it is a plain image tower.",
-    "factors": f"{PER_TASK} It is rebuilt from what all tasks share, so that it is a plain image tower.",
-    "adapters": "**Plain loading gives the merged tower alone.** The accuracies below need the correction of its "
-    "features in `extras.safetensors` too: `z - relu(z @ down.T) @ up.T` for features `z` of unit length, with the "
-    "tensors `<task>/down` and `<task>/up`, before the head.",
+    "heads": f"{ONE} The heads were trained together with it and replace those of the suite.",
+    "masks": f"{PER_TASK} Its mask is applied, so that it is a plain encoder.",
+    "factors": f"{PER_TASK} It is rebuilt from what all tasks share, so that it is a plain encoder.",
+    "adapters": "**Plain loading gives the merged encoder alone.** The accuracies below need the correction of "
+    "its features in `extras.safetensors` too: `z - relu(z @ down.T) @ up.T` for the features `z` that the code below "
+    "multiplies by a head, with the tensors `<task>/down` and `<task>/up`, before that.",
 }
 """What the card says of a kind."""
 
@@ -39,8 +39,8 @@ NOTES = {
 class Portable:
     """A plain model."""
 
-    tower: Weights
-    """The image tower in the suite's layout, float32."""
+    encoder: Weights
+    """In the suite's layout, float32."""
     heads: Weights
     """{task: [classes, D]}, float32."""
     extras: Weights
@@ -63,7 +63,7 @@ def extract(selection: Selection) -> Portable:
     served = next(model for model in storage.serve(suite, solution) if selection.tasks[0] in model.tasks)
     needed = [f"{task}/{part}" for task in selection.tasks for part in ("down", "up")]
     return Portable(
-        tower=_floats(served.weights, suite.base()),
+        encoder=_floats(served.weights, suite.base()),
         heads=_floats(served.heads, selection.tasks),
         extras=_floats(tensors, needed if selection.kind == "adapters" else ()),
         note=NOTES.get(selection.kind or "", PER_TASK if several else ONE).format(task=selection.task),

@@ -69,10 +69,6 @@ def select(suite: str, method: str, seed: int | None = None, task: str | None = 
         raise SelectionError(f"{DATA / 'merges' / suite / method} is missing; {lineage.cure}")
     content, coefficients = storage.load(DATA / "merges" / suite / method)
     folder = SuiteFolder(DATA / "suites" / suite)
-    if folder.suite.encoder().kind == "texts":
-        raise SelectionError(
-            f"{suite} is a suite of texts; only models of images can be exported, as CLIP's image towers"
-        )
     if task is not None:
         _check_name("task", task, folder.suite.task_names)
     several = content["extras"] in ("masks", "factors") or (coefficients is not None and coefficients.shape[1] > 1)
@@ -81,8 +77,8 @@ def select(suite: str, method: str, seed: int | None = None, task: str | None = 
         raise SelectionError(f"{method} is a model per task, and a folder holds one; add --task with one of {names}")
     if content["extras"] == "routed":
         raise SelectionError(
-            f"{method} adds an expert to every matrix and routes each token to one, which no CLIP of transformers or "
-            "open_clip has; its weights alone are the pre-trained model. Export a method that merges weights"
+            f"{method} adds an expert to every matrix and routes each token to one, which no class of transformers "
+            "or open_clip does; its weights alone are the pre-trained model. Export a method that merges weights"
         )
     if content["extras"] == "ensemble":
         raise SelectionError(

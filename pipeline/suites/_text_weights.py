@@ -95,19 +95,24 @@ def convert_config(config: Any) -> dict[str, Any]:
     return model
 
 
+def bert_names(depth: int) -> dict[str, str]:
+    """Return {name in a suite: name of Hugging Face} of the tensors of a BERT with `depth` blocks."""
+    return BERT_NAMES | {
+        f"transformer.resblocks.{layer}.{ours}.{kind}": f"encoder.layer.{layer}.{theirs}.{kind}"
+        for layer in range(depth)
+        for modules in BERT_BLOCK
+        for kind in ("weight", "bias")
+        for ours, theirs in modules.items()
+    }
+
+
 def from_bert(state: Mapping[str, Tensor]) -> Weights:
     """Return all tensors of a BERT encoder, float32; BenchmarkError for missing and for unknown tensors.
 
     `type_embedding` is the row of token type 0, to which all tokens of a text belong.
     """
     keys = {name.replace(".gamma", ".weight").replace(".beta", ".bias"): key for name, key in _keys(state, "bert.")}
-    table = BERT_NAMES | {
-        f"transformer.resblocks.{layer}.{ours}.{kind}": f"encoder.layer.{layer}.{theirs}.{kind}"
-        for layer in range(_depth(keys, "encoder.layer."))
-        for modules in BERT_BLOCK
-        for kind in ("weight", "bias")
-        for ours, theirs in modules.items()
-    }
+    table = bert_names(_depth(keys, "encoder.layer."))
     read = _reader("BERT", state, keys, table.values(), lambda name: name.startswith(BERT_IGNORED))
     weights = {ours: read(theirs) for ours, theirs in table.items()}
     return {**weights, "type_embedding": weights["type_embedding"][0].clone()}

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
-from pipeline.export import formats
+from pipeline.export import images as form
 from pipeline.export.folder import export
 from pipeline.merges import storage
 from pipeline.models.examples import encode
@@ -107,7 +107,7 @@ def test_surgery_exports_the_merged_tower_and_the_corrections(tmp_path: Path):
         assert close(corrected @ heads[task].T, expected)
         assert not close(z @ heads[task].T, expected)
     card = (tmp_path / "README.md").read_text()
-    assert "**Plain loading gives the merged tower alone.**" in card
+    assert "**Plain loading gives the merged encoder alone.**" in card
     assert "`z - relu(z @ down.T) @ up.T`" in card
     assert "model-index" not in card  # plain loading does not reach these accuracies
 
@@ -120,15 +120,15 @@ def test_surgery_of_a_task_exports_its_correction_alone(tmp_path: Path):
 @pytest.mark.parametrize(
     ("method", "task", "sentence"),
     [
-        ("average", None, "One image tower serves all tasks: pick a task by its head."),
+        ("average", None, "One encoder serves all tasks: pick a task by its head."),
         ("individual", "dogs", "The method keeps a model per task. This is the one for dogs."),
-        ("emr", "dogs", "This is the one for dogs. Its mask is applied, so that it is a plain image tower."),
+        ("emr", "dogs", "This is the one for dogs. Its mask is applied, so that it is a plain encoder."),
         (
             "rmm",
             "dogs",
             "This is the one for dogs. It is rebuilt from what all tasks share, so that it is a",
         ),
-        ("symerge", None, "The heads were trained together with it and replace the zero-shot heads."),
+        ("symerge", None, "The heads were trained together with it and replace those of the suite."),
     ],
 )
 def test_the_card_says_what_a_kind_holds(method: str, task: str | None, sentence: str, tmp_path: Path):
@@ -211,21 +211,21 @@ def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def fail(*_: object) -> None:
         raise RuntimeError("the disk is gone")
 
-    monkeypatch.setattr(formats, "open_clip_config", fail)
+    monkeypatch.setattr(form, "open_clip_config", fail)
     with pytest.raises(RuntimeError, match="the disk is gone"):
         export("tiny", "average", tmp_path / "out")
     assert not [*tmp_path.iterdir()]
 
 
 def test_a_folder_that_was_filled_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    plain, out = formats.open_clip_config, tmp_path / "out"
+    plain, out = form.open_clip_config, tmp_path / "out"
 
     def intrude(*arguments):
         out.mkdir()
         (out / "mine").write_text("mine")
         return plain(*arguments)
 
-    monkeypatch.setattr(formats, "open_clip_config", intrude)
+    monkeypatch.setattr(form, "open_clip_config", intrude)
     with pytest.raises(command.BenchmarkError, match="out: cannot be written"):
         export("tiny", "average", out)
     assert [*tmp_path.rglob("*")] == [out, out / "mine"]

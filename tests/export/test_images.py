@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import normalize
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from pipeline.export import formats
+from pipeline.export import images as form
 from pipeline.models.vit import VisionTransformer
 from pipeline.suites._clip_weights import convert_base
 from tests.support import toy
@@ -20,7 +20,7 @@ VISION = toy.CLIP["vision_cfg"]
 
 def test_names_for_transformers_are_the_inverse_of_reading_them():
     _, tower = toy.clip_weights()
-    assert toy.same(convert_base(formats.transformers_weights(tower)), tower)
+    assert toy.same(convert_base(form.transformers_weights(tower)), tower)
 
 
 @pytest.mark.parametrize(
@@ -36,8 +36,8 @@ def test_names_for_transformers_are_the_inverse_of_reading_them():
 def test_transformers_builds_the_suites_architecture(change: dict[str, Any]):
     model = {**toy.CLIP, **change}
     _, weights = toy.clip_weights(config=model)
-    tower = CLIPVisionModelWithProjection(CLIPVisionConfig(**formats.transformers_config(model)))
-    tower.load_state_dict(formats.transformers_weights(weights))
+    tower = CLIPVisionModelWithProjection(CLIPVisionConfig(**form.transformers_config(model)))
+    tower.load_state_dict(form.transformers_weights(weights))
     side = model["vision_cfg"]["image_size"]
     images = torch.randint(256, (3, side, side, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     with torch.no_grad():

@@ -3,18 +3,38 @@
 transformers keeps q, k and v apart, as a suite does, and transposes the projection; open_clip fuses the three.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from pipeline.export.card import Guide
+from pipeline.export.origins import Source, read_text_tower
+from pipeline.export.selection import Selection
 from pipeline.models.suite import Suite
 from pipeline.models.weights import FROZEN, Weights, build_clip, fuse_qkv
+from pipeline.runtime import store
 from pipeline.suites._clip_weights import BLOCK, FIXED, KEYS, LAYER, VISION_NAMES
 
 MODULES = {ours: theirs for modules in BLOCK for ours, theirs in modules.items()}
 NO_TEXT = {"context_length": 1, "vocab_size": 1, "width": 1, "heads": 1, "layers": 1}
 """The smallest text tower that open_clip builds; any caption is out of its vocabulary, so that no one can use it."""
+
+
+def write_files(selection: Selection, tower: Weights, sources: Sequence[Source], folder: Path) -> Guide:
+    """Write weights and configurations of both libraries into `folder`, with the base's text tower if it is there."""
+    suite = selection.suite.suite
+    model, text = suite.model, read_text_tower(sources)
+    guide = Guide("images", "zero-shot-image-classification", ("clip", "open_clip"), {"text": text is not None})
+    if text is None:
+        model, text = placeholder_text(model)
+    store.write_tensors(folder / "model.safetensors", transformers_weights(tower))
+    store.write_tensors(folder / "open_clip_model.safetensors", open_clip_weights(tower, text))
+    store.write_json(folder / "config.json", transformers_config(suite.model))
+    store.write_json(folder / "preprocessor_config.json", processor_config(suite))
+    store.write_json(folder / "open_clip_config.json", open_clip_config(suite, model))
+    return guide
 
 
 def transformers_weights(tower: Weights) -> Weights:
