@@ -23,6 +23,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 TRY := -S 'suites=[nano-3]' -S 'methods.merge=[zeroshot,individual,task_arithmetic]' -S 'methods.calibrate=[distillation]' \
   -S 'methods.svc=[]' -S 'methods.rescale=[]' -S 'methods.surgery=[]'
+# What `make methods`, `make lora`, `make language` and `make text` set; the audit reads it here.
+METHODS := -S 'methods=$${every_method}'
 LORA := -S 'suites=[mini-8-lora]' -S 'methods.merge=$${every_method.merge}' -S 'methods.calibrate=$${every_method.calibrate}' \
   -S 'methods.rescale=[average,task_arithmetic,ties,tsv_m,iso_c,do_merging,do_merging_lora,knots,core_space,esm]' \
   -S 'methods.surgery=[]'
@@ -85,6 +87,7 @@ corrected: data-free calibrated samerging
 try: clone $(READY)
 	dvc exp remove --quiet try 2>/dev/null || true
 	$(IDENTITY) dvc exp run --temp --name try $(TRY)
+	@echo "nano-3 is there to try and to test the pipeline: its models have learned next to nothing, its numbers mean nothing."
 	git show "$$(git for-each-ref --format='%(refname)' 'refs/exps/*/*/try'):reports/tables/nano-3-overview.md"
 
 compare: clone $(READY)
@@ -92,7 +95,7 @@ compare: clone $(READY)
 
 methods: clone $(READY)
 	dvc exp remove --quiet methods 2>/dev/null || true
-	$(IDENTITY) dvc exp run --temp --name methods -S 'methods=$${every_method}'
+	$(IDENTITY) dvc exp run --temp --name methods $(METHODS)
 	$(call keep,methods)
 
 text: clone $(READY)

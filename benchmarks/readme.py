@@ -56,9 +56,10 @@ def blocks(root: Path = ROOT) -> dict[str, str]:
     ]
     if all(path.is_file() for path in scores):
         kept["lora"] += f"\n{compare_orders(*scores)}"
-    generators = reports / "language/studies" / KEPT["language"] / "sentences.md"
-    if generators.is_file():
-        kept["language"] += f"\n\n{generators.read_text('utf-8').strip()}"
+    for name, other in KEPT.items():
+        of_studies = reports / name / "studies" / other / "sentences.md"
+        if of_studies.is_file():
+            kept[name] += f"\n\n{of_studies.read_text('utf-8').strip()}"
     return {
         "headline": headline(overview),
         "results": results(tables, suite),

@@ -156,16 +156,14 @@ def front(tmp_path: Path) -> Path:
     for name in ("scores.csv", "methods.json"):
         source = f"reports/lora/evidence/suites/{readme.KEPT['lora']}/{name}"
         cited[source] = source
-    generators = f"studies/{readme.KEPT['language']}/sentences.md"
-    cited[f"reports/language/{generators}"] = f"reports/language/{generators}"
-    (tmp_path / "language/reports" / generators).parent.mkdir(parents=True)
-    shutil.copy(readme.ROOT / "reports/language" / generators, tmp_path / "language/reports" / generators)
     for run, suite in readme.KEPT.items():
-        for part in ("overview", "sentences"):
-            source = f"reports/{run}/tables/{suite}-{part}.md"
+        kept = [f"tables/{suite}-{part}.md" for part in ("overview", "sentences")]
+        kept += [f"studies/{suite}/sentences.md"] * (readme.ROOT / f"reports/{run}/studies/{suite}").is_dir()
+        for name in kept:
+            source, copy = f"reports/{run}/{name}", tmp_path / run / "reports" / name
             cited[source] = source
-            (tmp_path / run / "reports/tables").mkdir(parents=True, exist_ok=True)
-            shutil.copy(readme.ROOT / source, tmp_path / run / f"reports/tables/{suite}-{part}.md")
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(readme.ROOT / source, copy)
         (tmp_path / run / "params.yaml").write_text(f"suites: [{suite}]\n")
     for source, target in {**cited, **{name: name for name in (*PAGES, "params.yaml", SUITE)}}.items():
         (tmp_path / target).parent.mkdir(parents=True, exist_ok=True)
@@ -185,6 +183,14 @@ def test_a_point_on_text_is_held_to_the_run_on_text(front: Path):
     assert any("names no part of the studies: Text" in error for error in audited.check(gather(front), {}).wrong)
     page.write_text(page.read_text().replace("+0.00 points", "+77.13 points", 1))
     assert any("77.13" in error and error.endswith("sentences on Text") for error in find_errors(front))
+
+
+def test_a_study_of_a_kept_run_goes_by_the_name_of_the_run(front: Path):
+    page = front / "docs/theory.md"
+    text = page.read_text()
+    assert "*Language models, Language models: Language*" in text
+    page.write_text(text.replace("models: Language*", "models, Language*"))
+    assert any("names no part of the studies: Language models, " in error for error in find_errors(front))
 
 
 def find_errors(root: Path) -> tuple[str, ...]:

@@ -21,7 +21,8 @@ ESCAPED = re.compile(r"\\([\\|*_<>`\[\]])")
 POINTS = ("What we found", "What the studies say", "Questions and answers")
 """Sections whose numbered points end with what their numbers are from, `*Results*` or `*Ablation, Flatness*`."""
 RESULTS = {"Results": "methods", "Text": "text", "Low-rank experts": "lora", "Language models": "language"}
-"""What a point cites for a run's sentences, and for the rows of the methods that it names."""
+"""What a point cites for a run's sentences, and for the rows of the methods that it names; `Text: Ablation` for a study
+of a run that is kept beside the default one."""
 RESCALED = "-rescaled"
 
 
@@ -54,12 +55,11 @@ def check(repository: Repository, runs: Mapping[str, Repository]) -> Finding:
         else:
             cited[part] = ESCAPED.sub(r"\1", sentences)
             rows[part] = {line.split("|")[1].strip(): line for line in overview.splitlines() if line[:1] == "|"}
-    for shown in (repository, *runs.values()):
-        study_sentences = shown.text(f"reports/studies/{shown.suites[0]}/sentences.md")
-        if study_sentences is not None:
-            cited |= re.findall(r"^### (.*)\n([^#]*)", ESCAPED.sub(r"\1", study_sentences), re.MULTILINE)
-        elif shown is repository:
-            finding.skip(f"points on the studies of {shown.suites[0]}")
+        if run in runs:
+            cited |= {f"{part}: {title}": text for title, text in _read_studies(shown).items()}
+    cited |= (studies := _read_studies(repository))
+    if not studies:
+        finding.skip(f"points on the studies of {repository.suites[0]}")
     for name in repository.suites[:1]:
         _check_scales(finding, AuditedSuite(runs.get("methods", repository), name), documents)
     for document in documents:
@@ -67,6 +67,12 @@ def check(repository: Repository, runs: Mapping[str, Repository]) -> Finding:
     finding.skip("numbers of prose on other things than scales, results and studies")
     _check_speed(finding, repository)
     return finding
+
+
+def _read_studies(repository: Repository) -> dict[str, str]:
+    """Return {title: sentences} of every study of the first suite."""
+    text = repository.text(f"reports/studies/{repository.suites[0]}/sentences.md") or ""
+    return dict(re.findall(r"^### (.*)\n([^#]*)", ESCAPED.sub(r"\1", text), re.MULTILINE))
 
 
 def _documents(repository: Repository) -> Iterator[MarkedPage]:

@@ -4,40 +4,28 @@
 code is the code of this commit; of its data/ there is what its report restores.
 """
 
+import re
 import shutil
+from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from pipeline.audit.finding import Finding
 from pipeline.audit.repository import Repository, RepositoryError
+from pipeline.audit.stages import lookup
 
 RUNS = {"methods": "every method", "text": "text", "lora": "low-rank experts", "language": "language models"}
 """{run: its title}."""
-SUITES = {"text": ["text-5"], "lora": ["mini-8-lora"], "language": ["mini-lm"]}
-"""{run: its suites, where they are not those of params.yaml}."""
-STUDIES = {"language": ["language"]}
-"""{run: its studies, where they are not those of params.yaml}."""
-LORA_RESCALED = (
-    "average", "task_arithmetic", "ties", "tsv_m", "iso_c", "do_merging", "do_merging_lora", "knots", "core_space",
-    "esm",
-)  # fmt: skip
-"""What `make lora` rescales."""
-TEXT_CALIBRATED = (
-    "regmean", "esm", "adamerging", "distillation", "lot", "m_ties", "m_ties_keep_20", "m_ties_random",
-    "expert_merging", "expert_merging_logits", "adarank", "adarank_kl", "pm_merge",
-)  # fmt: skip
-"""What `make text` calibrates beside SAMerging."""
-LANGUAGE_METHODS = {
-    "merge": ["zeroshot", "individual", "average", "task_arithmetic", "ties", "tsv_m"],
-    "calibrate": ["adamerging", "expert_merging", "distillation"],
-    "svc": [],
-    "rescale": [],
-    "surgery": [],
-}
-"""What `make language` runs beside SAMerging."""
 AT_ROOT = ("params.yaml", "dvc.lock")
 """Files of the root that the run keeps next to its report; all others there are of reports/."""
 STUDIES_LOCK = "studies.lock"
 """The lock of the studies, of a run that has some of its own."""
+MAKEFILE = "Makefile"
+SETTING = re.compile(r"-S '([\w.]+)=([^']*)'")
+"""A key of params.yaml that a `make` command sets, and its value."""
 SHARED = ("dvc.yaml", ".dvcignore", "requirements.lock", "benchmarks", "pipeline", "stages")
 
 
@@ -68,27 +56,29 @@ def unfold(repository: Repository, run: str, folder: Path) -> bool:
 
 def check(repository: Repository, run: str, other: Repository) -> Finding:
     """Check that a run (`other`) and that of the default parameters differ in what its `make` command sets alone."""
-    finding, here, there = Finding("parameters", "parameters are those that make sets"), repository.params, other.params
-    every = here.get("every_method") or {}
-    merges = {key: every.get(key) for key in ("merge", "calibrate")}
-    methods = {
-        "methods": every,
-        "text": {
-            "merge": every.get("merge"),
-            "calibrate": [*TEXT_CALIBRATED],
-            "svc": every.get("svc"),
-            "rescale": [],
-            "surgery": [],
-        },
-        "lora": {**here.get("methods", {}), **merges, "rescale": [*LORA_RESCALED], "surgery": []},
-        "language": LANGUAGE_METHODS,
-    }
-    set_by_make = {"suites": SUITES.get(run, here.get("suites")), "studies": STUDIES.get(run, here.get("studies"))}
-    expected = {**here, **set_by_make, "methods": methods[run]}
+    finding, there = Finding("parameters", "parameters are those that make sets"), other.params
+    makefile = repository.text(MAKEFILE)
+    if makefile is None:
+        return finding.skip(MAKEFILE)
+    expected = set_parameters(repository.params, makefile, run)
     for key in sorted({*expected, *there}):
         same = there.get(key) == expected.get(key)
         finding.expect(same, f"reports/{run}/params.yaml: {key} is not what `make {run}` sets")
     return finding
+
+
+def set_parameters(params: Mapping[str, Any], makefile: str, run: str) -> dict[str, Any]:
+    """Return `params` with what the variable of a run in the Makefile sets; RepositoryError if there is none."""
+    variable = re.search(rf"^{run.upper()} :=((?:.*\\\n)*.*)$", makefile, re.MULTILINE)
+    if variable is None:
+        raise RepositoryError(f"{MAKEFILE}: no {run.upper()}, what `make {run}` sets; get the file of this commit")
+    expected = deepcopy(dict(params))
+    for key, text in SETTING.findall(variable[1]):
+        *parents, last = key.split(".")
+        place = lookup(expected, ".".join(parents)) if parents else expected
+        template = re.fullmatch(r"\$\$\{([\w.]+)\}", text)
+        place[last] = lookup(params, template[1]) if template else yaml.safe_load(text)
+    return expected
 
 
 def _copy(source: Path, target: Path) -> None:
