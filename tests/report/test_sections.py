@@ -26,16 +26,16 @@ def test_methods_are_cited_and_our_reading_is_named():
 
 
 def test_predictions_have_a_section_per_scope_and_name_their_measures():
-    rows = [("tasks", "mloss", 0.5, -0.25), ("tasks", "size", np.nan, np.nan), ("subsets", "sar", -1.0, -1.0)]
+    rows = [("tasks", "mloss", 0.8, -0.25), ("tasks", "size", np.nan, np.nan), ("subsets", "sar", -1.0, -1.0)]
     predictions = pd.DataFrame(rows, columns=["scope", "measure", "rho", "low"])
-    predictions = predictions.assign(method="average", high=0.75, task_low=0.125, task_high=1.0)
+    predictions = predictions.assign(method="average", high=0.75, task_low=0.125, task_high=1.0, n=4)
     table = prediction_table(predictions, NAMES)
     cell_rows = [
         (scope, name, *(cell.mean for cell in cells)) for scope, rows in table.sections for name, cells in rows
     ]
     assert cell_rows == [
-        ("tasks", "M-Loss", "simple average", "+0.50", "−0.25", "+0.75", "+0.12", "+1.00"),
-        ("tasks", "number of tasks", "simple average", "–", "–", "+0.75", "+0.12", "+1.00"),
-        ("subsets", "subspace alignment ratio", "simple average", "−1.00", "−1.00", "+0.75", "+0.12", "+1.00"),
+        ("tasks", "M-Loss", "simple average", "+0.80", "0.33", "–", "–", "–", "–"),
+        ("tasks", "number of tasks", "simple average", "–", "–", "–", "–", "–", "–"),
+        ("subsets", "subspace alignment ratio", "simple average", "−1.00", "–", "−1.00", "+0.75", "+0.12", "+1.00"),
     ]
     assert len(table.columns) == len(cell_rows[0]) - 2

@@ -12,22 +12,25 @@ from pipeline.report.evidence import Evidence, format_csv
 from pipeline.report.figures import FRAMED, draw_heat_map, single_axes
 from pipeline.report.tables import Table, format_number, text_table
 from pipeline.report.view import Drawing, Look, Sheet, View
+from pipeline.statistics.ranks import independence_p
 
 ORDER = 90
 SIZE = "size"
 """The measure that is the number of tasks in a set."""
 DARK, LIGHT = "#222222", "#ffffff"
 """Colours of text on a cell: not black, which pages replace by the colour of their own text."""
+TASKS, SUBSETS = "tasks", "subsets of one size"
 SCOPES = {
-    "tasks": ("Over the {n} tasks, each with its own loss in the merge of all,", ("low", "high"), 0.05),
-    "subsets of one size": (
+    TASKS: ("Over the {n} tasks, each with its own loss in the merge of all,", "have p below 0.05", 0.05),
+    SUBSETS: (
         "Over {n} random subsets of the tasks, each compared with others of its size,",
-        ("task_low", "task_high"),
+        "of their 95 % intervals exclude zero",
         0.12,
     ),
 }
-"""How a scope is introduced, which interval covers other tasks, and how often that one excludes zero by chance (see
-`pipeline.diagnostics.prediction`)."""
+"""How a scope is introduced, what is counted in it, and how often that happens by chance: tasks are independent points,
+so that p is exact; the intervals of subsets are over the tasks that they share (see `pipeline.diagnostics.prediction`).
+"""
 FOCUS = ("mloss", "mloss_normalised")
 """Measures that the sentences always mention."""
 
@@ -67,7 +70,7 @@ def view(evidence: Evidence, look: Look) -> View:
 
 
 def sentences(predictions: pd.DataFrame, names: Glossary) -> tuple[str, ...]:
-    """Say what predicts what, and which intervals exclude zero; predictions: the rows of a suite's prediction.csv."""
+    """Say what predicts what, and what may be chance; predictions: the rows of a suite's prediction.csv."""
     texts = [text for scope in SCOPES if (text := _scope(predictions[predictions.scope == scope], scope, names))]
     sizes = predictions[(predictions.measure == SIZE) & predictions.rho.notna()]
     if len(sizes):
@@ -82,15 +85,15 @@ def sentences(predictions: pd.DataFrame, names: Glossary) -> tuple[str, ...]:
 
 
 def _scope(rows: pd.DataFrame, scope: str, names: Glossary) -> str:
-    opening, (low, high), chance = SCOPES[scope]
-    defined = rows.assign(lower=rows[low], upper=rows[high]).dropna(subset=["rho", "lower", "upper"])
+    opening, counted, chance = SCOPES[scope]
+    defined = _judge(rows).dropna(subset=["rho", "p"] if scope == TASKS else ["rho", "task_low", "task_high"])
     if defined.empty:
         return ""
-    clear = defined[(defined.lower > 0) | (defined.upper < 0)]
+    clear = defined.p < 0.05 if scope == TASKS else (defined.task_low > 0) | (defined.task_high < 0)
     texts = [
         f"{opening.format(n=int(defined.n.iloc[0]))} {len(defined)} rank correlations between a measure taken before "
-        f"merging and the loss of accuracy were computed: {len(clear)} of their 95 % intervals exclude zero, where "
-        f"chance alone would give about {chance * len(defined):.0f}."
+        f"merging and the loss of accuracy were computed: {clear.sum()} {counted}, where chance alone would give about "
+        f"{chance * len(defined):.0f}."
     ]
     lines = defined.to_dict("records")
     strongest = lines[int(defined.rho.abs().to_numpy().argmax())]
@@ -105,11 +108,24 @@ def _scope(rows: pd.DataFrame, scope: str, names: Glossary) -> str:
 
 
 def _correlation(line: Mapping[Hashable, Any], names: Glossary) -> str:
-    """Return the correlation, its interval, the method and the verdict."""
-    low, high = line["lower"], line["upper"]
+    """Return the correlation, the method, and p or the interval with its verdict."""
+    rho, merge = _rho(line["rho"]), names["merges"][line["method"]]
+    if np.isfinite(line["p"]):
+        return f"{rho} with the loss of {merge} (p = {line['p']:.2g})"
+    low, high = line["task_low"], line["task_high"]
     verdict = "excludes zero" if low > 0 or high < 0 else "includes zero"
-    merge = names["merges"][line["method"]]
-    return f"{_rho(line['rho'])} [{low:+.2f}, {high:+.2f}] with the loss of {merge} ({verdict})"
+    return f"{rho} [{low:+.2f}, {high:+.2f}] with the loss of {merge} ({verdict})"
+
+
+def _judge(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Add p where points are tasks, and leave out their intervals: those of so few points are far too short."""
+    tasks = predictions.scope == TASKS
+    p = [
+        independence_p(rho, n) if single else np.nan
+        for rho, n, single in zip(predictions.rho, predictions.n, tasks, strict=True)
+    ]
+    ends = ["low", "high", "task_low", "task_high"]
+    return predictions.assign(p=p, **{end: predictions[end].mask(tasks) for end in ends})
 
 
 def _rho(value: float) -> str:
@@ -119,15 +135,17 @@ def _rho(value: float) -> str:
 def prediction_table(predictions: pd.DataFrame, names: Glossary) -> Table:
     """Build the rank correlations of a diagnosis, a section per scope."""
     sections: dict[str, list[tuple[str, ...]]] = {}
-    for line in predictions.to_dict("records"):
-        numbers = (format_number(line[column], 2, "+") for column in ("rho", "low", "high", "task_low", "task_high"))
-        cells = (names["measures"][line["measure"]], names["merges"][line["method"]], *numbers)
+    for line in _judge(predictions).to_dict("records"):
+        rho, *ends = (format_number(line[name], 2, "+") for name in ("rho", "low", "high", "task_low", "task_high"))
+        p = f"{line['p']:.2g}" if np.isfinite(line["p"]) else format_number(np.nan, 2)
+        cells = (names["measures"][line["measure"]], names["merges"][line["method"]], rho, p, *ends)
         sections.setdefault(line["scope"], []).append(cells)
     caption = (
-        "Spearman's ρ between a measure taken before merging and the loss of accuracy of a merge. Low and high: 95 % "
-        "interval over the points; of tasks: over the tasks, which subsets share."
+        "Spearman's ρ between a measure taken before merging and the loss of accuracy of a merge. p: where points are "
+        "tasks, of independence, every order of the tasks equally likely. Low and high: 95 % interval over subsets; of "
+        "tasks: over the tasks, which subsets share."
     )
-    columns = ("Loss of", "ρ", "Low", "High", "Low, of tasks", "High, of tasks")
+    columns = ("Loss of", "ρ", "p", "Low", "High", "Low, of tasks", "High, of tasks")
     return text_table(caption, "Measure", columns, sections, words=("Loss of",))
 
 
