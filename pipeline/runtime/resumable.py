@@ -37,7 +37,7 @@ class Resumable:
     folder: Path
     """Where the results are."""
     inputs: tuple[Path, ...] = ()
-    """Files and folders that the pieces read."""
+    """Files and folders that the pieces read, among them what the stage writes for them."""
 
     def run(
         self,

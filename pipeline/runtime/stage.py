@@ -124,7 +124,9 @@ class Stage:
         scratch = Path("data/.partial") / Path(self.record(names)).stem
         places = tuple(scratch / str(index) / path.name for index, path in enumerate(outputs))
         with store.claiming(scratch):
-            work = open_work(scratch.name, inputs, sorted(code.items()), sorted(before.items()), _environment())
+            work = open_work(
+                scratch.name, (*inputs, scratch), sorted(code.items()), sorted(before.items()), _environment()
+            )
             job = Job(names, params, inputs, places, work)
             for path in job.outputs:
                 with store.writing(path):

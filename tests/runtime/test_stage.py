@@ -329,6 +329,17 @@ def test_a_refused_second_run_with_other_inputs_leaves_the_pieces_of_the_first(c
         MERGE.run(again, NAMES)
 
 
+def test_pieces_elsewhere_get_the_inputs_and_what_the_stage_wrote_for_them(checkout: Path):
+    def prepare(job: Job) -> None:
+        written = job.outputs[0].parent / "teachers.npy"
+        written.write_text("logits")
+        for path in (*job.inputs, written):
+            assert any(path.is_relative_to(shipped) for shipped in job.work.inputs)
+        write(job)
+
+    MERGE.run(prepare, NAMES)
+
+
 @pytest.mark.parametrize("change", ["torch", "SAMERGING_DEVICE"])
 def test_pieces_of_another_environment_are_computed_again(checkout: Path, monkeypatch: pytest.MonkeyPatch, change: str):
     folders: list[Path] = []
