@@ -52,7 +52,6 @@ def audit(repository: Repository) -> list[Finding]:
                 further = [*parameters, *_audit_run(runs[run])]
                 findings += [replace(finding, name=f"{title}, {finding.name}") for finding in further]
         findings += run_check("documents", lambda: [documents.check(repository, runs)])
-        findings += run_check("environment", lambda: [environment.check(repository)])
     return findings
 
 
@@ -67,7 +66,7 @@ def _audit_run(repository: Repository) -> list[Finding]:
     for suite in suites:
         for name, module in PER_SUITE.items():
             findings += run_check(f"{suite.name}: {name}", partial(module.check, suite))
-    return findings
+    return [*findings, *run_check("environment", lambda: [environment.check(repository)])]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -49,6 +49,8 @@ WANTED = (
 FURTHER = ("benchmarks/*.py", "benchmarks/results/*.json", "docs/*.md")
 LEFT_OUT = {"reports/audit.json", "reports/templates/offline.html"}
 HUB = "https://huggingface.co"
+LOCAL = (".", "/", "~")
+"""How the place of a model or data set begins that is no repository of the hub."""
 ON_CARD = "see the card of the repository"
 LICENCE = re.compile(r"\(([^()]*(?:BSD|CC|MIT|OFL|public domain|licence)[^()]*)\)")
 
@@ -135,13 +137,20 @@ def _cite_public(suite: AuditedSuite) -> Iterator[dict[str, str]]:
     """Yield data sets and checkpoints of a public suite, at the revisions that its definition or the tables name."""
     for entry in suite.definition["tasks"]:
         if isinstance(entry, str):
-            row = suite.public_tasks[entry]
-            task, dataset, expert = entry, row["dataset"], row[f"checkpoint_{suite.definition['backbone']}"]
-            revision = row["revision"]
+            row, backbone = suite.public_tasks[entry], suite.definition["backbone"]
+            task, dataset, expert = entry, row["dataset"], row[f"checkpoint_{backbone}"]
+            revisions = row["revision"], row[f"revision_{backbone}"]
         else:
-            task, dataset, expert, revision = entry["name"], entry["dataset"], entry["expert"], "main"
-        yield _source(f"{HUB}/datasets/{dataset}", "Dataset", f"examples of {task}", ON_CARD, version=revision)
-        yield _source(f"{HUB}/{expert}", "SoftwareSourceCode", f"expert of {task}", ON_CARD, version="main")
+            task, dataset, expert = entry["name"], entry["dataset"], entry["expert"]
+            revisions = entry.get("revision"), entry.get("expert_revision")
+        for place, folder, kind, name, revision in (
+            (dataset, "datasets/", "Dataset", f"examples of {task}", revisions[0]),
+            (expert, "", "SoftwareSourceCode", f"expert of {task}", revisions[1]),
+        ):
+            if place.startswith(LOCAL):
+                yield _source(f"#{name.replace(' ', '-')}", kind, name, "not stated", description="a local file")
+            else:
+                yield _source(f"{HUB}/{folder}{place}", kind, name, ON_CARD, version=revision or "main")
 
 
 def _cite_glue(suite: AuditedSuite) -> Iterator[dict[str, str]]:

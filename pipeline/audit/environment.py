@@ -18,10 +18,11 @@ BOUNDS = {">=": operator.ge, "<": operator.lt}
 def check(repository: Repository) -> Finding:
     """Check every run record that is there."""
     finding = Finding("environment", f"versions and devices of run records; audited on {describe_machine()}")
-    records = {path: repository.json(path) for path in repository.names("data/runs", ".json")}
+    folders = ("data/runs", "data/studies/runs")
+    records = {path: repository.json(path) for folder in folders for path in repository.names(folder, ".json")}
     lock, project = repository.text("requirements.lock"), repository.text("pyproject.toml")
     if not records:
-        finding.skip("run records (reports/records.json, data/runs)")
+        finding.skip("run records (data/runs, data/studies/runs)")
     if not lock:
         finding.skip("requirements.lock")
     pinned = read_pins(lock or "")

@@ -26,7 +26,7 @@ STUDIES_LOCK = "studies.lock"
 MAKEFILE = "Makefile"
 SETTING = re.compile(r"-S '([\w.]+)=([^']*)'")
 """A key of params.yaml that a `make` command sets, and its value."""
-SHARED = ("dvc.yaml", ".dvcignore", "requirements.lock", "benchmarks", "pipeline", "stages")
+SHARED = ("dvc.yaml", ".dvcignore", "requirements.lock", "pyproject.toml", "benchmarks", "pipeline", "stages")
 
 
 def unfold(repository: Repository, run: str, folder: Path) -> bool:

@@ -21,13 +21,15 @@ def export(suite: str, method: str, out: Path, seed: int | None = None, task: st
         raise BenchmarkError(f"{out} exists and is not an empty folder; name another, nothing is overwritten")
     selection = select(suite, method, seed, task)
     facts = read_facts(selection)
-    place = upload.open_repository(repo) if repo else ""
-    with store.writing(out):
+    with store.writing(out, "make export"):
         out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
-            folder = Path(scratch) / "model"
-            folder.mkdir()
-            write_model(selection, facts, folder)
+        scratch = tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.")
+    with scratch:
+        place = upload.open_repository(repo) if repo else ""
+        folder = Path(scratch.name) / "model"
+        folder.mkdir()
+        write_model(selection, facts, folder)
+        with store.writing(out, "make export"):
             folder.replace(out)  # fails if something lies there by now
     return upload.upload(out, place) if place else str(out)
 

@@ -36,14 +36,15 @@ class Lineage:
         return repro if stage == MAIN else f"list {self._start(stage)} under methods.{stage} in params.yaml and {repro}"
 
     def find_outdated(self, lock: Path = Path("dvc.lock")) -> str | None:
-        """Return an input of the evaluation that `lock` says was made again after it; None if there is none."""
+        """Return an input of a stage behind the score that `lock` says was made again after it; None if all fit."""
         stages = store.read_yaml(lock)["stages"] if lock.exists() else {}
-        last = self.stages[-1]
-        scored = stages.get(f"{SCORED_BY[last]}@{self._item(last)}", {}).get("deps", ())
-        made = {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", ())}
-        names = f"data/suites/{self.suite}", f"data/merges/{self.suite}/{self.name}"
-        outdated = (dep["path"] for dep in scored if dep["path"] in names and made.get(dep["path"]) != dep["md5"])
-        return next(outdated, None)
+        last, made = self.stages[-1], {}
+        for stage in stages.values():
+            made |= {out["path"]: out["md5"] for out in stage.get("outs", ())}
+        names = [f"{stage}@{self._item(stage)}" for stage in self.stages]
+        names += [f"teach@{self.suite}", f"{SCORED_BY[last]}@{self._item(last)}"]
+        used = (dep for name in names for dep in stages.get(name, {}).get("deps", ()))
+        return next((dep["path"] for dep in used if made.get(dep["path"], dep["md5"]) != dep["md5"]), None)
 
     def title(self) -> str:
         """Return the title of the tables."""

@@ -27,13 +27,19 @@ def write_files(selection: Selection, encoder: Weights, sources: Sequence[Source
     """Write weights, configuration and tokeniser into `folder`."""
     suite = selection.suite
     model, tokenizer = suite.suite.model, store.read_text(suite.folder / "tokenizer.json")
-    settings = tokenizer_config(tokenizer, suite.blank().shape[1])
+    predicts = suite.general() is not None
+    settings = tokenizer_config(tokenizer, suite.blank().shape[1], "left" if predicts else "right")
     store.write_tensors(folder / "model.safetensors", text_weights(model, encoder))
     store.write_json(folder / "config.json", text_config(model))
     store.write_text(folder / "tokenizer.json", tokenizer)
     store.write_json(folder / "tokenizer_config.json", settings)
     kind = model["architecture"]
-    facts = {"architecture": CLASSES[kind], "mean": kind == "bert", "length": settings["model_max_length"]}
+    facts = {
+        "architecture": CLASSES[kind],
+        "mean": kind == "bert",
+        "length": settings["model_max_length"],
+        "predicts": predicts,
+    }
     return Guide("texts", "text-classification", (kind,), facts)
 
 
@@ -69,8 +75,12 @@ def text_config(model: Mapping[str, Any]) -> dict[str, Any]:
     return {**FIXED[kind], **sizes, **special, "architectures": [CLASSES[kind]], "dtype": "float32", "model_type": kind}
 
 
-def tokenizer_config(tokenizer: str, longest: int) -> dict[str, Any]:
-    """Return the tokenizer_config.json of a tokenizer.json, for texts of at most `longest` tokens unless it says it."""
+def tokenizer_config(tokenizer: str, longest: int, cut: str) -> dict[str, Any]:
+    """Return the tokenizer_config.json of a tokenizer.json.
+
+    longest: tokens of a text at most, unless the tokeniser says so itself; cut: "left" or "right", the end where longer
+    texts are cut. A text whose next token is asked for keeps its last tokens.
+    """
     content = json.loads(tokenizer)
     truncation = content["truncation"] or {"max_length": longest}
     padding = [token for token in PADDING if token in content["model"]["vocab"]]
@@ -79,5 +89,6 @@ def tokenizer_config(tokenizer: str, longest: int) -> dict[str, Any]:
         "model_input_names": ["input_ids", "attention_mask"],
         "model_max_length": truncation["max_length"],
         "padding_side": "right",
+        "truncation_side": cut,
         **({"pad_token": padding[0]} if padding else {}),
     }

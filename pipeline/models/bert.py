@@ -42,6 +42,7 @@ class Bert(Transformer):
     def __init__(self, model: Mapping[str, Any]) -> None:
         """Read the architecture of a `model` that has passed `check`."""
         self.depth, self.width, self.activate = model["layers"], model["width"], gelu
+        self.features = self.width
         self._heads, self._inner, self._epsilon = model["heads"], model["hidden"], model["epsilon"]
         self.kept = 9 + 2 * self._inner / self.width
         self._vocabulary, self._positions = model["vocabulary"], model["positions"]

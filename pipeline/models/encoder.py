@@ -78,6 +78,8 @@ class Transformer(ABC):
     """Number of transformer blocks."""
     width: int
     """Length of a token between blocks."""
+    features: int
+    """D, the length of features."""
     kept: float
     """Floats that a block keeps for the backward pass, for every element of a token."""
     unit: ClassVar[bool] = True

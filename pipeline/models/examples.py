@@ -46,10 +46,10 @@ def encode(encoder: Encoder, weights: Mapping[str, Tensor], examples: np.ndarray
     return torch.cat(parts)
 
 
-def find_image_fault(images: np.ndarray) -> str | None:
-    """Return what is wrong with the images of a split, or None."""
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        return f"{images.dtype} {list(images.shape)}, expected uint8 [N, H, W, 3]"
+def find_image_fault(images: np.ndarray, side: int) -> str | None:
+    """Return what is wrong with the images of a split, or None; an encoder takes images of one height and width."""
+    if images.dtype != np.uint8 or images.shape[1:] != (side, side, 3):
+        return f"{images.dtype} {list(images.shape)}, expected uint8 [N, {side}, {side}, 3], the size of the encoder"
     return None
 
 

@@ -44,7 +44,7 @@ class Gpt2(Transformer):
 
     def __init__(self, model: Mapping[str, Any]) -> None:
         """Read the architecture of a `model` that has passed `check`."""
-        self.depth, self.width = model["layers"], model["width"]
+        self.depth, self.width, self.features = model["layers"], model["width"], model["width"]
         self.activate: Callable[[Tensor], Tensor] = partial(gelu, approximate="tanh")
         self._heads, self._epsilon = model["heads"], model["epsilon"]
         self._vocabulary, self._positions = model["vocabulary"], model["positions"]

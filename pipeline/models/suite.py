@@ -205,10 +205,11 @@ class SuiteFolder:
         heads = self.heads().shapes()
         for task in suite.tasks:
             shape = heads.get(task.name, ())
-            if len(shape) != 2 or shape[0] != len(task.classes):
+            if shape != (len(task.classes), self._encoder.features):
                 raise SuiteError(
                     f"{self.folder / 'heads.safetensors'}: head of {task.name} has shape {list(shape)}, expected "
-                    f"[{len(task.classes)}, D], a row per class of suite.json"
+                    f"{[len(task.classes), self._encoder.features]}, a row per class of suite.json and a column per "
+                    "feature of the encoder"
                 )
             for split in SPLITS:
                 self._check_split(split, task)

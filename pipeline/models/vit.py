@@ -57,8 +57,9 @@ class VisionTransformer(Transformer):
         self.depth, self.width = vision["layers"], vision["width"]
         self.activate: Callable[[Tensor], Tensor] = _quick_gelu if model.get("quick_gelu") else gelu
         self._heads, self._patch = vision["width"] // vision["head_width"], vision["patch_size"]
+        self._side = vision["image_size"]
         self._tokens = (vision["image_size"] // vision["patch_size"]) ** 2 + 1
-        self._inner, self._features = int(self.width * vision.get("mlp_ratio", 4)), model["embed_dim"]
+        self._inner, self.features = int(self.width * vision.get("mlp_ratio", 4)), model["embed_dim"]
         self._mean, self._std = mean, std
 
     def shapes(self) -> Shapes:
@@ -67,7 +68,7 @@ class VisionTransformer(Transformer):
         return {
             "class_embedding": vector,
             "positional_embedding": (self._tokens, self.width),
-            "proj": (self.width, self._features),
+            "proj": (self.width, self.features),
             "conv1.weight": (self.width, 3, self._patch, self._patch),
             "ln_pre.weight": vector,
             "ln_pre.bias": vector,
@@ -83,7 +84,7 @@ class VisionTransformer(Transformer):
 
     def find_fault(self, examples: np.ndarray) -> str | None:
         """Return what is wrong with images, or None."""
-        return find_image_fault(examples)
+        return find_image_fault(examples, self._side)
 
     def embed(self, weights: Mapping[str, Tensor], examples: Tensor) -> Hidden:
         """Return the class token and the patches."""

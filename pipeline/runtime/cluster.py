@@ -7,7 +7,7 @@ SAMERGING_GPUS    GPUs per piece, a fraction if several pieces share one; defaul
 SAMERGING_SHIP    set on a node: copy inputs to its disk even if it sees them, because the disk is faster
 
 A node that sees the driver's folder (shared storage) reads a stage's inputs there. Otherwise they are copied to the
-node, once. A piece whose node dies runs again on another.
+node, once for every group of pieces. A piece whose node dies runs again on another.
 """
 
 import logging
@@ -89,11 +89,15 @@ def iter_cluster_results(
             source = InputLocation(mark, tuple(map(str, _files(inputs))), ray.get_runtime_context().get_node_id())
             remote = ray.remote(_run_piece).options(max_retries=RETRIES, **options)
             waiting = {remote.remote(function, piece, source): index for index, piece in enumerate(todo)}
-            while waiting:
-                (ready,), _ = ray.wait([*waiting])
-                yield waiting.pop(ready), _result(ray, ready, title)
-                bar.update()
-            _remove_copies(ray, source)
+            try:
+                while waiting:
+                    (ready,), _ = ray.wait([*waiting])
+                    yield waiting.pop(ready), _result(ray, ready, title)
+                    bar.update()
+            finally:
+                for piece in waiting:
+                    ray.cancel(piece, force=True)
+                _remove_copies(ray, source)
     finally:
         ray.shutdown()
 
@@ -133,8 +137,11 @@ def _marked(root: Path) -> Generator[Path, None, None]:
 
 
 def _files(inputs: Sequence[Path]) -> list[Path]:
-    entries = [entry for path in inputs for entry in ([path] if path.is_file() else sorted(path.rglob("*")))]
-    return [entry for entry in entries if entry.is_file()]
+    """List the inputs that are files, and the files below those that are folders or links to folders."""
+    below = (
+        Path(folder, name) for path in inputs for folder, _, names in os.walk(path, followlinks=True) for name in names
+    )
+    return [*filter(Path.is_file, inputs), *sorted(below)]
 
 
 def _require(ray: ModuleType, resources: dict[str, float], title: str) -> None:

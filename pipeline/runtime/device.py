@@ -23,8 +23,14 @@ def device() -> "torch.device":
         target = torch.device(name)
     except RuntimeError as error:
         raise BenchmarkError(f"SAMERGING_DEVICE={name!r}: expected cpu, cuda or cuda:<index>") from error
+    if target.type not in ("cpu", "cuda"):
+        raise BenchmarkError(f"SAMERGING_DEVICE={name!r}: expected cpu, cuda or cuda:<index>")
     if target.type == "cuda" and not torch.cuda.is_available():
         raise BenchmarkError(f"SAMERGING_DEVICE={name!r}: this machine has no CUDA device; unset it or use cpu")
+    if target.type == "cuda" and (target.index or 0) >= (count := torch.cuda.device_count() or 1):
+        raise BenchmarkError(
+            f"SAMERGING_DEVICE={name!r}: this machine has CUDA devices 0 to {count - 1}; use one of them"
+        )
     if target.type == "cpu":
         torch.set_num_threads(1)
     return target

@@ -33,6 +33,8 @@ PACKAGES = (
     "huggingface_hub", "pyarrow", "tokenizers",
 )  # fmt: skip
 
+DEVICE_VARIABLES = ("SAMERGING_DEVICE", "CUDA_VISIBLE_DEVICES", "SAMERGING_GPUS")
+
 
 class ChangedWhileRunning(BenchmarkError):
     """Code, parameters or inputs of the stage changed after it started."""
@@ -174,8 +176,8 @@ def _signatures(paths: Iterable[Path]) -> dict[Path, tuple[int, int, int]]:
 
 
 def _environment() -> tuple[Any, ...]:
-    """Return what results depend on besides code, parameters and inputs: the device and the packages."""
-    return os.environ.get("SAMERGING_DEVICE"), read_driver_version(), *_versions().items()
+    """Return what results depend on besides code, parameters and inputs: what chooses a device, and the packages."""
+    return *map(os.environ.get, DEVICE_VARIABLES), read_driver_version(), *_versions().items()
 
 
 def _versions() -> dict[str, str]:

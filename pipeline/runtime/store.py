@@ -43,13 +43,16 @@ class StoreError(BenchmarkError):
 
 
 @contextmanager
-def writing(path: Path) -> Generator[None, None, None]:
-    """Turn an OSError of the block (disk full, read-only, no permission) into a StoreError that names `path`."""
+def writing(path: Path, command: str = "dvc repro") -> Generator[None, None, None]:
+    """Turn an OSError of the block (disk full, read-only, no permission) into a StoreError that names `path`.
+
+    command: what is to be run again.
+    """
     try:
         yield
     except OSError as error:
         raise StoreError(
-            f"{path}: cannot be written ({error}); make room or fix the permissions, then run it again (dvc repro)"
+            f"{path}: cannot be written ({error}); make room or fix the permissions, then run it again ({command})"
         ) from error
 
 

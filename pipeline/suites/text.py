@@ -11,7 +11,6 @@ recipe were chosen.
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +156,7 @@ def prepare(name: str, definition: Definition, recipe: Recipe, checkpoints: Path
 def tune(definition: Definition, recipe: Recipe, folder: Path, work: Resumable) -> None:
     """Train the experts of the suite that `prepare` wrote into `folder`, each a piece of `work`."""
     pieces = [(folder, task, recipe) for task in definition.tasks]
-    experts = replace(work, inputs=(*work.inputs, folder)).run(train_expert, pieces, "experts", NEED, TENSORS)
+    experts = work.run(train_expert, pieces, "experts", NEED, TENSORS)
     for task, expert in zip(definition.tasks, experts, strict=True):
         store.write_tensors(folder / "experts" / f"{task}.safetensors", expert)
     SuiteFolder(folder)

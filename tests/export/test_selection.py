@@ -136,3 +136,22 @@ def test_scores_of_an_earlier_suite_are_refused(copied_run: Path):
     lock.write_text(json.dumps({"stages": stages}))
     with pytest.raises(SelectionError, match=r"data/suites/tiny was made again after average was scored; .*dvc rep"):
         select("tiny", "average")
+
+
+def test_a_merge_that_was_refined_from_an_earlier_one_is_refused(copied_run: Path):
+    def used(*paths: tuple[str, str]) -> list[dict[str, str]]:
+        return [{"path": f"data/{path}", "md5": md5} for path, md5 in paths]
+
+    stages = {
+        "merge@tiny-average": {"outs": used(("merges/tiny/average", "new"))},
+        "surgery@tiny-average": {
+            "deps": used(("merges/tiny/average", "old")),
+            "outs": used(("merges/tiny/surgery-average", "1")),
+        },
+        "evaluate-surgery@tiny-average": {"deps": used(("merges/tiny/surgery-average", "1"))},
+    }
+    (copied_run / "dvc.lock").write_text(json.dumps({"stages": stages}))
+    with pytest.raises(
+        SelectionError, match="data/merges/tiny/average was made again after surgery-average was scored"
+    ):
+        select("tiny", "surgery-average")

@@ -20,6 +20,7 @@ from pipeline.export.folder import export
 from pipeline.merges import storage
 from pipeline.models.examples import encode
 from pipeline.models.suite import SuiteFolder
+from pipeline.runtime import store
 from pipeline.suites import glue
 from pipeline.suites._text_weights import convert_config, from_bert, from_gpt2
 from tests.support import scored, toy, toy_texts
@@ -127,17 +128,18 @@ def test_the_tokeniser_gives_the_ids_of_the_suite(kind: str, tmp_path: Path):
     assert loaded.model_max_length == toy_texts.LENGTH
 
 
-SPECIAL = {"bert": ("[PAD]", 48), "gpt2": ("<|endoftext|>", 9), "none": (None, 9)}
+SPECIAL = {"bert": ("[PAD]", 48, "right"), "gpt2": ("<|endoftext|>", 9, "right"), "none": (None, 9, "left")}
 
 
 @pytest.mark.parametrize("case", SPECIAL)
 def test_the_tokeniser_is_told_how_to_pad_and_where_to_cut(case: str):
-    token, longest = SPECIAL[case]
+    token, longest, cut = SPECIAL[case]
     vocabulary = {"a": 0, **({token: 1} if token else {})}
     content = {"truncation": {"max_length": 48} if longest == 48 else None, "model": {"vocab": vocabulary}}
-    settings = form.tokenizer_config(json.dumps(content), 9)
+    settings = form.tokenizer_config(json.dumps(content), 9, cut)
     assert settings.get("pad_token") == token
     assert settings["model_max_length"] == longest
+    assert settings["truncation_side"] == cut
 
 
 def test_the_printed_code_classifies_a_text(
@@ -176,6 +178,17 @@ def test_the_card_speaks_of_texts(kind: str, tmp_path: Path):
         "One encoder serves all tasks: pick a task by its head.",
     ):
         assert fact in text
+
+
+def test_a_model_that_predicts_tokens_keeps_the_end_of_a_text(copied_run: Path, kind: str):
+    suite = copied_run / "data/suites/tiny"
+    store.write_array(suite / "general.npy", toy_texts.draw_texts(3, toy_texts.LENGTH, seed=0).numpy())
+    export("tiny", "average", Path("out"))
+    words = [f"w{token}" for token in range(1, 20)]
+    Path("out/tokenizer.json").write_text(words_of(Path("out/tokenizer.json").read_text()))
+    given = AutoTokenizer.from_pretrained("out")(" ".join(words), truncation=True)["input_ids"]
+    assert given == [*range(20 - toy_texts.LENGTH, 20)]
+    assert "the tokeniser keeps the last" in Path("out/README.md").read_text()
 
 
 def test_fetched_packages_are_named_with_their_licences(copied_run: Path):

@@ -125,17 +125,27 @@ FAULTS: dict[str, tuple[str, Fault, str]] = {
     "head of too few classes": (
         "heads.safetensors",
         change_tensors(lambda t: t.update(dogs=torch.zeros(2, 16))),
-        r"head of dogs has shape \[2, 16\], expected \[3, D\]",
+        r"head of dogs has shape \[2, 16\], expected \[3, 16\]",
     ),
     "no images": ("images/test/cats.npy", delete, "cannot be read"),
     "images cut": ("images/test/cats.npy", halve, "cannot be read"),
     "images empty": ("images/test/cats.npy", empty, "cannot be read"),
     "images of another type": ("images/train/cats.npy", change_array(lambda a: a / 255), "float64.*expected uint8"),
-    "grey images": ("images/train/cats.npy", change_array(lambda a: a[..., 0]), r"expected uint8 \[N, H, W, 3\]"),
+    "grey images": ("images/train/cats.npy", change_array(lambda a: a[..., 0]), r"expected uint8 \[N, 14, 14, 3\]"),
+    "images of another size": (
+        "images/train/cats.npy",
+        change_array(lambda a: np.repeat(a, 2, axis=1)),
+        r"expected uint8 \[N, 14, 14, 3\], the size of the encoder",
+    ),
+    "heads of other features": (
+        "heads.safetensors",
+        change_tensors(lambda t: t.update({name: head[:, :-1].clone() for name, head in t.items()})),
+        r"head of cats has shape \[2, 15\], expected \[2, 16\], a row per class of suite.json and a column per feature",
+    ),
     "smaller images": (
         "images/train/fish.npy",
         change_array(lambda a: a[:, 1:]),
-        r"images of shape \[13, 14, 3\]",
+        r"expected uint8 \[N, 14, 14, 3\], the size of the encoder",
     ),
     "fewer images than labels": ("images/validation/fish.npy", change_array(lambda a: a[:-1]), "4 images but labels"),
     "no labels": ("labels/test/dogs.npy", delete, "cannot be read"),
@@ -304,7 +314,7 @@ def test_a_folder_without_files_is_refused(tmp_path: Path):
         SuiteFolder(tmp_path)
 
 
-@pytest.mark.parametrize("chosen", ["gpu", "cuda:x"])
+@pytest.mark.parametrize("chosen", ["gpu", "cuda:x", "meta", "mps"])
 def test_an_unknown_device_is_refused(monkeypatch: pytest.MonkeyPatch, chosen: str):
     monkeypatch.setenv("SAMERGING_DEVICE", chosen)
     with pytest.raises(BenchmarkError, match=f"SAMERGING_DEVICE='{chosen}': expected cpu"):
@@ -315,6 +325,14 @@ def test_a_missing_gpu_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SAMERGING_DEVICE", "cuda:1")
     monkeypatch.setattr(suites.torch.cuda, "is_available", lambda: False)
     with pytest.raises(BenchmarkError, match="no CUDA device; unset it or use cpu"):
+        device()
+
+
+def test_a_gpu_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SAMERGING_DEVICE", "cuda:2")
+    monkeypatch.setattr(suites.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(suites.torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(BenchmarkError, match="'cuda:2': this machine has CUDA devices 0 to 1; use one of them"):
         device()
 
 
