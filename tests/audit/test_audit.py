@@ -176,6 +176,12 @@ def change_version(root: Path) -> None:
     store.write_json(path, content)
 
 
+def run_a_study_with_another_version(root: Path) -> None:
+    content = store.read_json(root / "data/runs" / f"teach-{SUITE}.json")
+    content["packages"]["torch"] = "1.0.0"
+    store.write_json(root / f"data/studies/runs/ablation-{SUITE}.json", content)
+
+
 def drop_driver(root: Path) -> None:
     path = root / "data/runs" / f"teach-{SUITE}.json"
     store.write_json(path, store.read_json(path) | {"device": "NVIDIA H100", "cuda": "13.0"})
@@ -386,6 +392,11 @@ FRAUDS: Mapping[str, tuple[Callable[[Path], None], str, str]] = {
         change_version,
         "environment",
         f"data/runs/teach-{SUITE}.json: torch 1.0.0, requirements.lock has ",
+    ),
+    "another version of a study": (
+        run_a_study_with_another_version,
+        "environment",
+        f"data/studies/runs/ablation-{SUITE}.json: torch 1.0.0, requirements.lock has ",
     ),
 }
 

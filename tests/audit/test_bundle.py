@@ -94,6 +94,24 @@ def test_a_public_suite_names_repositories_and_revisions(small: Path, tmp_path: 
     assert len(sources) == 16
 
 
+def test_a_suite_of_your_own_names_revisions_and_no_local_places(small: Path, tmp_path: Path):
+    copy = small_run.copy(small, tmp_path / "copy")
+    text = (copy / "params.yaml").read_text()
+    (copy / "params.yaml").write_text(text.replace("- nano-3", "- garden", 1))
+    birds = {"name": "birds", "dataset": "~/birds", "expert": "me/birds", "expert_revision": "abc"}
+    trees = {"name": "trees", "dataset": "me/trees", "revision": "def", "expert": "./trees"}
+    definition = {"family": "clip", "base": "me/base", "tasks": [birds, trees]}
+    (copy / "pipeline/suites/garden.yaml").write_text(json.dumps(definition))
+    sources = {source["identifier"]: source for source in bundle.cite_sources(gather(copy))}
+    hub = {place: source["version"] for place, source in sources.items() if place.startswith("https")}
+    assert hub == {
+        "https://huggingface.co/me/birds": "abc",
+        "https://huggingface.co/datasets/me/trees": "def",
+    }
+    assert {place for place in sources if place not in hub} == {"#examples-of-birds", "#expert-of-trees"}
+    assert not any("~/" in text or "./" in text for source in sources.values() for text in source.values())
+
+
 def test_the_suite_of_texts_names_repositories_and_revisions(small: Path, tmp_path: Path):
     copy = small_run.copy(small, tmp_path / "copy")
     text = (copy / "params.yaml").read_text()

@@ -1,6 +1,7 @@
 """A Ray cluster of two nodes computes the same bytes as one process, even when a node is killed halfway."""
 
 import hashlib
+import os
 import shutil
 import tempfile
 import threading
@@ -77,7 +78,8 @@ def pieces(steps: int) -> list[tuple[Setting, int, int, str]]:
 
 def hash_inputs(inputs: tuple[Path, ...], number: int) -> dict[str, Any]:
     """Return the folder that a piece runs in and the hashes of its inputs there."""
-    files = sorted(file for path in inputs for file in path.rglob("*") if file.is_file())
+    walks = (walk for path in inputs for walk in os.walk(path, followlinks=True))
+    files = sorted(Path(folder, name) for folder, _, names in walks for name in names)
     hashes = {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     return {"folder": str(Path.cwd()), "files": hashes}
 
@@ -121,11 +123,27 @@ def test_inputs_are_shipped_to_nodes_that_do_not_see_them(taught: Path, monkeypa
     with two_nodes() as shipping:
         monkeypatch.setenv("RAY_ADDRESS", shipping.address)
         before = {*Path(tempfile.gettempdir()).glob(".samerging-*")}
-        pieces_of_work = [(INPUTS, number) for number in range(2)]
-        results = Resumable(Path("shipped"), INPUTS).run(hash_inputs, pieces_of_work, "shipped")
-        here = hash_inputs(INPUTS, 0)
+        linked = Path("data/replicate")
+        linked.mkdir()
+        (linked / "images").symlink_to((INPUTS[0] / "images").resolve(), target_is_directory=True)
+        inputs = (*INPUTS, linked)
+        pieces_of_work = [(inputs, number) for number in range(2)]
+        results = Resumable(Path("shipped"), inputs).run(hash_inputs, pieces_of_work, "shipped")
+        here = hash_inputs(inputs, 0)
+        assert f"{linked}/images/train/cats.npy" in here["files"]
         assert all(files == here["files"] for files in (result["files"] for result in results))
         assert here["folder"] not in {result["folder"] for result in results}
+        assert {*Path(tempfile.gettempdir()).glob(".samerging-*")} == before
+
+
+def test_copies_are_removed_after_an_error(taught: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SAMERGING_SHIP", "1")
+    with two_nodes() as shipping:
+        monkeypatch.setenv("RAY_ADDRESS", shipping.address)
+        before = {*Path(tempfile.gettempdir()).glob(".samerging-*")}
+        broken = [(piece[0], piece[1], piece[2], "nowhere") for piece in pieces(1)[:2]]
+        with pytest.raises(BenchmarkError, match="nowhere"):
+            Resumable(Path("broken"), INPUTS).run(score_trial, broken, "broken")
         assert {*Path(tempfile.gettempdir()).glob(".samerging-*")} == before
 
 
