@@ -14,8 +14,8 @@ There are two intervals:
 Points that are subsets of the same few tasks are not independent: for measures and losses drawn at random for eight
 tasks and their pairs, 73 % of the first intervals over 200 subsets excluded zero, and 12 % of the second. The first
 interval covers other subsets of these tasks; only the second covers other tasks. Where points are tasks, both are too
-short: for independent values 6 % of the first excluded zero with eight tasks, 15 % with five. The report has an exact p
-for them (`pipeline.statistics.ranks`).
+short: for independent values 6 % of the first excluded zero with eight tasks, 15 % with five. The report has p from
+all orders for them (`pipeline.statistics.ranks`).
 """
 
 from collections.abc import Mapping, Sequence

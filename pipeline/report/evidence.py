@@ -127,8 +127,9 @@ class Protocol:
         few = ", ".join(f"{task} {count:,}" for task, count in self.used.items() if count < self.requested)
         same = self.calibration_split == self.evaluation_split
         return (
-            f"Scored on the {self.evaluation_split} split. Calibrated methods saw up to {self.requested:,} unlabelled "
-            f"examples per task{f' (k capped at the pool: {few})' * bool(few)} of the {self.calibration_split} split"
+            f"Scored on the {self.evaluation_split} split. Calibrated methods draw from up to {self.requested:,} "
+            f"unlabelled examples per task{f' (k capped at the pool: {few})' * bool(few)} of the "
+            f"{self.calibration_split} split"
             f"{', TRANSDUCTIVE: the split they are scored on' * same}; "
             f"{len(self.seeds)} seed{'s' * (len(self.seeds) != 1)} ({', '.join(map(str, self.seeds))})."
         )
@@ -379,11 +380,12 @@ def _coefficients(path: Path, tasks: Sequence[str]) -> tuple[np.ndarray, tuple[s
     return rows.coefficient.to_numpy(np.float32).reshape(-1, len(tasks), len(groups)).mean(axis=0), groups
 
 
-def _losses(path: Path) -> dict[str, np.ndarray]:
+def _losses(path: Path) -> dict[str, pd.DataFrame]:
+    """Read the losses of every method: a row per seed, a column per step."""
     rows, curves = load_table(path, ("method", "seed", "step", "loss")), {}
     for method, part in rows.groupby("method", sort=False):
-        curves[method] = part.pivot(index="seed", columns="step", values="loss").to_numpy()
-        if np.isnan(curves[method]).any():
+        curves[str(method)] = part.pivot(index="seed", columns="step", values="loss")
+        if curves[str(method)].isna().any(axis=None):
             raise EvidenceError(f"{path}: steps of {method} are missing, expected a loss per seed and step; {AGAIN}")
     return curves
 

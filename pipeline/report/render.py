@@ -144,10 +144,8 @@ def plot_rows(suites: Sequence[Evidence]) -> dict[str, pd.DataFrame]:
         tidy = evidence.runs[list(evidence.tasks)].melt(var_name="task", value_name="accuracy", ignore_index=False)
         accuracies.append(tidy.reset_index().assign(suite=evidence.suite))
         for method, values in evidence.losses.items():
-            stride = -(-values.shape[1] // POINTS)
-            seeds, steps = np.indices(values.shape)[:, :, ::stride].reshape(2, -1)
-            columns = {"suite": evidence.suite, "method": method, "seed": np.sort(evidence.protocol.seeds)[seeds]}
-            losses.append(pd.DataFrame(columns | {"step": steps, "loss": values[seeds, steps]}))
+            few = values.iloc[:, :: -(-values.shape[1] // POINTS)].stack().rename("loss").reset_index()
+            losses.append(few.assign(suite=evidence.suite, method=method))
     orders = {
         "accuracy": (accuracies, ["suite", "method", "task", "seed", "accuracy"]),
         "losses": (losses, ["suite", "method", "seed", "step", "loss"]),

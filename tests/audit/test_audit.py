@@ -301,17 +301,17 @@ FRAUDS: Mapping[str, tuple[Callable[[Path], None], str, str]] = {
         "ties stands under Calibrated, not Data-free",
     ),
     "examples of a caption": (
-        alter_report_and_hashes(f"tables/{SUITE}.md", r"(saw up to )(\d)"),
+        alter_report_and_hashes(f"tables/{SUITE}.md", r"(draw from up to )(\d)"),
         "rendered again",
         f"reports/tables/{SUITE}.md, line ",
     ),
     "a caption in LaTeX": (
-        alter_report_and_hashes(f"tables/{SUITE}-overview.tex", r"(saw up to )(\d)"),
+        alter_report_and_hashes(f"tables/{SUITE}-overview.tex", r"(draw from up to )(\d)"),
         "rendered again",
         f"reports/tables/{SUITE}-overview.tex, line ",
     ),
     "a caption of the page": (
-        alter_report_and_hashes("index.html", r"(saw up to )(\d)"),
+        alter_report_and_hashes("index.html", r"(draw from up to )(\d)"),
         "rendered again",
         "reports/index.html, line ",
     ),

@@ -315,6 +315,18 @@ def test_losses_that_lack_a_step_are_refused(data, tmp_path):
         report(data, tmp_path / "out")
 
 
+def test_a_method_with_seeds_of_its_own_shows_its_losses_by_them(data, tmp_path):
+    path = data / "merges/mini-x/distillation/losses.csv"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text(
+        lines[0] + "".join(f"{seed},{line.partition(',')[2]}" for seed in (7, 8, 9) for line in lines[1:76])
+    )
+    files = report(data, tmp_path / "out")
+    rows = [line.split(",") for line in files["plots/losses.csv"].decode().splitlines()]
+    assert {seed for _, method, seed, *_ in rows if method == "distillation"} == {"7", "8", "9"}
+    assert "mean and range over 2 seeds or 3 seeds" in files["index.html"].decode()
+
+
 def write_public_origin(data, **changes):
     store.write_json(data / "origins/mini-x.json", PUBLIC | changes)
 

@@ -127,7 +127,10 @@ def test_the_caption_states_the_protocol():
     assert "embedded" in caption
     assert "not the paper's benchmark" in caption
     assert "Scored on the test split" in caption
-    assert "saw up to 1,600 unlabelled examples per task (k capped at the pool: b 1,097) of the train split" in caption
+    assert (
+        "draw from up to 1,600 unlabelled examples per task (k capped at the pool: b 1,097) of the train split"
+        in caption
+    )
     assert "2 seeds (0, 1)" in caption
     assert "TRANSDUCTIVE" not in caption
 

@@ -21,16 +21,15 @@ DARK, LIGHT = "#222222", "#ffffff"
 """Colours of text on a cell: not black, which pages replace by the colour of their own text."""
 TASKS, SUBSETS = "tasks", "subsets of one size"
 SCOPES = {
-    TASKS: ("Over the {n} tasks, each with its own loss in the merge of all,", "have p below 0.05", 0.05),
+    TASKS: ("Over the {n} tasks, each with its own loss in the merge of all,", "have p below 0.05"),
     SUBSETS: (
         "Over {n} random subsets of the tasks, each compared with others of its size,",
         "of their 95 % intervals exclude zero",
-        0.12,
     ),
 }
-"""How a scope is introduced, what is counted in it, and how often that happens by chance: tasks are independent points,
-so that p is exact; the intervals of subsets are over the tasks that they share (see `pipeline.diagnostics.prediction`).
-"""
+"""How a scope is introduced, and what is counted in it: tasks are independent points, so that p follows from their
+orders; the intervals of subsets are over the tasks that they share. How often these exclude zero by chance depends on
+what is shared (`pipeline.diagnostics.prediction`), so that no number is expected."""
 FOCUS = ("mloss", "mloss_normalised")
 """Measures that the sentences always mention."""
 
@@ -85,15 +84,15 @@ def sentences(predictions: pd.DataFrame, names: Glossary) -> tuple[str, ...]:
 
 
 def _scope(rows: pd.DataFrame, scope: str, names: Glossary) -> str:
-    opening, counted, chance = SCOPES[scope]
+    opening, counted = SCOPES[scope]
     defined = _judge(rows).dropna(subset=["rho", "p"] if scope == TASKS else ["rho", "task_low", "task_high"])
     if defined.empty:
         return ""
     clear = defined.p < 0.05 if scope == TASKS else (defined.task_low > 0) | (defined.task_high < 0)
+    expected = f", where chance alone would give about {0.05 * len(defined):.0f}" if scope == TASKS else ""
     texts = [
         f"{opening.format(n=int(defined.n.iloc[0]))} {len(defined)} rank correlations between a measure taken before "
-        f"merging and the loss of accuracy were computed: {clear.sum()} {counted}, where chance alone would give about "
-        f"{chance * len(defined):.0f}."
+        f"merging and the loss of accuracy were computed: {clear.sum()} {counted}{expected}."
     ]
     lines = defined.to_dict("records")
     strongest = lines[int(defined.rho.abs().to_numpy().argmax())]
@@ -142,8 +141,8 @@ def prediction_table(predictions: pd.DataFrame, names: Glossary) -> Table:
         sections.setdefault(line["scope"], []).append(cells)
     caption = (
         "Spearman's ρ between a measure taken before merging and the loss of accuracy of a merge. p: where points are "
-        "tasks, of independence, every order of the tasks equally likely. Low and high: 95 % interval over subsets; of "
-        "tasks: over the tasks, which subsets share."
+        "tasks, of independence, every order of the tasks equally likely, as if no two values were equal. Low and "
+        "high: 95 % interval over subsets; of tasks: over the tasks, which subsets share."
     )
     columns = ("Loss of", "ρ", "p", "Low", "High", "Low, of tasks", "High, of tasks")
     return text_table(caption, "Measure", columns, sections, words=("Loss of",))

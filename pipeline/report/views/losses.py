@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 import matplotlib as mpl
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -20,21 +19,22 @@ PANELS = 4
 
 def view(evidence: Evidence, look: Look) -> View:
     """Show a panel per method."""
+    seeds = " or ".join(count(number, "seed") for number in sorted({*map(len, evidence.losses.values())}))
     caption = (
         f"Loss of the batch before each step, on {evidence.protocol.calibration_split} examples; mean and range over "
-        f"{count(len(evidence.protocol.seeds), 'seed')}. Each method has its own objective, unit and scale."
+        f"{seeds}. Each method has its own objective, unit and scale."
     )
     rows = loss_rows(evidence.losses)
     figure = draw_losses(rows, styles(evidence.titles), look.width)
     return View(figures={"losses": Drawing(figure, caption, "Losses", rows)})
 
 
-def loss_rows(losses: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """Return method, step, mean, low, high over seeds of losses [S, steps] per method."""
+def loss_rows(losses: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return method, step, mean, low, high over seeds; losses: a row per seed, a column per step."""
     frames = []
     for method, values in losses.items():
-        columns = {"mean": values.mean(0), "low": values.min(0), "high": values.max(0)}
-        frames.append(pd.DataFrame({"method": method, "step": range(values.shape[1]), **columns}))
+        columns = {"mean": values.mean(), "low": values.min(), "high": values.max()}
+        frames.append(pd.DataFrame({"method": method, "step": values.columns, **columns}))
     return pd.concat(frames)
 
 

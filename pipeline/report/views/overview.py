@@ -28,7 +28,8 @@ def overview_table(evidence: Evidence, decimals: int, clock: bool) -> Table:
     caption = (
         f"Suite {evidence.suite}: {evidence.protocol.sentence()} Scale from KL: the average accuracy when the scale of "
         "the merge is not the published one but the one at which experts and merged model agree most on unlabelled "
-        "calibration examples. Examples: unlabelled examples per task, at most. Extra: bytes needed at inference "
+        "calibration examples. Examples: unlabelled examples per task, at most; a method that takes steps sees no more "
+        "than its steps times the size of a batch. Extra: bytes needed at inference "
         "beside one encoder and the zero-shot heads, in % of the encoder. FLOPs: of an example, over the encoder's."
         f"{' Seconds: of the stage that merged, all seeds and the start of Python included.' * clock}{marked}"
     )
