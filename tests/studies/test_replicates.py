@@ -14,7 +14,7 @@ from pipeline.methods import samerging
 from pipeline.models.suite import SuiteFolder
 from pipeline.report.figures import render_figure
 from pipeline.report.studies import Context
-from pipeline.report.studies.replicates import list_pairs, view
+from pipeline.report.studies.replicates import list_pairs, list_shown, view
 from pipeline.runtime import store
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.runtime.resumable import Resumable
@@ -288,24 +288,48 @@ def test_variance_components_by_hand():
     assert np.isnan(variance_components(np.full((3, 2), 70.1)).share)
 
 
-def test_samerging_is_paired_with_rivals_and_neighbours_are_paired_once():
+def test_every_pair_is_compared_once_those_of_samerging_and_neighbours_first():
     ranked = ["distillation", "samerging", "adamerging", "regmean", "tsv_m"]
-    assert list_pairs(ranked) == [
+    shown = [
         *(("samerging", name) for name in ("distillation", "adamerging", "tsv_m")),
         ("adamerging", "regmean"),
         ("regmean", "tsv_m"),
     ]
+    assert list_shown(ranked) == shown
+    pairs = list_pairs(ranked)
+    assert pairs[: len(shown)] == shown
+    assert len({frozenset(pair) for pair in pairs}) == len(pairs) == 10
+    assert all(ranked.index(better) < ranked.index(worse) for better, worse in pairs[len(shown) :])
 
 
 def test_the_view_separates_facts_about_methods_from_facts_about_experts():
-    sentences = view(made_up(spread=0.03), context()).sentences
-    assert sentences[0].startswith("Facts about the methods are 3 of 4 orders")
-    assert "SAMerging minus AdaMerging +9.84 points" in sentences[0]
-    assert ", 5 of 5" in sentences[0]
-    assert "(n = 5 replicates and 2 seeds of the calibrated methods, 144 test examples)" in sentences[0]
-    assert sentences[1].startswith("Facts about these experts at most are 1 of 4 orders")
-    assert "SAMerging minus Distillation +0.00 points [+0.00, +0.00], 5 of 5" in sentences[1]
-    assert "over 2 tasks, 2 seeds and 5 replicates" in sentences[-1]
+    _, methods, experts, *_, last = view(made_up(spread=0.03), context()).sentences
+    assert methods.startswith("Facts about the methods are 5 of 6 orders")
+    assert "SAMerging minus AdaMerging +9.84 points" in methods
+    assert ", 5 of 5" in methods
+    assert "(n = 5 replicates and 2 seeds of the calibrated methods, 144 test examples)" in methods
+    assert experts.startswith("Facts about these experts at most are 1 of 6 orders")
+    assert "SAMerging minus Distillation +0.00 points [+0.00, +0.00], 5 of 5" in experts
+    assert "over 2 tasks, 2 seeds and 5 replicates" in last
+
+
+def test_the_view_says_how_much_of_the_gap_closes_on_every_training():
+    rows = made_up(spread=0.03)
+    averages = rows.assign(accuracy=100 * rows.correct / rows.total).groupby(["method", "replicate"]).accuracy.mean()
+    floor, ceiling, main = (averages[name].to_numpy() for name in ("zeroshot", "individual", "samerging"))
+    closed = 100 * (main - floor) / (ceiling - floor)
+    (sentence,) = (text for text in view(rows, context()).sentences if "of the gap" in text)
+    assert f"closes {closed[0]:.1f} % of the gap" in sentence
+    assert f"{closed.min():.1f} to {closed.max():.1f} %, {closed.mean():.1f} % on average" in sentence
+
+
+def test_a_training_without_a_gap_has_no_share_of_it():
+    rows = made_up(spread=0.03)
+    flat = rows.copy()
+    flat.loc[rows.method == "individual", ["correct", "right"]] = rows.loc[
+        rows.method == "zeroshot", ["correct", "right"]
+    ].to_numpy()
+    assert not [text for text in view(flat, context()).sentences if "of the gap" in text]
 
 
 def test_the_view_compares_the_spread_over_replicates_with_that_over_seeds():
@@ -314,7 +338,7 @@ def test_the_view_compares_the_spread_over_replicates_with_that_over_seeds():
     averages = rows.assign(accuracy=100 * rows.correct / rows.total).groupby(["method", "replicate", "seed"])
     table = averages.accuracy.mean()["samerging"].unstack()
     replicate_spread, seed_spread = table.mean(axis=1).std(), np.sqrt(table.var(axis=1).mean())
-    assert f"SAMerging {replicate_spread:.2f} against {seed_spread:.2f} (" in study_view.sentences[2]
+    assert f"SAMerging {replicate_spread:.2f} against {seed_spread:.2f} (" in study_view.sentences[3]
     row = study_view.tables["methods"].rows.set_index("Method").loc["SAMerging"]
     assert row["SD over replicates"] == f"{replicate_spread:.2f}"
     assert row["Lowest"] == f"{table.mean(axis=1).min():.1f}"

@@ -1,7 +1,7 @@
 """Replicates in the report: how far another training of the experts moves a method, and which orders survive it."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import matplotlib as mpl
 import numpy as np
@@ -45,7 +45,8 @@ def view(rows: pd.DataFrame, context: Context) -> View:
         title=TITLE,
         question=QUESTION,
         sentences=(
-            *_describe_orders(orders, n, digits),
+            *_describe_gap(averages, n, context),
+            *_describe_orders(orders, n, digits, len(list_shown([*merged]))),
             *_describe_deviations(averages, n, context),
             f"{METHOD} over the {examples} of these {tasks}, {seeds} and {replicates} or, on tasks like these, over "
             f"{tasks}, {seeds} and {replicates}.",
@@ -88,10 +89,16 @@ def view(rows: pd.DataFrame, context: Context) -> View:
     )
 
 
-def list_pairs(ranked: Sequence[str]) -> list[tuple[str, str]]:
+def list_shown(ranked: Sequence[str]) -> list[tuple[str, str]]:
     """List SAMerging and its rivals, then every method and the next in the ranking; each pair once."""
     pairs = [(MAIN, name) for name in RIVALS]
     return pairs + [pair for pair in pairwise(ranked) if pair not in pairs and pair[::-1] not in pairs]
+
+
+def list_pairs(ranked: Sequence[str]) -> list[tuple[str, str]]:
+    """List all pairs of methods: those of `list_shown`, then the others, the better one first."""
+    shown = list_shown(ranked)
+    return shown + [pair for pair in combinations(ranked, 2) if pair not in shown and pair[::-1] not in shown]
 
 
 def _average(rows: pd.DataFrame) -> Averages:
@@ -100,21 +107,38 @@ def _average(rows: pd.DataFrame) -> Averages:
     return {str(name): averages[name].unstack("seed").to_numpy() for name in ranked}
 
 
-def _describe_orders(orders: Sequence[tuple[str, ReplicatedContrast]], n: str, digits: int) -> Iterator[str]:
-    """Describe the orders that survive another training, and those that do not."""
+def _describe_gap(averages: Averages, n: str, context: Context) -> Iterator[str]:
+    """Say how much of the gap SAMerging closes, if every training has one; the first is the committed one."""
+    floor, ceiling, main = (averages[name].mean(axis=1) for name in (FLOOR, CEILING, MAIN))
+    if not (ceiling > floor).all():
+        return
+    closed, digits = 100 * (main - floor) / (ceiling - floor), context.decimals
+    yield (
+        f"{context.titles[MAIN]} closes {closed[0]:.{digits}f} % of the gap between zero-shot and the experts on the "
+        f"committed training; over all {len(closed)} it closes {closed.min():.{digits}f} to {closed.max():.{digits}f} "
+        f"%, {closed.mean():.{digits}f} % on average (n = {n})."
+    )
+
+
+def _describe_orders(
+    orders: Sequence[tuple[str, ReplicatedContrast]], n: str, digits: int, shown: int
+) -> Iterator[str]:
+    """Describe the orders that survive another training, the first `shown` by their numbers, and those that do not."""
     for holds, about, reason in (
         (True, "the methods", "the interval over replicates excludes zero, and every replicate has"),
         (False, "these experts at most", "the interval includes zero, or not every replicate has"),
     ):
+        alike = [(place, title, gap) for place, (title, gap) in enumerate(orders) if gap.holds == holds]
         texts = [
             f"{title} {gap.these.mean:+.{digits}f} points {edges(gap.these, digits)}, {gap.same} of {len(gap.each)}"
-            for title, gap in orders
-            if gap.holds == holds
+            for place, title, gap in alike
+            if place < shown or not holds
         ]
-        if texts:
+        if alike:
+            among = "among them, of SAMerging and of neighbours in the ranking, " * (len(texts) < len(alike))
             yield (
-                f"Facts about {about} are {len(texts)} of {len(orders)} orders ({reason} the sign of the mean): "
-                f"{'; '.join(texts)} (n = {n})."
+                f"Facts about {about} are {len(alike)} of {len(orders)} orders of two methods ({reason} the sign of "
+                f"the mean): {among}{'; '.join(texts)} (n = {n})."
             )
 
 
