@@ -20,6 +20,8 @@ FEW = 3
 
 Pair = tuple[str, str]
 """A method and the one that it is compared with."""
+LOW_RANK: tuple[Pair, ...] = (("do_merging_lora", "do_merging"), ("knots", "ties"), ("core_space", "tsv_m"))
+"""Merges made for low-rank experts, and their plain counterparts."""
 
 
 @dataclass(frozen=True)
@@ -92,13 +94,13 @@ QUESTIONS = (
     ),
     Question(
         "Low rank",
-        "Do merges made for low-rank experts beat their plain counterparts?",
-        (
-            ("do_merging_lora", "do_merging"),
-            ("knots", "ties"),
-            ("core_space", "tsv_m"),
-            ("factor_average", "average"),
-        ),
+        "Do merges made for low-rank experts beat their plain counterparts, each at its published scale?",
+        (*LOW_RANK, ("factor_average", "average")),
+    ),
+    Question(
+        "Low rank, both scaled",
+        "Do they when both get their scale from unlabelled examples?",
+        tuple((f"{name}{RESCALED}", f"{other}{RESCALED}") for name, other in LOW_RANK),
     ),
 )
 
