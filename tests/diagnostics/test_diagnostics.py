@@ -577,9 +577,9 @@ def prediction_rows(first: str = "sar", **changes: float) -> pd.DataFrame:
 def test_the_sentences_follow_p_and_the_intervals():
     tasks, subsets, sizes = diagnosis_view.sentences(prediction_rows(), NAMES)[:3]
     assert "Over the 8 tasks" in tasks
-    assert "0 have p below 0.05, where chance alone would give about 0" in tasks
-    assert "2 have p below 0.05" in diagnosis_view.sentences(prediction_rows(rho=0.8), NAMES)[0]
-    assert "0 of their 95 % intervals exclude zero" in subsets  # subsets: the interval over tasks
+    assert "p is below 0.05 for 0, where chance alone would give about 0" in tasks
+    assert "p is below 0.05 for 2" in diagnosis_view.sentences(prediction_rows(rho=0.8), NAMES)[0]
+    assert "zero lies outside the 95 % intervals of 0." in subsets  # subsets: the interval over tasks
     assert "M-Loss has ρ = +0.50 with the loss of simple average (p = 0.22)." in tasks
     assert "M-Loss has ρ = +0.50 [-0.10, +0.90] with the loss of simple average (includes zero)." in subsets
     assert "strongest is that of subspace alignment ratio" in tasks

@@ -21,10 +21,10 @@ DARK, LIGHT = "#222222", "#ffffff"
 """Colours of text on a cell: not black, which pages replace by the colour of their own text."""
 TASKS, SUBSETS = "tasks", "subsets of one size"
 SCOPES = {
-    TASKS: ("Over the {n} tasks, each with its own loss in the merge of all,", "have p below 0.05"),
+    TASKS: ("Over the {n} tasks, each with its own loss in the merge of all,", "p is below 0.05 for {count}"),
     SUBSETS: (
         "Over {n} random subsets of the tasks, each compared with others of its size,",
-        "of their 95 % intervals exclude zero",
+        "zero lies outside the 95 % intervals of {count}",
     ),
 }
 """How a scope is introduced, and what is counted in it: tasks are independent points, so that p follows from their
@@ -92,7 +92,7 @@ def _scope(rows: pd.DataFrame, scope: str, names: Glossary) -> str:
     expected = f", where chance alone would give about {0.05 * len(defined):.0f}" if scope == TASKS else ""
     texts = [
         f"{opening.format(n=int(defined.n.iloc[0]))} {len(defined)} rank correlations between a measure taken before "
-        f"merging and the loss of accuracy were computed: {clear.sum()} {counted}{expected}."
+        f"merging and the loss of accuracy were computed: {counted.format(count=clear.sum())}{expected}."
     ]
     lines = defined.to_dict("records")
     strongest = lines[int(defined.rho.abs().to_numpy().argmax())]
