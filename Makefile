@@ -33,7 +33,7 @@ LANGUAGE := -S 'suites=[mini-lm]' -S 'studies=[language]' \
   -S 'methods.calibrate=[adamerging,expert_merging,distillation]' -S 'methods.svc=[]' -S 'methods.rescale=[]' -S 'methods.surgery=[]'
 TEXT := -S 'suites=[text-5]' -S 'methods.merge=$${every_method.merge}' -S 'methods.svc=$${every_method.svc}' \
   -S 'methods.calibrate=[regmean,esm,adamerging,distillation,lot,m_ties,m_ties_keep_20,m_ties_random,expert_merging,expert_merging_logits,adarank,adarank_kl,pm_merge]' \
-  -S 'methods.rescale=[]' -S 'methods.surgery=[]'
+  -S 'methods.rescale=[]' -S 'methods.surgery=[]' -S 'studies=[ablation]'
 # The branches of `make repro`, so ordered that two at a time end together. Nothing waits for `diagnosed`, so it follows `calibrated`.
 BRANCHES := data-free calibrated samerging refined diagnosed corrected
 # What is kept of a run outside the workspace, apart from its parameters and its lock: evidence, and what is rendered from it.
@@ -100,8 +100,9 @@ methods: clone $(READY)
 
 text: clone $(READY)
 	dvc exp remove --quiet text 2>/dev/null || true
-	$(IDENTITY) dvc exp run --temp --name text $(TEXT)
+	$(IDENTITY) dvc exp run --temp --name text $(TEXT) dvc.yaml stages/studies/dvc.yaml:render
 	$(call keep,text)
+	$(call keep_studies,text,text-5)
 
 lora: clone $(READY)
 	dvc exp remove --quiet lora 2>/dev/null || true
