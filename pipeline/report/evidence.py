@@ -178,8 +178,8 @@ class Evidence:
     """How well those measures predict what merging costs."""
     names: Mapping[str, Mapping[str, str]]
     """Words of the diagnosis: titles of `measures` and `merges`, and what of them is `unverified`."""
-    losses: Mapping[str, np.ndarray]
-    """[S, steps] per method that takes steps, seeds ascending."""
+    losses: Mapping[str, pd.DataFrame]
+    """Per method that takes steps: a row per seed, ascending, and a column per step."""
     coefficients: np.ndarray
     """[T, G], SAMerging's mean over seeds."""
     groups: tuple[str, ...]

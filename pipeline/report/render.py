@@ -144,8 +144,9 @@ def plot_rows(suites: Sequence[Evidence]) -> dict[str, pd.DataFrame]:
         tidy = evidence.runs[list(evidence.tasks)].melt(var_name="task", value_name="accuracy", ignore_index=False)
         accuracies.append(tidy.reset_index().assign(suite=evidence.suite))
         for method, values in evidence.losses.items():
-            few = values.iloc[:, :: -(-values.shape[1] // POINTS)].stack().rename("loss").reset_index()
-            losses.append(few.assign(suite=evidence.suite, method=method))
+            few = values.iloc[:, :: -(-values.shape[1] // POINTS)]
+            rows = few.melt(var_name="step", value_name="loss", ignore_index=False).sort_index(kind="stable")
+            losses.append(rows.reset_index().assign(suite=evidence.suite, method=method))
     orders = {
         "accuracy": (accuracies, ["suite", "method", "task", "seed", "accuracy"]),
         "losses": (losses, ["suite", "method", "seed", "step", "loss"]),
