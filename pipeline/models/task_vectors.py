@@ -91,7 +91,7 @@ def merge(base: Mapping[str, Tensor], vectors: Mapping[str, Tensor], coefficient
 
 
 def _moved(weight: Tensor, stacked: Tensor, coefficients: Tensor) -> Tensor:
-    return (weight.to(stacked.dtype) + _weighted(stacked, coefficients)).to(weight.dtype)
+    return _weighted(stacked, coefficients).add_(weight.to(stacked.dtype)).to(weight.dtype)
 
 
 def _weighted(stacked: Tensor, coefficients: Tensor) -> Tensor:
