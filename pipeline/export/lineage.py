@@ -38,13 +38,12 @@ class Lineage:
     def find_outdated(self, lock: Path = Path("dvc.lock")) -> str | None:
         """Return an input of a stage behind the score that `lock` says was made again after it; None if all fit."""
         stages = store.read_yaml(lock)["stages"] if lock.exists() else {}
-        last, made = self.stages[-1], {}
-        for stage in stages.values():
-            made |= {out["path"]: out["md5"] for out in stage.get("outs", ())}
+        last = self.stages[-1]
+        made = {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", ())}
         names = [f"{stage}@{self._item(stage)}" for stage in self.stages]
         names += [f"teach@{self.suite}", f"{SCORED_BY[last]}@{self._item(last)}"]
-        used = (dep for name in names for dep in stages.get(name, {}).get("deps", ()))
-        return next((dep["path"] for dep in used if made.get(dep["path"], dep["md5"]) != dep["md5"]), None)
+        used = [(dep["path"], dep["md5"]) for name in names for dep in stages.get(name, {}).get("deps", ())]
+        return next((path for path, md5 in used if path.startswith("data/") and made.get(path) != md5), None)
 
     def title(self) -> str:
         """Return the title of the tables."""

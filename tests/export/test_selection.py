@@ -155,3 +155,15 @@ def test_a_merge_that_was_refined_from_an_earlier_one_is_refused(copied_run: Pat
         SelectionError, match="data/merges/tiny/average was made again after surgery-average was scored"
     ):
         select("tiny", "surgery-average")
+
+
+@pytest.mark.parametrize("made", [[{"path": "data/suites/tiny", "md5": "new"}], []], ids=["made again", "made by none"])
+def test_a_merge_of_another_suite_than_that_of_the_score_is_refused(copied_run: Path, made: list[dict[str, str]]):
+    stages = {
+        "prepare@tiny": {"outs": made},
+        "merge@tiny-average": {"deps": [{"path": "data/suites/tiny", "md5": "old"}]},
+        "evaluate@tiny-average": {"deps": [{"path": "data/suites/tiny", "md5": "new"}]},
+    }
+    (copied_run / "dvc.lock").write_text(json.dumps({"stages": stages}))
+    with pytest.raises(SelectionError, match="data/suites/tiny was made again after average was scored"):
+        select("tiny", "average")
