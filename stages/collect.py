@@ -10,7 +10,7 @@ STAGE = Stage(
     params=("methods",),
     inputs=(
         *(f"data/{folder}/{{suite}}" for folder in ("scores", "answers", "costs", "diagnostics", "merges")),
-        *("data/previews/{suite}.npz", "data/origins/{suite}.json", "data/runs"),
+        *("data/previews/{suite}.npz", "data/clusters/{suite}.npz", "data/origins/{suite}.json", "data/runs"),
     ),
     outputs=("reports/evidence/suites/{suite}",),
     modules=("pipeline.methods.*",),

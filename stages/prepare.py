@@ -9,7 +9,10 @@ STAGE = Stage(
     arguments=("suite",),
     params=("recipe.{suite}",),
     inputs=("pipeline/suites/{suite}.yaml", "pipeline/suites/tables", "data/checkpoints/{suite}"),
-    outputs=("data/suites/{suite}", "data/previews/{suite}.npz", "data/origins/{suite}.json"),
+    outputs=(
+        "data/suites/{suite}",
+        *("data/previews/{suite}.npz", "data/origins/{suite}.json", "data/clusters/{suite}.npz"),
+    ),
     modules=("pipeline.suites.*",),
 )
 
@@ -17,12 +20,12 @@ STAGE = Stage(
 def run(job: Job) -> None:
     """Prepare the suite with its family; write what the report shows of it."""
     name, checkpoints = job.names["suite"], job.inputs[-1]
-    folder, preview, origin = job.outputs
+    folder, *shown = job.outputs
     family, definition = load(name)
     family.prepare(name, definition, job.params["recipe.{suite}"], checkpoints, folder)
     if hasattr(family, "tune"):
         family.tune(definition, job.params["recipe.{suite}"], folder, job.work)
-    write_preview(folder, preview, origin)
+    write_preview(folder, *shown)
 
 
 if __name__ == "__main__":

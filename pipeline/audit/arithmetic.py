@@ -132,6 +132,12 @@ def _check_copies(suite: AuditedSuite) -> Finding:
         else:
             same = rows.drop(columns="method").reset_index(drop=True).equals(original)
             finding.expect(same, f"losses.csv: losses of {method} are not those of {source}")
+    for name, clusters in (repository.arrays(f"{folder}/clusters.npz") or {}).items():
+        source = f"data/suites/{suite.name}/clusters/{name}.npy"
+        if (original := repository.array(source)) is None:
+            finding.skip(source)
+        else:
+            finding.expect(np.array_equal(clusters, original), f"clusters.npz: {name} is not {source}")
     merged = f"data/merges/{suite.name}/{MAIN}"
     source, coefficients = f"{merged}/coefficients.safetensors", repository.rows(f"{folder}/coefficients.csv")
     tensors, merge = repository.tensors(source), repository.json(f"{merged}/merge.json")
@@ -245,7 +251,8 @@ def check_comparisons(suite: AuditedSuite, accuracies: Accuracies, table: str) -
         for method in dict.fromkeys(name for row in rows for name in _pair(row) if name in accuracies.per_cent)
     }
     compared = [row for row in rows if row["difference"] and {*_pair(row)} <= runs.keys()]
-    sums = [weigh_runs(runs, dict(zip(_pair(row), (1, -1), strict=True))) for row in compared]
+    clusters = suite.clusters(suite.evidence, accuracies.tasks)
+    sums = [weigh_runs(runs, dict(zip(_pair(row), (1, -1), strict=True)), clusters) for row in compared]
     _check_intervals(finding, accuracies.tasks, sums, compared, path)
     return finding
 

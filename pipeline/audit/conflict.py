@@ -144,6 +144,7 @@ def _check_statements(finding: Finding, suite: AuditedSuite, rows: pd.DataFrame)
         (*pair, str(place)): side for pair, part in groups.items() for place, side in enumerate(_read_sides(part))
     }
     sides: dict[Setting, list[Setting]] = {pair: [key for key in runs if key[:2] == pair] for pair in groups}
+    clusters = suite.clusters(f"{EVIDENCE}/studies/{suite.name}", [*dict.fromkeys(named["source"])])
     values: dict[str, dict[str, float]] = {}
     weights = dict(_list_comparisons([*groups]))
     for name, sums in weights.items():
@@ -151,7 +152,7 @@ def _check_statements(finding: Finding, suite: AuditedSuite, rows: pd.DataFrame)
         for setting, weight in sums.items():
             for side in sides.get(setting, [setting]):
                 spread[side] = weight / len(sides.get(setting, [setting]))
-        values[name] = compute_contrast(runs, spread)
+        values[name] = compute_contrast(runs, spread, clusters)
     _check_comparisons(finding, suite, weights, values)
     averages: dict[Setting, float] = {
         pair: float(np.mean([runs[side].accuracies.mean() for side in settings])) for pair, settings in sides.items()

@@ -92,6 +92,7 @@ def _check_contrasts(finding: Finding, suite: AuditedSuite, study: str, rows: pd
         "first": group_settings(rows[rows["replicate"] == 0] if replicated else rows, SETTINGS[study]),
     }
     comparisons = [(row, "first" if row["replicates"] == "first" else "all", _weights(row)) for row in contrasts]
+    clusters = suite.clusters(f"{EVIDENCE}/studies/{suite.name}", suite.tasks)
     runs: dict[str, dict[Setting, Runs]] = {which: {} for which in parts}
     for _, which, weights in comparisons:
         for setting in (setting for setting in weights if setting in parts[which]):
@@ -101,7 +102,7 @@ def _check_contrasts(finding: Finding, suite: AuditedSuite, study: str, rows: pd
             complaint = f"{row['name']} compares runs that are not there (no rows of {'; '.join(missing)})"
             finding.expect(False, f"{path}: {complaint}")
             continue
-        name, expected = row["name"], compute_contrast(runs[which], weights)
+        name, expected = row["name"], compute_contrast(runs[which], weights, clusters)
         if replicated:  # orders of methods count no tasks won, and are not over tasks on one replicate
             name = f"{name} ({row['replicates']} replicates)"
             for column in ("won", "lost", *["like low", "like high"] * (which == "first")):
@@ -110,9 +111,14 @@ def _check_contrasts(finding: Finding, suite: AuditedSuite, study: str, rows: pd
             finding.expect_number(f"{path}: {name}, {column}", row.get(column, ""), value, PRINTED)
 
 
-def compute_contrast(runs: Mapping[Setting, Runs], weights: Mapping[Setting, float]) -> dict[str, float]:
-    """Return mean, low, high, like low, like high, won and lost of the weighted sum of settings, in points."""
-    total = weigh_runs(runs, weights)
+def compute_contrast(
+    runs: Mapping[Setting, Runs], weights: Mapping[Setting, float], clusters: Sequence[np.ndarray | None]
+) -> dict[str, float]:
+    """Return mean, low, high, like low, like high, won and lost of the weighted sum of settings, in points.
+
+    clusters: as for `pipeline.audit.intervals.weigh_runs`.
+    """
+    total = weigh_runs(runs, weights, clusters)
     return {
         "mean": float(total.tasks.mean()),
         "won": float(sum(bounds.low > 0 for bounds in total.each)),

@@ -1,10 +1,11 @@
 """Intervals over seeds and examples, or seeds and tasks, by code that shares nothing with the report's.
 
-A difference is a mean over crossed axes: the examples of every task or the tasks, every set of seeds, the trainings of
-the experts. Each axis of n > 1 members adds the variance of their means, over n. The interval is Student's t, whose
-degrees of freedom follow from the shares that the axes have of the sum (Satterthwaite).
+A difference is a mean over crossed axes: the examples of every task (or clusters of them) or the tasks, every set of
+seeds, the trainings of the experts. Each axis of n > 1 members adds the variance of their means, over n. The interval
+is Student's t, whose degrees of freedom follow from the shares that the axes have of the sum (Satterthwaite).
 """
 
+import itertools
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,14 +58,20 @@ class Sum(NamedTuple):
     """Of every task, over examples and seeds."""
 
 
-def weigh_runs(runs: Mapping[Key, Runs], weights: Mapping[Key, float]) -> Sum:
-    """Return the sum of the accuracies of methods or settings, times their weights, with its intervals."""
+def weigh_runs(
+    runs: Mapping[Key, Runs], weights: Mapping[Key, float], clusters: Sequence[np.ndarray | None] = ()
+) -> Sum:
+    """Return the sum of the accuracies of methods or settings, times their weights, with its intervals.
+
+    clusters: per task [n], equal for examples that depend on each other, or None; by default none do.
+    """
     chosen = [(runs[key], weight) for key, weight in weights.items()]
     number = len(chosen[0][0].right)
     shared = [_add(weight * part.accuracies.mean(1) for part, weight in chosen)]
     for seeds in {part.seeds for part, _ in chosen}:
         shared.append(_add(weight * part.accuracies.mean(0) for part, weight in chosen if part.seeds == seeds))
     examples = [_add(100 * weight * part.right[task].mean((0, 1)) for part, weight in chosen) for task in range(number)]
+    examples = [pool_examples(*parts) for parts in itertools.zip_longest(examples, clusters)]
     tasks = np.array([effects.mean() for effects in examples])
     means = [axis.mean(1) for axis in shared]
     return Sum(
@@ -76,6 +83,15 @@ def weigh_runs(runs: Mapping[Key, Runs], weights: Mapping[Key, float]) -> Sum:
             for task, (mean, effects) in enumerate(zip(tasks, examples, strict=True))
         ),
     )
+
+
+def pool_examples(effects: np.ndarray, clusters: np.ndarray | None) -> np.ndarray:
+    """Return what every cluster contributes to the mean of effects [n], times the number of clusters."""
+    if clusters is None:
+        return effects
+    names = sorted({*clusters.tolist()})
+    mean, share = effects.mean(), len(names) / len(effects)
+    return np.array([mean + share * (effects[clusters == name] - mean).sum() for name in names])
 
 
 def bound_grid(grid: np.ndarray) -> Bounds:

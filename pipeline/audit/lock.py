@@ -14,7 +14,7 @@ from pipeline.audit.finding import Finding
 from pipeline.audit.repository import Repository, Stamp, hash_directory, stamp_bytes
 from pipeline.audit.stages import Declared, Locked, lookup, read_pipelines
 
-RESTORED = ("data/scores/", "data/runs/", "data/origins/", "data/previews/")
+RESTORED = ("data/scores/", "data/runs/", "data/origins/", "data/previews/", "data/clusters/")
 """Outputs of stages that the evidence keeps word for word, each of them."""
 KINDS = {
     "code": "files of code and tables are those that ran",

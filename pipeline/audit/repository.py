@@ -2,6 +2,7 @@
 
     reports/evidence/suites/<suite>/scores.csv    -> data/scores/<suite>/<method>.csv
     reports/evidence/suites/<suite>/previews.npz  -> data/previews/<suite>.npz
+    reports/evidence/*/<suite>/clusters.npz       -> data/clusters/<suite>.npz
     reports/evidence/studies/<suite>/<study>/...  -> data/studies/<suite>/<study>/...
     reports/evidence/**/records.json              -> data/runs, data/origins, data/costs: {path: content}
 
@@ -296,10 +297,11 @@ def _scores(root: Path) -> Restored:
 
 
 def _copies(root: Path) -> Restored:
-    """Previews and rows of studies, which the evidence keeps as they are."""
+    """Previews, clusters and rows of studies, which the evidence keeps as they are."""
     evidence = root / EVIDENCE
-    for path in sorted((evidence / "suites").glob("*/previews.npz")):
-        yield path.relative_to(evidence), f"data/previews/{path.parent.name}.npz", path.read_bytes()
+    for kind in ("previews", "clusters"):
+        for path in sorted(evidence.glob(f"*/*/{kind}.npz")):
+            yield path.relative_to(evidence), f"data/{kind}/{path.parent.name}.npz", path.read_bytes()
     for path in _files(evidence / "studies", "*.csv"):
         if path.name != "scores.csv":
             yield path.relative_to(evidence), f"data/{path.relative_to(evidence).as_posix()}", path.read_bytes()

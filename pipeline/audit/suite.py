@@ -1,6 +1,6 @@
 """What several checks read of one suite; every file is read once."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -62,6 +62,15 @@ class AuditedSuite:
     def answers(self) -> Mapping[str, np.ndarray] | None:
         """{method/task: bits [S, n / 8], 1 for examples that were answered rightly}."""
         return self.repository.arrays(f"{self.evidence}/answers.npz")
+
+    def clusters(self, folder: str, tasks: Sequence[str]) -> list[np.ndarray | None]:
+        """Return the clusters of the scored examples [n] per task, None where all are independent.
+
+        folder: that of the evidence of the suite or of its studies.
+        """
+        arrays = self.repository.arrays(f"{folder}/clusters.npz")
+        split = self.repository.params["evaluation_split"] if arrays else None
+        return [arrays.get(f"{split}/{task}") if arrays else None for task in tasks]
 
     @cached_property
     def table(self) -> list[dict[str, str]] | None:

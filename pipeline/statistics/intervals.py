@@ -11,6 +11,10 @@ There are two intervals:
     these tasks         the axes are the test examples of every task, and the seeds
     tasks like these    the axes are the tasks and the seeds; a task's examples are part of what makes tasks differ
 
+Examples that are not independent, such as crops of one photograph, are a cluster, and the axis has the clusters of a
+task as its members: the variance is the one that is robust to clusters (Liang & Zeger 1986), G / (G - 1) times the sum
+of squares of what the G clusters contribute.
+
 Methods with the same seeds are paired seed by seed; other seeds are another axis. An axis with a single member (a
 method without randomness, one seed) is left out, and the interval does not cover it. Where the experts were trained
 several times, these replicates are a further axis of both intervals. What two axes cause together counts for each of
@@ -50,6 +54,8 @@ class Marks(Generic[MethodKey]):
     tasks: Mapping[MethodKey, Sequence[np.ndarray]]
     """Per task [R, S, n], of R trainings of the experts and S seeds: 1 for a right answer, 0 for a wrong one."""
     seeds: Mapping[MethodKey, tuple[Hashable, ...]]
+    clusters: Sequence[np.ndarray]
+    """Per task [n], equal for examples that are not independent."""
 
     def accuracies(self, method: MethodKey) -> np.ndarray:
         """[R, S, T]."""
@@ -58,7 +64,12 @@ class Marks(Generic[MethodKey]):
     @property
     def count(self) -> int:
         """Number of test examples of all tasks."""
-        return sum(marks.shape[-1] for marks in next(iter(self.tasks.values())))
+        return sum(map(len, self.clusters))
+
+    @property
+    def independent(self) -> int:
+        """Number of clusters of test examples of all tasks."""
+        return sum(len(np.unique(clusters)) for clusters in self.clusters)
 
 
 @dataclass(frozen=True)
@@ -128,15 +139,24 @@ def mean_interval(grid: np.ndarray) -> Interval:
 
 
 def mark_methods(
-    correct: Correct[MethodKey], seeds: Mapping[MethodKey, Sequence[Hashable]], replicates: int = 1
+    correct: Correct[MethodKey],
+    seeds: Mapping[MethodKey, Sequence[Hashable]],
+    replicates: int = 1,
+    clusters: Mapping[str, np.ndarray] | None = None,
 ) -> Marks[MethodKey]:
     """Arrange the answers of all methods.
 
     seeds: the seeds of every method, in the order of its answers. replicates: number of trainings of the experts; with
     several, the answers of a method are those of all its seeds on the first replicate, then on the second, and so on.
-    Raises StatisticsError unless all methods answered the same examples once per replicate and seed.
+    clusters: {task: [n], equal for examples that are not independent}; those of other tasks are. Raises StatisticsError
+    unless all methods answered the same examples once per replicate and seed, each of one cluster.
     """
     first = next(iter(correct.values()))
+    parts = {task: np.arange(right.shape[1]) for task, right in first.items()} | dict(clusters or {})
+    for task, right in first.items():
+        shape, expected = parts[task].shape, right.shape[1:]
+        if shape != expected:
+            raise StatisticsError(f"{task}: clusters of shape {shape}, expected {expected}, one each; run dvc repro")
     for method, tasks in correct.items():
         for task, right in first.items():
             expected = (replicates * len(seeds[method]), right.shape[1])
@@ -151,7 +171,19 @@ def mark_methods(
             for method, tasks in correct.items()
         },
         {method: tuple(seeds[method]) for method in correct},
+        [parts[task] for task in first],
     )
+
+
+def cluster_effects(effects: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+    """Turn effects of examples [n] into those of G clusters [G]: the members of an axis with the same mean.
+
+    clusters: [n]. A member is the mean plus G / n times the sum of its examples' deviations from it; that of a single
+    example in n clusters is its effect.
+    """
+    mean, members = effects.mean(), np.unique(clusters, return_inverse=True)[1]
+    sums = np.bincount(members, weights=effects - mean)
+    return mean + sums * len(sums) / len(effects)
 
 
 def compare_methods(marks: Marks[MethodKey], weights: Mapping[MethodKey, float]) -> Comparison:
@@ -163,7 +195,10 @@ def compare_methods(marks: Marks[MethodKey], weights: Mapping[MethodKey, float])
 
     tasks = total({method: runs.mean((0, 1)) for method, runs in accuracies.items()}).round(SHARE_DECIMALS)
     places = range(len(tasks))
-    examples = [total({method: marks.tasks[method][place].mean((0, 1)) for method in weights}) for place in places]
+    examples = [
+        cluster_effects(total({method: marks.tasks[method][place].mean((0, 1)) for method in weights}), clusters)
+        for place, clusters in enumerate(marks.clusters)
+    ]
     shared = [total({method: runs.mean(axis=1) for method, runs in accuracies.items()})]  # replicates, [R, T]
     for seeds in dict.fromkeys(marks.seeds[method] for method in weights):  # [S, T]
         shared.append(total({name: runs.mean(0) for name, runs in accuracies.items() if marks.seeds[name] == seeds}))

@@ -75,10 +75,10 @@ def train(suite: Path, recipe: mini.Recipe, seed: int) -> dict[str, Weights]:
 
 
 def assemble_replicate(suite: Path, recipe: mini.Recipe, trained: Mapping[str, Weights], folder: Path) -> None:
-    """Write a suite with these weights; its images and labels are links to those of `suite`."""
+    """Write a suite with these weights; its images, labels and clusters are links to those of `suite`."""
     original = SuiteFolder(suite).suite
     folder.mkdir(parents=True)
-    for name in ("images", "labels"):
+    for name in ("images", "labels", *(["clusters"] if (suite / "clusters").exists() else [])):
         (folder / name).symlink_to((suite / name).resolve(), target_is_directory=True)
     mini.assemble_suite(original.name, original.task_names, recipe, trained, folder)
 

@@ -55,7 +55,7 @@ def train(definition: Definition, recipe: Recipe, folder: Path) -> None:
     for name in COPIED:
         store.write_bytes(folder / name, (source / name).read_bytes())
     for task in tqdm(definition.tasks, desc="experts", unit="expert"):
-        factors = lora.fine_tune(base, heads[task], task, drawn[task]["train"], recipe)
+        factors = lora.fine_tune(base, heads[task], task, drawn[task]["train"][:2], recipe)
         store.write_tensors(folder / f"experts/{task}.safetensors", factors)
 
 

@@ -29,8 +29,8 @@ from pipeline.runtime.parallel import run_all
 from pipeline.runtime.schema import Parameters
 
 __all__ = ["Definition", "Recipe", "assemble_suite", "prepare", "sizes", "train"]
-SuiteImages = Mapping[str, Mapping[str, images.Images]]
-"""{task: {split: (images uint8 [N, 28, 28, 3], labels int64 [N])}}."""
+SuiteImages = Mapping[str, Mapping[str, images.Drawn]]
+"""{task: {split: images}}."""
 ROUNDING = 0.1
 """Largest change of the mean grey level of a sketch's cell that counts as rounding."""
 
@@ -52,7 +52,7 @@ def train(definition: Definition, recipe: Recipe, folder: Path) -> None:
     Raises BenchmarkError if the training diverges.
     """
     drawn = _draw(definition.tasks, recipe)
-    examples = {task: splits["train"] for task, splits in drawn.items()}
+    examples = {task: splits["train"][:2] for task, splits in drawn.items()}
     try:
         trained = training.train(definition.tasks, examples, recipe, recipe.seed)
     except training.Diverged as error:
@@ -87,11 +87,13 @@ def draw_images(tasks: Sequence[str], recipe: ExpertRecipe, checkpoints: Path) -
 
 
 def write_drawn(drawn: SuiteImages, folder: Path) -> None:
-    """Write images and labels of a suite into `folder`."""
+    """Write images, labels and clusters of a suite into `folder`."""
     for task, splits in drawn.items():
-        for split, (pixels, labels) in splits.items():
+        for split, (pixels, labels, clusters) in splits.items():
             store.write_array(folder / "images" / split / f"{task}.npy", pixels)
             store.write_array(folder / "labels" / split / f"{task}.npy", labels)
+            if len(np.unique(clusters)) < len(clusters):
+                store.write_array(folder / "clusters" / split / f"{task}.npy", clusters)
 
 
 def assemble_suite(
@@ -136,7 +138,8 @@ def _hashes(drawn: SuiteImages) -> dict[str, dict[str, dict[str, str]]]:
     """{task: {split: {"images": SHA-256, "labels": SHA-256}}}."""
     return {
         task: {
-            split: {"images": _sha256(pixels), "labels": _sha256(labels)} for split, (pixels, labels) in splits.items()
+            split: {"images": _sha256(pixels), "labels": _sha256(labels)}
+            for split, (pixels, labels, _) in splits.items()
         }
         for task, splits in drawn.items()
     }
@@ -150,7 +153,7 @@ def _sketches(drawn: SuiteImages) -> dict[str, np.ndarray]:
     return {
         f"{task}/{split}": images.sketch(pixels)
         for task, splits in drawn.items()
-        for split, (pixels, _) in splits.items()
+        for split, (pixels, _, _) in splits.items()
     }
 
 

@@ -52,10 +52,14 @@ def made(answers, tmp_path_factory: pytest.TempPathFactory) -> Path:
     groups = {"zeroshot": "Floor", "individual": "Floor", "average": "Data-free"}
     titled = [(name, TITLES.get(name, name), groups.get(name, "Calibrated")) for name in SEEDS]
     store.write_csv(tmp_path / "reports/tables/s.csv", ("method", "title", "group"), titled)
+    clusters = {TASKS[0]: np.arange(EXAMPLES) % 9}
+    store.write_arrays(tmp_path / f"{EVIDENCE}/clusters.npz", {f"test/{task}": part for task, part in clusters.items()})
+    store.write_text(tmp_path / "params.yaml", "suites: [s]\nstudies: []\nevaluation_split: test\n")
     seeds = {method: tuple(method_seeds) for method, method_seeds in SEEDS.items()}
     pairs = [("samerging", name) for name in SEEDS if name != "samerging"]
     compared = {
-        other: comparison for (_, other), comparison in compare_pairs(mark_methods(answers, seeds), pairs).items()
+        other: comparison
+        for (_, other), comparison in compare_pairs(mark_methods(answers, seeds, clusters=clusters), pairs).items()
     }
     table = []
     for name, comparison in compared.items():
@@ -144,6 +148,12 @@ def test_a_true_table_of_comparisons_passes(root: Path):
 def test_a_false_comparison_is_named(root: Path, columns: dict[str, object], why: str):
     alter(root, "distillation", **columns)
     assert why in list_faults(root)
+
+
+def test_clusters_that_are_left_out_are_missed(root: Path):
+    """Intervals over clusters are not those over examples."""
+    store.write_arrays(root / EVIDENCE / "clusters.npz", {})
+    assert "distillation, difference low is " in list_faults(root)
 
 
 def test_pairs_of_a_question_are_compared_like_rows_with_samerging(root: Path):

@@ -256,6 +256,13 @@ def alter_measure(root: Path) -> None:
     replace_in(root, f"{EVIDENCE}/{SUITE}/measures.csv", r"(cosine,.*\d\.)(\d)", increment_digit)
 
 
+def alter_clusters(root: Path) -> None:
+    path = root / f"{EVIDENCE}/{SUITE}/clusters.npz"
+    arrays = store.read_arrays(path)
+    arrays["test/signs"] = arrays["test/signs"][::-1]
+    store.write_arrays(path, arrays, compress=True)
+
+
 def alter_median(root: Path) -> None:
     path = sorted((root / "benchmarks/results").glob("calibration_step-*.json"))[0]
     content = store.read_json(path)
@@ -381,6 +388,7 @@ FRAUDS: Mapping[str, tuple[Callable[[Path], None], str, str]] = {
     ),
     "a coefficient": (alter_coefficient, f"{SUITE}: copies", "coefficients.csv: conv1.weight of optdigits, seed 0 is "),
     "a loss": (alter_loss, f"{SUITE}: copies", "losses.csv: losses of distillation are not those of data/merges/"),
+    "a cluster": (alter_clusters, f"{SUITE}: copies", "clusters.npz: test/signs is not data/suites/"),
     "a measure": (alter_measure, f"{SUITE}: copies", f"measures.csv is not data/diagnostics/{SUITE}/measures.csv"),
     "a median outside its range": (alter_median, "documents", "ratio: median 0.5 is not within its range"),
     "a GPU without its driver": (

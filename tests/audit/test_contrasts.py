@@ -159,7 +159,7 @@ def test_a_contrast_of_one_run_is_its_accuracy():
     )
     rows.answers = rows.answers.map(np.array)
     runs = {("m",): contrasts.read_runs(rows, ("a", "b", "c"))}
-    values = contrasts.compute_contrast(runs, {("m",): 1.0})
+    values = contrasts.compute_contrast(runs, {("m",): 1.0}, ())
     expected = stats.ttest_1samp([100.0, 0.0, 100.0], 0).confidence_interval(0.95)
     assert values["mean"] == pytest.approx(200 / 3)
     assert (values["low"], values["high"]) == pytest.approx((200 / 3, 200 / 3))

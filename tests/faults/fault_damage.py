@@ -36,6 +36,7 @@ READERS = {
     "costs/nano-3/ties.json": ("collect", "nano-3"),
     "diagnostics/nano-3/measures.csv": ("collect", "nano-3"),
     "previews/nano-3.npz": ("collect", "nano-3"),
+    "clusters/nano-3.npz": ("collect", "nano-3"),
     "origins/nano-3.json": ("collect", "nano-3"),
     "runs/prepare-nano-3.json": ("collect", "nano-3"),
 }

@@ -13,8 +13,10 @@ from safetensors.torch import load_file, save_file
 from pipeline.models import suite as suites
 from pipeline.models.suite import SuiteError, SuiteFolder
 from pipeline.models.weights import to_device
+from pipeline.runtime import store
 from pipeline.runtime.device import device
 from pipeline.runtime.errors import BenchmarkError
+from pipeline.steps.prepare import write_preview
 from tests.support import toy, toy_texts
 
 Fault = Callable[[Path], None]
@@ -261,6 +263,21 @@ def test_a_suite_of_images_needs_their_mean_and_deviation(broken: Path, missing:
 def broken(pristine_suite: Path, tmp_path: Path) -> Path:
     """A copy of the suite, to be broken."""
     return Path(shutil.copytree(pristine_suite, tmp_path / "broken"))
+
+
+def test_examples_may_be_clusters(broken: Path):
+    suite, folder = broken, SuiteFolder(broken)
+    assert folder.clusters("test", "dogs") is None, "all are independent"
+    clusters = np.arange(toy.SIZES["test"]) // 2
+    store.write_array(suite / "clusters/test/dogs.npy", clusters)
+    assert (SuiteFolder(suite).clusters("test", "dogs") == clusters).all()
+    write_preview(suite, *(suite / name for name in ("preview.npz", "origin.json", "clusters.npz")))
+    written = store.read_arrays(suite / "clusters.npz")
+    assert {name: part.tolist() for name, part in written.items()} == {"test/dogs": clusters.tolist()}
+    for wrong, message in ((clusters[1:], "expected int64 of shape"), (clusters / 2, "float64 of shape")):
+        store.write_array(suite / "clusters/test/dogs.npy", wrong)
+        with pytest.raises(SuiteError, match=f"clusters/test/dogs.npy: .*{message}"):
+            SuiteFolder(suite)
 
 
 def test_a_complete_folder_opens(pristine_suite: Path):

@@ -102,7 +102,7 @@ def test_claims_leave_out_methods_that_did_not_run(made):
     compared = {"individual": made.compared["individual"]}
     sections = {**GROUPS, "Data-free": []}
     runs = made.evidence.runs.assign(**{GAP: np.nan})
-    evidence = SimpleNamespace(titles=TITLES, sections=sections, runs=runs)
+    evidence = SimpleNamespace(titles=TITLES, sections=sections, runs=runs, marks=made.evidence.marks)
     sentences = comparisons.claims(evidence, compared, 1)
     assert len(sentences) == 2
     assert "worse than 1 (Experts); no difference is shown to 0." in sentences[0]

@@ -42,7 +42,7 @@ SELECTION = choose_methods(METHODS)
 LOOK = Look(dpi=50, width=6.5, decimals=1)
 INPUTS = (
     *(f"{name}/mini-x" for name in ("scores", "answers", "costs", "diagnostics", "merges")),
-    *("previews/mini-x.npz", "origins/mini-x.json", "runs"),
+    *("previews/mini-x.npz", "clusters/mini-x.npz", "origins/mini-x.json", "runs"),
 )
 ORIGIN = {
     "source": "made <here>",
@@ -129,6 +129,7 @@ def write_inputs(folder):
     store.write_tensors(folder / "merges/mini-x/samerging/coefficients.safetensors", learned)
     examples = {task: np.full((3, 4, 4, 3), 90 * index, np.uint8) for index, task in enumerate(TASKS)}
     store.write_arrays(folder / "previews/mini-x.npz", examples)
+    store.write_arrays(folder / "clusters/mini-x.npz", {f"test/{TASKS[0]}": np.arange(50) // 5})
     store.write_json(folder / "origins/mini-x.json", ORIGIN)
     layers = [
         ("mlp.0.c_fc", name, task, "", value)
@@ -193,7 +194,7 @@ def test_the_whole_report_is_written_with_the_same_bytes_twice(data, tmp_path, m
     assert set(files) - evidence == expected
     assert {Path(name).name for name in evidence} == {
         *("scores.csv", "answers.npz", "methods.json", "measures.csv", "prediction.csv", "measures.json"),
-        *("losses.csv", "coefficients.csv", "previews.npz", "records.json"),
+        *("losses.csv", "coefficients.csv", "previews.npz", "clusters.npz", "records.json"),
     }
     metrics = json.loads(files["metrics.json"])["mini-x"]
     assert [*metrics] == ["samerging", "gap_closed", "minus_distillation", "best_data_free", "experts"]
@@ -271,6 +272,7 @@ def test_data_files_hold_the_values_of_the_figures(plain):
         "merges/mini-x/samerging/coefficients.safetensors",
         "merges/mini-x/distillation/losses.csv",
         "previews/mini-x.npz",
+        "clusters/mini-x.npz",
         "origins/mini-x.json",
         "runs/evaluate-mini-x-samerging.json",
         "runs/surgery-mini-x-samerging.json",
@@ -497,7 +499,10 @@ def test_without_experts_nothing_is_normalised(data, tmp_path):
     assert "iqm" not in (tmp_path / "tables/mini-x-comparisons.csv").read_text()
 
 
-EVIDENCE = ("scores.csv", "answers.npz", "methods.json", "measures.csv", "losses.csv", "previews.npz", "records.json")
+EVIDENCE = (
+    *("scores.csv", "answers.npz", "methods.json", "measures.csv", "losses.csv", "previews.npz", "clusters.npz"),
+    "records.json",
+)
 
 
 @pytest.mark.parametrize("name", EVIDENCE)

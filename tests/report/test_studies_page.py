@@ -43,7 +43,10 @@ def write_evidence(root: Path) -> Path:
     for path, right in zip(fixed, (30, 90), strict=True):
         store.write_csv(path, SCORE_COLUMNS, [("mini-x", path.stem, task, None, 0, right, 100) for task in TASKS])
     folder = root / "mini-x"
-    collect_context(fixed, TITLES, folder / "scores.csv", folder / "titles.json")
+    clusters = root / "clusters.npz"
+    store.write_arrays(clusters, {})
+    outputs = [folder / name for name in ("scores.csv", "titles.json", "clusters.npz")]
+    collect_context(fixed, clusters, TITLES, outputs)
     add_study(folder, "efficiency", TRIAL_COLUMNS, rows)
     return folder
 

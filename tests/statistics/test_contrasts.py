@@ -93,7 +93,7 @@ def scores(rights: Rights, name: str = "setting") -> pd.DataFrame:
 def contrast_letters(rights: Rights, plus: str, minus: str) -> Contrast:
     """Contrast the settings of two strings, a letter each."""
     tasks = [*next(iter(rights.values()))]
-    marks = mark_settings(scores(rights), ("setting",), tasks)
+    marks = mark_settings(scores(rights), ("setting",), tasks, {})
     return contrast_settings(marks, [(letter,) for letter in plus], [(letter,) for letter in minus])
 
 
@@ -186,7 +186,8 @@ def test_settings_may_span_columns_and_rows_come_in_any_order():
     rows = scores(rights)
     split = rows.assign(setting=rows.setting.str[0], k=rows.setting.str[1].astype(int))
     marks, reordered = (
-        mark_settings(frame, ("setting", "k"), ("a", "b")) for frame in (split, split.sample(frac=1, random_state=1))
+        mark_settings(frame, ("setting", "k"), ("a", "b"), {})
+        for frame in (split, split.sample(frac=1, random_state=1))
     )
     for pair in ([("p", 2)], [("q", 1)]), ([("p", 1), ("q", 1)], [("p", 2), ("q", 2)]):
         assert contrast_settings(marks, *pair) == contrast_settings(reordered, *pair)
@@ -215,19 +216,19 @@ def test_answers_that_contradict_the_counts_are_refused(changed: dict[str, objec
         rows[column] = rows[column].astype(object)
         rows.loc[place, column] = value
     with pytest.raises(StatisticsError, match=message):
-        mark_settings(rows.infer_objects(), ("setting",), ("a", "b"))
+        mark_settings(rows.infer_objects(), ("setting",), ("a", "b"), {})
 
 
 def test_scores_without_answers_are_refused():
     rows = scores(random_rights({"x": 0.7}, seeds=1)).drop(columns="right")
     with pytest.raises(StatisticsError, match=r"without the column `right`.*run the study again"):
-        mark_settings(rows, ("setting",), ("a", "b"))
+        mark_settings(rows, ("setting",), ("a", "b"), {})
 
 
 def test_a_run_without_a_task_is_refused():
     rows = scores(random_rights({"x": 0.7, "y": 0.6}, seeds=1))
     with pytest.raises(StatisticsError, match="y, b: seeds none, examples none; expected seeds 0"):
-        mark_settings(rows[(rows.setting != "y") | (rows.task != "b")], ("setting",), ("a", "b"))
+        mark_settings(rows[(rows.setting != "y") | (rows.task != "b")], ("setting",), ("a", "b"), {})
 
 
 def test_methods_with_different_seeds_are_compared_as_by_compare_methods():
@@ -237,8 +238,8 @@ def test_methods_with_different_seeds_are_compared_as_by_compare_methods():
         **random_rights({"z": 0.5}, seeds=1),
     }
     with pytest.raises(StatisticsError, match="expected seeds 0 1 2"):
-        mark_settings(scores(rights), ("setting",), TASKS[:2])
-    marks = mark_settings(scores(rights), ("setting",), TASKS[:2], seeded=("setting",))
+        mark_settings(scores(rights), ("setting",), TASKS[:2], {})
+    marks = mark_settings(scores(rights), ("setting",), TASKS[:2], {}, seeded=("setting",))
     owners = {"x": (0, 1, 2), "y": (0, 1), "z": (0,)}
     expected = mark_methods(rights, owners)
     for plus, minus in ("xy", "yz"):
@@ -254,7 +255,7 @@ def test_methods_with_different_seeds_are_compared_as_by_compare_methods():
 
 def test_a_combination_of_settings_is_the_contrast_of_their_means():
     rights = random_rights({"x": 0.8, "y": 0.7, "u": 0.6, "v": 0.7}, seeds=2)
-    marks = mark_settings(scores(rights), ("setting",), TASKS[:2])
+    marks = mark_settings(scores(rights), ("setting",), TASKS[:2], {})
     combination = combine_settings(marks, {("x",): 1, ("y",): 1, ("u",): -1, ("v",): -1})
     contrast = contrast_settings(marks, [("x",), ("y",)], [("u",), ("v",)])
     assert interval_edges(combination.these) == pytest.approx([2 * edge for edge in interval_edges(contrast.these)])

@@ -55,7 +55,7 @@ def test_unequal_seeds_have_welchs_interval_and_p():
     rights = {name: {"t0": np.arange(100) < np.array(tops)[:, None]} for name, tops in counts.items()}
     marks = mark(rights, {name: tuple(f"{name} {seed}" for seed in range(len(tops))) for name, tops in counts.items()})
     still = Marks({name: [np.repeat(task.mean(-1, keepdims=True), 4, -1) for task in tasks]
-                   for name, tasks in marks.tasks.items()}, marks.seeds)  # fmt: skip
+                   for name, tasks in marks.tasks.items()}, marks.seeds, [np.arange(4)])  # fmt: skip
     comparison = compare_methods(still, PAIR)
     expected = stats.ttest_ind(*(np.array(tops) / 100 for tops in counts.values()), equal_var=False)
     assert ends(comparison.average) == pytest.approx((*expected.confidence_interval(0.95),))
@@ -156,6 +156,58 @@ def test_intervals_for_tasks_like_these_leave_the_examples_alone():
     assert comparison.average.low < comparison.average.value < comparison.average.high
 
 
+def test_copies_of_an_example_are_one_cluster():
+    """Answers to every example seven times over have the interval of the examples, not one that is narrower."""
+    rng = np.random.default_rng(4)
+    rights = {"one": random_answers(rng, 0.7, 1), "two": random_answers(rng, 0.6, 1)}
+    copies = {name: {task: np.tile(right, 7) for task, right in tasks.items()} for name, tasks in rights.items()}
+    clusters = {f"t{task}": rng.permutation(60)[np.arange(7 * 60) % 60] for task in range(3)}
+    single, seeds = compare(rights), dict.fromkeys(rights, (0,))
+    clustered = compare_methods(mark_methods(copies, seeds, clusters=clusters), PAIR)
+    assert ends(clustered.average) == pytest.approx(ends(single.average))
+    np.testing.assert_allclose(clustered.tasks.high, single.tasks.high)
+    naive = compare(copies)
+    assert naive.average.high - naive.average.low < 0.4 * (single.average.high - single.average.low)
+
+
+def test_clusters_of_unequal_sizes_have_the_robust_variance():
+    """G / (G - 1) times the sum of squares of the clusters' residual sums, as `statsmodels` and Stata have it."""
+    sizes, rng = np.array([1, 4, 9, 2, 30, 14]), np.random.default_rng(5)
+    clusters = np.repeat(np.arange(len(sizes)), sizes)
+    right = rng.random((1, len(clusters))) < 0.6
+    wrong, both = np.zeros_like(right), ("t0", "t1")
+    rights = {"one": {"t0": right, "t1": wrong}, "two": dict.fromkeys(both, wrong)}
+    marks = mark_methods(rights, dict.fromkeys(rights, (None,)), clusters=dict.fromkeys(both, clusters))
+    interval = compare_methods(marks, PAIR).tasks
+    rest = right[0] - right.mean()
+    sums = np.array([rest[clusters == cluster].sum() for cluster in range(len(sizes))])
+    error = np.sqrt(len(sizes) / (len(sizes) - 1) * (sums**2).sum()) / len(clusters)
+    half = stats.t.ppf(0.975, len(sizes) - 1) * error
+    assert (interval.low[0], interval.high[0]) == pytest.approx((right.mean() - half, right.mean() + half))
+    assert (marks.count, marks.independent) == (2 * 60, 2 * 6)
+
+
+def test_intervals_cover_the_chance_of_clusters():
+    rng, trials, fonts = np.random.default_rng(0), 1000, 7
+    of_fonts, covered, tasks = np.repeat(np.arange(fonts), 30), np.zeros(2), ("t0", "t1")
+    clusters = dict.fromkeys(tasks, of_fonts)
+    for _ in range(trials):
+        levels = {task: rng.normal(0.5, 0.1, fonts)[of_fonts] for task in tasks}
+        rights = {"one": {task: rng.random((1, 210)) < levels[task] for task in tasks}}
+        rights["two"] = random_answers(rng, 0.5, 1, 2, 210)
+        seeds = dict.fromkeys(rights, (None,))
+        intervals = (compare_methods(mark_methods(rights, seeds, clusters=it), PAIR).average for it in (clusters, {}))
+        covered += [interval.low <= 0 <= interval.high for interval in intervals]
+    assert 0.93 <= covered[0] / trials <= 0.98
+    assert covered[1] / trials < 0.9, "an interval over images alone is too narrow"
+
+
+def test_clusters_have_one_entry_per_example():
+    rights = {"one": random_answers(np.random.default_rng(0), 0.5, 1)}
+    with pytest.raises(StatisticsError, match=r"t1: clusters of shape \(59,\), expected \(60,\)"):
+        mark_methods(rights, {"one": (0,)}, clusters={"t1": np.zeros(59)})
+
+
 def test_the_reverse_difference_is_the_negative():
     rng = np.random.default_rng(1)
     marks = mark({"one": random_answers(rng, 0.7, 3), "two": random_answers(rng, 0.6, 3)})
@@ -229,13 +281,14 @@ def test_holm_lies_between_no_correction_and_bonferronis(p):
 def constant_marks(*shares):
     """Marks of `one`, a row of shares per seed and a column per task, and of `top`, which is always right."""
     one = [np.repeat(column[None, :, None], 5, -1) for column in np.array(shares).T]
-    return Marks({"one": one, "top": [np.ones((1, 1, 5))] * len(one)}, {"one": SEEDS[: len(shares)], "top": (None,)})
+    seeds = {"one": SEEDS[: len(shares)], "top": (None,)}
+    return Marks({"one": one, "top": [np.ones((1, 1, 5))] * len(one)}, seeds, [np.arange(5)] * len(one))
 
 
 def test_the_interquartile_mean_by_hand():
     marks = constant_marks((0.1, 0.2, 0.3, 0.4), (0.5, 0.6, 0.7, 0.9))
     assert interquartile_mean(marks, "one", "top") == pytest.approx(np.mean([0.3, 0.4, 0.5, 0.6]))
-    halved = Marks({**marks.tasks, "top": [task / 2 for task in marks.tasks["top"]]}, marks.seeds)
+    halved = Marks({**marks.tasks, "top": [task / 2 for task in marks.tasks["top"]]}, marks.seeds, marks.clusters)
     assert interquartile_mean(halved, "one", "top") == pytest.approx(2 * np.mean([0.3, 0.4, 0.5, 0.6]))
 
 
@@ -253,6 +306,6 @@ def test_a_profile_integrates_to_the_mean():
 
 def test_experts_that_are_never_right_leave_scores_undefined():
     marks = constant_marks((0.2, 0.4), (0.1, 0.3))
-    undefined = Marks({**marks.tasks, "top": [0 * task for task in marks.tasks["top"]]}, marks.seeds)
+    undefined = Marks({**marks.tasks, "top": [0 * task for task in marks.tasks["top"]]}, marks.seeds, marks.clusters)
     assert np.isnan(interquartile_mean(undefined, "one", "top"))
     assert np.isnan(performance_profile(undefined, "one", "top", np.array([0.5]))).all()

@@ -94,7 +94,8 @@ def test_a_suite_of_texts_is_diagnosed(text_suite: Path, tmp_path: Path):
 
 
 def test_the_preview_has_the_first_test_texts(text_suite: Path, tmp_path: Path):
-    write_preview(text_suite, tmp_path / "preview.npz", tmp_path / "origin.json")
+    write_preview(text_suite, *(tmp_path / name for name in ("preview.npz", "origin.json", "clusters.npz")))
     first = SuiteFolder(text_suite).examples("test", "dogs")[: EXAMPLES["texts"]]
     expected = [" ".join(f"w{token}" for token in text if token >= 0) for text in first.tolist()]
     assert store.read_arrays(tmp_path / "preview.npz")["dogs"].tolist() == expected
+    assert store.read_arrays(tmp_path / "clusters.npz") == {}, "texts are independent"

@@ -193,7 +193,7 @@ def context(tasks: tuple[str, ...] = TASKS) -> Context:
 
 
 def test_equal_methods_have_a_difference_of_zero():
-    contrast = contrast_replicates(mark_replicates(made_up(spread=0.05), TASKS), "samerging", "distillation")
+    contrast = contrast_replicates(mark_replicates(made_up(spread=0.05), TASKS, {}), "samerging", "distillation")
     for difference in (contrast.committed, contrast.these, contrast.like):
         assert (difference.mean, difference.low, difference.high) == (0, 0, 0)
     assert contrast.each == (0,) * 5
@@ -201,7 +201,7 @@ def test_equal_methods_have_a_difference_of_zero():
 
 
 def test_replicates_without_spread_add_no_width():
-    marks = mark_replicates(made_up(), TASKS)
+    marks = mark_replicates(made_up(), TASKS, {})
     for pair in (("samerging", "tsv_m"), ("adamerging", "individual")):
         contrast = contrast_replicates(marks, *pair)
         assert contrast.these.mean == pytest.approx(contrast.committed.mean)
@@ -215,9 +215,9 @@ def test_replicates_without_spread_add_no_width():
 def test_the_committed_interval_is_that_of_a_study_without_replicates():
     rows = made_up()
     committed = rows[(rows.replicate == 0) & rows.method.isin(("samerging", "distillation"))]
-    marks = mark_settings(committed, ("method",), TASKS)
+    marks = mark_settings(committed, ("method",), TASKS, {})
     expected = contrast_settings(marks, [("samerging",)], [("distillation",)])
-    contrast = contrast_replicates(mark_replicates(rows, TASKS), "samerging", "distillation")
+    contrast = contrast_replicates(mark_replicates(rows, TASKS, {}), "samerging", "distillation")
     assert (contrast.committed, contrast.examples) == (expected.these, sum(SIZES))
 
 
@@ -246,7 +246,7 @@ def test_methods_are_paired_by_replicate_and_seed():
 
 def test_an_order_that_depends_on_the_training_does_not_hold():
     rows = made_up(adamerging=0.75, tsv_m=0.7)
-    assert contrast_replicates(mark_replicates(rows, TASKS), "adamerging", "tsv_m").holds
+    assert contrast_replicates(mark_replicates(rows, TASKS, {}), "adamerging", "tsv_m").holds
     swapped = rows.replicate.isin((3, 4)) & rows.method.isin(("adamerging", "tsv_m"))
     low, high = (rows[~swapped & (rows.method == name) & (rows.replicate == 0)] for name in ("tsv_m", "adamerging"))
     for replicate in (3, 4):
@@ -255,7 +255,7 @@ def test_an_order_that_depends_on_the_training_does_not_hold():
                 place = (rows.replicate == replicate) & (rows.method == name) & (rows.task == task)
                 source = part[part.task == task].iloc[0]
                 rows.loc[place, ["correct", "right"]] = [source.correct, source.right]
-    contrast = contrast_replicates(mark_replicates(rows, TASKS), "adamerging", "tsv_m")
+    contrast = contrast_replicates(mark_replicates(rows, TASKS, {}), "adamerging", "tsv_m")
     assert contrast.same == 3
     assert not contrast.holds
 
@@ -265,7 +265,7 @@ def test_methods_with_a_missing_run_are_refused(column: str):
     rows = made_up()
     missing = (rows.method == "samerging") & (rows[column] == 1) & (rows.replicate == 1)
     with pytest.raises(StatisticsError, match="samerging, a, replicate 1: seeds"):
-        mark_replicates(rows[~missing], TASKS)
+        mark_replicates(rows[~missing], TASKS, {})
 
 
 def test_variance_components_are_recovered():

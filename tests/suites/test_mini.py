@@ -26,14 +26,14 @@ PAIRS = [*combinations(SPLITS, 2)]
 
 
 @cache
-def draw_splits(task: str, seed: int = 0) -> dict[str, images.Images]:
+def draw_splits(task: str, seed: int = 0) -> dict[str, images.Drawn]:
     """Draw the splits of a task."""
     return images.draw(task, SIZES, seed)
 
 
 @pytest.mark.parametrize("task", images.TASKS)
 def test_splits_share_no_image(task: str):
-    contents = {split: {image.tobytes() for image in pixels} for split, (pixels, _) in draw_splits(task).items()}
+    contents = {split: {image.tobytes() for image in pixels} for split, (pixels, *_) in draw_splits(task).items()}
     assert {*contents} == {*SPLITS}
     for first, second in PAIRS:
         assert contents[first].isdisjoint(contents[second]), f"{first} and {second} share an image"
@@ -43,7 +43,7 @@ def test_splits_share_no_image(task: str):
 def test_images_and_labels_are_as_declared(task: str):
     classes = images.TASKS[task].classes
     assert len({*classes}) == len(classes)
-    for split, (pixels, labels) in draw_splits(task).items():
+    for split, (pixels, labels, _) in draw_splits(task).items():
         size = images.capped(task, SIZES)[split]
         assert pixels.shape == (size, images.SIDE, images.SIDE, 3)
         assert pixels.dtype == np.uint8
@@ -55,7 +55,7 @@ def test_images_and_labels_are_as_declared(task: str):
 
 @pytest.mark.parametrize("task", sorted(images.TASKS.keys() - images.COLLECTIONS.keys()))
 def test_drawn_tasks_are_balanced(task: str):
-    for _, labels in draw_splits(task).values():
+    for _, labels, _ in draw_splits(task).values():
         counts = np.bincount(labels, minlength=len(images.TASKS[task].classes))
         assert counts.max() - counts.min() <= 1
 
@@ -73,13 +73,36 @@ def test_draws_depend_on_the_seed_alone(task: str):
 @pytest.mark.parametrize("task", images.TASKS)
 def test_classes_look_different(task: str):
     """The mean image of a class differs from that of the task: labels belong to their images."""
-    pixels, labels = draw_splits(task)["train"]
+    pixels, labels, _ = draw_splits(task)["train"]
     pixels = pixels.astype(float)
     means = np.stack([pixels[labels == label].mean(0) for label in range(len(images.TASKS[task].classes))])
     spread = ((means - means.mean(0)) ** 2).mean()
     shuffled = np.random.default_rng(0).permutation(labels)
     chance = np.stack([pixels[shuffled == label].mean(0) for label in range(len(means))])
     assert spread > 1.2 * ((chance - chance.mean(0)) ** 2).mean()
+
+
+@pytest.mark.parametrize(("task", "fonts", "blocks"), [("letters", 7, 7), ("street", 7, 7), ("textures", 3, 18)])
+def test_clusters_are_fonts_or_blocks(task: str, fonts: int, blocks: int, monkeypatch: pytest.MonkeyPatch):
+    """A split has the clusters of its fonts, or of the blocks of its photographs."""
+    assert len(np.unique(images.draw(task, {"test": 300}, 0)["test"].clusters)) == blocks
+    monkeypatch.setattr(images, "_blocks", lambda *_: ((0, 0, 60, 60),))
+    assert len(np.unique(images.draw(task, {"test": 300}, 0)["test"].clusters)) == fonts
+    monkeypatch.setattr(images, "FONTS", {"test": images.FONTS["test"][:1]})
+    alone = images.draw(task, {"test": 30}, 0)["test"].clusters
+    assert len(np.unique(alone)) == (3 if task == "textures" else 1)
+
+
+@pytest.mark.parametrize("task", ["textures", "scenes"])
+def test_a_block_belongs_to_one_class(task: str):
+    _, labels, clusters = draw_splits(task)["test"]
+    assert all(len(np.unique(labels[clusters == cluster])) == 1 for cluster in np.unique(clusters))
+
+
+@pytest.mark.parametrize("task", images.COLLECTIONS)
+def test_images_of_a_collection_are_independent(task: str):
+    for _, labels, clusters in draw_splits(task).values():
+        assert len(np.unique(clusters)) == len(labels)
 
 
 def test_fonts_of_the_splits_are_disjoint_files():
@@ -109,7 +132,7 @@ def test_collections_give_no_more_than_they_hold(task: str):
     assert sum(sizes.values()) <= images.COLLECTIONS[task]
     assert min(sizes.values()) > 0
     splits = images.draw(task, requested, 0)
-    assert {split: len(labels) for split, (_, labels) in splits.items()} == sizes
+    assert {split: len(labels) for split, (_, labels, _) in splits.items()} == sizes
 
 
 @pytest.mark.parametrize("name", ["mini-8", "nano-3"])
@@ -171,7 +194,7 @@ DEFINITION = mini.Definition(tasks=["optdigits", "signs"])
 
 def train_tiny(seed: int = 0, recipe: training.Recipe = RECIPE) -> dict[str, training.Weights]:
     """Train the weights of a tiny suite."""
-    train_splits = {task: images.draw(task, recipe.sizes(), recipe.seed)["train"] for task in DEFINITION.tasks}
+    train_splits = {task: images.draw(task, recipe.sizes(), recipe.seed)["train"][:2] for task in DEFINITION.tasks}
     return training.train(DEFINITION.tasks, train_splits, recipe, seed)
 
 
@@ -242,15 +265,13 @@ def test_the_suite_has_the_rounded_weights_of_its_checkpoints(checkpoints: Path,
         assert torch.equal(suite.heads()[task], weights["heads"][task])
 
 
-def draw_with(change: Callable[[np.ndarray, np.ndarray], object]) -> Callable[..., dict[str, images.Images]]:
+def draw_with(change: Callable[[np.ndarray, np.ndarray], object]) -> Callable[..., dict[str, images.Drawn]]:
     """Return `images.draw` with a change to the test images and labels of signs."""
 
-    def draw(task: str, sizes: dict[str, int], seed: int) -> dict[str, images.Images]:
-        splits = {
-            split: (pixels.copy(), labels.copy()) for split, (pixels, labels) in ORIGINAL(task, sizes, seed).items()
-        }
+    def draw(task: str, sizes: dict[str, int], seed: int) -> dict[str, images.Drawn]:
+        splits = {split: images.Drawn(*map(np.copy, drawn)) for split, drawn in ORIGINAL(task, sizes, seed).items()}
         if task == "signs":
-            change(*splits["test"])
+            change(*splits["test"][:2])
         return splits
 
     return draw

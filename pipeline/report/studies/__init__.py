@@ -1,17 +1,20 @@
 """The studies in the report: a file per study with the function `view(rows, context) -> View`."""
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from pipeline.report.evidence import (
     AGAIN,
     STUDIES,
     EvidenceError,
+    clusters_of,
+    load_arrays,
     load_json,
     load_table,
     load_text,
@@ -54,6 +57,8 @@ class Context:
     """Of a text column, in inches."""
     decimals: int
     """Of an accuracy in per cent."""
+    clusters: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """{task: int64 [n]} of the examples that are scored, where they are not independent."""
 
     @property
     def digits(self) -> int:
@@ -105,6 +110,7 @@ def _context(folder: Path, look: Look, studies: Iterable[str]) -> Context:
         experts=experts,
         calibration_split=params.get("calibration_split", ""),
         evaluation_split=params.get("evaluation_split", ""),
+        clusters=clusters_of(load_arrays(folder / "clusters.npz"), params.get("evaluation_split", "")),
         params=params,
         width=look.width,
         decimals=look.decimals,

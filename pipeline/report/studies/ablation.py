@@ -50,7 +50,7 @@ def view(rows: pd.DataFrame, context: Context) -> View:
     """`rows`: the study's scores; their settings are `objective/sharpness/granularity`."""
     parts = rows.setting.str.split("/", expand=True).set_axis(list(FACTORS), axis=1)
     runs, digits, params = (rows.join(parts), FACTORS, context.tasks), context.digits, context.params
-    table, marks = accuracies(*runs), mark_settings(*runs)
+    table, marks = accuracies(*runs), mark_settings(*runs, context.clusters)
     means, effects = table.mean(axis=1), _contrast_levels(marks)
     released = contrast_settings(marks, [FULL], [RELEASED])
     scope = (

@@ -43,7 +43,7 @@ def view(rows: pd.DataFrame, context: Context) -> View:
     named = name_settings(rows)
     sources, degrees = [*dict.fromkeys(named.task)], [*dict.fromkeys(named.degree[named.degree != NONE])]
     methods = [name for name in dict.fromkeys(named.method) if name not in (BOUND, CEILING)]
-    sides = mark_settings(named, ("method", "degree", "side"), sources, seeded=("method",))
+    sides = mark_settings(named, ("method", "degree", "side"), sources, context.clusters, seeded=("method",))
     pairs = average_sides(sides)
     grid, rivals = [(name, q) for name in methods for q in degrees], [name for name in methods if name != TWIN]
     below = {(name, q): contrast_settings(pairs, [(BOUND, q)], [(name, q)]) for name, q in grid}
@@ -159,6 +159,7 @@ def average_sides(sides: Marks[StudySetting]) -> Marks[StudySetting]:
             for pair, settings in parts.items()
         },
         {pair: sides.seeds[settings[0]] for pair, settings in parts.items()},
+        sides.clusters,
     )
 
 

@@ -67,8 +67,8 @@ def view(rows: pd.DataFrame, context: Context) -> View:
     table = accuracies(rows, SETTINGS, context.tasks).mean(axis=1)
     methods, conventions = [*dict.fromkeys(rows.method)], [*dict.fromkeys(rows.setting)]
     defaults = rows[rows.default == 1].groupby("method").setting.first().to_dict()
-    changes = {name: _contrast_default(rows, name, defaults[name], conventions, context.tasks) for name in methods}
-    pairs = [_compare(rows, *both, conventions, context.tasks) for both in combinations(methods, 2)]
+    changes = {name: _contrast_default(rows, name, defaults[name], conventions, context) for name in methods}
+    pairs = [_compare(rows, *both, conventions, context) for both in combinations(methods, 2)]
     ranks = _rank(table, methods, conventions)
     examples = count(int(rows.groupby("task").total.first().sum()), "test example")
     seeds = {name: rows[(rows.method == name) & (rows.seed >= 0)].seed.nunique() for name in methods}
@@ -153,10 +153,10 @@ def view(rows: pd.DataFrame, context: Context) -> View:
 
 
 def _contrast_default(
-    rows: pd.DataFrame, method: str, default: str, conventions: Sequence[str], tasks: Sequence[str]
+    rows: pd.DataFrame, method: str, default: str, conventions: Sequence[str], context: Context
 ) -> dict[str, Contrast]:
     """Contrast every other convention of a method with its default."""
-    marks = mark_settings(rows[rows.method == method], SETTINGS, tasks)
+    marks = mark_settings(rows[rows.method == method], SETTINGS, context.tasks, context.clusters)
     return {
         convention: combine_settings(marks, {(method, convention): 1, (method, default): -1})
         for convention in conventions
@@ -164,8 +164,9 @@ def _contrast_default(
     }
 
 
-def _compare(rows: pd.DataFrame, method: str, other: str, conventions: Sequence[str], tasks: Sequence[str]) -> Pair:
-    marks = mark_settings(rows[rows.method.isin((method, other))], SETTINGS, tasks, seeded=("method",))
+def _compare(rows: pd.DataFrame, method: str, other: str, conventions: Sequence[str], context: Context) -> Pair:
+    part = rows[rows.method.isin((method, other))]
+    marks = mark_settings(part, SETTINGS, context.tasks, context.clusters, seeded=("method",))
     weights: dict[str, dict[StudySetting, int]] = {name: {(method, name): 1, (other, name): -1} for name in conventions}
     leads = {name: combine_settings(marks, each) for name, each in weights.items()}
     means = {name: round(lead.these.mean, SHARE_DECIMALS - 3) for name, lead in leads.items()}

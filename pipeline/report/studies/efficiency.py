@@ -24,7 +24,7 @@ SHIFT = 1.12
 def view(rows: pd.DataFrame, context: Context) -> View:
     """`rows`: the study's scores."""
     runs, titles, digits = (rows, ("method", "k"), context.tasks), context.titles, context.digits
-    average, marks = accuracies(*runs).mean(axis=1), mark_settings(*runs)
+    average, marks = accuracies(*runs).mean(axis=1), mark_settings(*runs, context.clusters)
     methods, budgets = [*dict.fromkeys(rows.method)], sorted(int(k) for k in rows.k.unique())
     losses = {
         name: {k: contrast_settings(marks, [(name, k)], [(name, budgets[-1])]) for k in budgets[:-1]}

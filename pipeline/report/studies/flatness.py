@@ -29,7 +29,8 @@ SMALL = 5
 def view(rows: pd.DataFrame, context: Context) -> View:
     """`rows`: scores, cost, held-out loss and its rise of every variant, seed and task."""
     tasks, digits = list(context.tasks), context.digits
-    average, marks = accuracies(rows, ("setting",), tasks).mean(axis=1), mark_settings(rows, ("setting",), tasks)
+    average = accuracies(rows, ("setting",), tasks).mean(axis=1)
+    marks = mark_settings(rows, ("setting",), tasks, context.clusters)
     rises = rows.pivot(index=["setting", "seed"], columns="task", values="rise")[tasks]
     cost = rows.groupby("setting", sort=False)[["passed", "merges"]].mean()
     relative = cost / cost.loc[PLAIN]

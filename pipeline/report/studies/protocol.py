@@ -20,7 +20,7 @@ SHIFT = 1.1
 def view(rows: pd.DataFrame, context: Context) -> View:
     """`rows`: the study's scores; their settings are the two protocols."""
     runs, decimals, digits = (rows, ("method", "k", "setting"), context.tasks), context.decimals, context.digits
-    average, marks = accuracies(*runs).mean(axis=1), mark_settings(*runs)
+    average, marks = accuracies(*runs).mean(axis=1), mark_settings(*runs, context.clusters)
     methods, budgets = [*dict.fromkeys(rows.method)], sorted(int(k) for k in rows.k.unique())
     worth = {
         name: {k: contrast_settings(marks, [(name, k, TRANSDUCTIVE)], [(name, k, HELD_OUT)]) for k in budgets}

@@ -31,7 +31,7 @@ Averages = Mapping[str, np.ndarray]
 
 def view(rows: pd.DataFrame, context: Context) -> View:
     """`rows`: columns as in `pipeline.studies.replicates`."""
-    averages, marks = _average(rows), mark_replicates(rows, context.tasks)
+    averages, marks = _average(rows), mark_replicates(rows, context.tasks, context.clusters)
     merged = {name: values for name, values in averages.items() if name not in (FLOOR, CEILING)}
     gaps = {
         (method, other): (context.minus(method, other), contrast_replicates(marks, method, other))

@@ -110,7 +110,7 @@ def _contrast_radii(rows: pd.DataFrame, context: Context) -> dict[float, Contras
     radii = [radius for radius in dict.fromkeys((published, largest)) if radius > 0 and (part.value == 0).any()]
     if not radii:
         return {}
-    marks = mark_settings(part, ("method", "knob", "value"), context.tasks)
+    marks = mark_settings(part, ("method", "knob", "value"), context.tasks, context.clusters)
     return {radius: contrast_settings(marks, [(MAIN, "rho", radius)], [(MAIN, "rho", 0.0)]) for radius in radii}
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 from pipeline.report.evidence import Evidence, format_csv
 from pipeline.report.tables import Cell, Table, format_number, group_rows
 from pipeline.report.view import Look, Sheet, View
-from pipeline.report.words import count, spread
+from pipeline.report.words import count, spread, tested
 from pipeline.statistics.accuracy import AVERAGE, CEILING, ENTROPY, FLOOR, GAP, MAIN, TWIN
 from pipeline.statistics.intervals import Comparison, Interval, compare_pairs, interquartile_mean
 
@@ -65,7 +65,7 @@ def claims(evidence: Evidence, comparisons: Mapping[str, Comparison], decimals: 
     for name, role in ((best, ", the best data-free method"), (ENTROPY, ""), (TWIN, ", the same without sharpness")):
         if name in comparisons:
             sentences.append(_pair(comparisons[name], f"{titles[name]}{role}", titles[MAIN], decimals + 1))
-    return [*sentences, *_all(comparisons, titles)]
+    return [*sentences, *_all(comparisons, evidence)]
 
 
 def _pair(comparison: Comparison, other: str, title: str, decimals: int) -> str:
@@ -82,9 +82,10 @@ def _pair(comparison: Comparison, other: str, title: str, decimals: int) -> str:
     )
 
 
-def _all(comparisons: Mapping[str, Comparison], titles: Mapping[str, str]) -> list[str]:
+def _all(comparisons: Mapping[str, Comparison], evidence: Evidence) -> list[str]:
     if not comparisons:
         return []
+    titles, examples = evidence.titles, tested(evidence.marks)
     seeds = count(next(iter(comparisons.values())).seeds[0], "seed")
     better, worse, equal = (
         [titles[name] for name, comparison in comparisons.items() if verdict(comparison).startswith(start)]
@@ -94,7 +95,7 @@ def _all(comparisons: Mapping[str, Comparison], titles: Mapping[str, str]) -> li
         f"Of the {len(comparisons)} other rows of the table, {titles[MAIN]} is better than {len(better)} and worse "
         f"than {_named(worse)}; no difference is shown to {_named(equal)}. On these tasks, p below {SURE} after Holm's "
         f"correction for {count(len(comparisons), 'comparison')}.",
-        "Intervals are Student's t for paired differences. These tasks: over test examples and seeds (draw of "
+        f"Intervals are Student's t for paired differences. These tasks: over {examples}, and over seeds (draw of "
         "calibration examples, order of batches). Tasks like these: over tasks and seeds. None covers other experts: "
         "all of it is about these ones; the study of replicates, if there is one, says what others change. "
         f"With {seeds} intervals presume that the effects of seeds are roughly normal.",
@@ -132,8 +133,8 @@ def comparison_table(
     _, runs, tasks = marks.accuracies(MAIN).shape
     caption = (
         f"Suite {evidence.suite}: {titles[MAIN]} ({count(runs, 'run')}) minus each method, in points "
-        f"of average accuracy over {tasks} tasks and {marks.count:,} test examples; 95 % "
-        "intervals of Student's t. These tasks: over test examples and seeds; tasks like these: over tasks and seeds. "
+        f"of average accuracy over {tasks} tasks and {tested(marks)}; 95 % intervals of Student's t. These tasks: over "
+        "clusters of test examples and seeds; tasks like these: over tasks and seeds. "
         "Won : lost: tasks whose own interval (examples and seeds, not corrected for their number) "
         f"lies above or below zero. Runs: of the method. p: two-sided, these tasks, after Holm's correction for "
         f"{count(len(comparisons), 'comparison')}; a difference is claimed below {SURE}. IQM: interquartile mean over "
