@@ -86,6 +86,7 @@ def write_card(selection: Selection, facts: Facts, portable: Portable, sources: 
     split, embedded = params["evaluation_split"], bool(suite.provenance.get("embedded"))
     unlabelled = suite.provenance.get("unlabelled", {})
     agreeing = [row.task for row in accuracies if split in unlabelled.get(row.task, ())]
+    clustered = [row.task for row in accuracies if selection.suite.clusters(split, row.task) is not None]
     results = [_result(suite.name, guide.pipeline, split, row) for row in accuracies if row.task not in agreeing]
     tasks = [task for task in suite.tasks if task.name in selection.tasks]
     usage = Template(TEMPLATE.with_name(f"{guide.things}.md").read_text("utf-8")).render(
@@ -120,6 +121,7 @@ def write_card(selection: Selection, facts: Facts, portable: Portable, sources: 
         split=split,
         accuracies=accuracies,
         agreeing=agreeing,
+        clustered=clustered,
         calibrated=any(row.samples for row in accuracies),
         params=params,
         commit=read_commit(),

@@ -22,6 +22,7 @@ from pipeline.export.folder import export
 from pipeline.merges import storage
 from pipeline.models.examples import encode
 from pipeline.models.suite import SuiteFolder
+from pipeline.runtime import store
 from stages import export as command
 from tests.support import toy
 
@@ -181,6 +182,15 @@ def test_the_card_counts_and_its_metadata_is_valid(tmp_path: Path):
         "unknown (no dvc.lock)",
     ):
         assert fact in text
+
+
+def test_examples_that_are_clusters_have_no_interval(copied_run: Path, tmp_path: Path):
+    store.write_array(copied_run / "data/suites/tiny/clusters/test/dogs.npy", np.arange(toy.SIZES["test"]) // 2)
+    export("tiny", "average", tmp_path / "model")
+    text = (tmp_path / "model/README.md").read_text()
+    assert "The images of dogs depend on each other, as crops of one photograph do" in text
+    intervals = {line.split(" | ")[0][2:]: line[-4:-2] for line in text.splitlines() if line.count(" | ") == 4}
+    assert {task for task, cell in intervals.items() if cell == " –"} == {"dogs"}
 
 
 @pytest.mark.parametrize("guide", ["", "docs/use-the-merged-model.md"], ids=["card", "docs"])

@@ -157,6 +157,7 @@ def _draw_combinations(means: pd.Series, width: float) -> Figure:
     order = [name for name in ("none", "sam", "asam") if name in means.index.unique("sharpness")]
     places, panels = np.arange(len(order)), figure.subplots(1, 2, sharey=True)
     for axes, granularity in zip(panels, ("task", "layer"), strict=True):
+        averages = means.xs(granularity, level="granularity").groupby("objective").mean()
         for objective, colour, marker in zip(("entropy", "distillation"), COLOURS, MARKERS, strict=False):
             runs = means.xs((objective, granularity), level=("objective", "granularity"))
             for place, name in enumerate(order):
@@ -166,8 +167,12 @@ def _draw_combinations(means: pd.Series, width: float) -> Figure:
                 )  # fmt: skip
             middle = runs.groupby("sharpness").mean()[order]
             axes.plot(places, middle, label=NAMES[objective], color=colour, marker=marker)
+            above = averages[objective] == averages.max()  # the labels of the lower line go below it
             for place, value in zip(places, middle, strict=True):
-                axes.annotate(f"{value:.1f}", (place, value), (0, 5), textcoords="offset points", ha="center")
+                axes.annotate(
+                    f"{value:.1f}", (place, value), (0, 5 if above else -5), textcoords="offset points", ha="center",
+                    va="bottom" if above else "top",
+                )  # fmt: skip
         axes.set(title=f"{NAMES[granularity]} coefficients", xlim=(-0.4, len(order) - 0.6))
         axes.set_xticks(range(len(order)), [NAMES[name] for name in order])
         axes.grid(axis="y", alpha=0.3, linewidth=0.5)
