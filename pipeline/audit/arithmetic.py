@@ -132,12 +132,14 @@ def _check_copies(suite: AuditedSuite) -> Finding:
         else:
             same = rows.drop(columns="method").reset_index(drop=True).equals(original)
             finding.expect(same, f"losses.csv: losses of {method} are not those of {source}")
-    for name, clusters in (repository.arrays(f"{folder}/clusters.npz") or {}).items():
-        source = f"data/suites/{suite.name}/clusters/{name}.npy"
-        if (original := repository.array(source)) is None:
-            finding.skip(source)
-        else:
-            finding.expect(np.array_equal(clusters, original), f"clusters.npz: {name} is not {source}")
+    clusters, place = repository.arrays(f"{folder}/clusters.npz") or {}, f"data/suites/{suite.name}"
+    for name in (f"{split}/{task}" for split in ("validation", "test") for task in suite.tasks):
+        if repository.array(f"{place}/labels/{name}.npy") is None:
+            finding.skip(f"{place}/clusters/{name}.npy")
+            continue
+        original = repository.array(f"{place}/clusters/{name}.npy")
+        same = name not in clusters if original is None else np.array_equal(clusters.get(name, ()), original)
+        finding.expect(same, f"clusters.npz: {name} is not as in {place}/clusters")
     merged = f"data/merges/{suite.name}/{MAIN}"
     source, coefficients = f"{merged}/coefficients.safetensors", repository.rows(f"{folder}/coefficients.csv")
     tensors, merge = repository.tensors(source), repository.json(f"{merged}/merge.json")

@@ -7,7 +7,7 @@ is Student's t, whose degrees of freedom follow from the shares that the axes ha
 
 import itertools
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, TypeVar
@@ -63,7 +63,7 @@ def weigh_runs(
 ) -> Sum:
     """Return the sum of the accuracies of methods or settings, times their weights, with its intervals.
 
-    clusters: per task [n], equal for examples that depend on each other, or None; by default none do.
+    clusters: per task [n, 1 + C] or None, as a suite has them: strata, and examples that depend on each other.
     """
     chosen = [(runs[key], weight) for key, weight in weights.items()]
     number = len(chosen[0][0].right)
@@ -71,27 +71,32 @@ def weigh_runs(
     for seeds in {part.seeds for part, _ in chosen}:
         shared.append(_add(weight * part.accuracies.mean(0) for part, weight in chosen if part.seeds == seeds))
     examples = [_add(100 * weight * part.right[task].mean((0, 1)) for part, weight in chosen) for task in range(number)]
-    examples = [pool_examples(*parts) for parts in itertools.zip_longest(examples, clusters)]
+    drawn = [list(pool_examples(*parts)) for parts in itertools.zip_longest(examples, clusters)]
     tasks = np.array([effects.mean() for effects in examples])
     means = [axis.mean(1) for axis in shared]
     return Sum(
         tasks,
-        bound_mean(tasks.mean(), [*(effects / number for effects in examples), *means]),
+        bound_mean(tasks.mean(), [*(axis / number for axes in drawn for axis in axes), *means]),
         bound_mean(tasks.mean(), [tasks, *means]),
         tuple(
-            bound_mean(mean, [effects, *(axis[:, task] for axis in shared)])
-            for task, (mean, effects) in enumerate(zip(tasks, examples, strict=True))
+            bound_mean(mean, [*axes, *(axis[:, task] for axis in shared)])
+            for task, (mean, axes) in enumerate(zip(tasks, drawn, strict=True))
         ),
     )
 
 
-def pool_examples(effects: np.ndarray, clusters: np.ndarray | None) -> np.ndarray:
-    """Return what every cluster contributes to the mean of effects [n], times the number of clusters."""
+def pool_examples(effects: np.ndarray, clusters: np.ndarray | None) -> Iterator[np.ndarray]:
+    """Yield what the clusters of every stratum contribute to the mean of effects [n], times their number."""
     if clusters is None:
-        return effects
-    names = sorted({*clusters.tolist()})
-    mean, share = effects.mean(), len(names) / len(effects)
-    return np.array([mean + share * (effects[clusters == name] - mean).sum() for name in names])
+        yield effects
+        return
+    for stratum in sorted({*clusters[:, 0].tolist()}):
+        part = clusters[:, 0] == stratum
+        share, middle = part.sum() / len(effects), effects[part].mean()
+        for way in range(1, clusters.shape[1]):
+            names = sorted({*clusters[part, way].tolist()})
+            sums = [(effects[part & (clusters[:, way] == name)] - middle).sum() for name in names]
+            yield share * middle + len(names) / len(effects) * np.array(sums)
 
 
 def bound_grid(grid: np.ndarray) -> Bounds:

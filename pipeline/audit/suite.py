@@ -64,13 +64,19 @@ class AuditedSuite:
         return self.repository.arrays(f"{self.evidence}/answers.npz")
 
     def clusters(self, folder: str, tasks: Sequence[str]) -> list[np.ndarray | None]:
-        """Return the clusters of the scored examples [n] per task, None where all are independent.
+        """Return the clusters of the scored examples [n, 1 + C] per task, None where all are independent.
 
         folder: that of the evidence of the suite or of its studies.
         """
-        arrays = self.repository.arrays(f"{folder}/clusters.npz")
+        path = f"{folder}/clusters.npz"
+        arrays = self.repository.arrays(path) or {}
         split = self.repository.params["evaluation_split"] if arrays else None
-        return [arrays.get(f"{split}/{task}") if arrays else None for task in tasks]
+        totals = {} if self.scores is None else dict(zip(self.scores.task, self.scores.total, strict=True))
+        for task in tasks:
+            shape = arrays[f"{split}/{task}"].shape if f"{split}/{task}" in arrays else (totals.get(task, 0), 2)
+            if len(shape) != 2 or shape[0] != totals.get(task, shape[0]):
+                raise RepositoryError(f"{path}: clusters of {task} have shape {shape}, {totals.get(task)} were scored")
+        return [arrays.get(f"{split}/{task}") for task in tasks]
 
     @cached_property
     def table(self) -> list[dict[str, str]] | None:

@@ -21,8 +21,8 @@ SIDE = 28
 TaskName = Literal["mnist", "optdigits", "textures", "scenes", "letters", "greek", "street", "signs"]
 Images = tuple[np.ndarray, np.ndarray]
 """Images, uint8 [N, 28, 28, 3], and labels, int64 [N]."""
-Rendered = tuple[np.ndarray, str]
-"""An image [28, 28, 3], and the font or the block of a photograph that it shares with others."""
+Rendered = tuple[np.ndarray, tuple[str, ...]]
+"""An image [28, 28, 3], its stratum, and what it shares with others: a font, a block of a photograph, or both."""
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 GREEK = (
@@ -53,9 +53,10 @@ BLOCKS = 5
 
 
 class Drawn(NamedTuple):
-    """The images of a split, uint8 [N, 28, 28, 3], their labels and the cluster of each, int64 [N].
+    """The images of a split, uint8 [N, 28, 28, 3], their labels, int64 [N], and their clusters, int64 [N, 1 + C].
 
-    Images of one font, or of one block of a photograph, are one cluster: they are not independent.
+    Images of one font, or of one block of a photograph, are one cluster. The first column has strata: the photographs,
+    where they are the classes.
     """
 
     pixels: np.ndarray
@@ -125,7 +126,8 @@ def _from_collection(
     for split, size in sizes.items():
         chosen = order[start : start + size]
         grey = np.repeat(pixels[chosen][..., None], 3, axis=-1)
-        splits[split] = Drawn(grey, labels[chosen].astype(np.int64), np.arange(len(chosen)))
+        alone = np.stack([np.zeros(len(chosen), np.int64), np.arange(len(chosen))], 1)
+        splits[split] = Drawn(grey, labels[chosen].astype(np.int64), alone)
         start += size
     return splits
 
@@ -209,20 +211,23 @@ def _drawn(
         for split, size in sizes.items():
             labels = rng.permutation(np.arange(size) % classes).astype(np.int64)
             pixels, shared = zip(*(render(int(label), split, rng) for label in labels), strict=True)
-            splits[split] = Drawn(np.stack(pixels), labels, np.unique(shared, return_inverse=True)[1])
+            numbers = [np.unique(names, return_inverse=True)[1] for names in zip(*shared, strict=True)]
+            splits[split] = Drawn(np.stack(pixels), labels, np.stack(numbers, 1))
         return splits
 
     return draw_splits
 
 
 def _texture(label: int, split: str, rng: np.random.Generator) -> Rendered:
-    crop, block = _crop(TEXTURE_PHOTOGRAPHS[label], split, rng, 0.3)
-    return _finished(crop, rng, 12), block
+    name = TEXTURE_PHOTOGRAPHS[label]
+    crop, block = _crop(name, split, rng, 0.3)
+    return _finished(crop, rng, 12), (name, block)
 
 
 def _scene(label: int, split: str, rng: np.random.Generator) -> Rendered:
-    crop, block = _crop(SCENE_PHOTOGRAPHS[label], split, rng, 0.6)
-    return _finished(crop, rng, 8), block
+    name = SCENE_PHOTOGRAPHS[label]
+    crop, block = _crop(name, split, rng, 0.6)
+    return _finished(crop, rng, 8), (name, block)
 
 
 @cache
@@ -252,7 +257,7 @@ def _glyph(glyphs: str, ink: int, paper: int) -> Callable[[int, str, np.random.G
         shades = [int(shade + rng.integers(-30, 31)) for shade in (ink, paper)]
         page = Image.new("RGB", (SIDE, SIDE), (shades[1],) * 3)
         page.paste((shades[0],) * 3, mask=mask)
-        return _finished(page, rng, 10), font
+        return _finished(page, rng, 10), ("", font)
 
     return render
 
@@ -271,11 +276,11 @@ def _colour_over(page: Image.Image, rng: np.random.Generator) -> tuple[int, ...]
 
 
 def _street(label: int, split: str, rng: np.random.Generator) -> Rendered:
-    page, _ = _background(split, rng)
+    page, block = _background(split, rng)
     colour = _colour_over(page, rng)
-    mask, font = _stamp(str(label), split, rng, 8)  # fonts are fewer than blocks
+    mask, font = _stamp(str(label), split, rng, 8)
     page.paste(colour, mask=mask)
-    return _finished(page, rng, 6), font
+    return _finished(page, rng, 6), ("", font, block)
 
 
 def _sign(label: int, split: str, rng: np.random.Generator) -> Rendered:
@@ -298,7 +303,7 @@ def _sign(label: int, split: str, rng: np.random.Generator) -> Rendered:
     mask = mask.rotate(rng.uniform(-10, 10), Image.Resampling.BICUBIC).resize((SIDE, SIDE), Image.Resampling.BOX)
     paint = tuple(int(value) for value in np.clip(np.array(colour) + rng.integers(-25, 26, 3), 0, 255))
     page.paste(paint, mask=mask)
-    return _finished(page, rng, 8), block
+    return _finished(page, rng, 8), ("", block)
 
 
 GLYPHS = ("matplotlib", "pillow", "numpy")

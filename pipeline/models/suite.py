@@ -9,7 +9,11 @@
     tokenizer.json                      what turned texts into token ids, as the tokenizers package reads it
     general.npy                         only of language models: int32 [N, L + 1], text of no task, held out from all
     labels/<split>/<task>.npy           int64 [N]
-    clusters/<split>/<task>.npy         int64 [N], equal for examples that are not independent; absent if all are
+    clusters/<split>/<task>.npy         int64 [N, 1 + C], which examples depend on each other; absent if none do
+
+Clusters: examples with equal numbers in one of the last C columns depend on each other, such as crops of one part of a
+photograph, or letters in one font. The first column has strata: examples of each are drawn apart, as those of a class
+that is one photograph. It is 0 where all are drawn alike.
 
 Only this module knows where these files are. `SuiteFolder` checks all that can be checked without reading tensors and
 images, so that a broken folder is reported before any work starts. Frozen are the tensors of the base that are not
@@ -178,7 +182,7 @@ class SuiteFolder:
         return store.read_array(self._labels(split, task))
 
     def clusters(self, split: str, task: str) -> np.ndarray | None:
-        """Return the cluster of every example of a split, int64 [N]; None if all of them are independent."""
+        """Return stratum and clusters of every example of a split, int64 [N, 1 + C]; None if all are independent."""
         path = self._clusters(split, task)
         return store.read_array(path) if path.exists() else None
 
@@ -237,12 +241,13 @@ class SuiteFolder:
             raise SuiteError(f"{self._labels(split, task.name)}: {labels.dtype}, expected int64")
         if labels.shape != (len(examples),):
             raise SuiteError(f"{path}: {len(examples)} {self._encoder.kind} but labels of shape {list(labels.shape)}")
-        clusters = self.clusters(split, task.name)
-        if clusters is not None and (clusters.dtype, clusters.shape) != (np.dtype(np.int64), labels.shape):
-            raise SuiteError(
-                f"{self._clusters(split, task.name)}: {clusters.dtype} of shape {list(clusters.shape)}, expected int64 "
-                f"of shape {list(labels.shape)}, the cluster of every example"
-            )
+        if (clusters := self.clusters(split, task.name)) is not None:
+            whole = clusters.ndim == 2 and len(clusters) == len(labels) and clusters.shape[1] > 1
+            if clusters.dtype != np.int64 or not whole:
+                raise SuiteError(
+                    f"{self._clusters(split, task.name)}: {clusters.dtype} of shape {list(clusters.shape)}, expected "
+                    f"int64 [{len(labels)}, 1 + C], a stratum and clusters for every example"
+                )
         if len(labels) and not (labels.min() >= 0 and labels.max() < len(task.classes)):
             raise SuiteError(
                 f"{self._labels(split, task.name)}: labels from {labels.min()} to {labels.max()}, "

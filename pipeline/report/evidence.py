@@ -8,7 +8,7 @@
         losses.csv          the loss of every step of the methods that take steps
         coefficients.csv    SAMerging's coefficients of the tensors that have a gradient
         previews.npz        the first test examples of every task: images, or texts
-        clusters.npz        {split/task: clusters [N]}, equal for examples that are not independent; none if all are
+        clusters.npz        {split/task: strata and clusters}, as in `pipeline.models.suite`
         records.json        run records, origin and costs: {path in data/: its content}
 
 `pipeline.report.collect` writes these files and `load` reads them. Everything that the report shows follows from them.
@@ -186,7 +186,7 @@ class Evidence:
     groups: tuple[str, ...]
     """The tensors of `coefficients`."""
     clusters: Mapping[str, np.ndarray]
-    """{split/task: int64 [n]}; without a task whose examples are independent."""
+    """{split/task: int64 [n, 1 + C]}; without a task whose examples are independent."""
     previews: Mapping[str, np.ndarray]
     """Per task uint8 [n, H, W, 3], or str [n]."""
     records: tuple[Mapping[str, Any], ...]
@@ -334,7 +334,7 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def clusters_of(clusters: Mapping[str, np.ndarray], split: str) -> dict[str, np.ndarray]:
-    """Return {task: its clusters} of a split; clusters: {split/task: int64 [n]}."""
+    """Return {task: its clusters} of a split; clusters: {split/task: int64 [n, 1 + C]}."""
     prefix = f"{split}/"
     return {name.removeprefix(prefix): part for name, part in clusters.items() if name.startswith(prefix)}
 

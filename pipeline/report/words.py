@@ -11,13 +11,10 @@ from pipeline.statistics.contrasts import Contrast, PairedDifference, paired_dif
 from pipeline.statistics.intervals import Marks
 
 LIKE, WON = "Tasks like these", "Won : lost"
-INTERVALS = "Intervals: over test examples (clusters of them) and seeds; tasks like these: over tasks and seeds."
+INTERVALS = "Intervals: over test examples and seeds; tasks like these: over tasks and seeds."
 WINS = "Won : lost: tasks whose own interval, over examples and seeds, lies above or below zero."
 """The explanation of the columns LIKE and WON in a table's caption."""
-METHOD = (
-    "Intervals are of 95 %, of Student's t for paired differences, not adjusted for their number; examples of one "
-    "cluster count as one:"
-)
+METHOD = "Intervals are of 95 %, of Student's t for paired differences, not adjusted for their number:"
 """How the sentence begins that explains intervals; it goes on with what they are over."""
 
 ZERO = "0"
@@ -69,9 +66,9 @@ def count(number: int, thing: str) -> str:
 
 
 def tested(marks: Marks[Any]) -> str:
-    """`7,449 test examples in 2,839 clusters`; without the latter where all examples are independent."""
-    clustered = f" in {count(marks.independent, 'cluster')}" * (marks.independent < marks.count)
-    return f"{count(marks.count, 'test example')}{clustered}"
+    """`7,449 test examples, clusters of them on 6 of 8 tasks`; without the latter where all are independent."""
+    clustered = f", clusters of them on {marks.clustered} of {count(len(marks.clusters), 'task')}"
+    return f"{count(marks.count, 'test example')}{clustered if marks.clustered else ''}"
 
 
 def basis(contrast: Contrast) -> str:

@@ -113,7 +113,7 @@ def mark_settings(
     """Read which examples every setting answers rightly.
 
     rows: scores with the column `right`, see `pipeline.studies._trials.MARK_COLUMNS`. columns: those that distinguish
-    the settings. clusters: of the examples of those tasks whose examples are not independent. seeded: of the columns,
+    the settings. clusters: {task: [n, 1 + C]} of the tasks whose examples are not independent. seeded: of the columns,
     those whose values have seeds of their own, such as the method. Raises StatisticsError unless all settings with
     equal values of `seeded` ran with the same seeds and the answers agree with the counts.
     """

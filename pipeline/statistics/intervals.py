@@ -11,9 +11,11 @@ There are two intervals:
     these tasks         the axes are the test examples of every task, and the seeds
     tasks like these    the axes are the tasks and the seeds; a task's examples are part of what makes tasks differ
 
-Examples that are not independent, such as crops of one photograph, are a cluster, and the axis has the clusters of a
-task as its members: the variance is the one that is robust to clusters (Liang & Zeger 1986), G / (G - 1) times the sum
-of squares of what the G clusters contribute.
+Examples that depend on each other, such as letters in one font, are a cluster, and the axis has the clusters of a task
+as its members: the variance is the one that is robust to clusters (Liang & Zeger 1986), G / (G - 1) times the sum of
+squares of what the G clusters contribute. Examples may be clusters in several ways, each an axis. Where a task has
+strata, such as classes that are one photograph each, every stratum has axes of its own, since strata are not drawn.
+Tasks that share fonts or photographs count as if each had its own.
 
 Methods with the same seeds are paired seed by seed; other seeds are another axis. An axis with a single member (a
 method without randomness, one seed) is left out, and the interval does not cover it. Where the experts were trained
@@ -55,7 +57,7 @@ class Marks(Generic[MethodKey]):
     """Per task [R, S, n], of R trainings of the experts and S seeds: 1 for a right answer, 0 for a wrong one."""
     seeds: Mapping[MethodKey, tuple[Hashable, ...]]
     clusters: Sequence[np.ndarray]
-    """Per task [n], equal for examples that are not independent."""
+    """Per task [n, 1 + C]: strata, and the clusters within them in C ways."""
 
     def accuracies(self, method: MethodKey) -> np.ndarray:
         """[R, S, T]."""
@@ -67,9 +69,9 @@ class Marks(Generic[MethodKey]):
         return sum(map(len, self.clusters))
 
     @property
-    def independent(self) -> int:
-        """Number of clusters of test examples of all tasks."""
-        return sum(len(np.unique(clusters)) for clusters in self.clusters)
+    def clustered(self) -> int:
+        """Number of tasks whose examples depend on each other."""
+        return sum(clusters[:, 1:].max() + 1 < len(clusters) for clusters in self.clusters)
 
 
 @dataclass(frozen=True)
@@ -148,15 +150,17 @@ def mark_methods(
 
     seeds: the seeds of every method, in the order of its answers. replicates: number of trainings of the experts; with
     several, the answers of a method are those of all its seeds on the first replicate, then on the second, and so on.
-    clusters: {task: [n], equal for examples that are not independent}; those of other tasks are. Raises StatisticsError
-    unless all methods answered the same examples once per replicate and seed, each of one cluster.
+    clusters: {task: [n, 1 + C]}, see `Marks`; examples of other tasks are independent. Raises StatisticsError unless
+    all methods answered the same examples once per replicate and seed, and every stratum has several clusters.
     """
     first = next(iter(correct.values()))
-    parts = {task: np.arange(right.shape[1]) for task, right in first.items()} | dict(clusters or {})
+    parts = {task: _independent(right.shape[1]) for task, right in first.items()} | dict(clusters or {})
     for task, right in first.items():
-        shape, expected = parts[task].shape, right.shape[1:]
-        if shape != expected:
-            raise StatisticsError(f"{task}: clusters of shape {shape}, expected {expected}, one each; run dvc repro")
+        shape, count = parts[task].shape, right.shape[1]
+        if shape[0] != count:
+            raise StatisticsError(f"{task}: clusters of shape {shape}, expected {count} rows; run dvc repro")
+        if any(len(axis) < 2 < count for axis in example_axes(right[0], parts[task])):
+            raise StatisticsError(f"{task}: a stratum of one cluster; an interval needs more, prepare a larger suite")
     for method, tasks in correct.items():
         for task, right in first.items():
             expected = (replicates * len(seeds[method]), right.shape[1])
@@ -175,15 +179,26 @@ def mark_methods(
     )
 
 
-def cluster_effects(effects: np.ndarray, clusters: np.ndarray) -> np.ndarray:
-    """Turn effects of examples [n] into those of G clusters [G]: the members of an axis with the same mean.
+def example_axes(effects: np.ndarray, clusters: np.ndarray) -> list[np.ndarray]:
+    """Return the axes [G] of the mean effect of examples [n]: for every stratum, one per way of clustering.
 
-    clusters: [n]. A member is the mean plus G / n times the sum of its examples' deviations from it; that of a single
-    example in n clusters is its effect.
+    clusters: [n, 1 + C], see `Marks`. A stratum's axis of G clusters has members that are its mean plus G / n times the
+    sums of their examples' deviations from it, all times the stratum's share of the examples: of single examples in one
+    stratum, the effects themselves.
     """
-    mean, members = effects.mean(), np.unique(clusters, return_inverse=True)[1]
-    sums = np.bincount(members, weights=effects - mean)
-    return mean + sums * len(sums) / len(effects)
+    axes = []
+    for stratum in np.unique(clusters[:, 0]):
+        inside = clusters[:, 0] == stratum
+        part, mean = effects[inside], effects[inside].mean()
+        for column in clusters[inside, 1:].T:
+            sums = np.bincount(np.unique(column, return_inverse=True)[1], weights=part - mean)
+            axes.append((mean * len(part) + sums * len(sums)) / len(effects))
+    return axes
+
+
+def _independent(count: int) -> np.ndarray:
+    """Return the clusters of so many independent examples, one each in one stratum."""
+    return np.stack([np.zeros(count, np.int64), np.arange(count)], 1)
 
 
 def compare_methods(marks: Marks[MethodKey], weights: Mapping[MethodKey, float]) -> Comparison:
@@ -196,15 +211,15 @@ def compare_methods(marks: Marks[MethodKey], weights: Mapping[MethodKey, float])
     tasks = total({method: runs.mean((0, 1)) for method, runs in accuracies.items()}).round(SHARE_DECIMALS)
     places = range(len(tasks))
     examples = [
-        cluster_effects(total({method: marks.tasks[method][place].mean((0, 1)) for method in weights}), clusters)
+        example_axes(total({method: marks.tasks[method][place].mean((0, 1)) for method in weights}), clusters)
         for place, clusters in enumerate(marks.clusters)
     ]
     shared = [total({method: runs.mean(axis=1) for method, runs in accuracies.items()})]  # replicates, [R, T]
     for seeds in dict.fromkeys(marks.seeds[method] for method in weights):  # [S, T]
         shared.append(total({name: runs.mean(0) for name, runs in accuracies.items() if marks.seeds[name] == seeds}))
     averages = [axis.mean(axis=1) for axis in shared]
-    average = t_interval(tasks.mean(), [*(effects / len(tasks) for effects in examples), *averages])
-    each = [t_interval(tasks[place], [examples[place], *(axis[:, place] for axis in shared)]) for place in places]
+    average = t_interval(tasks.mean(), [*(axis / len(tasks) for axes in examples for axis in axes), *averages])
+    each = [t_interval(tasks[place], [*examples[place], *(axis[:, place] for axis in shared)]) for place in places]
     return Comparison(
         average=average,
         like=t_interval(tasks.mean(), [tasks, *averages]),

@@ -10,7 +10,7 @@ EXAMPLES = {"images": 16, "texts": 3}
 
 
 def write_preview(folder: Path, path: Path, origin: Path, clusters: Path) -> None:
-    """Write the first EXAMPLES test examples of every task, the suite's provenance, and {split/task: clusters [N]}.
+    """Write the first EXAMPLES test examples of every task, the suite's provenance, and {split/task: clusters}.
 
     Only splits that are not for training have clusters, and only tasks whose examples are not independent.
     """

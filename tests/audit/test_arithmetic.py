@@ -12,7 +12,7 @@ from scipy import stats
 from pipeline.audit import arithmetic
 from pipeline.audit.finding import Finding
 from pipeline.audit.intervals import Runs, find_end, measure_tails, weigh_runs
-from pipeline.audit.repository import gather
+from pipeline.audit.repository import RepositoryError, gather
 from pipeline.audit.suite import AuditedSuite
 from pipeline.runtime import store
 from pipeline.statistics.intervals import Interval, compare_pairs, mark_methods
@@ -52,7 +52,8 @@ def made(answers, tmp_path_factory: pytest.TempPathFactory) -> Path:
     groups = {"zeroshot": "Floor", "individual": "Floor", "average": "Data-free"}
     titled = [(name, TITLES.get(name, name), groups.get(name, "Calibrated")) for name in SEEDS]
     store.write_csv(tmp_path / "reports/tables/s.csv", ("method", "title", "group"), titled)
-    clusters = {TASKS[0]: np.arange(EXAMPLES) % 9}
+    order = np.arange(EXAMPLES)
+    clusters = {TASKS[0]: np.stack([order // 40, order % 9, order % 11], 1)}
     store.write_arrays(tmp_path / f"{EVIDENCE}/clusters.npz", {f"test/{task}": part for task, part in clusters.items()})
     store.write_text(tmp_path / "params.yaml", "suites: [s]\nstudies: []\nevaluation_split: test\n")
     seeds = {method: tuple(method_seeds) for method, method_seeds in SEEDS.items()}
@@ -154,6 +155,12 @@ def test_clusters_that_are_left_out_are_missed(root: Path):
     """Intervals over clusters are not those over examples."""
     store.write_arrays(root / EVIDENCE / "clusters.npz", {})
     assert "distillation, difference low is " in list_faults(root)
+
+
+def test_clusters_of_other_examples_are_refused(root: Path):
+    store.write_arrays(root / EVIDENCE / "clusters.npz", {"test/a": np.zeros((3, 2), np.int64)})
+    with pytest.raises(RepositoryError, match=r"clusters.npz: clusters of a have shape \(3, 2\), 80 were scored"):
+        check(root)
 
 
 def test_pairs_of_a_question_are_compared_like_rows_with_samerging(root: Path):

@@ -388,7 +388,7 @@ FRAUDS: Mapping[str, tuple[Callable[[Path], None], str, str]] = {
     ),
     "a coefficient": (alter_coefficient, f"{SUITE}: copies", "coefficients.csv: conv1.weight of optdigits, seed 0 is "),
     "a loss": (alter_loss, f"{SUITE}: copies", "losses.csv: losses of distillation are not those of data/merges/"),
-    "a cluster": (alter_clusters, f"{SUITE}: copies", "clusters.npz: test/signs is not data/suites/"),
+    "a cluster": (alter_clusters, f"{SUITE}: copies", "clusters.npz: test/signs is not as in data/suites/"),
     "a measure": (alter_measure, f"{SUITE}: copies", f"measures.csv is not data/diagnostics/{SUITE}/measures.csv"),
     "a median outside its range": (alter_median, "documents", "ratio: median 0.5 is not within its range"),
     "a GPU without its driver": (

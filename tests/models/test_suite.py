@@ -268,13 +268,17 @@ def broken(pristine_suite: Path, tmp_path: Path) -> Path:
 def test_examples_may_be_clusters(broken: Path):
     suite, folder = broken, SuiteFolder(broken)
     assert folder.clusters("test", "dogs") is None, "all are independent"
-    clusters = np.arange(toy.SIZES["test"]) // 2
+    clusters = np.stack([np.zeros(toy.SIZES["test"], np.int64), np.arange(toy.SIZES["test"]) // 2], 1)
     store.write_array(suite / "clusters/test/dogs.npy", clusters)
     assert (SuiteFolder(suite).clusters("test", "dogs") == clusters).all()
     write_preview(suite, *(suite / name for name in ("preview.npz", "origin.json", "clusters.npz")))
     written = store.read_arrays(suite / "clusters.npz")
     assert {name: part.tolist() for name, part in written.items()} == {"test/dogs": clusters.tolist()}
-    for wrong, message in ((clusters[1:], "expected int64 of shape"), (clusters / 2, "float64 of shape")):
+    for wrong, message in (
+        (clusters[1:], r"expected int64 \["),
+        (clusters[:, 0], "expected int64"),
+        (clusters / 2, "float64 of"),
+    ):
         store.write_array(suite / "clusters/test/dogs.npy", wrong)
         with pytest.raises(SuiteError, match=f"clusters/test/dogs.npy: .*{message}"):
             SuiteFolder(suite)

@@ -129,7 +129,7 @@ def write_inputs(folder):
     store.write_tensors(folder / "merges/mini-x/samerging/coefficients.safetensors", learned)
     examples = {task: np.full((3, 4, 4, 3), 90 * index, np.uint8) for index, task in enumerate(TASKS)}
     store.write_arrays(folder / "previews/mini-x.npz", examples)
-    store.write_arrays(folder / "clusters/mini-x.npz", {f"test/{TASKS[0]}": np.arange(50) // 5})
+    store.write_arrays(folder / "clusters/mini-x.npz", {f"test/{TASKS[0]}": np.arange(100).reshape(50, 2) // [100, 10]})
     store.write_json(folder / "origins/mini-x.json", ORIGIN)
     layers = [
         ("mlp.0.c_fc", name, task, "", value)

@@ -1,8 +1,11 @@
 """The page of the studies: its links, escaped texts, and the refusal of inconsistent evidence."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from pipeline import methods
@@ -85,6 +88,21 @@ def test_the_page_shows_the_chosen_studies_alone(folder: Path):
         studies_report(folder, LOOK, ["ablation", "efficiency"])
     with pytest.raises(BenchmarkError, match=r"tasks/records\.json: no such file; run dvc repro"):
         studies_report(folder, LOOK, ["tasks"])
+
+
+def test_intervals_of_the_page_are_over_clusters(folder: Path):
+    """Of the toy's answers the first ones are right: clusters of neighbours differ more than single examples."""
+    clusters = np.stack([np.zeros(100, np.int64), np.arange(100) // 10], 1)
+    alone = studies_report(folder, LOOK, ["efficiency"])["tables/efficiency-contrasts.csv"]
+    store.write_arrays(folder / "clusters.npz", {f"validation/{task}": clusters for task in TASKS})
+    assert studies_report(folder, LOOK, ["efficiency"])["tables/efficiency-contrasts.csv"] == alone, "not scored"
+    store.write_arrays(folder / "clusters.npz", {f"test/{task}": clusters for task in TASKS})
+    wide, narrow = (
+        pd.read_csv(io.BytesIO(table))
+        for table in (studies_report(folder, LOOK, ["efficiency"])["tables/efficiency-contrasts.csv"], alone)
+    )
+    assert (wide["mean"] == narrow["mean"]).all()
+    assert (wide["high"] - wide["low"]).mean() > 1.5 * (narrow["high"] - narrow["low"]).mean()
 
 
 def test_the_page_says_which_studies_do_not_apply(folder: Path):

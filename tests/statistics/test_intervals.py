@@ -55,7 +55,7 @@ def test_unequal_seeds_have_welchs_interval_and_p():
     rights = {name: {"t0": np.arange(100) < np.array(tops)[:, None]} for name, tops in counts.items()}
     marks = mark(rights, {name: tuple(f"{name} {seed}" for seed in range(len(tops))) for name, tops in counts.items()})
     still = Marks({name: [np.repeat(task.mean(-1, keepdims=True), 4, -1) for task in tasks]
-                   for name, tasks in marks.tasks.items()}, marks.seeds, [np.arange(4)])  # fmt: skip
+                   for name, tasks in marks.tasks.items()}, marks.seeds, [strata(0, np.arange(4))])  # fmt: skip
     comparison = compare_methods(still, PAIR)
     expected = stats.ttest_ind(*(np.array(tops) / 100 for tops in counts.values()), equal_var=False)
     assert ends(comparison.average) == pytest.approx((*expected.confidence_interval(0.95),))
@@ -156,12 +156,17 @@ def test_intervals_for_tasks_like_these_leave_the_examples_alone():
     assert comparison.average.low < comparison.average.value < comparison.average.high
 
 
+def strata(*columns):
+    """Clusters [n, 1 + C] of columns that start with the stratum."""
+    return np.stack([np.broadcast_to(column, len(columns[-1])) for column in columns], 1)
+
+
 def test_copies_of_an_example_are_one_cluster():
     """Answers to every example seven times over have the interval of the examples, not one that is narrower."""
     rng = np.random.default_rng(4)
     rights = {"one": random_answers(rng, 0.7, 1), "two": random_answers(rng, 0.6, 1)}
     copies = {name: {task: np.tile(right, 7) for task, right in tasks.items()} for name, tasks in rights.items()}
-    clusters = {f"t{task}": rng.permutation(60)[np.arange(7 * 60) % 60] for task in range(3)}
+    clusters = {f"t{task}": strata(0, rng.permutation(60)[np.arange(7 * 60) % 60]) for task in range(3)}
     single, seeds = compare(rights), dict.fromkeys(rights, (0,))
     clustered = compare_methods(mark_methods(copies, seeds, clusters=clusters), PAIR)
     assert ends(clustered.average) == pytest.approx(ends(single.average))
@@ -170,27 +175,60 @@ def test_copies_of_an_example_are_one_cluster():
     assert naive.average.high - naive.average.low < 0.4 * (single.average.high - single.average.low)
 
 
-def test_clusters_of_unequal_sizes_have_the_robust_variance():
-    """G / (G - 1) times the sum of squares of the clusters' residual sums, as `statsmodels` and Stata have it."""
-    sizes, rng = np.array([1, 4, 9, 2, 30, 14]), np.random.default_rng(5)
-    clusters = np.repeat(np.arange(len(sizes)), sizes)
-    right = rng.random((1, len(clusters))) < 0.6
+def compare_with_nothing(right, clusters):
+    """Compare a method with one that is never right; return the marks and the interval of the task."""
     wrong, both = np.zeros_like(right), ("t0", "t1")
     rights = {"one": {"t0": right, "t1": wrong}, "two": dict.fromkeys(both, wrong)}
     marks = mark_methods(rights, dict.fromkeys(rights, (None,)), clusters=dict.fromkeys(both, clusters))
     interval = compare_methods(marks, PAIR).tasks
+    return marks, (interval.low[0], interval.high[0])
+
+
+def test_clusters_of_unequal_sizes_have_the_robust_variance():
+    """G / (G - 1) times the sum of squares of the clusters' residual sums, as econometrics has it."""
+    sizes, rng = np.array([1, 4, 9, 2, 30, 14]), np.random.default_rng(5)
+    members = np.repeat(np.arange(len(sizes)), sizes)
+    right = rng.random((1, len(members))) < 0.6
+    marks, interval = compare_with_nothing(right, strata(0, members))
     rest = right[0] - right.mean()
-    sums = np.array([rest[clusters == cluster].sum() for cluster in range(len(sizes))])
-    error = np.sqrt(len(sizes) / (len(sizes) - 1) * (sums**2).sum()) / len(clusters)
+    sums = np.array([rest[members == cluster].sum() for cluster in range(len(sizes))])
+    error = np.sqrt(len(sizes) / (len(sizes) - 1) * (sums**2).sum()) / len(members)
     half = stats.t.ppf(0.975, len(sizes) - 1) * error
-    assert (interval.low[0], interval.high[0]) == pytest.approx((right.mean() - half, right.mean() + half))
-    assert (marks.count, marks.independent) == (2 * 60, 2 * 6)
+    assert interval == pytest.approx((right.mean() - half, right.mean() + half))
+    assert (marks.count, marks.clustered) == (2 * 60, 2)
+
+
+def test_strata_that_differ_widen_nothing():
+    """Two strata, one never right: the variance is that of the other one, times the square of its share."""
+    rng = np.random.default_rng(6)
+    stratum, members = np.repeat([0, 1], [40, 60]), np.concatenate([np.arange(40) // 10, 4 + np.arange(60) // 10])
+    right = (rng.random((1, 100)) < 0.5) & (stratum == 1)
+    _, (low, high) = compare_with_nothing(right, strata(stratum, members))
+    means = right[0, 40:].reshape(6, 10).mean(1)
+    error = 0.6 * means.std(ddof=1) / np.sqrt(6)
+    assert high - low == pytest.approx(2 * stats.t.ppf(0.975, 5) * error)
+    _, (low, high) = compare_with_nothing(right, strata(0, members))
+    assert high - low > 3 * error * stats.t.ppf(0.975, 5), "without strata the difference between them counts"
+
+
+def test_two_ways_of_clustering_add_their_variances():
+    rng = np.random.default_rng(7)
+    right = rng.random((1, 60)) < 0.6
+    ways = np.arange(60) % 5, np.arange(60) // 10
+    _, (low, high) = compare_with_nothing(right, strata(0, *ways))
+    parts = []
+    for way in ways:
+        means = np.array([right[0, way == cluster].mean() for cluster in np.unique(way)])
+        parts.append((means.var(ddof=1) / len(means), len(means) - 1))
+    variance = sum(part for part, _ in parts)
+    freedom = variance**2 / sum(part**2 / members for part, members in parts)
+    assert high - low == pytest.approx(2 * stats.t.ppf(0.975, freedom) * np.sqrt(variance))
 
 
 def test_intervals_cover_the_chance_of_clusters():
     rng, trials, fonts = np.random.default_rng(0), 1000, 7
     of_fonts, covered, tasks = np.repeat(np.arange(fonts), 30), np.zeros(2), ("t0", "t1")
-    clusters = dict.fromkeys(tasks, of_fonts)
+    clusters = dict.fromkeys(tasks, strata(0, of_fonts))
     for _ in range(trials):
         levels = {task: rng.normal(0.5, 0.1, fonts)[of_fonts] for task in tasks}
         rights = {"one": {task: rng.random((1, 210)) < levels[task] for task in tasks}}
@@ -202,10 +240,18 @@ def test_intervals_cover_the_chance_of_clusters():
     assert covered[1] / trials < 0.9, "an interval over images alone is too narrow"
 
 
-def test_clusters_have_one_entry_per_example():
+@pytest.mark.parametrize(
+    ("clusters", "message"),
+    [
+        (strata(0, np.arange(59)), r"t1: clusters of shape \(59, 2\), expected 60 rows"),
+        (strata(0, np.zeros(60, int)), "t1: a stratum of one cluster"),
+        (strata(np.arange(60) // 20, np.arange(60) // 20), "t1: a stratum of one cluster"),
+    ],
+)
+def test_clusters_are_of_every_example_and_several_per_stratum(clusters: np.ndarray, message: str):
     rights = {"one": random_answers(np.random.default_rng(0), 0.5, 1)}
-    with pytest.raises(StatisticsError, match=r"t1: clusters of shape \(59,\), expected \(60,\)"):
-        mark_methods(rights, {"one": (0,)}, clusters={"t1": np.zeros(59)})
+    with pytest.raises(StatisticsError, match=message):
+        mark_methods(rights, {"one": (0,)}, clusters={"t1": clusters})
 
 
 def test_the_reverse_difference_is_the_negative():
@@ -282,7 +328,7 @@ def constant_marks(*shares):
     """Marks of `one`, a row of shares per seed and a column per task, and of `top`, which is always right."""
     one = [np.repeat(column[None, :, None], 5, -1) for column in np.array(shares).T]
     seeds = {"one": SEEDS[: len(shares)], "top": (None,)}
-    return Marks({"one": one, "top": [np.ones((1, 1, 5))] * len(one)}, seeds, [np.arange(5)] * len(one))
+    return Marks({"one": one, "top": [np.ones((1, 1, 5))] * len(one)}, seeds, [strata(0, np.arange(5))] * len(one))
 
 
 def test_the_interquartile_mean_by_hand():

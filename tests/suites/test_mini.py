@@ -82,27 +82,35 @@ def test_classes_look_different(task: str):
     assert spread > 1.2 * ((chance - chance.mean(0)) ** 2).mean()
 
 
-@pytest.mark.parametrize(("task", "fonts", "blocks"), [("letters", 7, 7), ("street", 7, 7), ("textures", 3, 18)])
-def test_clusters_are_fonts_or_blocks(task: str, fonts: int, blocks: int, monkeypatch: pytest.MonkeyPatch):
-    """A split has the clusters of its fonts, or of the blocks of its photographs."""
-    assert len(np.unique(images.draw(task, {"test": 300}, 0)["test"].clusters)) == blocks
+@pytest.mark.parametrize(
+    ("task", "numbers"),
+    [("letters", [1, 7]), ("greek", [1, 7]), ("street", [1, 7, 72]), ("textures", [3, 18]), ("scenes", [12, 72])],
+)
+def test_clusters_are_fonts_and_blocks(task: str, numbers: list[int]):
+    """A split has the fonts or blocks that belong to it, and photographs as strata where they are the classes."""
+    clusters = images.draw(task, {"test": 1200}, 0)["test"].clusters
+    assert [len(np.unique(column)) for column in clusters.T] == numbers
+
+
+@pytest.mark.parametrize(("task", "alone"), [("letters", [1, 1]), ("street", [1, 1, 12]), ("textures", [3, 3])])
+def test_images_of_one_font_and_one_block_are_one_cluster(task: str, alone: list[int], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(images, "_blocks", lambda *_: ((0, 0, 60, 60),))
-    assert len(np.unique(images.draw(task, {"test": 300}, 0)["test"].clusters)) == fonts
     monkeypatch.setattr(images, "FONTS", {"test": images.FONTS["test"][:1]})
-    alone = images.draw(task, {"test": 30}, 0)["test"].clusters
-    assert len(np.unique(alone)) == (3 if task == "textures" else 1)
+    clusters = images.draw(task, {"test": 200}, 0)["test"].clusters
+    assert [len(np.unique(column)) for column in clusters.T] == alone
 
 
 @pytest.mark.parametrize("task", ["textures", "scenes"])
-def test_a_block_belongs_to_one_class(task: str):
+def test_a_block_belongs_to_one_photograph_and_that_to_one_class(task: str):
     _, labels, clusters = draw_splits(task)["test"]
-    assert all(len(np.unique(labels[clusters == cluster])) == 1 for cluster in np.unique(clusters))
+    for column in clusters.T:
+        assert all(len(np.unique(labels[column == number])) == 1 for number in np.unique(column))
 
 
 @pytest.mark.parametrize("task", images.COLLECTIONS)
 def test_images_of_a_collection_are_independent(task: str):
     for _, labels, clusters in draw_splits(task).values():
-        assert len(np.unique(clusters)) == len(labels)
+        assert [len(np.unique(column)) for column in clusters.T] == [1, len(labels)]
 
 
 def test_fonts_of_the_splits_are_disjoint_files():

@@ -58,7 +58,7 @@ class Context:
     decimals: int
     """Of an accuracy in per cent."""
     clusters: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """{task: int64 [n]} of the examples that are scored, where they are not independent."""
+    """{task: int64 [n, 1 + C]} of the examples that are scored, where they are not independent."""
 
     @property
     def digits(self) -> int:

@@ -134,7 +134,7 @@ def comparison_table(
     caption = (
         f"Suite {evidence.suite}: {titles[MAIN]} ({count(runs, 'run')}) minus each method, in points "
         f"of average accuracy over {tasks} tasks and {tested(marks)}; 95 % intervals of Student's t. These tasks: over "
-        "clusters of test examples and seeds; tasks like these: over tasks and seeds. "
+        "test examples and seeds; tasks like these: over tasks and seeds. "
         "Won : lost: tasks whose own interval (examples and seeds, not corrected for their number) "
         f"lies above or below zero. Runs: of the method. p: two-sided, these tasks, after Holm's correction for "
         f"{count(len(comparisons), 'comparison')}; a difference is claimed below {SURE}. IQM: interquartile mean over "

@@ -190,7 +190,7 @@ def question_table(
     columns = ("Difference", "These tasks", "Tasks like these", "p (Holm)", "Won : lost", "Verdict")
     caption = (
         f"Suite {evidence.suite}: differences of average accuracy in points, over {len(evidence.tasks)} tasks and "
-        f"{tested(evidence.marks)}; 95 % intervals of Student's t. These tasks: over clusters of test examples and "
+        f"{tested(evidence.marks)}; 95 % intervals of Student's t. These tasks: over test examples and "
         "seeds; tasks like these: over tasks and seeds. Won : lost: tasks whose own interval "
         f"lies above or below zero. p: two-sided, these tasks, after Holm's correction for "
         f"{count(len(comparisons), 'comparison')}; a difference is claimed below {SURE}."
