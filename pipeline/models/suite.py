@@ -255,6 +255,12 @@ class SuiteFolder:
             )
 
 
+def write_clusters(folder: Path, split: str, task: str, clusters: np.ndarray) -> None:
+    """Write the clusters int64 [N, 1 + C] of a split's examples, unless all of them are independent."""
+    if clusters[:, 1:].max() + 1 < len(clusters):
+        store.write_array(folder / "clusters" / split / f"{task}.npy", clusters)
+
+
 def _same_shapes(
     path: Path, shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], source: str
 ) -> None:

@@ -26,10 +26,12 @@ MOST = 8
 
 @dataclass(frozen=True)
 class Split:
-    """Token ids int32 [N, L], padded on the right with PADDING, and labels int64 [N]."""
+    """Token ids int32 [N, L], padded on the right with PADDING, labels int64 [N], and clusters, texts of one group."""
 
     ids: np.ndarray
     labels: np.ndarray
+    clusters: np.ndarray
+    """int64 [N, 2], as `pipeline.models.suite` describes them."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,9 @@ def draw_splits(
                 )
             classes = entry.labels
             labels = np.array([classes[pool.labels[index]] for index in chosen], np.int64)
-            splits[task][split] = Split(pool.ids[chosen], labels)
+            numbers = np.unique([pool.groups[index] or f"text {index}" for index in chosen], return_inverse=True)[1]
+            clusters = np.stack([np.zeros(len(chosen), np.int64), numbers], 1)
+            splits[task][split] = Split(pool.ids[chosen], labels, clusters)
     return splits, near
 
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from pipeline.embedded import images, training
 from pipeline.embedded.training import ExpertRecipe, Recipe
-from pipeline.models.suite import SPLITS, Suite, SuiteFolder, Task
+from pipeline.models.suite import SPLITS, Suite, SuiteFolder, Task, write_clusters
 from pipeline.models.weights import FROZEN, Weights, split_qkv
 from pipeline.runtime import store
 from pipeline.runtime.errors import BenchmarkError
@@ -92,8 +92,7 @@ def write_drawn(drawn: SuiteImages, folder: Path) -> None:
         for split, (pixels, labels, clusters) in splits.items():
             store.write_array(folder / "images" / split / f"{task}.npy", pixels)
             store.write_array(folder / "labels" / split / f"{task}.npy", labels)
-            if clusters[:, 1:].max() + 1 < len(clusters):
-                store.write_array(folder / "clusters" / split / f"{task}.npy", clusters)
+            write_clusters(folder, split, task, clusters)
 
 
 def assemble_suite(

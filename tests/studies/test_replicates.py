@@ -20,8 +20,14 @@ from pipeline.runtime.errors import BenchmarkError
 from pipeline.runtime.resumable import Resumable
 from pipeline.runtime.schema import Schedule
 from pipeline.runtime.stage import Job
-from pipeline.statistics.contrasts import contrast_replicates, contrast_settings, mark_replicates, mark_settings
-from pipeline.statistics.intervals import StatisticsError, compare_methods, mark_methods, variance_components
+from pipeline.statistics.contrasts import (
+    ReplicatedContrast,
+    contrast_replicates,
+    contrast_settings,
+    mark_replicates,
+    mark_settings,
+)
+from pipeline.statistics.intervals import Marks, StatisticsError, compare_methods, mark_methods, variance_components
 from pipeline.steps.calibrate import Setting
 from pipeline.steps.teach import compute_teacher_logits
 from pipeline.studies import replicates as study
@@ -242,6 +248,21 @@ def test_methods_are_paired_by_replicate_and_seed():
     like, alone = (compare_methods(marks, weights).like for weights in ({"one": 1, "two": -1}, {"one": 1}))
     assert (like.value, like.low, like.high) == (0, 0, 0)
     assert alone.high - alone.low > 0.2
+
+
+def test_clusters_of_examples_are_those_of_every_replicate():
+    rows = made_up(adamerging=0.75, tsv_m=0.7)
+    halves = {task: np.stack([np.zeros(n, int), np.arange(n) % 2], 1) for task, n in zip(TASKS, SIZES, strict=True)}
+    marks = mark_replicates(rows, TASKS, halves)
+    alone, halved = contrast_pair(mark_replicates(rows, TASKS, {})), contrast_pair(marks)
+    assert [*map(np.ndarray.tolist, marks.clusters)] == [halves[task].tolist() for task in TASKS]
+    assert halved.each == alone.each
+    assert halved.committed != alone.committed
+    assert halved.like == alone.like, "that interval is over tasks"
+
+
+def contrast_pair(marks: Marks[str]) -> ReplicatedContrast:
+    return contrast_replicates(marks, "adamerging", "tsv_m")
 
 
 def test_an_order_that_depends_on_the_training_does_not_hold():

@@ -103,6 +103,9 @@ def test_a_group_is_in_one_split_with_few_texts(tokenizer: toy_wheels.Tokenizer)
     for split, names in films.items():
         assert max(map(names.count, names)) <= _text_splits.MOST
         assert not {*names} & {film for other, more in films.items() if other != split for film in more}
+        stratum, clusters = splits["t"][split].clusters.T
+        assert not stratum.any()
+        assert len({*zip(names, clusters.tolist(), strict=True)}) == len({*names}) == len({*clusters.tolist()})
 
 
 def test_too_few_texts_are_refused(tokenizer: toy_wheels.Tokenizer):

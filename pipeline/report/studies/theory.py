@@ -61,8 +61,9 @@ def view(rows: Rows, context: Context) -> View:
                 _tabulate_bounds(bounds, context),
                 f"Total variation distance from the experts of merges with drawn coefficients, mean over examples; the "
                 f"bound holds with probability {1 - RISK:g} for images as those of the test split, of "
-                f"which k per task (n in all) were drawn. It is one bound of the mean over all n images: they "
-                f"count as independent draws from several tasks, given fonts and photographs, and the divergence is paid for once. Prior and posterior have "
+                f"which k per task (n in all) were drawn. It is one bound of the mean over all n images: they count as "
+                f"independent draws from several tasks, given fonts and photographs, and the divergence is paid for "
+                f"once. Prior and posterior have "
                 f"the standard deviation s, of which the best of {len(settings['scales'])} is shown and paid for. "
                 f"Limit: of the loss on the drawn images, for {bounds.draws.max()} draws of the coefficients. "
                 f"Prior: loss at the centre of the prior, {settings['prior']:g}.",
