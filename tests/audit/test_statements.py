@@ -17,7 +17,7 @@ from pipeline.audit.intervals import bound_grid
 from pipeline.audit.repository import gather
 from pipeline.audit.statements import STUDIES
 from pipeline.audit.suite import AuditedSuite
-from pipeline.report.evidence import format_csv, load_table
+from pipeline.report.evidence import clusters_of, format_csv, load_table
 from pipeline.report.studies import Context
 from pipeline.report.studies.language import view as language_view
 from pipeline.report.studies.theory import view as theory_view
@@ -31,6 +31,7 @@ SUITE = "mini-8"
 EVIDENCE, REPORT = f"reports/evidence/studies/{SUITE}", f"reports/studies/{SUITE}"
 TABLES = f"{REPORT}/tables"
 ROOT = Path(__file__).parents[2]
+CLUSTERS = f"{EVIDENCE}/clusters.npz"
 SENTENCES = f"{REPORT}/sentences.md"
 COMMITTED = STUDIES.keys() - {"language"}
 """The studies of this suite; that of language is of another."""
@@ -39,7 +40,7 @@ COMMITTED = STUDIES.keys() - {"language"}
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """The studies as they are committed, to tamper with."""
-    for name in ("params.yaml", f"pipeline/suites/{SUITE}.yaml", f"{EVIDENCE}/titles.json", SENTENCES):
+    for name in ("params.yaml", f"pipeline/suites/{SUITE}.yaml", f"{EVIDENCE}/titles.json", CLUSTERS, SENTENCES):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     shutil.copytree(ROOT / REPORT / "tables", tmp_path / REPORT / "tables")
@@ -102,7 +103,8 @@ def test_the_report_of_other_rows_follows_from_them(root: Path, study: str):
         tables[path.stem] = load_table(path, (), keep_default_na=study != "landscape", dtype={"right": "str"})
     suite = AuditedSuite(gather(root), SUITE)
     titles, params = store.read_json(root / EVIDENCE / "titles.json"), suite.repository.params
-    context = Context(SUITE, suite.tasks, titles, 40.0, 90.0, {}, "train", "test", params, 6.5, 1)
+    clusters = clusters_of(store.read_arrays(root / CLUSTERS), "test")
+    context = Context(SUITE, suite.tasks, titles, 40.0, 90.0, {}, "train", "test", params, 6.5, 1, clusters)
     rows = tables.get("rows", tables)
     view = import_module(f"pipeline.report.studies.{study}").view(rows, context)
     ((name, table),) = view.tables.items()

@@ -57,7 +57,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
 
 def prepare(folder: Path, work: Path) -> SuiteFolder:
     """Run stage `prepare` on the toy suite."""
-    outputs = (folder, folder.with_suffix(".npz"), folder.with_suffix(".json"))
+    outputs = (folder, *(folder.with_suffix(f".{kind}") for kind in ("preview.npz", "json", "npz")))
     stage.run(Job({"suite": "text-5"}, {"recipe.{suite}": RECIPE}, (UNUSED,), outputs, Resumable(work)))
     return SuiteFolder(folder)
 
@@ -162,7 +162,9 @@ def test_no_text_is_in_two_splits_nor_in_two_tasks_of_a_corpus(prepared: SuiteFo
 def test_the_same_wheels_give_the_same_bytes_without_an_index(prepared: SuiteFolder, tmp_path: Path):
     again = prepare(tmp_path / "suite", tmp_path / "work").folder
     files = {path.relative_to(again): path.read_bytes() for path in again.rglob("*") if path.is_file()}
-    assert len(files) == 4 + 5 + 2 * 3 * 5
+    clusters = {name.as_posix() for name in files if name.parts[0] == "clusters"}
+    assert clusters == {f"clusters/{split}/movies.npy" for split in SPLITS}, "reviews of one film"
+    assert len(files) == 4 + 5 + 2 * 3 * 5 + len(clusters)
     assert files == {name: (prepared.folder / name).read_bytes() for name in files}
 
 
