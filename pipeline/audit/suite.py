@@ -72,11 +72,13 @@ class AuditedSuite:
         arrays = self.repository.arrays(path) or {}
         split = self.repository.params["evaluation_split"] if arrays else None
         totals = {} if self.scores is None else dict(zip(self.scores.task, self.scores.total, strict=True))
-        for task in tasks:
-            shape = arrays[f"{split}/{task}"].shape if f"{split}/{task}" in arrays else (totals.get(task, 0), 2)
-            if len(shape) != 2 or shape[0] != totals.get(task, shape[0]):
-                raise RepositoryError(f"{path}: clusters of {task} have shape {shape}, {totals.get(task)} were scored")
-        return [arrays.get(f"{split}/{task}") for task in tasks]
+        clusters = {task: arrays.get(f"{split}/{task}") for task in tasks}
+        for task, part in clusters.items():
+            if part is not None and (part.ndim != 2 or len(part) != totals.get(task, len(part))):
+                raise RepositoryError(
+                    f"{path}: clusters of {task} have shape {part.shape}, {totals.get(task)} were scored"
+                )
+        return [*clusters.values()]
 
     @cached_property
     def table(self) -> list[dict[str, str]] | None:
