@@ -41,7 +41,8 @@ ROOT_FILES = (
 WANTED = (
     "pipeline/*", "stages/*", "reports/*", "data/README.md", "data/runs/*", "data/origins/*.json",
     "data/scores/*", "data/costs/*", "data/diagnostics/*.csv", "data/studies/*.csv",
-    "data/suites/*/suite.json", "data/suites/*/labels/*", "data/merges/*/coefficients.safetensors",
+    "data/suites/*/suite.json", "data/suites/*/labels/*", "data/suites/*/clusters/*",
+    "data/merges/*/coefficients.safetensors",
     *(f"data/{folder}/*/{name}" for folder in ("merges", "studies")
       for name in ("merge.json", "draws.safetensors", "losses.csv", "rescale.csv")),
 )  # fmt: skip
