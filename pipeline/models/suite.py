@@ -257,7 +257,7 @@ class SuiteFolder:
 
 def write_clusters(folder: Path, split: str, task: str, clusters: np.ndarray) -> None:
     """Write the clusters int64 [N, 1 + C] of a split's examples, unless all of them are independent."""
-    if clusters[:, 1:].max() + 1 < len(clusters):
+    if any(len(np.unique(column)) < len(clusters) for column in clusters[:, 1:].T):
         store.write_array(folder / "clusters" / split / f"{task}.npy", clusters)
 
 

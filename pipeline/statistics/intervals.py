@@ -71,7 +71,8 @@ class Marks(Generic[MethodKey]):
     @property
     def clustered(self) -> int:
         """Number of tasks whose examples depend on each other."""
-        return sum(clusters[:, 1:].max() + 1 < len(clusters) for clusters in self.clusters)
+        shared = [[len(np.unique(column)) < len(part) for column in part[:, 1:].T] for part in self.clusters]
+        return sum(map(any, shared))
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def mark_methods(
         shape, count = parts[task].shape, right.shape[1]
         if shape[0] != count:
             raise StatisticsError(f"{task}: clusters of shape {shape}, expected {count} rows; run dvc repro")
-        if any(len(axis) < 2 < count for axis in example_axes(right[0], parts[task])):
+        if any(len(axis) < min(2, count) for axis in example_axes(right[0], parts[task])):
             raise StatisticsError(f"{task}: a stratum of one cluster; an interval needs more, prepare a larger suite")
     for method, tasks in correct.items():
         for task, right in first.items():

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.models import suite as suites
-from pipeline.models.suite import SuiteError, SuiteFolder
+from pipeline.models.suite import SuiteError, SuiteFolder, write_clusters
 from pipeline.models.weights import to_device
 from pipeline.runtime import store
 from pipeline.runtime.device import device
@@ -274,6 +274,9 @@ def test_examples_may_be_clusters(broken: Path):
     write_preview(suite, *(suite / name for name in ("preview.npz", "origin.json", "clusters.npz")))
     written = store.read_arrays(suite / "clusters.npz")
     assert {name: part.tolist() for name, part in written.items()} == {"test/dogs": clusters.tolist()}
+    for name, numbers in (("own", np.arange(4) + 900), ("shared", np.array([7, 900, 7, 9]))):
+        write_clusters(suite, "train", name, np.stack([np.zeros(4, np.int64), numbers], 1))
+    assert [path.name for path in (suite / "clusters/train").iterdir()] == ["shared.npy"]
     for wrong, message in (
         (clusters[1:], r"expected int64 \["),
         (clusters[:, 0], "expected int64"),

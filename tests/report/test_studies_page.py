@@ -23,6 +23,7 @@ from tests.support import toy
 from tests.support.html import Parsed
 
 TASKS, SEEDS = ("b&<i>", "a_1"), (0, 1)
+COMMITTED, REPORT = Path("reports/evidence/studies/mini-8"), Path("reports/studies/mini-8")
 LOOK = Look(dpi=50, width=6.5, decimals=1)
 TITLES = {name: name for name in methods.names()} | {"adamerging": "<script>A & e</script>"}
 PARAMS = {"calibration_split": "train", "evaluation_split": "test", "rho": 0.07}
@@ -118,11 +119,20 @@ def test_the_page_says_which_studies_do_not_apply(folder: Path):
 
 def test_a_study_of_other_parameters_is_shown_alone():
     """That of robustness scores the merges of the main run: it depends on no calibration split."""
-    report = Path("reports/studies/mini-8")
-    files = studies_report(Path("reports/evidence/studies/mini-8"), LOOK, ["robustness"])
-    assert files["sentences.md"].decode() in (report / "sentences.md").read_text("utf-8")
+    files = studies_report(COMMITTED, LOOK, ["robustness"])
+    assert files["sentences.md"].decode() in (REPORT / "sentences.md").read_text("utf-8")
     table = "tables/robustness-robustness.csv"
-    assert files[table] == (report / table).read_bytes()
+    assert files[table] == (REPORT / table).read_bytes()
+
+
+@pytest.mark.parametrize("study", sorted(path.parent.name for path in COMMITTED.glob("*/records.json")))
+def test_committed_comparisons_follow_from_committed_rows(study: str):
+    """Each view knows which examples are clusters: without them these intervals would be others."""
+    table = f"tables/{study}-contrasts.csv"
+    files, kept = studies_report(COMMITTED, LOOK, [study]), REPORT / table
+    assert (table in files) == kept.exists()
+    if kept.exists():  # some studies keep no answers to single examples
+        pd.testing.assert_frame_equal(pd.read_csv(io.BytesIO(files[table])), pd.read_csv(kept), rtol=1e-8, atol=1e-9)
 
 
 def test_no_rows_of_a_study_that_applies_to_every_suite_are_refused(folder: Path):

@@ -198,6 +198,14 @@ def test_clusters_of_unequal_sizes_have_the_robust_variance():
     assert (marks.count, marks.clustered) == (2 * 60, 2)
 
 
+@pytest.mark.parametrize(("members", "tasks"), [(np.arange(60) + 900, 0), (np.arange(60) // 2 + 900, 2)])
+def test_clusters_may_have_any_numbers(members: np.ndarray, tasks: int):
+    right = np.random.default_rng(8).random((1, 60)) < 0.6
+    marks, interval = compare_with_nothing(right, strata(0, members))
+    assert marks.clustered == tasks
+    assert interval == pytest.approx(compare_with_nothing(right, strata(0, members - 900))[1])
+
+
 def test_strata_that_differ_widen_nothing():
     """Two strata, one never right: the variance is that of the other one, times the square of its share."""
     rng = np.random.default_rng(6)
@@ -252,6 +260,11 @@ def test_clusters_are_of_every_example_and_several_per_stratum(clusters: np.ndar
     rights = {"one": random_answers(np.random.default_rng(0), 0.5, 1)}
     with pytest.raises(StatisticsError, match=message):
         mark_methods(rights, {"one": (0,)}, clusters={"t1": clusters})
+
+
+def test_two_examples_of_one_cluster_have_no_interval():
+    with pytest.raises(StatisticsError, match="t: a stratum of one cluster"):
+        mark_methods({"one": {"t": np.array([[True, False]])}}, {"one": (0,)}, clusters={"t": strata(0, [3, 3])})
 
 
 def test_the_reverse_difference_is_the_negative():
