@@ -146,6 +146,9 @@ STUDIES = Pipeline(
             "Calibrate with every combination of objective, sharpness and granularity, all else equal"
         ),
         "conflict": StageEntry("Merge tasks that label the same images differently, and as many that do not"),
+        "label_spaces": StageEntry(
+            "Merge two tasks on one domain that ask for different labels, and tasks of two domains"
+        ),
         "conventions": StageEntry(
             "Merge with q, k and v as three matrices and as one, positions averaged and decomposed"
         ),

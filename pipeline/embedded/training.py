@@ -196,10 +196,12 @@ def fit(
     drawn: images.Images,
     recipe: ExpertRecipe,
     rng: torch.Generator,
+    objective: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
 ) -> None:
     """Fine-tune tensors in place to a task's labels with a fixed head.
 
-    encode: the image tower as a function of its inputs [N, 3, H, W], by the current values of `tuned`.
+    encode: the image tower as a function of its inputs [N, 3, H, W], by the current values of `tuned`; objective: of
+    logits [N, classes] and labels [N, ...].
     """
     optimiser = torch.optim.Adam(tuned, lr=recipe.expert_lr, fused=True)
     pixels, labels = (torch.from_numpy(np.asarray(part)) for part in drawn)
@@ -208,7 +210,7 @@ def fit(
             group["lr"] = recipe.expert_lr * 0.5 * (1 + math.cos(math.pi * step / recipe.expert_steps))
         batch = torch.randint(len(labels), (recipe.expert_batch,), generator=rng)
         features = normalize(encode(_views(pixels[batch], rng)), dim=-1)
-        loss = cross_entropy(features @ head.T, labels[batch])
+        loss = objective(features @ head.T, labels[batch])
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()

@@ -37,7 +37,7 @@ RESCALED = "-rescaled"
 """Ends the name of a method whose scale was chosen on unlabelled examples."""
 STUDIES = (
     "ablation", "efficiency", "protocol", "flatness", "sensitivity", "landscape", "tasks", "robustness", "replicates",
-    "conventions", "theory", "conflict", "language",
+    "conventions", "theory", "conflict", "label_spaces", "language",
 )  # fmt: skip
 """In the order of the page."""
 AGAIN = "run dvc repro"

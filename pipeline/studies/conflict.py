@@ -14,13 +14,11 @@ labels differ it is right for one of them at most. If they differ on a share c o
 Perfect answers to A attain this bound; they are scored as BOUND. Only embedded suites train experts.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-import numpy as np
 import torch
 from pydantic import AfterValidator, Field
 
@@ -30,18 +28,27 @@ from pipeline.embedded import training
 from pipeline.merges import storage
 from pipeline.merges.answers import Answers
 from pipeline.models.examples import encode
-from pipeline.models.suite import SPLITS, SuiteFolder, Task
-from pipeline.models.weights import FROZEN, Weights, fuse_qkv, split_qkv, to_device
+from pipeline.models.suite import SuiteFolder
+from pipeline.models.weights import Weights, to_device
 from pipeline.runtime import store
 from pipeline.runtime.device import device
-from pipeline.runtime.errors import BenchmarkError
-from pipeline.runtime.resumable import Form, Resumable
+from pipeline.runtime.resumable import Resumable
 from pipeline.runtime.schema import Parameters
-from pipeline.statistics.sampling import sample_indices
 from pipeline.steps.calibrate import Setting, calibrate, draw_indices, require_memory
 from pipeline.steps.evaluate import open_split, predict_classes
 from pipeline.steps.merge import merge_data_free
 from pipeline.steps.teach import compute_teacher_logits
+from pipeline.studies._constructed import (
+    WEIGHTS,
+    ConstructedTask,
+    Places,
+    ascending,
+    assemble_tasks,
+    fine_tune,
+    list_others,
+    permute_classes,
+    select_sources,
+)
 from pipeline.studies._teachers import write_teachers
 from pipeline.studies._trials import MARK_COLUMNS, mark_answers
 from pipeline.suites import mini
@@ -51,30 +58,19 @@ COLUMNS = ("source", "partner", "degree", *MARK_COLUMNS, "loss", "entropy")
 calibration examples, empty where nothing is merged."""
 BOUND, EXPERT = "bound", "individual"
 """Rows that are no merge: perfect answers to the source, and the answers of each task's expert."""
-WEIGHTS = Form(".safetensors", store.write_tensors, lambda path: dict(store.TensorFile(path)))
-
-
-def _ascending(values: list[float]) -> list[float]:
-    if sorted({*values}) != values:
-        raise ValueError("expected different values in ascending order")
-    return values
 
 
 class Params(Parameters):
     """The pairs."""
 
-    sources: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2), AfterValidator(_ascending)]
-    """Tasks of the suite that get conflicting ones, by position; positions beyond its last task are ignored."""
-    degrees: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=1), AfterValidator(_ascending)]
+    sources: Places
+    """Tasks of the suite that get conflicting ones."""
+    degrees: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=1), AfterValidator(ascending)]
     """Shares q of the classes that are permuted; above 0 at least two classes are."""
     partners: int = Field(ge=1)
     """The next tasks of the suite that each source is merged with; no more than there are."""
     seed: int = Field(ge=0)
     """Of permutations, trainings and calibrations."""
-
-
-class TooFewSources(BenchmarkError):
-    """The suite has fewer than two of the sources, and an interval over sources needs two."""
 
 
 class TaskPair(NamedTuple):
@@ -96,75 +92,18 @@ def pair_tasks(tasks: Sequence[str], params: Params) -> list[TaskPair]:
 
     tasks: of the suite. Raises TooFewSources.
     """
-    places = [place for place in params.sources if place < len(tasks)]
-    if len(places) < 2:
-        raise TooFewSources(
-            f"study.conflict.sources = {params.sources}: expected at least two positions below {len(tasks)}, the "
-            f"number of tasks of the suite ({', '.join(tasks)})"
-        )
     pairs = []
-    for place in places:
-        source, others = tasks[place], [*tasks[place + 1 :], *tasks[:place]]
+    for source in select_sources(tasks, params.sources, "study.conflict.sources"):
         pairs += [TaskPair(source, conflicting_name(source, degree), degree) for degree in params.degrees]
-        pairs += [TaskPair(source, other, None) for other in others[: params.partners]]
+        pairs += [TaskPair(source, other, None) for other in list_others(tasks, source)[: params.partners]]
     return pairs
 
 
-def permute_classes(classes: int, degree: float, seed: int, source: str) -> np.ndarray:
-    """Return the label [classes] in A_q of every class of A: no class that is drawn keeps its label."""
-    number = max(2, math.floor(degree * classes + 0.5)) if degree else 0
-    drawn = sample_indices(classes, number, seed, f"classes of {source}").numpy()
-    labels = np.arange(classes)
-    labels[drawn] = np.roll(drawn, -1)
-    return labels
-
-
 def train_permuted(suite: Path, source: str, degree: float, recipe: mini.Recipe, seed: int) -> Weights:
-    """Fine-tune the expert of A_q from the suite's base, on one thread; rounded to float16 as the suite's experts."""
-    from open_clip import CLIP
-
-    folder = SuiteFolder(suite)
-    with torch.random.fork_rng(devices=[]):
-        tower = CLIP(**training.config(recipe)).visual.eval()
-    tower.load_state_dict(fuse_qkv(folder.base()))
-    tuned = {name: parameter for name, parameter in tower.named_parameters() if name not in FROZEN}
-    head, labels = folder.heads()[source], np.array(folder.labels("train", source))
-    permuted = permute_classes(len(head), degree, seed, source)[labels]
-    drawn, rng = (np.array(folder.examples("train", source)), permuted), training.draws("conflict", source, seed)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        training.fit(tower, [*tuned.values()], head, drawn, recipe, rng)
-    finally:
-        torch.set_num_threads(threads)
-    return split_qkv({name: parameter.detach().half().float() for name, parameter in tuned.items()})
-
-
-def assemble_tasks(suite: Path, experts: Mapping[TaskPair, Weights], seed: int, folder: Path) -> None:
-    """Write a suite with the tasks of `suite` and the conflicting ones; what they share is linked.
-
-    experts: of the conflicting task of each pair.
-    """
-    original = SuiteFolder(suite)
-    places = [f"{kind}/{split}" for kind in ("images", "labels") for split in SPLITS]
-    for place in ("experts", *places):
-        (folder / place).mkdir(parents=True)
-        for file in (suite / place).iterdir():
-            (folder / place / file.name).symlink_to(file.resolve())
-    (folder / "base.safetensors").symlink_to((suite / "base.safetensors").resolve())
-    heads, tasks = dict(original.heads()), {task.name: task for task in original.suite.tasks}
-    for (source, name, degree), weights in experts.items():
-        tasks[name] = Task(name=name, classes=tasks[source].classes)
-        heads[name] = heads[source].clone()
-        permuted = permute_classes(len(heads[name]), float(degree or 0), seed, source)
-        store.write_tensors(folder / "experts" / f"{name}.safetensors", weights)
-        for split in SPLITS:
-            images = suite / "images" / split / f"{source}.npy"
-            (folder / "images" / split / f"{name}.npy").symlink_to(images.resolve())
-            labels = permuted[np.array(original.labels(split, source))]
-            store.write_array(folder / "labels" / split / f"{name}.npy", labels)
-    store.write_tensors(folder / "heads.safetensors", heads)
-    original.suite.model_copy(update={"tasks": (*tasks.values(),)}).save(folder)
+    """Fine-tune the expert of A_q from the suite's base."""
+    head = SuiteFolder(suite).heads()[source]
+    permuted = permute_classes(len(head), degree, seed, source)
+    return fine_tune(suite, source, head, permuted, recipe, training.draws("conflict", source, seed))
 
 
 def train_conflicts(
@@ -178,8 +117,12 @@ def train_conflicts(
     conflicts = [pair for pair in pairs if pair.degree is not None]
     pieces = [(suite, pair.source, pair.degree, recipe, params.seed) for pair in conflicts]
     trained = work.run(train_permuted, pieces, "trainings", form=WEIGHTS)
+    heads, tasks = SuiteFolder(suite).heads(), {}
+    for (source, name, degree), expert in zip(conflicts, trained, strict=True):
+        permuted = permute_classes(len(heads[source]), float(degree or 0), params.seed, source)
+        tasks[name] = ConstructedTask(source, expert, heads[source], permuted)
     folder = scratch / f"conflicts-{params.seed}"  # kept results of other trainings have another path
-    assemble_tasks(suite, dict(zip(conflicts, trained, strict=True)), params.seed, folder)
+    assemble_tasks(suite, tasks, folder)
     return folder, write_teachers(folder, split, scratch / "teachers", work)
 
 

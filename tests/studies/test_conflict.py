@@ -22,7 +22,8 @@ from pipeline.runtime.schema import Schedule
 from pipeline.runtime.stage import Job
 from pipeline.statistics.sampling import sample_indices
 from pipeline.studies import conflict as study
-from pipeline.studies.conflict import COLUMNS, Params, TooFewSources, pair_tasks, permute_classes
+from pipeline.studies._constructed import TooFewSources, permute_classes
+from pipeline.studies.conflict import COLUMNS, Params, pair_tasks
 from pipeline.suites import lora, mini
 from stages.studies import conflict as stage
 from tests.support import toy
@@ -124,12 +125,12 @@ def test_experts_are_trained_on_permuted_labels_from_the_base(embedded: Path, mo
     suite = SuiteFolder(embedded)
     base = {name: suite.base()[name] for name in suite.suite.groups}
     assert all(toy.same(dict(sorted(trained.items())), dict(sorted(base.items()))) for trained in weights)
-    for (_, tuned, head, (images, labels), recipe, _), degree in zip(calls, (0.0, 1.0), strict=True):
+    for (_, tuned, head, (images, labels), recipe, _, _), degree in zip(calls, (0.0, 1.0), strict=True):
         assert torch.equal(head, suite.heads()["signs"])
         assert np.array_equal(images, suite.examples("train", "signs"))
         assert np.array_equal(labels, permute_classes(12, degree, 3, "signs")[suite.labels("train", "signs")])
         assert (recipe, sum(tensor.numel() for tensor in tuned)) == (RECIPE, sum(map(torch.numel, base.values())))
-    states = [rng.get_state() for *_, rng in calls]
+    states = [rng.get_state() for *_, rng, _ in calls]
     assert torch.equal(*states), "the same batches for every degree"
     assert not torch.equal(states[0], training.draws("expert", "signs", 3).get_state())
 

@@ -29,6 +29,7 @@ NEEDS = {
     "robustness": "images",
     "replicates": "a base that is trained here",
     "conflict": "a base that is trained here",
+    "label_spaces": "two tasks on one domain",
     "language": "language models",
 }
 """What a study needs that not every suite has; without it, it writes its tables with no rows."""
