@@ -44,6 +44,7 @@ COMPARED = {
     "conventions": DECOMPOSING,
     "efficiency": LEARNERS,
     "flatness": frozenset({"samerging"}),
+    "label_spaces": LEARNERS | CLASSICS - {"zeroshot", "individual"},
     "landscape": LEARNERS | {"task_arithmetic"},
     "language": LEARNERS | CLASSICS | {"expert_merging"},
     "protocol": LEARNERS,
@@ -60,6 +61,7 @@ VARIED = {
     "conventions": {"rho", "sharpness", "temperature", "initial_coefficient", "weight_decay"},
     "efficiency": {"samples_per_task"},
     "flatness": {"sharpness", "samples_per_task"},
+    "label_spaces": {"seeds"},
     "landscape": {"evaluation_split"},
     "language": set(),
     "protocol": {"calibration_split", "samples_per_task"},
@@ -338,6 +340,7 @@ RERUNS: dict[str, frozenset[str]] = (
             "conventions": ("methods",),
             "efficiency": ("samples",),
             "flatness": ("samples", "held_out", "periods", "averaged"),
+            "label_spaces": ("related", "sources", "labels", "others", "seed"),
             "landscape": (
                 *("images", "pairs", "tasks", "points", "sharpness_images", "coefficients", "weights"),
                 *("ascent_steps", "directions", "tolerance", "signs"),
@@ -373,7 +376,7 @@ RERUNS: dict[str, frozenset[str]] = (
 )
 """Every leaf of params.yaml and the stages that run again when it changes, with suites: [mini-8] and every method."""
 
-WITHOUT_EXTRAS = studies("conflict", "conventions", "replicates", "tasks", "theory") - RENDERS
+WITHOUT_EXTRAS = studies("conflict", "conventions", "label_spaces", "replicates", "tasks", "theory") - RENDERS
 WITHOUT_DESCENT = studies("conventions") - RENDERS
 SOURCES: dict[str, frozenset[str]] = {
     "pipeline/methods/ties.py": main("ties") | CONTEXT | comparing("ties"),
@@ -392,12 +395,14 @@ SOURCES: dict[str, frozenset[str]] = {
     "pipeline/steps/refinement.py": FURTHER | SPECTRA | studies("sensitivity", "landscape"),
     "pipeline/merges/costs.py": EVALUATES | CONTEXT,
     "pipeline/studies/_trials.py": studies(
-        *("ablation", "conflict", "conventions", "efficiency", "flatness", "protocol", "replicates", "sensitivity")
+        *("ablation", "conflict", "conventions", "efficiency", "flatness", "label_spaces", "protocol", "replicates"),
+        "sensitivity",
     ),
     "pipeline/studies/_corruptions.py": studies("robustness"),
     "pipeline/studies/_curvature.py": studies("landscape"),
     "pipeline/steps/evaluate.py": EVALUATES | CONTEXT | sharing("evaluation_split") - studies("language"),
-    "pipeline/studies/_teachers.py": studies("conflict", "protocol", "replicates", "theory"),
+    "pipeline/studies/_constructed.py": studies("conflict", "label_spaces"),
+    "pipeline/studies/_teachers.py": studies("conflict", "label_spaces", "protocol", "replicates", "theory"),
     "pipeline/studies/_theory.py": studies("theory"),
     "pipeline/steps/teach.py": CALIBRATED | RESCALES | STUDIES | {"teach@mini-8"},
     "pipeline/diagnostics/prediction.py": DIAGNOSIS | studies("theory"),

@@ -27,6 +27,8 @@ SEPARATE = ("conflict",)
 """Studies with a check of their own."""
 PARTS = ("robustness", "landscape", "theory", "language")
 """Studies that score a part of the test examples, or other examples."""
+SOME = ("label_spaces",)
+"""Studies whose rows are of some of the tasks."""
 SETTINGS: Mapping[str, Sequence[str]] = {
     "ablation": ("objective", "sharpness", "granularity"),
     "efficiency": ("method", "k"),
@@ -35,6 +37,7 @@ SETTINGS: Mapping[str, Sequence[str]] = {
     "sensitivity": ("method", "knob", "value"),
     "replicates": ("method",),
     "conventions": ("method", "setting"),
+    "label_spaces": ("method", "setting", "side"),
 }
 """Studies that keep answers, and the columns that their settings are values of."""
 
@@ -67,16 +70,19 @@ def _check_study(suite: AuditedSuite, study: str) -> Finding:
             finding.expect(False, f"{path}: counts must be whole, answers hexadecimal ({error})")
             continue
         finding.compared += len(rows)
-        for complaint in find_impossible(rows, totals, suite.tasks):
+        tasks = [task for task in suite.tasks if study not in SOME or task in [*rows["task"]]]
+        for complaint in find_impossible(rows, totals, tasks):
             finding.complain(f"{path}, {complaint}")
         if not finding.wrong and study in SETTINGS and len(rows):
-            _check_contrasts(finding, suite, study, rows)
+            _check_contrasts(finding, suite, study, rows, tasks)
     if study in statements.STUDIES and not finding.wrong and any(map(len, tables.values())):
         statements.check(finding, suite, study, tables)
     return finding
 
 
-def _check_contrasts(finding: Finding, suite: AuditedSuite, study: str, rows: pd.DataFrame) -> None:
+def _check_contrasts(
+    finding: Finding, suite: AuditedSuite, study: str, rows: pd.DataFrame, tasks: Sequence[str]
+) -> None:
     """Check every comparison of a study that keeps answers."""
     path = f"reports/studies/{suite.name}/tables/{study}-contrasts.csv"
     contrasts = suite.repository.rows(path)
@@ -92,11 +98,11 @@ def _check_contrasts(finding: Finding, suite: AuditedSuite, study: str, rows: pd
         "first": group_settings(rows[rows["replicate"] == 0] if replicated else rows, SETTINGS[study]),
     }
     comparisons = [(row, "first" if row["replicates"] == "first" else "all", _weights(row)) for row in contrasts]
-    clusters = suite.clusters(f"{EVIDENCE}/studies/{suite.name}", suite.tasks)
+    clusters = suite.clusters(f"{EVIDENCE}/studies/{suite.name}", tasks)
     runs: dict[str, dict[Setting, Runs]] = {which: {} for which in parts}
     for _, which, weights in comparisons:
         for setting in (setting for setting in weights if setting in parts[which]):
-            runs[which].setdefault(setting, read_runs(parts[which][setting], suite.tasks))
+            runs[which].setdefault(setting, read_runs(parts[which][setting], tasks))
     for row, which, weights in comparisons:
         if missing := [", ".join(setting) for setting in weights if setting not in runs[which]]:
             complaint = f"{row['name']} compares runs that are not there (no rows of {'; '.join(missing)})"

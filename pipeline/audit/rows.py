@@ -11,6 +11,7 @@ WHOLE = (
 )
 VARIED = (
     *("setting", "k", "method", "knob", "value", "corruption", "severity", "subset", "split", "replicate"),
+    "side",
     "seed",
 )
 """Columns that tell one run from another."""

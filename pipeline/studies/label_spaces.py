@@ -51,6 +51,7 @@ from pipeline.studies._constructed import (
     permute_classes,
     select_sources,
 )
+from pipeline.studies._teachers import write_teachers
 from pipeline.studies._trials import MARK_COLUMNS
 from pipeline.suites import mini
 
@@ -65,7 +66,7 @@ EXPERT = "individual"
 class Params(Parameters):
     """The pairs."""
 
-    related: list[tuple[Name, Name]]
+    related: list[Annotated[list[Name], Field(min_length=2, max_length=2)]]
     """Tasks on one domain; a pair that the suite lacks is ignored."""
     sources: Places
     """Tasks of an embedded suite that get multi-label ones."""
@@ -151,11 +152,11 @@ def train_labels(suite: Path, source: str, labels: int, recipe: mini.Recipe, see
 
 
 def construct_tasks(
-    suite: Path, recipe: mini.Recipe, pairs: Sequence[TaskPair], seed: int, scratch: Path, work: Resumable
-) -> Path:
-    """Train the experts of all multi-label tasks; return a suite, in `scratch`, that has these tasks too.
+    suite: Path, recipe: mini.Recipe, pairs: Sequence[TaskPair], seed: int, split: str, scratch: Path, work: Resumable
+) -> tuple[Path, Path]:
+    """Train the experts of all multi-label tasks; return a suite that has these tasks too, and its teacher logits.
 
-    Raises TooManyLabels.
+    Both are written into `scratch`; split: of the logits. Raises TooManyLabels.
     """
     heads, made = SuiteFolder(suite).heads(), [pair for pair in pairs if pair.labels]
     for pair in made:
@@ -170,9 +171,11 @@ def construct_tasks(
     for pair, expert in zip(made, trained, strict=True):
         head = centre_head(heads[pair.source])
         tasks[pair.partner] = ConstructedTask(pair.source, expert, head, np.arange(len(head)))
-    folder = scratch / f"label-spaces-{seed}"  # kept results of other trainings have another path
-    assemble_tasks(suite, tasks, folder)
-    return folder
+    if tasks:
+        folder = scratch / f"label-spaces-{seed}"  # kept results of other trainings have another path
+        assemble_tasks(suite, tasks, folder)
+        suite = folder
+    return suite, write_teachers(suite, split, scratch / "teachers", work)
 
 
 def solve_pair(setting: Setting, labels: int, samples: int, seed: int) -> Solution:

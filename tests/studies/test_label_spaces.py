@@ -33,7 +33,7 @@ RECIPE = mini.Recipe(
     pretrain_steps=2, pretrain_batch=8, pretrain_lr=0.002, expert_steps=2, expert_batch=4, expert_lr=0.001,
 )  # fmt: skip
 DEFINITION = mini.Definition(tasks=["textures", "signs"])
-PARAMS = Params(related=[("news", "topics")], sources=[0, 1, 6], labels=[1, 2], others=2, seed=3)
+PARAMS = Params(related=[["news", "topics"]], sources=[0, 1, 6], labels=[1, 2], others=2, seed=3)
 LEARNED = ("adamerging", "distillation", "samerging")
 METHODS = ("average", "task_arithmetic", "ties", "tsv_m", *LEARNED)
 SIZES = {"a": 80, "bb": 100, "ccc": 80}
@@ -207,7 +207,7 @@ def test_a_suite_without_two_tasks_on_one_domain_has_a_header_and_no_rows(embedd
 def test_related_tasks_of_a_suite_are_merged_once_for_both(embedded: Path, tmp_path: Path, monkeypatch):
     calls, solve = [], study.solve_pair
     monkeypatch.setattr(study, "solve_pair", lambda *arguments: calls.append(arguments) or solve(*arguments))
-    params = PARAMS.model_copy(update={"related": [("signs", "textures")]})
+    params = PARAMS.model_copy(update={"related": [["signs", "textures"]]})
     recipe = lora.Recipe(
         seed=0, train_images=24, validation_images=16, test_images=20, width=32, layers=1, rank=2, expert_steps=2,
         expert_batch=4, expert_lr=0.001,
