@@ -265,7 +265,7 @@ def _state_label_spaces(tables: Tables, titles: Mapping[str, str], suite: Audite
         return [float(contrasts[comparison][column]) for column in ("mean", "low", "high", "like low", "like high")]
 
     def compare(kind: str, setting: str, methods: Sequence[str]) -> list[Text]:
-        parts = []
+        parts: list[Text] = []
         for name in methods:
             mean, *ends = bound(f"{kind}: {name}, {setting}")
             shown = _judge(*ends[:2]) == _judge(*ends[2:]) == CLEAR
