@@ -158,5 +158,6 @@ def _check_chain(stages: Mapping[str, Locked]) -> Finding:
     for name, entry in entries(stages, ["deps"]):
         if entry["path"] in outputs:
             maker, md5 = outputs[entry["path"]]
-            finding.expect(entry["md5"] == md5, f"{name} read another {entry['path']} than {maker} wrote; run {name} again")
+            complaint = f"{name} read another {entry['path']} than {maker} wrote; run {name} again"
+            finding.expect(entry["md5"] == md5, complaint)
     return finding
