@@ -340,7 +340,12 @@ RERUNS: dict[str, frozenset[str]] = (
             "conventions": ("methods",),
             "efficiency": ("samples",),
             "flatness": ("samples", "held_out", "periods", "averaged"),
-            "label_spaces": ("related", "sources", "labels", "others", "seed"),
+            "label_spaces": (
+                *(f"others.{task}" for task in ("mnist", "letters", "street", "newsgroups", "topics")),
+                "related",
+                "labels",
+                "seed",
+            ),
             "landscape": (
                 *("images", "pairs", "tasks", "points", "sharpness_images", "coefficients", "weights"),
                 *("ascent_steps", "directions", "tolerance", "signs"),

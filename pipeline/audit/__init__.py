@@ -6,6 +6,7 @@
     arithmetic    counts are possible and those of the answers; the numbers of a suite's tables follow from them
     contrasts     the rows of the studies are whole, and the comparisons and numbers per task that studies state follow
     conflict      of the study of that name, which labels differ and which answers a single model can give, too
+    label_spaces  of the study of that name, its pairs and which answers a single model can give, too
     examples      no calibration example is a test example; numbers of examples and classes are those that are claimed
     draws         seeds, and the indices of the examples that each seed drew, from the definition of the generator
     documents     blocks and numbers of README.md and docs/ are those of the reports

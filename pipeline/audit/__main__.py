@@ -21,6 +21,7 @@ from pipeline.audit import (
     environment,
     examples,
     kept,
+    label_spaces,
     lock,
     rendered,
     rerun,
@@ -35,6 +36,7 @@ PER_SUITE = {
     "arithmetic": arithmetic,
     "contrasts": contrasts,
     "conflict": conflict,
+    "label_spaces": label_spaces,
     "examples": examples,
     "draws": draws,
 }

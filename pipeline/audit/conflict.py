@@ -10,7 +10,6 @@ pairs without conflict, and (method, degree, place) of one of them.
 """
 
 import itertools
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.audit.arithmetic import CEILING, MAIN
-from pipeline.audit.contrasts import PRINTED, Setting, compute_contrast
+from pipeline.audit.contrasts import Setting, Weights, check_comparisons, compute_contrast
 from pipeline.audit.draws import shuffle_pool
 from pipeline.audit.finding import Finding, Text
 from pipeline.audit.intervals import CHANCE, Runs
@@ -30,8 +29,6 @@ from pipeline.audit.suite import AuditedSuite
 BOUND, NONE, ENTROPY = "bound", "none", "adamerging"
 MEASURES = {"loss": "Distillation loss", "entropy": "Entropy"}
 VERDICTS = {True: ", shown", False: ", not shown"}
-
-Weights = Mapping[Setting, float]
 
 
 def check(suite: AuditedSuite) -> list[Finding]:
@@ -153,7 +150,7 @@ def _check_statements(finding: Finding, suite: AuditedSuite, rows: pd.DataFrame)
             for side in sides.get(setting, [setting]):
                 spread[side] = weight / len(sides.get(setting, [setting]))
         values[name] = compute_contrast(runs, spread, clusters)
-    _check_comparisons(finding, suite, weights, values)
+    check_comparisons(finding, suite, "conflict", weights, values)
     averages: dict[Setting, float] = {
         pair: float(np.mean([runs[side].accuracies.mean() for side in settings])) for pair, settings in sides.items()
     }
@@ -194,24 +191,6 @@ def _list_comparisons(settings: Sequence[Setting]) -> Iterator[tuple[str, Weight
         yield f"sam: {MAIN}, {q}", {(MAIN, q): 1, (TWIN, q): -1}
     for name, q in grid:
         yield f"gap: {name}, {q}", {(name, q, "0"): 1, (name, q, "1"): -1}
-
-
-def _check_comparisons(
-    finding: Finding, suite: AuditedSuite, weights: Mapping[str, Weights], values: Mapping[str, Mapping[str, float]]
-) -> None:
-    path = f"reports/studies/{suite.name}/tables/conflict-contrasts.csv"
-    lines = suite.repository.rows(path)
-    if lines is None:
-        finding.skip(path)
-        return
-    names = [line["name"] for line in lines]
-    finding.expect(names == [*values], f"{path}: other comparisons than those of the study")
-    for line in lines:
-        if line["name"] in values:
-            stated = {tuple(map(str, setting)): weight for *setting, weight in json.loads(line["weights"])}
-            finding.expect(stated == weights[line["name"]], f"{path}: {line['name']} weighs other settings")
-            for column, value in values[line["name"]].items():
-                finding.expect_number(f"{path}: {line['name']}, {column}", line.get(column, ""), value, PRINTED)
 
 
 def _state(

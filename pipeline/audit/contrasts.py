@@ -23,12 +23,10 @@ from pipeline.audit.suite import AuditedSuite
 
 PRINTED = 10
 """Significant digits of a comparison."""
-SEPARATE = ("conflict",)
+SEPARATE = ("conflict", "label_spaces")
 """Studies with a check of their own."""
 PARTS = ("robustness", "landscape", "theory", "language")
 """Studies that score a part of the test examples, or other examples."""
-SOME = ("label_spaces",)
-"""Studies whose rows are of some of the tasks."""
 SETTINGS: Mapping[str, Sequence[str]] = {
     "ablation": ("objective", "sharpness", "granularity"),
     "efficiency": ("method", "k"),
@@ -37,11 +35,11 @@ SETTINGS: Mapping[str, Sequence[str]] = {
     "sensitivity": ("method", "knob", "value"),
     "replicates": ("method",),
     "conventions": ("method", "setting"),
-    "label_spaces": ("method", "setting", "side"),
 }
 """Studies that keep answers, and the columns that their settings are values of."""
 
 Setting: TypeAlias = tuple[str, ...]
+Weights: TypeAlias = Mapping[Setting, float]
 
 
 def check(suite: AuditedSuite) -> list[Finding]:
@@ -70,19 +68,16 @@ def _check_study(suite: AuditedSuite, study: str) -> Finding:
             finding.expect(False, f"{path}: counts must be whole, answers hexadecimal ({error})")
             continue
         finding.compared += len(rows)
-        tasks = [task for task in suite.tasks if study not in SOME or task in [*rows["task"]]]
-        for complaint in find_impossible(rows, totals, tasks):
+        for complaint in find_impossible(rows, totals, suite.tasks):
             finding.complain(f"{path}, {complaint}")
         if not finding.wrong and study in SETTINGS and len(rows):
-            _check_contrasts(finding, suite, study, rows, tasks)
+            _check_contrasts(finding, suite, study, rows)
     if study in statements.STUDIES and not finding.wrong and any(map(len, tables.values())):
         statements.check(finding, suite, study, tables)
     return finding
 
 
-def _check_contrasts(
-    finding: Finding, suite: AuditedSuite, study: str, rows: pd.DataFrame, tasks: Sequence[str]
-) -> None:
+def _check_contrasts(finding: Finding, suite: AuditedSuite, study: str, rows: pd.DataFrame) -> None:
     """Check every comparison of a study that keeps answers."""
     path = f"reports/studies/{suite.name}/tables/{study}-contrasts.csv"
     contrasts = suite.repository.rows(path)
@@ -98,11 +93,11 @@ def _check_contrasts(
         "first": group_settings(rows[rows["replicate"] == 0] if replicated else rows, SETTINGS[study]),
     }
     comparisons = [(row, "first" if row["replicates"] == "first" else "all", _weights(row)) for row in contrasts]
-    clusters = suite.clusters(f"{EVIDENCE}/studies/{suite.name}", tasks)
+    clusters = suite.clusters(f"{EVIDENCE}/studies/{suite.name}", suite.tasks)
     runs: dict[str, dict[Setting, Runs]] = {which: {} for which in parts}
     for _, which, weights in comparisons:
         for setting in (setting for setting in weights if setting in parts[which]):
-            runs[which].setdefault(setting, read_runs(parts[which][setting], tasks))
+            runs[which].setdefault(setting, read_runs(parts[which][setting], suite.tasks))
     for row, which, weights in comparisons:
         if missing := [", ".join(setting) for setting in weights if setting not in runs[which]]:
             complaint = f"{row['name']} compares runs that are not there (no rows of {'; '.join(missing)})"
@@ -115,6 +110,29 @@ def _check_contrasts(
                 del expected[column]
         for column, value in expected.items():
             finding.expect_number(f"{path}: {name}, {column}", row.get(column, ""), value, PRINTED)
+
+
+def check_comparisons(
+    finding: Finding,
+    suite: AuditedSuite,
+    study: str,
+    weights: Mapping[str, Weights],
+    values: Mapping[str, Mapping[str, float]],
+) -> None:
+    """Check that a study's file of comparisons has these, in this order, with these weights and values."""
+    path = f"reports/studies/{suite.name}/tables/{study}-contrasts.csv"
+    lines = suite.repository.rows(path)
+    if lines is None:
+        finding.skip(path)
+        return
+    names = [line["name"] for line in lines]
+    finding.expect(names == [*values], f"{path}: other comparisons than those of the study")
+    for line in lines:
+        if line["name"] in values:
+            stated = {tuple(map(str, setting)): weight for *setting, weight in json.loads(line["weights"])}
+            finding.expect(stated == weights[line["name"]], f"{path}: {line['name']} weighs other settings")
+            for column, value in values[line["name"]].items():
+                finding.expect_number(f"{path}: {line['name']}, {column}", line.get(column, ""), value, PRINTED)
 
 
 def compute_contrast(

@@ -11,7 +11,6 @@ WHOLE = (
 )
 VARIED = (
     *("setting", "k", "method", "knob", "value", "corruption", "severity", "subset", "split", "replicate"),
-    "side",
     "seed",
 )
 """Columns that tell one run from another."""

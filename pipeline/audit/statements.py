@@ -1,4 +1,4 @@
-"""What seven studies state, from their rows: tables and sentences on numbers per task or text, by other arithmetic.
+"""What six studies state, from their rows: tables and sentences on numbers per task or text, by other arithmetic.
 
 The studies of the number of tasks, of robustness, of the landscape and of theory, and the rise of the loss in flatness,
 have a number per task and seed, and no answers to single examples: a grid [S, T] for every method or setting. Their
@@ -248,60 +248,6 @@ def _state_flatness(tables: Tables, titles: Mapping[str, str], suite: AuditedSui
     return lines, sentences
 
 
-def _state_label_spaces(tables: Tables, titles: Mapping[str, str], suite: AuditedSuite) -> Stated:
-    """State the comparisons of answers as the study's contrasts have them, and the mean average precisions."""
-    path = f"reports/studies/{suite.name}/tables/label_spaces-contrasts.csv"
-    contrasts = {row["name"]: row for row in suite.repository.rows(path) or ()}
-    rows, names = tables["rows"], [name for name in dict.fromkeys(tables["rows"]["method"]) if name != CEILING]
-    sources, rivals = rows["task"].nunique(), [name for name in names if name != TWIN]
-    size = [sources, int(rows.groupby("task")["total"].first().sum())]
-    heads = {name: name for name in dict.fromkeys(rows["setting"]) if not name.startswith("other")}
-    for name in heads:
-        labels = name.removeprefix("labels-")
-        heads[name] = "Related" if name == labels else f"{labels} label{'s' * (labels != '1')}"
-    labelled = [name for name in heads if name.startswith("labels")]
-
-    def bound(comparison: str) -> list[float]:
-        return [float(contrasts[comparison][column]) for column in ("mean", "low", "high", "like low", "like high")]
-
-    def compare(kind: str, setting: str, methods: Sequence[str]) -> list[Text]:
-        parts: list[Text] = []
-        for name in methods:
-            mean, *ends = bound(f"{kind}: {name}, {setting}")
-            shown = _judge(*ends[:2]) == _judge(*ends[2:]) == CLEAR
-            parts.append([titles[name], mean, ends, ", shown" if shown else ", not shown"])
-        return parts
-
-    sentences: list[Text] = []
-    for kind, settings, methods in (("change", heads, names), ("more", heads, rivals), ("ranked", labelled, rivals)):
-        sentences += [[heads[setting], compare(kind, setting, methods), size] for setting in settings]
-    lines: list[list[Text]] = [["Method", "Other domains"]]
-    means = rows.groupby(["method", "setting", "side"])["accuracy"].mean()
-    apart = means[means.index.get_level_values("setting").str.startswith("other")].groupby(level="method").mean()
-    lines += [[titles[name], apart[name]] for name in (CEILING, *names)]
-    for setting, head in heads.items():
-        lines[0] += [head, [f"{head}: label sets", f"{head}: mAP"] * (setting in labelled)]
-        for line, name in zip(lines[1:], (CEILING, *names), strict=True):
-            line.append(means[name, setting, "source"])
-        if setting in labelled:
-            part = rows[(rows["setting"] == setting) & (rows["side"] == "labels")]
-            grids = tabulate(part.astype({"average_precision": float}), "method", "task", "average_precision")
-            for line, name in zip(lines[1:], (CEILING, *names), strict=True):
-                line += [means[name, setting, "labels"], grids[name].mean()]
-            gains = []
-            for name in rivals:
-                mean, low, high, verdict = describe(grids[TWIN] - grids[name])
-                gains.append([titles[name], mean, low, high, ", shown" if verdict == CLEAR else ", not shown"])
-            ends = [grids[name].mean() for name in (CEILING, TWIN)]
-            sentences.append([head, "experts", ends[0], titles[TWIN], ends[1], gains, sources])
-    clear = [row for row in contrasts.values() if float(row["low"]) > 0 or float(row["high"]) < 0]
-    sentences.append([len(clear), len(contrasts), CHANCE * len(contrasts), size])
-    sentences.append([size[1], sources, sources])
-    changes: list[Text] = [["Method", *heads.values()]]
-    changes += [[titles[name], *(bound(f"change: {name}, {setting}") for setting in heads)] for name in names]
-    return lines, changes, sentences
-
-
 def _state_theory(tables: Tables, titles: Mapping[str, str], suite: AuditedSuite) -> Stated:
     """State chain, bounds, expansions and gradients; the correlations over subsets are as the study wrote them."""
     chain, slopes, transfer = _numeric(tables["chain"]), _numeric(tables["slopes"]), _numeric(tables["transfer"])
@@ -470,7 +416,6 @@ def _largest(share: float, budget: float) -> float:
 
 STUDIES: Mapping[str, tuple[str, Sequence[str], Callable[[Tables, Mapping[str, str], AuditedSuite], Stated]]] = {
     "flatness": ("Flatness", ("flatness",), _state_flatness),
-    "label_spaces": ("Label spaces", ("accuracy", "changes"), _state_label_spaces),
     "language": ("Language", ("language",), _state_language),
     "landscape": ("Loss landscape", ("sharpness",), _state_landscape),
     "robustness": ("Robustness", ("robustness",), _state_robustness),

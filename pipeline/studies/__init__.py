@@ -1,8 +1,8 @@
 """Studies: why a method wins, how certain that is, and what a claim is worth. One file per study, found by its name.
 
 What makes a method win: ablation, flatness, landscape, sensitivity, conventions. What it needs: efficiency, protocol,
-tasks. How far it holds: robustness, replicates, theory, conflict, language. Shared: _trials, _teachers, _corruptions,
-_curvature, _landscape, _theory.
+tasks. How far it holds: robustness, replicates, theory, conflict, label_spaces, language. Shared: _trials, _teachers,
+_constructed, _corruptions, _curvature, _landscape, _theory.
 
 A study has `Params` (its entry `study.<name>` of params.yaml) and a function that its stage stages/studies/<name>.py
 calls. It returns tidy rows: integer counts like those of `scores.csv`, or a table of measures. All long computations

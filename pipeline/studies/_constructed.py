@@ -1,13 +1,12 @@
 """Tasks that studies construct from those of a suite: the same images, other labels, experts of their own."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from pydantic import AfterValidator, Field
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -15,7 +14,6 @@ from pipeline.embedded import training
 from pipeline.models.suite import SPLITS, SuiteFolder, Task
 from pipeline.models.weights import FROZEN, Weights, fuse_qkv, split_qkv
 from pipeline.runtime import store
-from pipeline.runtime.errors import BenchmarkError
 from pipeline.runtime.resumable import Form
 from pipeline.statistics.sampling import sample_indices
 from pipeline.suites import mini
@@ -31,14 +29,6 @@ def ascending(values: list[Number]) -> list[Number]:
     return values
 
 
-Places = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2), AfterValidator(ascending)]
-"""Tasks of a suite, by position; positions beyond its last task are ignored."""
-
-
-class TooFewSources(BenchmarkError):
-    """The suite has fewer than two of the sources, and an interval over sources needs two."""
-
-
 class ConstructedTask(NamedTuple):
     """A task with the images of another one."""
 
@@ -49,23 +39,6 @@ class ConstructedTask(NamedTuple):
     """[classes, D]."""
     labels: np.ndarray
     """The label [classes] of every class of the source."""
-
-
-def select_sources(tasks: Sequence[str], places: Sequence[int], key: str) -> list[str]:
-    """Return the tasks at some places; `key` names these in params.yaml. Raises TooFewSources."""
-    sources = [tasks[place] for place in places if place < len(tasks)]
-    if len(sources) < 2:
-        raise TooFewSources(
-            f"{key} = {[*places]}: expected at least two positions below {len(tasks)}, the number of tasks of the "
-            f"suite ({', '.join(tasks)})"
-        )
-    return sources
-
-
-def list_others(tasks: Sequence[str], source: str) -> list[str]:
-    """Return the tasks that follow the source, and then those before it."""
-    place = tasks.index(source)
-    return [*tasks[place + 1 :], *tasks[:place]]
 
 
 def permute_classes(classes: int, degree: float, seed: int, source: str) -> np.ndarray:

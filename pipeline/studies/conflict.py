@@ -32,6 +32,7 @@ from pipeline.models.suite import SuiteFolder
 from pipeline.models.weights import Weights, to_device
 from pipeline.runtime import store
 from pipeline.runtime.device import device
+from pipeline.runtime.errors import BenchmarkError
 from pipeline.runtime.resumable import Resumable
 from pipeline.runtime.schema import Parameters
 from pipeline.steps.calibrate import Setting, calibrate, draw_indices, require_memory
@@ -41,13 +42,10 @@ from pipeline.steps.teach import compute_teacher_logits
 from pipeline.studies._constructed import (
     WEIGHTS,
     ConstructedTask,
-    Places,
     ascending,
     assemble_tasks,
     fine_tune,
-    list_others,
     permute_classes,
-    select_sources,
 )
 from pipeline.studies._teachers import write_teachers
 from pipeline.studies._trials import MARK_COLUMNS, mark_answers
@@ -63,14 +61,18 @@ BOUND, EXPERT = "bound", "individual"
 class Params(Parameters):
     """The pairs."""
 
-    sources: Places
-    """Tasks of the suite that get conflicting ones."""
+    sources: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2), AfterValidator(ascending)]
+    """Tasks of the suite that get conflicting ones, by position; positions beyond its last task are ignored."""
     degrees: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=1), AfterValidator(ascending)]
     """Shares q of the classes that are permuted; above 0 at least two classes are."""
     partners: int = Field(ge=1)
     """The next tasks of the suite that each source is merged with; no more than there are."""
     seed: int = Field(ge=0)
     """Of permutations, trainings and calibrations."""
+
+
+class TooFewSources(BenchmarkError):
+    """The suite has fewer than two of the sources, and an interval over sources needs two."""
 
 
 class TaskPair(NamedTuple):
@@ -92,10 +94,17 @@ def pair_tasks(tasks: Sequence[str], params: Params) -> list[TaskPair]:
 
     tasks: of the suite. Raises TooFewSources.
     """
+    places = [place for place in params.sources if place < len(tasks)]
+    if len(places) < 2:
+        raise TooFewSources(
+            f"study.conflict.sources = {params.sources}: expected at least two positions below {len(tasks)}, the "
+            f"number of tasks of the suite ({', '.join(tasks)})"
+        )
     pairs = []
-    for source in select_sources(tasks, params.sources, "study.conflict.sources"):
+    for place in places:
+        source, others = tasks[place], [*tasks[place + 1 :], *tasks[:place]]
         pairs += [TaskPair(source, conflicting_name(source, degree), degree) for degree in params.degrees]
-        pairs += [TaskPair(source, other, None) for other in list_others(tasks, source)[: params.partners]]
+        pairs += [TaskPair(source, other, None) for other in others[: params.partners]]
     return pairs
 
 

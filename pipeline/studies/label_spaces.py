@@ -1,9 +1,9 @@
 """Label spaces: merge two tasks on one domain that ask for different labels, and tasks of two domains.
 
-A suite may have two such tasks, `related`. On embedded suites, which train experts, they are constructed: the
-multi-label task A_m of a task A, its source, has the images of A. An image has m labels: its class and the m - 1 that
-follow on a circle of all classes. The head is the source's minus the mean of its rows, which softmax does not notice
-and a sigmoid needs. The expert is fine-tuned from the suite's base by the suite's recipe, with binary cross-entropy.
+A suite may have two such tasks, `related`. On embedded suites that train all weights they are constructed: the
+multi-label task A_m of a task A, its source, has the images and the head of A. An image has m labels: its class and the
+m - 1 that follow on a circle of all classes. The expert is fine-tuned from the suite's base by the suite's recipe, with
+binary cross-entropy. With m = 1 both tasks have the same labels, and only their losses differ.
 
 The labels of an example are independent Bernoulli variables. Softmax of the pair (z, 0) is the sigmoid of z, so that an
 objective of AdaMerging or SAMerging extends to labels: it is the sum over the labels, each a choice between two.
@@ -15,11 +15,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, Self
 
 import numpy as np
 import torch
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -37,19 +37,16 @@ from pipeline.runtime.device import device
 from pipeline.runtime.errors import BenchmarkError
 from pipeline.runtime.resumable import Resumable
 from pipeline.runtime.schema import Parameters
-from pipeline.steps.calibrate import Setting, draw_indices, load_problem, require_memory
+from pipeline.steps.calibrate import Setting, calibrate, draw_indices, load_problem, require_memory
 from pipeline.steps.merge import merge_data_free
 from pipeline.steps.teach import compute_teacher_logits
 from pipeline.studies._constructed import (
     WEIGHTS,
     ConstructedTask,
-    Places,
     ascending,
     assemble_tasks,
     fine_tune,
-    list_others,
     permute_classes,
-    select_sources,
 )
 from pipeline.studies._teachers import write_teachers
 from pipeline.studies._trials import MARK_COLUMNS
@@ -60,26 +57,30 @@ COLUMNS = ("setting", "partner", "side", *MARK_COLUMNS, "average_precision")
 or the label sets of its multi-label partner. Right: the class with the largest logit, or the label set with the m
 largest. `average_precision`: in %, mean over the labels that occur, of label sets."""
 SOURCE, LABELS = "source", "labels"
-EXPERT = "individual"
+EXPERT, ENTROPY = "individual", "adamerging"
 
 
 class Params(Parameters):
     """The pairs."""
 
+    others: dict[Name, Annotated[list[Name], Field(min_length=1)]]
+    """{source: tasks of other domains that it is merged with}; a source that the suite lacks, or some of whose tasks it
+    lacks, is ignored."""
     related: list[Annotated[list[Name], Field(min_length=2, max_length=2)]]
-    """Tasks on one domain; a pair that the suite lacks is ignored."""
-    sources: Places
-    """Tasks of an embedded suite that get multi-label ones."""
+    """Tasks on one domain. On embedded suites, a source without one gets multi-label tasks."""
     labels: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1), AfterValidator(ascending)]
     """Numbers m of labels of an image."""
-    others: int = Field(ge=1)
-    """The next tasks, of other domains, that each source is merged with; no more than there are."""
     seed: int = Field(ge=0)
     """Of circles, trainings and calibrations."""
 
-
-class TooManyLabels(BenchmarkError):
-    """An image would have every label."""
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len({len(names) for names in self.others.values()}) > 1:
+            raise ValueError("expected as many tasks of other domains for every source")
+        for names in (*self.related, *([source, *names] for source, names in self.others.items())):
+            if len({*names}) < len(names):
+                raise ValueError(f"expected different tasks, got {', '.join(names)}")
+        return self
 
 
 class TaskPair(NamedTuple):
@@ -93,22 +94,33 @@ class TaskPair(NamedTuple):
     """Of an image, of a multi-label partner; 0 for another one."""
 
 
-def pair_tasks(tasks: Sequence[str], params: Params, constructs: bool) -> list[TaskPair]:
-    """List the pairs of every source: those on one domain first.
+class PairsError(BenchmarkError):
+    """The sources of a suite cannot be compared."""
 
-    tasks: of the suite; constructs: whether it gets multi-label ones. Raises TooFewSources.
+
+def pair_tasks(tasks: Sequence[str], params: Params, constructs: bool) -> list[TaskPair]:
+    """List the pairs of every source, those on one domain first; empty where no source has one.
+
+    tasks: of the suite; constructs: whether multi-label ones are made. Raises PairsError for a single source, and for
+    some with related tasks beside some with multi-label ones.
     """
-    known = [pair for pair in params.related if {*pair} <= {*tasks}]
-    related = {source: partner for pair in known for source, partner in (pair, pair[::-1])}
-    made = select_sources(tasks, params.sources, "study.label_spaces.sources") if constructs else []
-    pairs = []
-    for source in (task for task in tasks if task in related or task in made):
-        if source in made:
-            pairs += [TaskPair(source, f"{source}-{m}-labels", f"labels-{m}", m) for m in params.labels]
+    related = {source: partner for pair in params.related for source, partner in (pair, pair[::-1]) if partner in tasks}
+    pairs, kinds = [], {}
+    for source in (task for task in tasks if {*params.others.get(task, [""])} <= {*tasks}):
         if source in related:
-            pairs.append(TaskPair(source, related[source], "related", 0))
-        others = [task for task in list_others(tasks, source) if task != related.get(source)]
-        pairs += [TaskPair(source, other, f"other-{n}", 0) for n, other in enumerate(others[: params.others], start=1)]
+            shared = [TaskPair(source, related[source], "related", 0)]
+        elif constructs:
+            shared = [TaskPair(source, f"{source}-{m}-labels", f"labels-{m}", m) for m in params.labels]
+        else:
+            continue
+        kinds[source] = shared[0].labels > 0
+        others = enumerate(params.others[source], start=1)
+        pairs += [*shared, *(TaskPair(source, other, f"other-{n}", 0) for n, other in others)]
+    if len(kinds) == 1 or len({*kinds.values()}) > 1:
+        raise PairsError(
+            f"study.label_spaces: of the suite's tasks ({', '.join(tasks)}) the sources are {', '.join(kinds)}; "
+            f"expected at least two, either all with a related task or all without"
+        )
     return pairs
 
 
@@ -120,11 +132,6 @@ def list_labels(classes: int, labels: int, seed: int, source: str) -> np.ndarray
         sets[np.arange(classes), member] = True
         member = following[member]
     return sets
-
-
-def centre_head(head: Tensor) -> Tensor:
-    """Return the head [classes, D] minus the mean of its rows."""
-    return head - head.mean(0)
 
 
 def split_labels(logits: Tensor) -> Tensor:
@@ -145,7 +152,7 @@ def extend_objective(objective: Objective) -> Objective:
 
 def train_labels(suite: Path, source: str, labels: int, recipe: mini.Recipe, seed: int) -> Weights:
     """Fine-tune the expert of A_m from the suite's base."""
-    head = centre_head(SuiteFolder(suite).heads()[source])
+    head = SuiteFolder(suite).heads()[source]
     targets = list_labels(len(head), labels, seed, source).astype(np.float32)
     rng = training.draws("label spaces", source, seed)
     return fine_tune(suite, source, head, targets, recipe, rng, binary_cross_entropy_with_logits)
@@ -156,12 +163,12 @@ def construct_tasks(
 ) -> tuple[Path, Path]:
     """Train the experts of all multi-label tasks; return a suite that has these tasks too, and its teacher logits.
 
-    Both are written into `scratch`; split: of the logits. Raises TooManyLabels.
+    Both are written into `scratch`; split: of the logits. Raises PairsError for as many labels as classes.
     """
     heads, made = SuiteFolder(suite).heads(), [pair for pair in pairs if pair.labels]
     for pair in made:
         if pair.labels >= (classes := len(heads[pair.source])):
-            raise TooManyLabels(
+            raise PairsError(
                 f"study.label_spaces.labels: {pair.labels} labels for an image of {pair.source}, which has {classes} "
                 f"classes; expected fewer than that"
             )
@@ -169,7 +176,7 @@ def construct_tasks(
     trained = work.run(train_labels, pieces, "trainings", form=WEIGHTS)
     tasks = {}
     for pair, expert in zip(made, trained, strict=True):
-        head = centre_head(heads[pair.source])
+        head = heads[pair.source]
         tasks[pair.partner] = ConstructedTask(pair.source, expert, head, np.arange(len(head)))
     if tasks:
         folder = scratch / f"label-spaces-{seed}"  # kept results of other trainings have another path
@@ -183,26 +190,31 @@ def solve_pair(setting: Setting, labels: int, samples: int, seed: int) -> Soluti
     suite, module = setting.folder(), methods.load(setting.method)
     if hasattr(module, "merge"):
         return merge_data_free(module, suite.vectors(), setting.params, suite.suite.task_names).solutions[0]
+    if not labels:
+        return calibrate(setting, samples, seed)
     problem = load_problem(setting, draw_indices(suite, setting.split, samples, seed))
-    if labels:
-        source, partner = problem.teachers
-        problem = replace(problem, teachers=(source, split_labels(partner)))
+    source, partner = problem.teachers
+    problem = replace(problem, teachers=(source, split_labels(partner)))
     settings = setting.params.model_dump()
-    objective = distillation(settings.pop("temperature")) if "temperature" in settings else entropy
+    objective = entropy if setting.method == ENTROPY else distillation(settings.pop("temperature"))
     return descend(problem, extend_objective(objective), setting.schedule, seed, **settings).cpu()
 
 
-def mark_logits(logits: np.ndarray, classes: np.ndarray, sets: np.ndarray | None) -> tuple[int, int, str, str]:
+def mark_logits(logits: Tensor, classes: np.ndarray, sets: np.ndarray | None, title: str) -> tuple[int, int, str, str]:
     """Return the last four of COLUMNS from logits [n, classes] and the classes [n].
 
-    sets: labels of every class, see `list_labels`; None for a task with one.
+    sets: labels of every class, see `list_labels`; None for a task with one. Raises BenchmarkError, in which `title`
+    names the model, for logits that are not finite.
     """
-    truth = (np.eye(logits.shape[1], dtype=bool) if sets is None else sets)[classes]
-    order = np.argsort(-logits, axis=1, kind="stable")
+    if not bool(torch.isfinite(logits).all()):
+        raise BenchmarkError(f"{title}: the logits are not finite; nothing was scored")
+    values = logits.cpu().numpy()
+    truth = (np.eye(values.shape[1], dtype=bool) if sets is None else sets)[classes]
+    order = np.argsort(-values, axis=1, kind="stable")
     ranked = np.take_along_axis(truth, order, axis=1)
     right = np.array([row[:number].all() for row, number in zip(ranked, truth.sum(1), strict=True)])
     known = truth.any(0)
-    precision = "" if sets is None else f"{100 * average_precision_score(truth[:, known], logits[:, known]):.6g}"
+    precision = "" if sets is None else f"{100 * average_precision_score(truth[:, known], values[:, known]):.6g}"
     return int(right.sum()), len(right), np.packbits(right).tobytes().hex(), precision
 
 
@@ -217,15 +229,16 @@ def score_pair(setting: Setting, labels: int, samples: int, seed: int, split: st
         head = model.heads[task].to(target)
         logits = encode(model.encoder, weights, suite.examples(split, task), target) @ head.T
         sets = list_labels(len(head), labels, seed, tasks[0]) if labels and task == tasks[1] else None
-        rows[task] = [len(draws) * learned, *mark_logits(logits.cpu().numpy(), suite.labels(split, task), sets)]
+        title = f"{setting.method} of {' and '.join(tasks)}, {task}"
+        rows[task] = [len(draws) * learned, *mark_logits(logits, suite.labels(split, task), sets, title)]
     return rows
 
 
 def score_expert(folder: Path, task: str, source: str, labels: int, seed: int, split: str) -> list:
     """Return [0, *mark_logits] of a task's expert; `labels` of a multi-label task of `source`, otherwise 0."""
-    logits, classes = compute_teacher_logits(folder, task, split).numpy(), SuiteFolder(folder).labels(split, task)
+    logits, classes = compute_teacher_logits(folder, task, split), SuiteFolder(folder).labels(split, task)
     sets = list_labels(logits.shape[1], labels, seed, source) if labels else None
-    return [0, *mark_logits(logits, classes, sets)]
+    return [0, *mark_logits(logits, classes, sets, f"the expert of {task}")]
 
 
 def score_pairs(

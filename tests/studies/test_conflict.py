@@ -22,8 +22,8 @@ from pipeline.runtime.schema import Schedule
 from pipeline.runtime.stage import Job
 from pipeline.statistics.sampling import sample_indices
 from pipeline.studies import conflict as study
-from pipeline.studies._constructed import TooFewSources, permute_classes
-from pipeline.studies.conflict import COLUMNS, Params, pair_tasks
+from pipeline.studies._constructed import permute_classes
+from pipeline.studies.conflict import COLUMNS, Params, TooFewSources, pair_tasks
 from pipeline.suites import lora, mini
 from stages.studies import conflict as stage
 from tests.support import toy

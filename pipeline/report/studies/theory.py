@@ -60,12 +60,12 @@ def view(rows: Rows, context: Context) -> View:
             "bounds": Frame(
                 _tabulate_bounds(bounds, context),
                 f"Total variation distance from the experts of merges with drawn coefficients, mean over examples; the "
-                f"bound holds with probability {1 - RISK:g} for images as those of the test split, of "
-                f"which k per task (n in all) were drawn. It is one bound of the mean over all n images: they count as "
-                f"independent draws from several tasks, given fonts and photographs, and the divergence is paid for "
-                f"once. Prior and posterior have "
+                f"bound holds with probability {1 - RISK:g} for examples like those of the test split, of which k per "
+                f"task (n in all) were drawn. It is one bound of the mean over all n examples: they count as "
+                f"independent draws from several tasks, given the clusters that they belong to, and the divergence is "
+                f"paid for once. Prior and posterior have "
                 f"the standard deviation s, of which the best of {len(settings['scales'])} is shown and paid for. "
-                f"Limit: of the loss on the drawn images, for {bounds.draws.max()} draws of the coefficients. "
+                f"Limit: of the loss on the drawn examples, for {bounds.draws.max()} draws of the coefficients. "
                 f"Prior: loss at the centre of the prior, {settings['prior']:g}.",
             ),
             "linear": Frame(
