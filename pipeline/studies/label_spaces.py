@@ -2,10 +2,11 @@
 
 A suite may have two such tasks, `related`. On embedded suites that train all weights they are constructed: the
 multi-label task A_m of a task A, its source, has the images and the head of A. An image has m labels: its class and the
-m - 1 that follow on a circle of all classes. The expert is fine-tuned from the suite's base by the suite's recipe, with
-binary cross-entropy. With m = 1 both tasks have the same labels, and only their losses differ.
+m - 1 that follow on a circle of all classes. With a logit z it has a label with probability sigmoid(z - b), where the
+bias b lets the base see m labels of an image on average. The expert is fine-tuned from the base by the suite's recipe,
+with binary cross-entropy. With m = 1 both tasks have the same labels, and only their losses differ.
 
-The labels of an example are independent Bernoulli variables. Softmax of the pair (z, 0) is the sigmoid of z, so that an
+The labels of an example are independent Bernoulli variables. Softmax of the pair (z, b) is sigmoid(z - b), so that an
 objective of AdaMerging or SAMerging extends to labels: it is the sum over the labels, each a choice between two.
 
 A merge can serve both tasks of a pair: a class is the label with the largest logit, and its labels are the m largest.
@@ -134,28 +135,40 @@ def list_labels(classes: int, labels: int, seed: int, source: str) -> np.ndarray
     return sets
 
 
-def split_labels(logits: Tensor) -> Tensor:
-    """Return logits [..., 2] of the choice between having a label and not having it, from its logit."""
-    return torch.stack((logits, torch.zeros_like(logits)), dim=-1)
+def find_bias(suite: SuiteFolder, source: str, labels: int) -> float:
+    """Return the bias b of A_m: of the base's logits on the training images, a share labels / classes is above it."""
+    head = suite.heads()[source]
+    features = encode(suite.suite.encoder(), {**suite.base()}, suite.examples("train", source), torch.device("cpu"))
+    return float(np.quantile((features @ head.T).numpy(), 1 - labels / len(head)))
 
 
-def extend_objective(objective: Objective) -> Objective:
+def split_labels(logits: Tensor, bias: float) -> Tensor:
+    """Return logits [..., 2] of the choice between having a label and not having it, from the label's logit."""
+    return torch.stack((logits, torch.full_like(logits, bias)), dim=-1)
+
+
+def extend_objective(objective: Objective, bias: float) -> Objective:
     """Extend an objective to multi-label tasks: the sum over labels, for teacher logits [B, labels, 2]."""
 
     def extended(logits: Tensor, teacher: Tensor) -> Tensor:
         if teacher.ndim == 2:
             return objective(logits, teacher)
-        return logits.shape[1] * objective(split_labels(logits).flatten(0, 1), teacher.flatten(0, 1))
+        return logits.shape[1] * objective(split_labels(logits, bias).flatten(0, 1), teacher.flatten(0, 1))
 
     return extended
 
 
 def train_labels(suite: Path, source: str, labels: int, recipe: mini.Recipe, seed: int) -> Weights:
     """Fine-tune the expert of A_m from the suite's base."""
-    head = SuiteFolder(suite).heads()[source]
+    folder = SuiteFolder(suite)
+    head, bias = folder.heads()[source], find_bias(folder, source, labels)
     targets = list_labels(len(head), labels, seed, source).astype(np.float32)
     rng = training.draws("label spaces", source, seed)
-    return fine_tune(suite, source, head, targets, recipe, rng, binary_cross_entropy_with_logits)
+
+    def cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
+        return binary_cross_entropy_with_logits(logits - bias, truth)
+
+    return fine_tune(suite, source, head, targets, recipe, rng, cross_entropy)
 
 
 def construct_tasks(
@@ -193,11 +206,11 @@ def solve_pair(setting: Setting, labels: int, samples: int, seed: int) -> Soluti
     if not labels:
         return calibrate(setting, samples, seed)
     problem = load_problem(setting, draw_indices(suite, setting.split, samples, seed))
-    source, partner = problem.teachers
-    problem = replace(problem, teachers=(source, split_labels(partner)))
+    bias, (source, partner) = find_bias(suite, suite.suite.task_names[0], labels), problem.teachers
+    problem = replace(problem, teachers=(source, split_labels(partner, bias)))
     settings = setting.params.model_dump()
     objective = entropy if setting.method == ENTROPY else distillation(settings.pop("temperature"))
-    return descend(problem, extend_objective(objective), setting.schedule, seed, **settings).cpu()
+    return descend(problem, extend_objective(objective, bias), setting.schedule, seed, **settings).cpu()
 
 
 def mark_logits(logits: Tensor, classes: np.ndarray, sets: np.ndarray | None, title: str) -> tuple[int, int, str, str]:

@@ -144,18 +144,19 @@ def test_impossible_parameters_are_refused(changes: dict[str, object]):
 def test_objectives_over_labels_are_sums_of_bernoulli_divergences_and_entropies():
     generator = torch.Generator().manual_seed(0)
     logits, teacher = (3 * torch.randn(5, 4, generator=generator, dtype=torch.float64) for _ in range(2))
-    temperature, choices = 2.0, study.split_labels(teacher)
+    temperature, bias = 2.0, 1.5
+    choices = study.split_labels(teacher, bias)
     pairs = [
-        kl_div(logsigmoid(sign * logits / temperature), logsigmoid(sign * teacher / temperature), log_target=True,
-               reduction="sum") / 5
+        kl_div(logsigmoid(sign * (logits - bias) / temperature), logsigmoid(sign * (teacher - bias) / temperature),
+               log_target=True, reduction="sum") / 5
         for sign in (1, -1)
     ]  # fmt: skip
-    divergence = extend_objective(distillation(temperature))
+    divergence = extend_objective(distillation(temperature), bias)
     assert torch.allclose(divergence(logits, choices), sum(pairs), rtol=1e-12)
     assert divergence(teacher, choices).abs() < 1e-12
-    p = logits.sigmoid()
+    p = (logits - bias).sigmoid()
     expected = -(p * p.log() + (1 - p) * (1 - p).log()).sum(1).mean()
-    assert torch.allclose(extend_objective(entropy)(logits, choices), expected, rtol=1e-12)
+    assert torch.allclose(extend_objective(entropy, bias)(logits, choices), expected, rtol=1e-12)
     assert torch.equal(divergence(logits, teacher), distillation(temperature)(logits, teacher)), "one label: softmax"
 
 
@@ -189,7 +190,13 @@ def test_experts_learn_label_sets_from_the_base(embedded: Path, monkeypatch: pyt
     assert torch.equal(head, suite.heads()["signs"])
     assert np.array_equal(images, suite.examples("train", "signs"))
     assert np.array_equal(targets, list_labels(12, 2, 3, "signs")[suite.labels("train", "signs")])
-    assert (recipe, objective, targets.dtype) == (RECIPE, binary_cross_entropy_with_logits, np.float32)
+    assert (recipe, targets.dtype) == (RECIPE, np.float32)
+    images = torch.from_numpy(np.array(suite.examples("train", "signs")))
+    logits = suite.suite.encoder()({**suite.base()}, images) @ head.T
+    bias, truth = study.find_bias(suite, "signs", 2), torch.from_numpy(targets)
+    assert int((logits > bias).sum()) == 2 * len(images), "as many labels as images have, on average"
+    expected = binary_cross_entropy_with_logits(logits - bias, truth)
+    assert torch.allclose(objective(logits, truth), expected, rtol=1e-5)
 
 
 def test_more_labels_than_classes_are_refused_before_any_training(embedded: Path, tmp_path: Path, monkeypatch):
@@ -235,7 +242,7 @@ def test_multi_label_tasks_are_learned_through_sigmoids_and_others_by_the_method
     for problem, objective, *_ in problems:
         logits = load_problem(setting, draw_indices(setting.folder(), "train", 6, 3)).teachers
         assert torch.equal(problem.teachers[0], logits[0]) and torch.equal(problem.teachers[1][..., 0], logits[1])
-        assert (problem.teachers[1][..., 1] == 0).all()
+        assert (problem.teachers[1][..., 1] == study.find_bias(setting.folder(), "signs", 2)).all()
         divergence = float(objective(logits[1], problem.teachers[1]))
         assert (divergence < 1e-5) == (method != "adamerging"), "no divergence of the teacher from itself"
     assert len(problems) == (partner != "greek")
