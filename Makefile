@@ -32,10 +32,10 @@ LANGUAGE := -S 'suites=[mini-lm]' -S 'studies=[language]' \
   -S 'methods.merge=[zeroshot,individual,average,task_arithmetic,ties,tsv_m]' \
   -S 'methods.calibrate=[adamerging,expert_merging,distillation]' -S 'methods.svc=[]' -S 'methods.rescale=[]' -S 'methods.surgery=[]'
 TEXT := -S 'suites=[text-5]' -S 'methods.merge=$${every_method.merge}' -S 'methods.svc=$${every_method.svc}' \
-  -S 'methods.calibrate=[regmean,esm,adamerging,distillation,lot,m_ties,m_ties_keep_20,m_ties_random,expert_merging,expert_merging_logits,adarank,adarank_kl,pm_merge]' \
+  -S 'methods.calibrate=[fisher,regmean,regmean_pp,esm,adamerging,distillation,lot,m_ties,m_ties_keep_20,m_ties_random,expert_merging,expert_merging_logits,adarank,adarank_kl,pm_merge]' \
   -S 'methods.rescale=[average,task_arithmetic,ties,dare,tsv_m,iso_c,iso_cts,wudi,esm,average-svc,task_arithmetic-svc,ties-svc,dare-svc,tsv_m-svc,iso_c-svc,iso_cts-svc]' \
-  -S 'methods.surgery=[]' -S 'studies=[ablation,efficiency,protocol]' \
-  -S 'study.efficiency.samples=[1,64,800]' -S 'study.protocol.samples=[400]'
+  -S 'methods.surgery=[]' -S 'studies=[ablation,efficiency,protocol,theory,label_spaces]' \
+  -S 'study.efficiency.samples=[1,64,800]' -S 'study.protocol.samples=[400]' -S 'study.theory.draws=100'
 # The branches of `make repro`, so ordered that two at a time end together. Nothing waits for `diagnosed`, so it follows `calibrated`.
 BRANCHES := data-free calibrated samerging refined diagnosed corrected
 # What is kept of a run outside the workspace, apart from its parameters and its lock: evidence, and what is rendered from it.
