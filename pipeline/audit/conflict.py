@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.audit.arithmetic import CEILING, MAIN
-from pipeline.audit.contrasts import Setting, Weights, check_comparisons, compute_contrast
+from pipeline.audit.contrasts import Setting, Weights, check_derived_comparisons, compute_contrast
 from pipeline.audit.draws import shuffle_pool
 from pipeline.audit.finding import Finding, Text
 from pipeline.audit.intervals import CHANCE, Runs
@@ -150,7 +150,7 @@ def _check_statements(finding: Finding, suite: AuditedSuite, rows: pd.DataFrame)
             for side in sides.get(setting, [setting]):
                 spread[side] = weight / len(sides.get(setting, [setting]))
         values[name] = compute_contrast(runs, spread, clusters)
-    check_comparisons(finding, suite, "conflict", weights, values)
+    check_derived_comparisons(finding, suite, "conflict", weights, values)
     averages: dict[Setting, float] = {
         pair: float(np.mean([runs[side].accuracies.mean() for side in settings])) for pair, settings in sides.items()
     }

@@ -112,7 +112,7 @@ def _check_contrasts(finding: Finding, suite: AuditedSuite, study: str, rows: pd
             finding.expect_number(f"{path}: {name}, {column}", row.get(column, ""), value, PRINTED)
 
 
-def check_comparisons(
+def check_derived_comparisons(
     finding: Finding,
     suite: AuditedSuite,
     study: str,

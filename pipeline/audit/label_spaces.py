@@ -12,7 +12,14 @@ import numpy as np
 import pandas as pd
 
 from pipeline.audit.arithmetic import CEILING
-from pipeline.audit.contrasts import Setting, Weights, check_comparisons, compute_contrast, group_settings, read_runs
+from pipeline.audit.contrasts import (
+    Setting,
+    Weights,
+    check_derived_comparisons,
+    compute_contrast,
+    group_settings,
+    read_runs,
+)
 from pipeline.audit.finding import Finding, Text
 from pipeline.audit.intervals import CHANCE
 from pipeline.audit.repository import EVIDENCE
@@ -105,7 +112,7 @@ def _check_statements(finding: Finding, suite: AuditedSuite, rows: pd.DataFrame)
     runs = {name: read_runs(part, sources) for name, part in group_settings(rows, COLUMNS).items()}
     weights = dict(_list_comparisons([*runs]))
     values = {name: compute_contrast(runs, sums, clusters) for name, sums in weights.items()}
-    check_comparisons(finding, suite, STUDY, weights, values)
+    check_derived_comparisons(finding, suite, STUDY, weights, values)
     names = [f"{STUDY}-accuracy", f"{STUDY}-changes"]
     expect_statements(finding, suite, "Label spaces", names, _state(values, rows, suite))
 

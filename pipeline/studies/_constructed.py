@@ -53,7 +53,7 @@ def permute_classes(classes: int, degree: float, seed: int, source: str) -> np.n
     return following
 
 
-def fine_tune(
+def train_constructed(
     suite: Path,
     source: str,
     head: Tensor,

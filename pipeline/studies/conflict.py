@@ -44,8 +44,8 @@ from pipeline.studies._constructed import (
     ConstructedTask,
     ascending,
     assemble_tasks,
-    fine_tune,
     permute_classes,
+    train_constructed,
 )
 from pipeline.studies._teachers import write_teachers
 from pipeline.studies._trials import MARK_COLUMNS, mark_answers
@@ -112,7 +112,7 @@ def train_permuted(suite: Path, source: str, degree: float, recipe: mini.Recipe,
     """Fine-tune the expert of A_q from the suite's base."""
     head = SuiteFolder(suite).heads()[source]
     permuted = permute_classes(len(head), degree, seed, source)
-    return fine_tune(suite, source, head, permuted, recipe, training.draws("conflict", source, seed))
+    return train_constructed(suite, source, head, permuted, recipe, training.draws("conflict", source, seed))
 
 
 def train_conflicts(

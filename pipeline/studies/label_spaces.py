@@ -46,8 +46,8 @@ from pipeline.studies._constructed import (
     ConstructedTask,
     ascending,
     assemble_tasks,
-    fine_tune,
     permute_classes,
+    train_constructed,
 )
 from pipeline.studies._teachers import write_teachers
 from pipeline.studies._trials import MARK_COLUMNS
@@ -84,7 +84,7 @@ class Params(Parameters):
         return self
 
 
-class TaskPair(NamedTuple):
+class DomainPair(NamedTuple):
     """Two tasks that are merged."""
 
     source: str
@@ -99,7 +99,7 @@ class PairsError(BenchmarkError):
     """The sources of a suite cannot be compared."""
 
 
-def pair_tasks(tasks: Sequence[str], params: Params, constructs: bool) -> list[TaskPair]:
+def pair_domains(tasks: Sequence[str], params: Params, constructs: bool) -> list[DomainPair]:
     """List the pairs of every source, those on one domain first; empty where no source has one.
 
     tasks: of the suite; constructs: whether multi-label ones are made. Raises PairsError for a single source, and for
@@ -109,14 +109,14 @@ def pair_tasks(tasks: Sequence[str], params: Params, constructs: bool) -> list[T
     pairs, kinds = [], {}
     for source in (task for task in tasks if {*params.others.get(task, [""])} <= {*tasks}):
         if source in related:
-            shared = [TaskPair(source, related[source], "related", 0)]
+            shared = [DomainPair(source, related[source], "related", 0)]
         elif constructs:
-            shared = [TaskPair(source, f"{source}-{m}-labels", f"labels-{m}", m) for m in params.labels]
+            shared = [DomainPair(source, f"{source}-{m}-labels", f"labels-{m}", m) for m in params.labels]
         else:
             continue
         kinds[source] = shared[0].labels > 0
         others = enumerate(params.others[source], start=1)
-        pairs += [*shared, *(TaskPair(source, other, f"other-{n}", 0) for n, other in others)]
+        pairs += [*shared, *(DomainPair(source, other, f"other-{n}", 0) for n, other in others)]
     if len(kinds) == 1 or len({*kinds.values()}) > 1:
         raise PairsError(
             f"study.label_spaces: of the suite's tasks ({', '.join(tasks)}) the sources are {', '.join(kinds)}; "
@@ -168,11 +168,11 @@ def train_labels(suite: Path, source: str, labels: int, recipe: mini.Recipe, see
     def cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
         return binary_cross_entropy_with_logits(logits - bias, truth)
 
-    return fine_tune(suite, source, head, targets, recipe, rng, cross_entropy)
+    return train_constructed(suite, source, head, targets, recipe, rng, cross_entropy)
 
 
 def construct_tasks(
-    suite: Path, recipe: mini.Recipe, pairs: Sequence[TaskPair], seed: int, split: str, scratch: Path, work: Resumable
+    suite: Path, recipe: mini.Recipe, pairs: Sequence[DomainPair], seed: int, split: str, scratch: Path, work: Resumable
 ) -> tuple[Path, Path]:
     """Train the experts of all multi-label tasks; return a suite that has these tasks too, and its teacher logits.
 
@@ -231,7 +231,7 @@ def mark_logits(logits: Tensor, classes: np.ndarray, sets: np.ndarray | None, ti
     return int(right.sum()), len(right), np.packbits(right).tobytes().hex(), precision
 
 
-def score_pair(setting: Setting, labels: int, samples: int, seed: int, split: str) -> dict[str, list]:
+def score_merge(setting: Setting, labels: int, samples: int, seed: int, split: str) -> dict[str, list]:
     """Merge the setting's two tasks; return {task: [examples used, *mark_logits]}."""
     suite, target = setting.folder(), device()
     (model,) = storage.serve(suite, solve_pair(setting, labels, samples, seed))
@@ -247,7 +247,7 @@ def score_pair(setting: Setting, labels: int, samples: int, seed: int, split: st
     return rows
 
 
-def score_expert(folder: Path, task: str, source: str, labels: int, seed: int, split: str) -> list:
+def score_alone(folder: Path, task: str, source: str, labels: int, seed: int, split: str) -> list:
     """Return [0, *mark_logits] of a task's expert; `labels` of a multi-label task of `source`, otherwise 0."""
     logits, classes = compute_teacher_logits(folder, task, split), SuiteFolder(folder).labels(split, task)
     sets = list_labels(logits.shape[1], labels, seed, source) if labels else None
@@ -255,7 +255,7 @@ def score_expert(folder: Path, task: str, source: str, labels: int, seed: int, s
 
 
 def score_pairs(
-    settings: Sequence[Setting], pairs: Sequence[TaskPair], samples: int, seed: int, split: str, work: Resumable
+    settings: Sequence[Setting], pairs: Sequence[DomainPair], samples: int, seed: int, split: str, work: Resumable
 ) -> list[tuple]:
     """Return the rows of all pairs, with the columns COLUMNS: the experts', then every method's.
 
@@ -268,13 +268,13 @@ def score_pairs(
         tasks = tuple(sorted(pair[:2], key=order.__getitem__))
         merges[tasks, setting.method] = (replace(setting, tasks=tasks), pair.labels, samples, seed, split)
     memory = max(require_memory(piece[0], samples) for piece in merges.values())
-    scores = dict(zip(merges, work.run(score_pair, [*merges.values()], "pairs", memory), strict=True))
+    scores = dict(zip(merges, work.run(score_merge, [*merges.values()], "pairs", memory), strict=True))
     sides = {pair.partner: pair for pair in pairs if pair.labels} | {pair.source: None for pair in pairs}
     experts = [
         (suite.folder, task, pair.source if pair else task, pair.labels if pair else 0, seed, split)
         for task, pair in sides.items()
     ]
-    alone = dict(zip(sides, work.run(score_expert, experts, "experts"), strict=True))
+    alone = dict(zip(sides, work.run(score_alone, experts, "experts"), strict=True))
     rows = []
     for pair in pairs:
         tasks = tuple(sorted(pair[:2], key=order.__getitem__))

@@ -5,7 +5,7 @@ from pipeline.models.suite import SuiteFolder
 from pipeline.runtime import store
 from pipeline.runtime.stage import Job, Stage
 from pipeline.steps.calibrate import Setting
-from pipeline.studies.label_spaces import COLUMNS, construct_tasks, pair_tasks, score_pairs
+from pipeline.studies.label_spaces import COLUMNS, construct_tasks, pair_domains, score_pairs
 from pipeline.suites.mini import Recipe
 
 FREE = tuple(f"merge.{name}" for name in ("average", "task_arithmetic", "ties", "tsv_m"))
@@ -25,7 +25,7 @@ STAGE = Stage(
 def run(job: Job) -> None:
     """Write the scores of every pair and method; none for a suite without two tasks on one domain."""
     (suite,), recipe, study, rows = job.inputs, job.params["recipe.{suite}"], job.params["study.label_spaces"], []
-    if pairs := pair_tasks(SuiteFolder(suite).suite.task_names, study, isinstance(recipe, Recipe)):
+    if pairs := pair_domains(SuiteFolder(suite).suite.task_names, study, isinstance(recipe, Recipe)):
         schedule, split, precision, samples, scored = (job.params[key] for key in SHARED)
         scratch = job.outputs[0].parent  # removed when the stage ends
         suite, teachers = construct_tasks(suite, recipe, pairs, study.seed, split, scratch, job.work)

@@ -26,12 +26,12 @@ from pipeline.studies import label_spaces as study
 from pipeline.studies._constructed import permute_classes
 from pipeline.studies.label_spaces import (
     COLUMNS,
+    DomainPair,
     PairsError,
     Params,
-    TaskPair,
     extend_objective,
     list_labels,
-    pair_tasks,
+    pair_domains,
 )
 from pipeline.suites import lora, mini
 from stages.studies import label_spaces as stage
@@ -100,15 +100,15 @@ def test_an_image_has_its_class_and_what_follows_on_a_circle(labels: int):
 
 def test_pairs_on_one_domain_come_before_those_of_two():
     tasks = ("news", "films", "topics", "tweets")
-    assert [(*pair,) for pair in pair_tasks(tasks, PARAMS, constructs=False)] == [
+    assert [(*pair,) for pair in pair_domains(tasks, PARAMS, constructs=False)] == [
         ("news", "topics", "related", 0), ("news", "films", "other-1", 0), ("news", "tweets", "other-2", 0),
         ("topics", "news", "related", 0), ("topics", "tweets", "other-1", 0), ("topics", "films", "other-2", 0),
     ]  # fmt: skip
-    assert pair_tasks(tasks[:2], PARAMS, constructs=False) == []
-    assert pair_tasks(DEFINITION.tasks, PARAMS, constructs=False) == [], "nothing on one domain"
-    made = pair_tasks(DEFINITION.tasks, PARAMS, constructs=True)
+    assert pair_domains(tasks[:2], PARAMS, constructs=False) == []
+    assert pair_domains(DEFINITION.tasks, PARAMS, constructs=False) == [], "nothing on one domain"
+    made = pair_domains(DEFINITION.tasks, PARAMS, constructs=True)
     assert [pair for pair in made if pair.labels] == [
-        TaskPair(source, f"{source}-{m}-labels", f"labels-{m}", m) for source in ("textures", "signs") for m in (1, 2)
+        DomainPair(source, f"{source}-{m}-labels", f"labels-{m}", m) for source in ("textures", "signs") for m in (1, 2)
     ]
 
 
@@ -117,10 +117,10 @@ def test_sources_that_cannot_be_compared_are_refused():
     with pytest.raises(
         PairsError, match="the sources are news, topics, textures, signs; expected at least two, either"
     ):
-        pair_tasks(mixed, PARAMS, constructs=True)
+        pair_domains(mixed, PARAMS, constructs=True)
     single = PARAMS.model_copy(update={"others": {"signs": ["greek"]}})
     with pytest.raises(PairsError, match="the sources are signs; expected at least two"):
-        pair_tasks(DEFINITION.tasks, single, constructs=True)
+        pair_domains(DEFINITION.tasks, single, constructs=True)
 
 
 @pytest.mark.parametrize(
