@@ -17,12 +17,11 @@ import numpy as np
 import pandas as pd
 
 from pipeline.audit.arithmetic import CEILING, MAIN
-from pipeline.audit.contrasts import Setting, Weights, check_derived_comparisons, compute_contrast
+from pipeline.audit.contrasts import Setting, Weights, check_apart, check_derived_comparisons, compute_contrast
 from pipeline.audit.draws import shuffle_pool
 from pipeline.audit.finding import Finding, Text
 from pipeline.audit.intervals import CHANCE, Runs
 from pipeline.audit.repository import EVIDENCE
-from pipeline.audit.rows import find_impossible, read_rows
 from pipeline.audit.statements import CLEAR, TWIN, Stated, describe, expect_statements
 from pipeline.audit.suite import AuditedSuite
 
@@ -33,27 +32,8 @@ VERDICTS = {True: ", shown", False: ", not shown"}
 
 def check(suite: AuditedSuite) -> list[Finding]:
     """Check the study; no finding where it was not chosen, or no study ran."""
-    folder, repository = f"{EVIDENCE}/studies/{suite.name}", suite.repository
-    if "conflict" not in repository.studies or not repository.names(folder, ".csv"):
-        return []
-    finding = Finding(f"{suite.name}: conflict", "rows, labels, answers, and what is stated of them")
-    path = f"{folder}/conflict/rows.csv"
-    table = repository.table(path)
-    if table is None:
-        finding.expect(False, f"{path}: no such file")
-        return [finding]
-    try:
-        rows = read_rows(table)
-    except ValueError as error:
-        finding.expect(False, f"{path}: counts must be whole, answers hexadecimal ({error})")
-        return [finding]
-    finding.compared += len(rows)
-    for complaint in find_impossible(rows, {}, ()):
-        finding.complain(f"{path}, {complaint}")
-    for step in (_check_pairs, _check_labels, _check_answers, _check_statements):
-        if len(rows) and not finding.wrong:
-            step(finding, suite, rows)
-    return [finding]
+    steps = (_check_pairs, _check_labels, _check_answers, _check_statements)
+    return check_apart(suite, "conflict", "rows, labels, answers, and what is stated of them", steps)
 
 
 def _check_pairs(finding: Finding, suite: AuditedSuite, rows: pd.DataFrame) -> None:

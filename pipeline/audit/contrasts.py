@@ -7,7 +7,7 @@ the weighted accuracies, and its intervals. These are computed again from the ro
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import TypeAlias
 
@@ -48,6 +48,35 @@ def check(suite: AuditedSuite) -> list[Finding]:
     if not suite.repository.names(folder, ".csv"):
         return [Finding(f"{suite.name}: studies", "rows of studies").skip(folder)]
     return [_check_study(suite, study) for study in sorted({*suite.repository.studies} - {*SEPARATE})]
+
+
+def check_apart(
+    suite: AuditedSuite,
+    study: str,
+    what: str,
+    steps: Sequence[Callable[[Finding, AuditedSuite, pd.DataFrame], None]],
+) -> list[Finding]:
+    """Check a study of SEPARATE by `steps`, up to the first that complains; no finding where it was not chosen."""
+    folder, repository = f"{EVIDENCE}/studies/{suite.name}", suite.repository
+    if study not in repository.studies or not repository.names(folder, ".csv"):
+        return []
+    finding, path = Finding(f"{suite.name}: {study}", what), f"{folder}/{study}/rows.csv"
+    table = repository.table(path)
+    if table is None:
+        finding.expect(False, f"{path}: no such file")
+        return [finding]
+    try:
+        rows = read_rows(table)
+    except ValueError as error:
+        finding.expect(False, f"{path}: counts must be whole, answers hexadecimal ({error})")
+        return [finding]
+    finding.compared += len(rows)
+    for complaint in find_impossible(rows, {}, ()):
+        finding.complain(f"{path}, {complaint}")
+    for step in steps:
+        if len(rows) and not finding.wrong:
+            step(finding, suite, rows)
+    return [finding]
 
 
 def _check_study(suite: AuditedSuite, study: str) -> Finding:

@@ -75,6 +75,7 @@ FRAUDS: Mapping[str, tuple[str, str, str | Callable[[re.Match], str], str]] = {
     "a source left out": (ROWS, r"(?m)^[^,]*,[^,]*,[^,]*,s,[^,]*,bb,.*\n", "", "the pairs are"),
     "another partner": (ROWS, r"(?m)^other-1,other-1,", "other-1,elsewhere,", "the pairs are"),
     "another seed": (ROWS, r"(other-2,source,s,samerging,a,)3", r"\g<1>4", "[4] is no seed of it"),
+    "other examples": ("reports/evidence/suites/s/scores.csv", r"(a,,0,1,)80", r"\g<1>81", "scored on [80"),
     "an answer": (ROWS, r"(other-2,source,s,ties,a,,0,\d)(\d)", increment_digit, "but `right` has"),
     "a method left out": (ROWS, r"(?m)^other-1,other-1,source,s,ties,bb.*\n", "", "merged by different methods"),
     "a mean": (f"{TABLES}/label_spaces-contrasts.csv", r"(,all,-?\d)(\d)", increment_digit, "mean is"),
