@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.models.task_vectors import TaskVectors
-from pipeline.toolbox.trimming import trim_threshold
+from pipeline.toolbox.trimming import trim_thresholds
 
 
 def inner_products(vectors: Mapping[str, Tensor]) -> Tensor:
@@ -40,7 +40,7 @@ def sign_conflicts(vectors: TaskVectors, keep: float) -> tuple[Tensor, float]:
     A pair's value is the share of opposite signs among the entries that both keep. The value of all tasks is the share
     of entries with both signs among those that at least two tasks keep. Without common entries a value is 0.
     """
-    limits = torch.stack([trim_threshold(vectors.task(t), keep) for t in range(vectors.tasks)])[:, None]
+    limits = trim_thresholds(vectors.__getitem__, vectors, keep)[:, None]
     common = agreement = torch.zeros(vectors.tasks, vectors.tasks, dtype=torch.float64)
     shared = mixed = 0
     for name in vectors:

@@ -16,10 +16,9 @@ from torch import Tensor
 from pipeline.models.task_vectors import TaskVectors
 from pipeline.models.weights import Weights
 from pipeline.runtime.schema import DISTINCT, Parameters
-from pipeline.runtime.threads import map_tensors
 from pipeline.statistics.sampling import generator
 from pipeline.toolbox.dropping import drop_entries
-from pipeline.toolbox.trimming import Aggregate, merge_agreeing, trim_threshold
+from pipeline.toolbox.trimming import Aggregate, merge_agreeing, trim_thresholds
 
 TITLE = "DARE-TIES"
 PAPER = "Yu et al., 2024, arXiv 2311.03099, with TIES"
@@ -38,16 +37,12 @@ class Params(Parameters):
 def merge(vectors: TaskVectors, params: Params, seed: int) -> Weights:
     """Return the merged delta {name: tensor} for one seed; memory is a few models for any T."""
 
-    def drop_from(task: int, name: str, tensor: Tensor) -> Tensor:
-        return drop_entries(tensor, params.drop, generator(seed, "drop", task, name))
-
-    def drop_from_task(task: int) -> Weights:
-        vector = vectors.task(task)
-        return map_tensors(lambda name: drop_from(task, name, vector[name]), vector)
-
     def read(name: str) -> Tensor:
-        return torch.stack([drop_from(task, name, tensor) for task, tensor in enumerate(vectors[name])])
+        stacked = enumerate(vectors[name])
+        return torch.stack(
+            [drop_entries(tau, params.drop, generator(seed, "drop", task, name)) for task, tau in stacked]
+        )
 
-    thresholds = torch.stack([trim_threshold(drop_from_task(task), params.keep) for task in range(vectors.tasks)])
+    thresholds = trim_thresholds(read, vectors, params.keep)
     merged = merge_agreeing(read, vectors, thresholds, params.aggregate)
     return {name: params.scale * tensor for name, tensor in merged.items()}

@@ -11,7 +11,6 @@ value zero are left out, also of the entries of which a share is kept. The paper
 everything else gets scale times the mean task vector.
 """
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -20,7 +19,7 @@ from pipeline.models.weights import Weights
 from pipeline.runtime.schema import Parameters
 from pipeline.runtime.threads import map_tensors
 from pipeline.toolbox.spectra import is_matrix, thin_svd
-from pipeline.toolbox.trimming import Aggregate, merge_agreeing, trim_threshold
+from pipeline.toolbox.trimming import Aggregate, merge_agreeing, trim_thresholds
 
 TITLE = "KnOTS-TIES"
 PAPER = "Stoica et al., 2025, arXiv 2410.19735"
@@ -38,11 +37,13 @@ def merge(vectors: TaskVectors, params: Params) -> Weights:
     """Return the merged delta {name: tensor}."""
     matrices = [name for name in vectors if is_matrix(name)]
     aligned = map_tensors(lambda name: align_outputs(vectors[name]), matrices)
-    per_task = [{name: parts[task] for name, (_, parts) in aligned.items()} for task in range(vectors.tasks)]
     merged = {name: vectors[name].mean(0) for name in vectors if name not in aligned}
+
+    def read(name: str) -> Tensor:
+        return aligned[name][1]
+
     if matrices:
-        thresholds = torch.stack([trim_threshold(vector, params.keep) for vector in per_task])
-        parts = merge_agreeing(lambda name: aligned[name][1], matrices, thresholds, params.aggregate)
+        parts = merge_agreeing(read, matrices, trim_thresholds(read, matrices, params.keep), params.aggregate)
         merged |= {name: aligned[name][0] @ part for name, part in parts.items()}
     return {name: params.scale * merged[name] for name in vectors}
 

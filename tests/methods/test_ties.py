@@ -12,7 +12,7 @@ from pipeline.methods import ties_keep_80
 from pipeline.methods.ties import Params, merge
 from pipeline.models.task_vectors import TaskVectors
 from pipeline.toolbox import parts
-from pipeline.toolbox.trimming import Aggregate, lowest_of_top
+from pipeline.toolbox.trimming import Aggregate, lowest_of_top, trim_thresholds
 from tests.support.pretend_gpu import pretended
 
 SHAPES = {"a": (3, 5), "b": (7,), "c": (2, 2, 2)}
@@ -177,6 +177,37 @@ def test_the_lowest_of_the_top_is_an_order_statistic(share: float, dtype: torch.
     assert lowest == np.sort(values.numpy())[::-1][math.ceil(share * 1000) - 1]
     assert int((values >= lowest).sum()) == math.ceil(share * 1000)
     assert torch.equal(values, original)
+
+
+def magnitudes_of(kind: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Return signed entries of three tasks in two tensors, 1,200 per task."""
+    rng = torch.Generator().manual_seed(0)
+    entries = torch.randn(3, 1200, generator=rng, dtype=torch.float64)
+    entries = {
+        "gauss": entries,
+        "tied": entries.round(),
+        "wide": entries.sign() * 10 ** (15 * entries),  # down to denormal numbers, up to infinity in float32
+        "zero": torch.zeros_like(entries),
+        "one_exponent": 1 + entries.abs() / 100,  # all in one bucket, or two
+    }[kind].to(dtype)
+    return {"a": entries[:, :200].reshape(3, 4, 50), "b": entries[:, 200:]}
+
+
+@pytest.mark.parametrize("keep", [1e-9, 0.1, 0.5, 0.501, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["gauss", "tied", "wide", "zero", "one_exponent"])
+def test_a_threshold_is_an_order_statistic_of_the_whole_vector(
+    monkeypatch: pytest.MonkeyPatch, kind: str, dtype: torch.dtype, keep: float
+):
+    monkeypatch.setattr(parts, "PART", 64)
+    vectors = magnitudes_of(kind, dtype)
+    thresholds = trim_thresholds(vectors.__getitem__, vectors, keep)
+    assert thresholds.dtype == dtype
+    whole = torch.cat([tensor.flatten(1) for tensor in vectors.values()], dim=1).abs()
+    assert torch.equal(thresholds, whole.sort(dim=1).values[:, -math.ceil(keep * 1200)])
+    with pretended():
+        on_gpu = {name: tensor.to("cuda") for name, tensor in vectors.items()}
+        assert trim_thresholds(on_gpu.__getitem__, on_gpu, keep).tolist() == thresholds.tolist()
 
 
 @pytest.mark.parametrize("share", [0.01, 0.2, 0.9])
