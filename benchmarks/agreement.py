@@ -64,9 +64,19 @@ def undecided_by_ties(stacked: Tensor, keep: float) -> Tensor:
     limits = align_tasks(thresholds, stacked)
     at_limit = magnitudes == limits
     tied = at_limit & align_tasks(at_limit.flatten(1).sum(1) > 1, stacked)
-    trimmed = stacked * (magnitudes >= limits)
+    return tied.any(0) | _cancelling(stacked * (magnitudes >= limits))
+
+
+def undecided_by_one(stacked: Tensor, thresholds: Tensor) -> Tensor:
+    """Return where TIES depends on whether entries at their task's threshold [T] are kept, or where signs cancel."""
+    magnitudes, limits = stacked.abs(), align_tasks(thresholds, stacked)
+    return (magnitudes == limits).any(0) | _cancelling(stacked * (magnitudes >= limits))
+
+
+def _cancelling(trimmed: Tensor) -> Tensor:
+    """Return where the sum over tasks of trimmed entries is within rounding of zero."""
     size = trimmed.abs().sum(0)
-    return tied.any(0) | ((trimmed.sum(0).abs() <= 1e-6 * size) & (size > 0))
+    return (trimmed.sum(0).abs() <= 1e-6 * size) & (size > 0)
 
 
 def _check_names(ours: Model, theirs: Model) -> None:

@@ -201,7 +201,7 @@ def performance(results: Path = RESULTS) -> str:
             "Data-free merges: median seconds, over those of a thread reading the experts once, peak memory",
             _data_free,
         ),
-        ("against_public", "Data-free merges as commands, against mergekit's, ours / mergekit's", _against_public),
+        ("against_public", "Data-free merges as commands, against public programs, ours / theirs", _against_public),
         ("growth", "How a SAMerging step grows with tasks T and images k", _growth),
         ("whole_run", "The whole run on the embedded suite, stages one after the other", _whole_run),
         ("full_size", "Every stage at full size, random weights in the public file formats", _full_size),
@@ -283,19 +283,20 @@ def _tower(given: dict[str, Any]) -> str:
 def _against_public(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     """A row per merge of ours; what `start` takes is also in the other rows, unless it is taken off."""
     measured = ("wall, s", "ratio", "CPU, s", "ratio", "CPU beyond start, s", "peak, GiB")
-    yield ("models", "mergekit's", "ours", *measured, "largest difference, or cosine, length, spread", "hardware")
+    yield ("models", "program", "its merge", "ours", *measured, "agreement", "hardware")
     for content in _of(found, "against_public"):
         given, rows = content["arguments"], content["rows"]
         models = f"{given['backbone']}, T = {given['tasks']}"
+        program = f"{given['package']} {content['public'][given['package']]}"
         for recipe in sorted(rows, key=lambda name: (name != "start", name)):
-            theirs = rows[recipe]["mergekit"]
-            for variant in sorted(rows[recipe].keys() - {"mergekit"}):
+            theirs = rows[recipe]["theirs"]
+            for variant in sorted(rows[recipe].keys() - {"theirs"}):
                 sides = rows[recipe][variant], theirs
                 costs = (_pair(sides, "seconds"), _range(sides[0]["seconds_ratio"]))
                 costs += (_pair(sides, "cpu_seconds"), _range(sides[0]["cpu_seconds_ratio"]))
                 costs += (_beyond(sides, rows["start"]), " / ".join(f"{side['peak_mib'] / 1024:.1f}" for side in sides))
                 named = (recipe, variant) if recipe != "start" else ("start", "start")
-                yield (models, *named, *costs, _agreement(sides[0].get("agreement")), _where(content))
+                yield (models, program, *named, *costs, _agreement(sides[0].get("agreement")), _where(content))
 
 
 def _pair(sides: tuple[dict[str, Any], ...], field: str) -> str:
@@ -303,7 +304,7 @@ def _pair(sides: tuple[dict[str, Any], ...], field: str) -> str:
 
 
 def _beyond(sides: tuple[dict[str, Any], ...], start: dict[str, dict[str, Any]]) -> str:
-    starts = start["average"], start["mergekit"]
+    starts = start["average"], start["theirs"]
     spent = [
         side["cpu_seconds"]["median"] - alone["cpu_seconds"]["median"]
         for side, alone in zip(sides, starts, strict=True)

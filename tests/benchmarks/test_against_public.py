@@ -1,4 +1,4 @@
-"""The comparison with mergekit runs, with a stand-in for it, compares what both wrote, and says what is missing."""
+"""The comparison with public programs runs, with stand-ins, compares what both wrote, and says what is missing."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import against_public, measure, readme
+from benchmarks import against_public, measure, programs, readme
 from benchmarks.against_public import Cost, main, merge_ours, summarise, write_models
 from benchmarks.merge_once import VARIANTS, merge_models, open_models
 from pipeline.runtime import store
@@ -34,18 +34,42 @@ Path(out).mkdir()
 merged = {{name: {factor} * sum(w * m[name] for w, m in zip(weights, models)) for name in models[0]}}
 save_file(merged, Path(out) / "model.safetensors")
 """
+FUSION_BENCH = """
+import sys
+from pathlib import Path
+from safetensors.numpy import load_file, save_file
+
+class BaseModelPool:
+    def __init__(self, models):
+        assert all(model["_target_"] == "transformers.CLIPVisionModel.from_pretrained" for model in models.values())
+        self.paths = {name: Path(model["pretrained_model_name_or_path"]) for name, model in models.items()}
+
+class SimpleAverageAlgorithm:
+    def run(self, pool):
+        assert [*pool.paths] == ["0", "1", "_pretrained_"] and pool.paths["_pretrained_"].name == "base"
+        first, second = (load_file(pool.paths[name] / "model.safetensors") for name in "01")
+        self.merged = {name: (first[name] + second[name]) / 2 for name in first}
+        return self
+
+    def save_pretrained(self, folder):
+        Path(folder).mkdir()
+        save_file(self.merged, Path(folder) / "model.safetensors")
+
+sys.modules["fusion_bench.method"] = sys.modules["fusion_bench"]
+"""
 
 
 @pytest.fixture
 def stand_in(tmp_path: Path) -> Callable[..., Path]:
-    """Make an environment with a stand-in for mergekit that merges linearly; the path of its interpreter."""
+    """Make an environment with stand-ins for the programs, which merge linearly; the path of its interpreter."""
 
     def make(factor: float = 1.0) -> Path:
         folder = tmp_path / "environment"
-        for name in ("mergekit", "torch", "transformers"):
+        for name in ("mergekit", "fusion_bench", "torch", "transformers"):
             metadata = folder / "site" / f"{name}-9.{len(name)}.dist-info" / "METADATA"
             metadata.parent.mkdir(parents=True)
             metadata.write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 9.{len(name)}\n")
+        (folder / "site" / "fusion_bench.py").write_text(FUSION_BENCH)
         (folder / "bin").mkdir()
         python = folder / "bin" / "python"
         python.write_text(f'#!/bin/sh\nPYTHONPATH={folder / "site"} exec {sys.executable} "$@"\n')
@@ -79,41 +103,54 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "results"
 
 
-def run_linear(python: Path, results: Path) -> dict[str, Any]:
+def run_linear(package: str, recipe: str, python: Path, results: Path) -> dict[str, Any]:
     """Compare the linear merges of two experts; the content of the result."""
-    words = ["--backbone", "mini", "--tasks", "2", "--rounds", "2", "--threads", "1", "--recipes", "linear"]
-    main(["--mergekit-python", str(python), *words])
-    return json.loads((results / "against_public-mini-2.json").read_text("utf-8"))
+    words = ["--backbone", "mini", "--tasks", "2", "--rounds", "2", "--threads", "1", "--recipes", recipe]
+    main([package, str(python), *words])
+    return json.loads((results / f"against_public-{package}-mini-2.json").read_text("utf-8"))
 
 
+@pytest.mark.parametrize(("package", "recipe"), [("mergekit", "linear"), ("fusion_bench", "simple_average")])
 def test_both_programs_are_measured_and_agree(
-    stand_in: Callable[..., Path], results: Path, capsys: pytest.CaptureFixture[str]
+    stand_in: Callable[..., Path], results: Path, capsys: pytest.CaptureFixture[str], package: str, recipe: str
 ):
-    found = run_linear(stand_in(), results)
-    assert found["arguments"] == {"backbone": "mini", "tasks": 2, "rounds": 2, "threads": 1}
-    assert found["public"] == {"mergekit": "9.8", "torch": "9.5", "transformers": "9.12"}
+    found = run_linear(package, recipe, stand_in(), results)
+    assert found["arguments"] == {"package": package, "backbone": "mini", "tasks": 2, "rounds": 2, "threads": 1}
+    assert found["public"] == {package: f"9.{len(package)}", "torch": "9.5", "transformers": "9.12"}
     assert {"before", "after"} == found["load"].keys()
     assert {"device", "cores", "torch"} <= found.keys()
-    linear = found["rows"]["linear"]
-    assert {*found["rows"]["start"]} == {"mergekit", "average"}
-    assert {*linear} == {"mergekit", "average"}
+    linear = found["rows"][recipe]
+    assert {*found["rows"]["start"]} == {"theirs", "average"}
+    assert {*linear} == {"theirs", "average"}
     agreement = linear["average"]["agreement"]
     assert agreement["largest_relative_difference"] < 1e-6
     assert agreement["entries"] == 6 * 12 + 6 + 4 * 6
     assert linear["average"]["seconds"]["median"] == 1
     assert linear["average"]["peak_mib"] == 300
-    theirs = linear["mergekit"]
+    theirs = linear["theirs"]
     assert theirs["seconds_ratio"] == {"median": 1, "min": 1, "max": 1}
     assert 0 < theirs["cpu_seconds"]["min"] <= theirs["cpu_seconds"]["max"]
     assert theirs["peak_mib"] > 10
     assert "average" in capsys.readouterr().out
     table = readme.performance(results)
     assert "Data-free merges as commands" in table
-    assert table.count("| mini, T = 2 | linear | average") == 1
+    assert table.count(f"| mini, T = 2 | {package} 9.{len(package)} | {recipe} | average") == 1
+
+
+def test_rows_of_other_recipes_stay(stand_in: Callable[..., Path], results: Path):
+    python = stand_in()
+    earlier = run_linear("fusion_bench", "simple_average", python, results)
+    path = results / "against_public-fusion_bench-mini-2.json"
+    store.write_json(path, {**earlier, "rows": {"ties": earlier["rows"]["simple_average"], "start": {}}})
+    found = run_linear("fusion_bench", "simple_average", python, results)
+    assert {*found["rows"]} == {"start", "simple_average", "ties"}
+    assert {*found["rows"]["start"]} == {"theirs", "average"}
+    store.write_json(path, {**found, "cores": 0})
+    assert {*run_linear("fusion_bench", "simple_average", python, results)["rows"]} == {"start", "simple_average"}
 
 
 def test_a_difference_is_reported(stand_in: Callable[..., Path], results: Path):
-    found = run_linear(stand_in(factor=1.01), results)
+    found = run_linear("mergekit", "linear", stand_in(factor=1.01), results)
     difference = found["rows"]["linear"]["average"]["agreement"]["largest_relative_difference"]
     assert difference == pytest.approx(0.01 / 1.01, rel=1e-3)
 
@@ -139,7 +176,7 @@ def test_our_command_merges_as_the_function_does(tmp_path: Path):
 
 def test_a_failing_merge_is_named_with_its_last_line(stand_in: Callable[..., Path], results: Path):
     with pytest.raises(SystemExit, match="exit status 1: unknown merge method ties"):
-        main(["--mergekit-python", str(stand_in()), "--backbone", "mini", "--threads", "1", "--recipes", "ties"])
+        main(["mergekit", str(stand_in()), "--backbone", "mini", "--threads", "1", "--recipes", "ties"])
     assert not results.exists()
 
 
@@ -150,21 +187,30 @@ def test_a_failing_merge_is_named_with_its_last_line(stand_in: Callable[..., Pat
 ])  # fmt: skip
 def test_wrong_arguments_are_named(words: list[str], why: str, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
-        main(["--mergekit-python", sys.executable, *words])
+        main(["mergekit", sys.executable, *words])
     assert why in capsys.readouterr().err
 
 
-def test_without_mergekit_a_line_says_how_to_install_it(tmp_path: Path):
+@pytest.mark.parametrize("package", programs.PROGRAMS)
+def test_without_the_program_a_line_says_how_to_install_it(package: str, tmp_path: Path):
     with pytest.raises(SystemExit) as raised:
-        main(["--mergekit-python", str(tmp_path / "python")])
-    message = str(raised.value)
+        main([package, str(tmp_path / "python")])
+    message, program = str(raised.value), programs.PROGRAMS[package]
     assert "\n" not in message
-    assert f"--mergekit-python {tmp_path / 'python'}: there is no mergekit-yaml next to it" in message
-    assert f"mergekit-env/bin/pip install mergekit=={against_public.MERGEKIT}" in message
+    assert f"{tmp_path / 'python'}: there is no such file" in message
+    assert f"{program.environment}/bin/pip install {package}=={program.version}" in message
 
 
 def test_an_environment_without_the_package_is_named(stand_in: Callable[..., Path], tmp_path: Path):
     python = stand_in()
     shutil.rmtree(tmp_path / "environment/site/mergekit-9.8.dist-info")
-    with pytest.raises(BenchmarkError, match="PackageNotFoundError"):
-        against_public.find_mergekit(python)
+    with pytest.raises(BenchmarkError, match=r"PackageNotFoundError.*: it has no mergekit; install it with `python3"):
+        programs.MERGEKIT.find(python)
+
+
+def test_every_recipe_names_variants_and_an_algorithm():
+    for program in programs.PROGRAMS.values():
+        for recipe in program.recipes.values():
+            assert VARIANTS.keys() >= {*recipe.ours}
+            assert recipe.equal is None or recipe.equal in recipe.ours
+    assert programs.ALGORITHMS.keys() == programs.FUSION_BENCH.recipes.keys()

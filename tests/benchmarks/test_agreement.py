@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.agreement import compare_draws, compare_models, undecided_by_ties
+from benchmarks.agreement import compare_draws, compare_models, undecided_by_one, undecided_by_ties
 
 SHAPE = (300, 400)
 NAMES = ("first", "second")
@@ -77,3 +77,9 @@ def test_ties_decide_where_magnitudes_meet_the_threshold_or_signs_cancel():
     vectors = torch.tensor([[3.0, -2.0, 2.0, 1.0, 9.0, 8.0], [0.5, 0.25, 7.0, 0.125, -9.0, 6.0]])
     assert undecided_by_ties(vectors, 3 / 6).tolist() == [False, False, False, False, True, False]
     assert undecided_by_ties(vectors, 4 / 6).tolist() == [False, True, True, False, True, False]
+
+
+def test_one_entry_more_decides_at_the_thresholds_and_where_signs_cancel():
+    vectors = torch.tensor([[3.0, -2.0, 2.0, 1.0, 9.0, 8.0], [0.5, 0.25, 7.0, 0.125, -9.0, 6.0]])
+    assert undecided_by_one(vectors, torch.tensor([3.0, 7.0])).tolist() == [True, False, True, False, True, False]
+    assert undecided_by_one(vectors, torch.tensor([8.0, 10.0])).tolist() == [False] * 5 + [True]

@@ -2,11 +2,17 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.merge_once import KEEP, VARIANTS, merge_models, open_models
+from benchmarks.merge_once import ALPHA, KEEP, STEPS, VARIANTS, merge_models, open_models, rename
+from pipeline import methods
+from pipeline.models.task_vectors import TaskVectors
 from pipeline.runtime import store
+from pipeline.steps.svc import calibrate_matrix
+from pipeline.suites._clip_weights import BLOCK
+from pipeline.toolbox.spectra import is_matrix
 
 SHAPES = {"weight": (8, 12), "bias": (16,)}
 TASKS = 3
@@ -68,6 +74,48 @@ def test_dare_drops_half_and_doubles_the_rest():
         assert 20 < kept.sum() < 76
         torch.testing.assert_close(moved[kept], whole[kept], rtol=1e-4, atol=1e-6)
         assert not torch.equal(first, second)
+
+
+MATRIX = "encoder.layers.0.self_attn.q_proj.weight"
+
+
+def draw_blocks() -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
+    """A base and its experts with a matrix and a bias, as a CLIPVisionModel names them."""
+    names = {"weight": MATRIX, "bias": "encoder.layers.0.self_attn.q_proj.bias"}
+    base, experts = draw_models()
+    named = [{names[name]: tensor for name, tensor in model.items()} for model in (base, *experts)]
+    return named[0], named[1:]
+
+
+@pytest.mark.parametrize("variant", ["iso_c", "iso_cts", "tsv_m", "wudi"])
+def test_spectral_methods_take_the_matrices_of_the_blocks(variant: str):
+    base, experts = draw_blocks()
+    merged = merge_models(VARIANTS[variant], base, experts, 0)
+    assert [*merged] == [*base]
+    method, ours = methods.load(variant), ".attn.q.weight"
+    params = method.Params(**({"steps": STEPS} if variant == "wudi" else {}))
+    alone = TaskVectors({ours: base[MATRIX]}, [{ours: expert[MATRIX]} for expert in experts], [ours])
+    torch.testing.assert_close(merged[MATRIX], base[MATRIX] + method.merge(alone, params)[ours])
+    mean = torch.stack([expert[MATRIX] for expert in experts]).mean(0)
+    assert (merged[MATRIX] - mean).abs().max() > 0.1
+
+
+def test_singular_values_are_calibrated_after_task_arithmetic():
+    base, experts = draw_blocks()
+    merged = merge_models(VARIANTS["task_arithmetic_svc"], base, experts, 0)
+    plain = merge_models(VARIANTS["task_arithmetic"], base, experts, 0)
+    stacked = torch.stack([expert[MATRIX] - base[MATRIX] for expert in experts])
+    calibrated = calibrate_matrix(plain[MATRIX] - base[MATRIX], stacked, ALPHA)
+    torch.testing.assert_close(merged[MATRIX], base[MATRIX] + calibrated, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(calibrated, plain[MATRIX] - base[MATRIX], atol=1e-2)
+
+
+def test_the_six_matrices_of_a_block_are_matrices_and_nothing_else_is():
+    block = "vision_model.encoder.layers.11."
+    names = [f"{block}{part}" for modules in BLOCK for part in modules.values()]
+    assert sum(is_matrix(rename(f"{name}.weight")) for name in names) == 6
+    assert not any(is_matrix(rename(f"{name}.bias")) for name in names)
+    assert rename("embeddings.position_embedding.weight") == "embeddings.position_embedding.weight"
 
 
 def test_experts_are_read_in_the_order_of_their_numbers(tmp_path: Path):
