@@ -24,17 +24,14 @@ from pipeline.statistics.sampling import sample_indices
 from pipeline.studies import conflict as study
 from pipeline.studies._constructed import permute_classes
 from pipeline.studies.conflict import COLUMNS, Params, TooFewSources, pair_tasks
-from pipeline.suites import lora, mini
+from pipeline.suites import lora
 from stages.studies import conflict as stage
 from tests.support import toy
+from tests.support.embedded import RECIPE, train_suite
 
 pytestmark = pytest.mark.usefixtures("one_process")
 
-RECIPE = mini.Recipe(
-    seed=0, train_images=24, validation_images=16, test_images=20, width=32, layers=1, caption_noise=0.5,
-    pretrain_steps=2, pretrain_batch=8, pretrain_lr=0.002, expert_steps=2, expert_batch=4, expert_lr=0.001,
-)  # fmt: skip
-DEFINITION = mini.Definition(tasks=["textures", "signs"])
+TRAINED = ["textures", "signs"]
 SCHEDULE = Schedule(lr=0.01, steps=2, batch_size=2)
 PARAMS = Params(sources=[0, 1, 6], degrees=[0.0, 0.5, 1.0], partners=2, seed=3)
 KINDS = ("0", "0.5", "1")
@@ -51,12 +48,7 @@ SHARES = {
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An embedded suite of two tasks."""
-    folder = tmp_path_factory.mktemp("embedded")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SAMERGING_WORKERS", "1")
-        mini.train(DEFINITION, RECIPE, folder / "checkpoints")
-        mini.prepare("two", DEFINITION, RECIPE, folder / "checkpoints", folder / "suite")
-    return folder / "suite"
+    return train_suite(tmp_path_factory.mktemp("embedded"), TRAINED)
 
 
 def make_job(embedded: Path, folder: Path, **changes: object) -> Job:
@@ -138,8 +130,8 @@ def test_experts_are_trained_on_permuted_labels_from_the_base(embedded: Path, mo
 def test_conflicting_tasks_share_images_and_head_but_not_labels(ran: tuple[Job, pd.DataFrame], embedded: Path):
     suite = SuiteFolder(ran[0].outputs[0].parent / "conflicts-3")
     original = SuiteFolder(embedded)
-    assert suite.suite.task_names == (*DEFINITION.tasks, *(f"{task}-{q}" for task in DEFINITION.tasks for q in KINDS))
-    for task in DEFINITION.tasks:
+    assert suite.suite.task_names == (*TRAINED, *(f"{task}-{q}" for task in TRAINED for q in KINDS))
+    for task in TRAINED:
         assert suite.expert(task)["conv1.weight"].equal(original.expert(task)["conv1.weight"])
         experts = [suite.expert(f"{task}-{q}")["conv1.weight"].numpy().tobytes() for q in KINDS]
         assert len({suite.expert(task)["conv1.weight"].numpy().tobytes(), *experts}) == 4

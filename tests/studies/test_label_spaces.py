@@ -33,16 +33,13 @@ from pipeline.studies.label_spaces import (
     list_labels,
     pair_domains,
 )
-from pipeline.suites import lora, mini
+from pipeline.suites import lora
 from stages.studies import label_spaces as stage
+from tests.support.embedded import RECIPE, train_suite
 
 pytestmark = pytest.mark.usefixtures("one_process")
 
-RECIPE = mini.Recipe(
-    seed=0, train_images=24, validation_images=16, test_images=20, width=32, layers=1, caption_noise=0.5,
-    pretrain_steps=2, pretrain_batch=8, pretrain_lr=0.002, expert_steps=2, expert_batch=4, expert_lr=0.001,
-)  # fmt: skip
-DEFINITION = mini.Definition(tasks=["textures", "signs", "greek"])
+TRAINED = ["textures", "signs", "greek"]
 PARAMS = Params(
     others={"news": ["films", "tweets"], "topics": ["tweets", "films"], "textures": ["signs", "greek"],
             "signs": ["greek", "textures"]},
@@ -61,12 +58,7 @@ SHARES = {
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An embedded suite of two tasks."""
-    folder = tmp_path_factory.mktemp("embedded")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SAMERGING_WORKERS", "1")
-        mini.train(DEFINITION, RECIPE, folder / "checkpoints")
-        mini.prepare("two", DEFINITION, RECIPE, folder / "checkpoints", folder / "suite")
-    return folder / "suite"
+    return train_suite(tmp_path_factory.mktemp("embedded"), TRAINED)
 
 
 def make_job(embedded: Path, folder: Path, **changes: object) -> Job:
@@ -105,22 +97,22 @@ def test_pairs_on_one_domain_come_before_those_of_two():
         ("topics", "news", "related", 0), ("topics", "tweets", "other-1", 0), ("topics", "films", "other-2", 0),
     ]  # fmt: skip
     assert pair_domains(tasks[:2], PARAMS, constructs=False) == []
-    assert pair_domains(DEFINITION.tasks, PARAMS, constructs=False) == [], "nothing on one domain"
-    made = pair_domains(DEFINITION.tasks, PARAMS, constructs=True)
+    assert pair_domains(TRAINED, PARAMS, constructs=False) == [], "nothing on one domain"
+    made = pair_domains(TRAINED, PARAMS, constructs=True)
     assert [pair for pair in made if pair.labels] == [
         DomainPair(source, f"{source}-{m}-labels", f"labels-{m}", m) for source in ("textures", "signs") for m in (1, 2)
     ]
 
 
 def test_sources_that_cannot_be_compared_are_refused():
-    mixed = ("news", "films", "topics", "tweets", *DEFINITION.tasks)
+    mixed = ("news", "films", "topics", "tweets", *TRAINED)
     with pytest.raises(
         PairsError, match="the sources are news, topics, textures, signs; expected at least two, either"
     ):
         pair_domains(mixed, PARAMS, constructs=True)
     single = PARAMS.model_copy(update={"others": {"signs": ["greek"]}})
     with pytest.raises(PairsError, match="the sources are signs; expected at least two"):
-        pair_domains(DEFINITION.tasks, single, constructs=True)
+        pair_domains(TRAINED, single, constructs=True)
 
 
 @pytest.mark.parametrize(

@@ -41,16 +41,13 @@ from pipeline.studies.replicates import (
     train_replicates,
     write_weights,
 )
-from pipeline.suites import clip, mini
+from pipeline.suites import clip
 from stages.studies import replicates as stage
+from tests.support.embedded import RECIPE, train_suite
 
 pytestmark = pytest.mark.usefixtures("one_process")
 
-RECIPE = mini.Recipe(
-    seed=0, train_images=24, validation_images=16, test_images=16, width=32, layers=1, caption_noise=0.5,
-    pretrain_steps=2, pretrain_batch=8, pretrain_lr=0.002, expert_steps=2, expert_batch=4, expert_lr=0.001,
-)  # fmt: skip
-DEFINITION = mini.Definition(tasks=["signs", "greek"])
+TRAINED = ["signs", "greek"]
 SCHEDULE = Schedule(lr=0.01, steps=2, batch_size=2)
 TASKS, SIZES, SEEDS = ("a", "b"), (80, 64), (0, 1)
 FIXED = {"zeroshot": 0.4, "individual": 0.95, "tsv_m": 0.7}
@@ -61,11 +58,8 @@ LEARNED = {"adamerging": 0.75, "distillation": 0.85, "samerging": 0.85}
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write an embedded suite of two tasks, `suite`, and its experts' logits, `teachers`, to a folder."""
     folder = tmp_path_factory.mktemp("embedded")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SAMERGING_WORKERS", "1")
-        mini.train(DEFINITION, RECIPE, folder / "checkpoints")
-        mini.prepare("two", DEFINITION, RECIPE, folder / "checkpoints", folder / "suite")
-    for task in DEFINITION.tasks:
+    train_suite(folder, TRAINED)
+    for task in TRAINED:
         store.write_array(
             folder / "teachers" / f"{task}.npy", compute_teacher_logits(folder / "suite", task, "train").numpy()
         )
@@ -99,7 +93,7 @@ def test_replicates_share_examples_but_no_weights(embedded: Path, tmp_path: Path
     assert [*replicates] == [0, 1, 2]
     assert replicates[0] == arguments[:2]
     suites = [SuiteFolder(folder) for folder, _ in replicates.values()]
-    for task in DEFINITION.tasks:
+    for task in TRAINED:
         assert all((suite.examples("test", task) == suites[0].examples("test", task)).all() for suite in suites)
         weights = [next(iter(suite.expert(task).values())).numpy().tobytes() for suite in suites]
         assert len({*weights}) == len(suites)
@@ -116,14 +110,14 @@ def test_the_stage_scores_every_method_on_every_replicate(embedded: Path, tmp_pa
     assert tuple(frame) == COLUMNS
     free, learned = ([key.partition(".")[2] for key in keys] for keys in (stage.FREE, stage.BASELINES))
     assert [*dict.fromkeys(frame.method)] == [*free, *learned, "samerging"]
-    assert len(frame) == 3 * len(DEFINITION.tasks) * (len(free) + 2 * (len(learned) + 1))
+    assert len(frame) == 3 * len(TRAINED) * (len(free) + 2 * (len(learned) + 1))
     assert not frame.duplicated(["replicate", "method", "task", "seed"]).any()
     committed = frame[(frame.replicate == 0) & (frame.method == "distillation") & (frame.seed == 1)].set_index("task")
     params = work.params["calibrate.distillation"]
     setting = Setting(*work.inputs, "distillation", params, SCHEDULE, "train", "float32")
     expected = score_trial(setting, 6, 1, "test")
     assert committed[["samples", "correct", "total", "right"]].T.to_dict("list") == expected
-    assert view(frame, context(tuple(DEFINITION.tasks))).tables["methods"].rows.shape[0] == len(free) + len(learned) + 1
+    assert view(frame, context(tuple(TRAINED))).tables["methods"].rows.shape[0] == len(free) + len(learned) + 1
 
 
 def test_an_interrupted_study_trains_only_the_missing_replicates(embedded: Path, tmp_path: Path, monkeypatch):
