@@ -27,9 +27,9 @@ from pipeline.suites._clip_weights import BLOCK
 KEEP = 0.25
 """Share of entries that TIES keeps: a quarter of every tensor's size is a whole number, so that no rounding differs."""
 STEPS = 30
-"""Of WUDI-Merging: a tenth of its default, as all take the same time."""
+"""Steps of WUDI-Merging: a tenth of its default, as each takes the same time."""
 ALPHA = 1.0
-"""Of singular value calibration."""
+"""The least s of singular value calibration."""
 
 
 @dataclass(frozen=True)

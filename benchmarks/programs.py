@@ -55,7 +55,7 @@ class Program:
     start: tuple[str, str]
     """The recipe and the variant that show what starting takes, on small models."""
     command: Callable[[Path, str, Path, Path, int, int], Sequence[Word]]
-    """Of (python, recipe, models, merged, seed, threads)."""
+    """(python, recipe, models, merged, seed, threads) -> words."""
 
     @property
     def environment(self) -> str:

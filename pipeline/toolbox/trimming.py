@@ -19,9 +19,9 @@ from pipeline.toolbox.parts import split_entries
 
 Aggregate = Literal["mean", "sum"]
 LEADING_BITS = 12
-"""Of a magnitude, from the first bit of its exponent; of float32 it is the exponent and four bits of the mantissa."""
+"""Bits by which magnitudes are counted: of float32 the exponent and the first four of the mantissa."""
 INTEGERS = {4: torch.int32, 8: torch.int64}
-"""Of the size of a float in bytes."""
+"""{bytes of a float: the integer of its size}."""
 
 
 def flatten(vector: Mapping[str, Tensor]) -> Tensor:
