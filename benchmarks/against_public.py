@@ -9,11 +9,10 @@ Both it and ours, `python -m benchmarks.merge_once`, are started as commands, in
 threads. Each reads the same folders, a CLIP image tower of the backbone's size and its experts with random weights, and
 writes a merged model. `start` is the average of towers of half a million weights: what a command costs before the size
 of the models matters. Memory is the largest resident set, mapped files included. `benchmarks.programs` says what is
-equal. Rows of other recipes that an earlier call measured on the same kind of machine with the same arguments stay.
+equal.
 """
 
 import argparse
-import math
 import os
 import shutil
 import subprocess
@@ -30,14 +29,19 @@ from torch import Tensor
 from tqdm import tqdm, trange
 
 from benchmarks import measure
-from benchmarks.agreement import compare_draws, compare_models, undecided_by_one, undecided_by_ties
+from benchmarks.agreement import (
+    compare_draws,
+    compare_models,
+    thresholds_of_one_more,
+    undecided_by_one,
+    undecided_by_ties,
+)
 from benchmarks.merge_once import KEEP, open_models
 from benchmarks.programs import PROGRAMS, Program, last_line
 from benchmarks.synthetic import SHAPES
 from pipeline.models.task_vectors import TaskVectors
 from pipeline.runtime import store
 from pipeline.runtime.errors import BenchmarkError
-from pipeline.toolbox.trimming import trim_thresholds
 
 ROOT = Path(__file__).parent.parent
 START = "start"
@@ -142,12 +146,11 @@ def compare(folder: Path, program: str, recipe: str, variant: str) -> dict[str, 
         return None
 
     vectors = TaskVectors(base, experts, [*base])
-    entries = sum(math.prod(shape) for shape in base.shapes().values())
-    one_more = trim_thresholds(vectors.__getitem__, vectors, KEEP + 0.5 / entries) if variant == "ties" else None
+    lower = thresholds_of_one_more(vectors, KEEP) if variant == "ties" else None
 
     def undecided(name: str) -> Tensor:
-        if one_more is not None:
-            return undecided_by_one(vectors[name], one_more)
+        if lower is not None:
+            return undecided_by_one(vectors[name], lower)
         if variant == "ties_by_tensor":
             return undecided_by_ties(vectors[name], KEEP)
         return torch.zeros(base.shapes()[name], dtype=torch.bool)
@@ -196,7 +199,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3, help="two at least: random merges are compared in two draws")
     parser.add_argument("--threads", type=int, default=2, help="of each program")
     arguments = parser.parse_args(words)
-    program = PROGRAMS[arguments.package]
+    program, python = PROGRAMS[arguments.package], arguments.python.absolute()  # not resolved: it may be a link
     recipes = arguments.recipes.split(",") if arguments.recipes else [*program.recipes]
     if unknown := [name for name in recipes if name not in program.recipes]:
         parser.error(f"--recipes {','.join(unknown)}: expected some of {', '.join(program.recipes)}")
@@ -205,16 +208,15 @@ def main(words: Sequence[str] | None = None) -> None:
             parser.error(f"--{name} {getattr(arguments, name)}: expected {least} at least")
     about = {name: getattr(arguments, name) for name in ("backbone", "tasks", "rounds", "threads")}
     try:
-        versions = program.find(arguments.python)
+        versions = program.find(python)
         before = os.getloadavg()[0]
-        rows = measure_all(program, arguments.python, recipes=recipes, **about)
+        rows = measure_all(program, python, recipes=recipes, **about)
     except BenchmarkError as error:
         raise SystemExit(str(error)) from error
     load = {"before": round(before, 2), "after": round(os.getloadavg()[0], 2)}
-    stem, target = f"against_public-{program.package}-{arguments.backbone}-{arguments.tasks}", torch.device("cpu")
-    about, content = {"package": program.package, **about}, {"public": versions, "start_backbone": "mini"}
-    kept = measure.earlier(stem, target, {"arguments": about, **content}).get("rows", {})
-    measure.write(stem, about, target, {"rows": kept | rows, "load": load, **content})
+    content = {"rows": rows, "load": load, "public": versions, "start_backbone": "mini"}
+    stem = f"against_public-{program.package}-{arguments.backbone}-{arguments.tasks}"
+    measure.write(stem, {"package": program.package, **about}, torch.device("cpu"), content)
     for title, sides in rows.items():
         for side, row in sides.items():
             ratios = [f"{row[field]['median']:5.2f}" for field in ("seconds_ratio", "cpu_seconds_ratio")]

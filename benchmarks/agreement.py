@@ -1,12 +1,13 @@
 """How far two programs' merges of the same models agree."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pipeline.toolbox.trimming import align_tasks, lowest_of_top
+from pipeline.toolbox.trimming import align_tasks, lowest_of_top, trim_thresholds
 
 Model = Mapping[str, Tensor]
 
@@ -65,6 +66,15 @@ def undecided_by_ties(stacked: Tensor, keep: float) -> Tensor:
     at_limit = magnitudes == limits
     tied = at_limit & align_tasks(at_limit.flatten(1).sum(1) > 1, stacked)
     return tied.any(0) | _cancelling(stacked * (magnitudes >= limits))
+
+
+def thresholds_of_one_more(vectors: Mapping[str, Tensor], keep: float) -> Tensor:
+    """Return each task's threshold [T] if one entry more is kept than the `keep` share of its whole vector.
+
+    A program that rounds down and counts from the other end keeps that many.
+    """
+    entries = sum(stacked[0].numel() for stacked in vectors.values())
+    return trim_thresholds(vectors.__getitem__, vectors, (math.floor(keep * entries) + 0.5) / entries)
 
 
 def undecided_by_one(stacked: Tensor, thresholds: Tensor) -> Tensor:

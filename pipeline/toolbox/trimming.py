@@ -5,6 +5,7 @@ The functions take one tensor of all tasks at a time: memory is a few models for
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import reduce
 from typing import Literal
 
 import numpy as np
@@ -47,38 +48,48 @@ def lowest_of_top(values: Tensor, share: float) -> Tensor:
 def trim_thresholds(read: Callable[[str], Tensor], names: Collection[str], keep: float) -> Tensor:
     """Return each task's smallest magnitude [T] among the `keep` share of largest ones of its whole vector.
 
-    `read(name)` returns a tensor of all tasks [T, *shape]; it is called twice for each name. Magnitudes sort as the
-    integers with the same bits do. The first pass counts them by their leading bits, the second collects the few that
-    share these with the threshold. No task's whole vector is ever in memory.
+    `read(name)` returns a tensor of all tasks [T, *shape], float32 or float64, and the same one when it is called
+    again. Magnitudes sort as the integers with the same bits do. The first pass counts them by their leading bits, the
+    second collects the few that share these with the threshold: of no task is the whole vector in memory.
     """
-    counts = torch.stack([*map_tensors(lambda name: _count_leading_bits(read(name)), names).values()]).sum(0)
+    counts = reduce(torch.add, map_tensors(lambda name: _count_buckets(read(name)), names).values())
     upto = counts.cumsum(1)
     size = int(upto[0, -1])
     ranks = torch.full_like(upto[:, :1], size - math.ceil(keep * size))
-    leading = torch.searchsorted(upto, ranks, right=True)
-    candidates = map_tensors(lambda name: _with_leading_bits(read(name), leading), names).values()
-    places = (ranks - (upto - counts).gather(1, leading)).flatten().tolist()
-    tasks = zip(*candidates, strict=True)
-    return torch.stack([entry_of_rank(torch.cat(values), place) for values, place in zip(tasks, places, strict=True)])
+    buckets = torch.searchsorted(upto, ranks, right=True)
+    places = (ranks - (upto - counts).gather(1, buckets)).flatten().tolist()
+    wanted = torch.where(buckets > 0, buckets, -1)  # a mask or a low rank leaves many zeros, which need no search
+    candidates = map_tensors(lambda name: _entries_in(read(name), wanted), names).values()
+    magnitudes = [torch.cat(parts) for parts in zip(*candidates, strict=True)]
+    return torch.stack(
+        [
+            entry_of_rank(values, place) if len(values) else values.new_zeros(())
+            for values, place in zip(magnitudes, places, strict=True)
+        ]
+    )
 
 
-def _leading_bits(magnitudes: Tensor) -> Tensor:
+def _bucket(magnitudes: Tensor) -> Tensor:
+    """Return the leading bits of every magnitude, plus one; 0 for zeros and for nothing else."""
     size = magnitudes.element_size()
-    return magnitudes.view(INTEGERS[size]) >> (8 * size - 1 - LEADING_BITS)
+    return ((magnitudes.view(INTEGERS[size]) - 1) >> (8 * size - 1 - LEADING_BITS)) + 1
 
 
-def _count_leading_bits(stacked: Tensor) -> Tensor:
-    """Count the entries of `stacked` [T, *shape] by the leading bits of their magnitudes: [T, 2**LEADING_BITS]."""
-    bits = _leading_bits(stacked.flatten(1).abs())
-    return torch.stack([torch.bincount(row, minlength=2**LEADING_BITS) for row in bits])
+def _count_buckets(stacked: Tensor) -> Tensor:
+    """Count the entries of `stacked` [T, *shape] by bucket: [T, 2**LEADING_BITS + 1]."""
+    parts = (
+        torch.stack([torch.bincount(row, minlength=2**LEADING_BITS + 1) for row in _bucket(part.abs())])
+        for part in split_entries(stacked)
+    )
+    return reduce(torch.add, parts)
 
 
-def _with_leading_bits(stacked: Tensor, leading: Tensor) -> list[Tensor]:
-    """Return, per task, the magnitudes of `stacked` [T, *shape] whose leading bits are `leading` [T, 1]."""
+def _entries_in(stacked: Tensor, buckets: Tensor) -> list[Tensor]:
+    """Return, per task, the magnitudes of `stacked` [T, *shape] that are in its bucket of `buckets` [T, 1]."""
     parts = []
     for part in split_entries(stacked):
         magnitudes = part.abs()
-        parts.append([*map(_select, magnitudes, _leading_bits(magnitudes) == leading)])
+        parts.append([*map(_select, magnitudes, _bucket(magnitudes) == buckets)])
     return [torch.cat(values) for values in zip(*parts, strict=True)]
 
 

@@ -180,7 +180,7 @@ def test_the_lowest_of_the_top_is_an_order_statistic(share: float, dtype: torch.
 
 
 def magnitudes_of(kind: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Return signed entries of three tasks in two tensors, 1,200 per task."""
+    """Return signed entries of three tasks in three tensors, one of them a scalar, 1,200 per task."""
     rng = torch.Generator().manual_seed(0)
     entries = torch.randn(3, 1200, generator=rng, dtype=torch.float64)
     entries = {
@@ -188,14 +188,15 @@ def magnitudes_of(kind: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
         "tied": entries.round(),
         "wide": entries.sign() * 10 ** (15 * entries),  # down to denormal numbers, up to infinity in float32
         "zero": torch.zeros_like(entries),
+        "masked": entries * (torch.rand(entries.shape, generator=rng) < 0.3),
         "one_exponent": 1 + entries.abs() / 100,  # all in one bucket, or two
     }[kind].to(dtype)
-    return {"a": entries[:, :200].reshape(3, 4, 50), "b": entries[:, 200:]}
+    return {"a": entries[:, :200].reshape(3, 4, 50), "b": entries[:, 200:-1], "c": entries[:, -1]}
 
 
 @pytest.mark.parametrize("keep", [1e-9, 0.1, 0.5, 0.501, 1.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("kind", ["gauss", "tied", "wide", "zero", "one_exponent"])
+@pytest.mark.parametrize("kind", ["gauss", "tied", "wide", "zero", "masked", "one_exponent"])
 def test_a_threshold_is_an_order_statistic_of_the_whole_vector(
     monkeypatch: pytest.MonkeyPatch, kind: str, dtype: torch.dtype, keep: float
 ):
@@ -203,7 +204,7 @@ def test_a_threshold_is_an_order_statistic_of_the_whole_vector(
     vectors = magnitudes_of(kind, dtype)
     thresholds = trim_thresholds(vectors.__getitem__, vectors, keep)
     assert thresholds.dtype == dtype
-    whole = torch.cat([tensor.flatten(1) for tensor in vectors.values()], dim=1).abs()
+    whole = torch.cat([tensor.reshape(3, -1) for tensor in vectors.values()], dim=1).abs()
     assert torch.equal(thresholds, whole.sort(dim=1).values[:, -math.ceil(keep * 1200)])
     with pretended():
         on_gpu = {name: tensor.to("cuda") for name, tensor in vectors.items()}
