@@ -4,7 +4,7 @@
 # make methods run every method, outside the workspace, into reports/methods
 # make lora    run every merge on low-rank experts, mini-8-lora, outside the workspace, into reports/lora
 # make language  merge and study small language models, mini-lm, outside the workspace, into reports/language
-# make text    run every data-free merge and most calibrated ones on text-5, outside the workspace, into reports/text
+# make text    run every method but ProDistill on text-5, outside the workspace, into reports/text
 # make studies run the studies too: ablation, data efficiency, sensitivity, landscape, robustness, ...
 # make check   set up, lint and pass the tests that take no run of the pipeline: four minutes on two cores
 # make test    set up, lint and pass all tests
@@ -32,9 +32,9 @@ LANGUAGE := -S 'suites=[mini-lm]' -S 'studies=[language]' \
   -S 'methods.merge=[zeroshot,individual,average,task_arithmetic,ties,tsv_m]' \
   -S 'methods.calibrate=[adamerging,expert_merging,distillation]' -S 'methods.svc=[]' -S 'methods.rescale=[]' -S 'methods.surgery=[]'
 TEXT := -S 'suites=[text-5]' -S 'methods.merge=$${every_method.merge}' -S 'methods.svc=$${every_method.svc}' \
-  -S 'methods.calibrate=[fisher,regmean,regmean_pp,esm,adamerging,distillation,lot,m_ties,m_ties_keep_20,m_ties_random,expert_merging,expert_merging_logits,adarank,adarank_kl,pm_merge]' \
-  -S 'methods.rescale=[average,task_arithmetic,ties,dare,tsv_m,iso_c,iso_cts,wudi,esm,average-svc,task_arithmetic-svc,ties-svc,dare-svc,tsv_m-svc,iso_c-svc,iso_cts-svc]' \
-  -S 'methods.surgery=[]' -S 'studies=[ablation,efficiency,protocol,theory,label_spaces]' \
+  -S 'methods.rescale=$${every_method.rescale}' -S 'methods.surgery=$${every_method.surgery}' \
+  -S 'methods.calibrate=[fisher,pm_merge,regmean,regmean_pp,lot,m_ties,m_ties_keep_20,m_ties_random,esm,adamerging_taskwise,adamerging_taskwise_pp,adamerging,adamerging_pp,symerge,distillation,expert_merging,expert_merging_logits,adarank,adarank_kl]' \
+  -S 'studies=[ablation,efficiency,protocol,theory,label_spaces]' \
   -S 'study.efficiency.samples=[1,64,800]' -S 'study.protocol.samples=[400]' -S 'study.theory.draws=100'
 # The branches of `make repro`, so ordered that two at a time end together. Nothing waits for `diagnosed`, so it follows `calibrated`.
 BRANCHES := data-free calibrated samerging refined diagnosed corrected
