@@ -105,31 +105,32 @@ def start_fusion_bench(
     return [python, "-P", FUSION, f"fusion_bench.method.{made.algorithm}", json.dumps(made.settings), models, merged]
 
 
-SHARES = {"weight": 1.0, "density": KEEP}
-HALVES = {"weight": 1.0, "density": 0.5}
-SIGNED = ("ties_by_tensor", "ties")
+TRIMMED = {"weight": 1.0, "density": KEEP}
+DROPPED = {"weight": 1.0, "density": 0.5}
 MERGEKIT = Program(
     "mergekit",
     "0.1.5",
     {
         "linear": Recipe("linear", {"normalize": True}, ("average",), expert={"weight": 1.0}),
         "task_arithmetic": Recipe("task_arithmetic", {}, ("task_arithmetic",), expert={"weight": 0.3}),
-        "ties": Recipe("ties", {"normalize": False, "lambda": 0.3}, SIGNED, "ties_by_tensor", SHARES),
-        "dare_linear": Recipe("dare_linear", {"lambda": 0.3}, ("dare",), expert=HALVES, random=True),
-        "dare_ties": Recipe("dare_ties", {"lambda": 0.5}, ("dare_untrimmed_ties",), expert=HALVES, random=True),
+        "ties": Recipe(
+            "ties", {"normalize": False, "lambda": 0.3}, ("ties_by_tensor", "ties"), "ties_by_tensor", TRIMMED
+        ),
+        "dare_linear": Recipe("dare_linear", {"lambda": 0.3}, ("dare",), expert=DROPPED, random=True),
+        "dare_ties": Recipe("dare_ties", {"lambda": 0.5}, ("dare_untrimmed_ties",), expert=DROPPED, random=True),
     },
     ("linear", "average"),
     start_mergekit,
 )
 SCALED = {"scaling_factor": 1.5, "exclude_keys": [POSITIONS]}
-TRIMMED = {"scaling_factor": 0.3, "threshold": 100 * KEEP, "remove_keys": [], "merge_func": "sum"}
+WHOLE = {"scaling_factor": 0.3, "threshold": 100 * KEEP, "remove_keys": [], "merge_func": "sum"}
 FUSION_BENCH = Program(
     "fusion_bench",
     "0.2.33",
     {
         "average": Recipe("SimpleAverageAlgorithm", {}, ("average",)),
         "task_arithmetic": Recipe("TaskArithmeticAlgorithm", {"scaling_factor": 0.3}, ("task_arithmetic",)),
-        "ties": Recipe("TiesMergingAlgorithm", TRIMMED, ("ties",)),
+        "ties": Recipe("TiesMergingAlgorithm", WHOLE, ("ties",)),
         "iso_c": Recipe("ISO_C_Merge", SCALED, ("iso_c",)),
         "iso_cts": Recipe("ISO_CTS_Merge", {**SCALED, "common_space_fraction": 0.8}, ("iso_cts",)),
         "tsv_m": Recipe("TaskSingularVectorMerging", {"exclude_keys": [POSITIONS]}, ("tsv_m",)),

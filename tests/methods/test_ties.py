@@ -11,7 +11,7 @@ import torch
 from pipeline.methods import ties_keep_80
 from pipeline.methods.ties import Params, merge
 from pipeline.models.task_vectors import TaskVectors
-from pipeline.toolbox import parts
+from pipeline.toolbox import parts, trimming
 from pipeline.toolbox.trimming import Aggregate, lowest_of_top, trim_thresholds
 from tests.support.pretend_gpu import pretended
 
@@ -209,6 +209,22 @@ def test_a_threshold_is_an_order_statistic_of_the_whole_vector(
     with pretended():
         on_gpu = {name: tensor.to("cuda") for name, tensor in vectors.items()}
         assert trim_thresholds(on_gpu.__getitem__, on_gpu, keep).tolist() == thresholds.tolist()
+
+
+def test_zeros_are_never_collected(monkeypatch: pytest.MonkeyPatch):
+    sorted_entries = []
+
+    def record(values: torch.Tensor, rank: int) -> torch.Tensor:
+        sorted_entries.append(len(values))
+        return values.sort().values[rank]
+
+    monkeypatch.setattr(trimming, "entry_of_rank", record)
+    vectors = magnitudes_of("masked", torch.float32)
+    assert trim_thresholds(vectors.__getitem__, vectors, 1.0).tolist() == [0, 0, 0]
+    assert sorted_entries == []
+    trim_thresholds(vectors.__getitem__, vectors, 0.1)
+    assert len(sorted_entries) == 3
+    assert max(sorted_entries) < 100
 
 
 @pytest.mark.parametrize("share", [0.01, 0.2, 0.9])
